@@ -1,0 +1,55 @@
+# Everything runs in its own virtual environment, made on first use and reused while
+# pyproject.toml and constraints.txt stay the same.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+AREA ?=
+export PYTHONUNBUFFERED = 1
+
+.PHONY: help demo test check format bench gpu nightly figures clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@echo "== setting up $(VENV) (once; torch is large)"
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "expected Python 3.11 to 3.13, got %d.%d; call make PYTHON=python3.11" % v)'
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@torch=$$(sed -n 's/^torch==//p' constraints.txt); \
+	$(RUN) -m pip install -q --progress-bar on "torch==$$torch+cpu" 2>/dev/null \
+	  || $(RUN) -m pip install --progress-bar on "torch==$$torch"
+	@$(RUN) -m pip install -q --progress-bar on -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.ready  ## train a minute from scratch, then serve and query the bundled model
+	@$(RUN) -m recipes.demo
+
+test: $(VENV)/.ready  ## the test suite
+	@$(RUN) -m pytest -n 2 --dist worksteal
+
+check: $(VENV)/.ready  ## lint, format, types, import contracts
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/ruff format --check
+	@$(VENV)/bin/pyright
+	@$(VENV)/bin/lint-imports
+
+format: $(VENV)/.ready  ## rewrite the sources as `check` wants them
+	@$(VENV)/bin/ruff check --fix
+	@$(VENV)/bin/ruff format
+
+bench: $(VENV)/.ready  ## time the kernels and blocks (pytest-benchmark)
+	@$(RUN) -m pytest benches --benchmark-enable
+
+gpu: $(VENV)/.ready  ## tests and kernel benches that need an accelerator
+	@$(RUN) -m pytest -m gpu
+	@$(RUN) -m pytest benches --benchmark-enable
+
+nightly: $(VENV)/.ready  ## long volume: simulation, state machines, slow figures
+	@HYPOTHESIS_PROFILE=nightly $(RUN) -m pytest -n 2 -m "nightly or not nightly" --timeout 7200
+	@$(RUN) -m benches.figures --nightly
+
+figures: $(VENV)/.ready  ## re-measure the claimed figures: make figures AREA=sched
+	@$(RUN) -m benches.figures $(if $(AREA),--area $(AREA)) --write
+
+clean:  ## remove the virtual environment and caches
+	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .benchmarks out

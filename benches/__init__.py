@@ -1,0 +1,1 @@
+"""Benches (``pytest benches``) and the figures this repository claims (``make figures``)."""

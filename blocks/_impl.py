@@ -1,0 +1,85 @@
+"""Choice of implementation: the name of an operation is its meaning, ``impl`` is only how.
+
+``reference`` is the eager specification, ``torch`` a faster arrangement of torch calls, ``native``
+C++ for the CPU, ``triton`` the Triton kernels. Every operation passes the ones it has. An explicit
+choice runs or raises; nothing falls back in silence.
+"""
+
+import functools
+import importlib.util
+import os
+import warnings
+from typing import Any, Literal
+
+from blocks import _native
+
+Impl = Literal["reference", "torch", "native", "triton"]
+
+
+def choose_impl(impl: str | None, has: tuple[str, ...], *tensors: Any, grad: bool = False) -> str:
+    """Resolve ``impl`` for an operation that has the implementations ``has``.
+
+    Args:
+        impl: the caller's wish, or None for the best one for where the tensors live.
+        has: implementations of this operation.
+        tensors: the operation's tensors; the first decides the device.
+        grad: whether gradients must flow; only ``reference`` and ``torch`` are differentiable.
+
+    Raises:
+        ValueError: unknown or unavailable implementation, with what would make it available.
+    """
+    device = tensors[0].device.type
+    if impl is None:
+        return _default(has, device, grad)
+    if impl not in has:
+        raise ValueError(f"impl: expected one of {list(has)} or None, got {impl!r}")
+    if impl == "triton":
+        _require_triton(device)
+    if impl == "native":
+        _require_native(device)
+    if grad and impl in ("native", "triton"):
+        raise ValueError(
+            f"impl: expected a differentiable implementation, got {impl!r} with inputs that "
+            "require grad; pass impl='reference' or call under torch.no_grad()"
+        )
+    return impl
+
+
+def _default(has: tuple[str, ...], device: str, grad: bool) -> str:
+    if grad:
+        return "torch" if "torch" in has else "reference"
+    if device != "cpu":
+        return "triton" if "triton" in has else "reference"
+    if "native" in has and _native_ready():
+        return "native"
+    return "torch" if "torch" in has else "reference"
+
+
+@functools.cache
+def _native_ready() -> bool:
+    if _native.compiler() is not None:
+        return True
+    warnings.warn(
+        "no C++ compiler found (looked for $CXX, c++, g++, clang++): CPU kernels use the slower "
+        "torch implementations; install g++ to get the native ones",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+    return False
+
+
+def _require_native(device: str) -> None:
+    if device != "cpu":
+        raise ValueError(f"impl='native': expected CPU tensors, got {device}; use impl='triton'")
+    if _native.compiler() is None:
+        raise ValueError("impl='native': expected a C++ compiler, got none; install g++ or set CXX")
+
+
+def _require_triton(device: str) -> None:
+    if importlib.util.find_spec("triton") is None:
+        raise ValueError("impl='triton': expected triton to be installed; pip install triton")
+    if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            "impl='triton': expected accelerator tensors, got CPU tensors; set TRITON_INTERPRET=1 "
+            "before the first import to run the kernel in Triton's interpreter"
+        )

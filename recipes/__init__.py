@@ -1,0 +1,1 @@
+"""Recipes: whole systems composed from ``blocks``, each run as ``python -m recipes.<name>``."""
