@@ -16,9 +16,9 @@ import tempfile
 from pathlib import Path
 
 FLAGS = (
-    "-std=c++17 -O3 -march=native -fopenmp -fPIC -shared "
-    "-fno-math-errno -fno-trapping-math -ffp-contract=fast"
-).split()
+    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared"),
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
+)
 
 
 @functools.cache

@@ -36,7 +36,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out ``nightly`` and ``gpu`` tests unless ``-m`` asks for them by name."""
-    asked = config.getoption("markexpr")
+    asked = str(config.getoption("markexpr") or "")
     left_out = [
         item
         for item in items

@@ -48,7 +48,7 @@ def assert_close(
         flat = int(error.argmax())
         at = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), error.shape))
         raise AssertionError(
-            f"{what} {tuple(a.shape)}: relative RMS error {rms:.2e} (limit {rms_limit * slack:.0e}),"
-            f" worst {worst:.2e} (limit {worst_limit * slack:.0e}) at {at}: "
+            f"{what} {tuple(a.shape)}: relative RMS error {rms:.2e} (limit {rms_limit * slack:.0e})"
+            f", worst {worst:.2e} (limit {worst_limit * slack:.0e}) at {at}: "
             f"got {a[at]:.6g}, reference {e[at]:.6g}"
         )

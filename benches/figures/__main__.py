@@ -77,7 +77,7 @@ def write_table(area: str, lines: list[str]) -> list[Path]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Measure an area's figures.")
     parser.add_argument("--area", choices=areas(), action="append", help="default: all")
     parser.add_argument("--nightly", action="store_true", help="also the rows that take minutes")
     parser.add_argument("--write", action="store_true", help="update the README tables")
