@@ -1,0 +1,63 @@
+"""Each block imports alone, in a fresh process, without triton and without its siblings."""
+
+import subprocess
+import sys
+
+import pytest
+
+BLOCKS = ("attention", "kv", "ops", "sched")
+
+
+def run(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_block_imports_without_triton_or_siblings(block: str) -> None:
+    run(
+        "import sys\n"
+        "sys.modules['triton'] = None  # importing it now raises\n"
+        f"import blocks.{block}\n"
+        f"siblings = {[f'blocks.{other}' for other in BLOCKS if other != block]}\n"
+        "loaded = [name for name in siblings if name in sys.modules]\n"
+        "assert not loaded, loaded\n"
+        "assert not any(name.startswith('recipes') for name in sys.modules)\n"
+    )
+
+
+def test_sched_imports_without_torch() -> None:
+    run("import sys, blocks.sched\nassert 'torch' not in sys.modules")
+
+
+def test_planning_side_of_kv_imports_without_torch() -> None:
+    """The allocator's own modules need no tensors, even though the package offers some."""
+    run(
+        "import sys\n"
+        "import importlib.util as u\n"
+        "for name in ('block_pool', 'prefix_cache', 'block_table', 'block_manager'):\n"
+        "    path = u.find_spec('blocks').submodule_search_locations[0] + f'/kv/{name}.py'\n"
+        "    source = open(path).read()\n"
+        "    assert 'import torch' not in source and 'from torch' not in source, name\n"
+    )
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_public_names_are_sorted_and_exist(block: str) -> None:
+    run(
+        f"import blocks.{block} as block\n"
+        "assert block.__all__ == sorted(block.__all__), block.__all__\n"
+        "assert block.__doc__\n"
+        "for name in block.__all__: getattr(block, name)\n"
+    )
+
+
+@pytest.mark.parametrize("recipe", ["model", "serve", "train"])
+def test_recipes_never_import_transformers(recipe: str) -> None:
+    run(
+        "import sys, importlib, pkgutil\n"
+        f"import recipes.{recipe} as package\n"
+        "for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
+        "    if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
+        "assert 'transformers' not in sys.modules\n"
+    )
