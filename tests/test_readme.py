@@ -1,0 +1,36 @@
+"""Every Python example of a README runs as printed."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FENCE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+PAGES = sorted(
+    path
+    for folder in ("blocks", "recipes", "benches")
+    for path in (ROOT / folder).rglob("README.md")
+    if FENCE.search(path.read_text())
+)
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *PAGES], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_examples_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    examples = FENCE.findall(page.read_text())
+    assert examples
+    namespace: dict[str, object] = {"__name__": "readme"}
+    for example in examples:
+        exec(compile(example, str(page), "exec"), namespace)
+    if page == ROOT / "README.md":
+        assert "32" in capsys.readouterr().out.split()
+
+
+def test_links_point_at_files() -> None:
+    for page in (ROOT / "README.md", *ROOT.glob("*/*/README.md")):
+        if ".venv" in page.parts:
+            continue
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page}: {target}"
