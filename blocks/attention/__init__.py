@@ -1,1 +1,19 @@
-""""""
+"""Softmax attention over packed and paged keys."""
+
+from blocks.attention.decode import paged_decode, paged_decode_work
+from blocks.attention.extend import paged_extend, paged_extend_work
+from blocks.attention.merge import merge_states, merge_states_work
+from blocks.attention.output import AttentionOutput
+from blocks.attention.prefill import prefill, prefill_work
+
+__all__ = [
+    "AttentionOutput",
+    "merge_states",
+    "merge_states_work",
+    "paged_decode",
+    "paged_decode_work",
+    "paged_extend",
+    "paged_extend_work",
+    "prefill",
+    "prefill_work",
+]

@@ -1,0 +1,49 @@
+"""Counts shared by the ``*_work`` functions."""
+
+from collections.abc import Sequence
+
+from blocks._work import Work
+
+
+def visible_pairs(query_len: int, key_len: int, window: int | None, causal: bool = True) -> int:
+    """Number of (query, key) pairs that take part, the last query at the last key.
+
+    >>> visible_pairs(2, 5, None), visible_pairs(2, 5, 3), visible_pairs(2, 5, None, causal=False)
+    (9, 6, 10)
+    """
+    if not causal:
+        return query_len * key_len
+    first = max(1, key_len - query_len + 1)  # keys the first query with any key sees
+    longest = key_len if window is None else min(window, key_len)
+    if first >= longest:
+        return longest * (key_len - first + 1)
+    rising = (longest - first) * (first + longest - 1) // 2  # rows that see first..longest - 1
+    return rising + longest * (key_len - longest + 1)
+
+
+def read_keys(query_len: int, key_len: int, window: int | None) -> int:
+    """Number of keys that must be read: those some query sees."""
+    if query_len == 0:
+        return 0
+    return key_len if window is None else min(key_len, window + query_len - 1)
+
+
+def attention_work(
+    query_lens: Sequence[int],
+    key_lens: Sequence[int],
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    itemsize: int,
+    window: int | None,
+    causal: bool = True,
+) -> Work:
+    """Two products per visible pair and head; queries, outputs and seen keys and values once."""
+    lens = list(zip(query_lens, key_lens, strict=True))
+    pairs = sum(visible_pairs(q, k, window, causal) for q, k in lens)
+    keys = sum(read_keys(q, k, window) for q, k in lens)
+    rows = 2 * sum(query_lens) * num_heads
+    return Work(
+        flops=4 * pairs * num_heads * head_dim,
+        bytes=(rows + 2 * keys * num_kv_heads) * head_dim * itemsize,
+    )

@@ -1,0 +1,100 @@
+"""``paged_extend``: attention of several new tokens a sequence over keys in the paged cache."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int32
+from torch import Tensor
+
+from blocks._impl import choose_impl
+from blocks._work import Work
+from blocks.attention import _torch, reference
+from blocks.attention._count import attention_work
+from blocks.attention._layout import check_bounds, check_lengths, check_paged
+from blocks.attention._options import resolve_options
+from blocks.attention.output import AttentionOutput
+
+HAS = ("torch", "reference")
+
+
+def paged_extend(
+    query: Float[Tensor, "num_tokens num_heads head_dim"],
+    key_cache: Float[Tensor, "num_blocks block_size num_kv_heads head_dim"],
+    value_cache: Float[Tensor, "num_blocks block_size num_kv_heads head_dim"],
+    block_table: Int32[Tensor, "num_seqs max_blocks"],
+    seq_lens: Int32[Tensor, " num_seqs"],
+    cu_seqlens_q: Int32[Tensor, " num_bounds"],
+    *,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " num_heads"] | None = None,
+    alibi_slopes: Float[Tensor, " num_heads"] | None = None,
+    return_lse: bool = False,
+    impl: str | None = None,
+) -> Tensor | AttentionOutput:
+    """Compute causal attention of each sequence's new tokens over its cached context.
+
+    The new tokens' keys and values are already in the cache (``kv.write_kv`` runs first). Query
+    ``i`` of a sequence sits at position ``seq_len - query_len + i``. A batch may mix prompt
+    chunks, decodes (one new token) and sequences with none. Keys are read through the block table
+    where they lie; blocks and slots no query sees are never read.
+
+    On the CPU a row's result depends on its own sequence alone and not on how its context was cut
+    into calls: the same bits come out of any batch, any chunking, and ``paged_decode``.
+
+    Args:
+        query: new tokens of all sequences, packed; only head_dim need be contiguous.
+        key_cache: one layer's keys; head_dim contiguous.
+        value_cache: one layer's values, laid out as the keys.
+        block_table: physical block of each logical block; entries past the context are not read.
+        seq_lens: context of each sequence, new tokens included; 0 for an unused row.
+        cu_seqlens_q: running sums of the numbers of new tokens, from 0.
+        scale, window, softcap, sinks, alibi_slopes, return_lse, impl: see ``prefill``.
+
+    Returns:
+        Output of query's shape and dtype, or ``AttentionOutput(output, lse)``.
+
+    Raises:
+        ValueError: shapes or settings that do not fit; on the CPU also lengths beyond the block
+            table and block ids outside the cache, before anything outside it is read.
+        TypeError: dtypes that do not fit together.
+
+    Reference:
+        Kwon et al., "Efficient Memory Management for LLM Serving with PagedAttention", 2023,
+        section 4.1; Agrawal et al., "Sarathi-Serve", 2024, for chunks mixed with decodes.
+    """
+    check_paged(query, key_cache, value_cache, block_table, seq_lens, cu_seqlens_q)
+    options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
+    grad = torch.is_grad_enabled() and (query.requires_grad or key_cache.requires_grad)
+    how = choose_impl(impl, HAS, query, grad=grad)
+    bounds = check_bounds("cu_seqlens_q", cu_seqlens_q, query.shape[0])
+    lens = seq_lens.tolist()
+    query_lens = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
+    check_lengths(query_lens, lens, block_table, key_cache, window)
+    if how == "torch" and not _torch.needs_eager(options, return_lse):
+        return _torch.paged(query, key_cache, value_cache, block_table, lens, bounds, options)
+    return reference.paged_extend(
+        query,
+        key_cache,
+        value_cache,
+        block_table,
+        seq_lens,
+        cu_seqlens_q,
+        return_lse=return_lse,
+        **options._asdict(),
+    )
+
+
+def paged_extend_work(
+    query_lens: Sequence[int],
+    seq_lens: Sequence[int],
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    itemsize: int,
+    window: int | None = None,
+) -> Work:
+    """Work of one ``paged_extend``: visible pairs only, every visible key and value once."""
+    return attention_work(query_lens, seq_lens, num_heads, num_kv_heads, head_dim, itemsize, window)

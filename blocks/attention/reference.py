@@ -1,0 +1,183 @@
+"""The specification: eager, dense, differentiable attention in at least float32.
+
+One function does the arithmetic for one sequence (``attend``); the public ones find each
+sequence's keys and call it. Slow on purpose: nothing here is fused, split or reordered.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int32
+from torch import Tensor
+
+from blocks.attention._options import Options, resolve_options
+from blocks.attention.output import AttentionOutput
+
+
+def attend(
+    query: Float[Tensor, "query_len num_heads head_dim"],
+    key: Float[Tensor, "key_len num_kv_heads head_dim"],
+    value: Float[Tensor, "key_len num_kv_heads head_dim"],
+    query_positions: Tensor,
+    key_positions: Tensor,
+    options: Options,
+    causal: bool = True,
+) -> AttentionOutput:
+    """Attention of one sequence; positions [query_len] and [key_len] decide who sees whom."""
+    compute = torch.promote_types(query.dtype, torch.float32)
+    group = query.shape[1] // key.shape[1]
+    q = query.to(compute)
+    k = key.to(compute).repeat_interleave(group, dim=1)
+    v = value.to(compute).repeat_interleave(group, dim=1)
+    scores = torch.einsum("qhd,khd->hqk", q, k) * options.scale
+    if options.softcap is not None:
+        scores = options.softcap * torch.tanh(scores / options.softcap)
+    distance = query_positions[:, None] - key_positions[None, :]  # [query_len, key_len]
+    if options.alibi_slopes is not None:
+        scores = scores - options.alibi_slopes.to(compute)[:, None, None] * distance.abs()
+    hidden = torch.zeros_like(distance, dtype=torch.bool)
+    if causal:
+        hidden |= distance < 0
+    if options.window is not None:
+        hidden |= distance >= options.window
+    scores = scores.masked_fill(hidden, -math.inf)
+    if options.sinks is not None:
+        sink = options.sinks.to(compute)[:, None, None].expand(-1, q.shape[0], 1)
+        scores = torch.cat([scores, sink], dim=-1)
+    elif scores.shape[-1] == 0:
+        scores = scores.new_full((*scores.shape[:2], 1), -math.inf)
+    empty = (scores == -math.inf).all(dim=-1, keepdim=True)
+    scores = scores.masked_fill(empty, 0.0)  # a finite row, so that gradients stay finite
+    lse = scores.logsumexp(dim=-1, keepdim=True)
+    weights = (scores - lse).exp().masked_fill(empty, 0.0)[..., : k.shape[0]]
+    output = torch.einsum("hqk,khd->qhd", weights, v)
+    lse = lse.masked_fill(empty, -math.inf).squeeze(-1).T  # [query_len, num_heads]
+    return AttentionOutput(output.to(query.dtype), lse.float().contiguous())
+
+
+def prefill(
+    query: Float[Tensor, "num_tokens num_heads head_dim"],
+    key: Float[Tensor, "num_keys num_kv_heads head_dim"],
+    value: Float[Tensor, "num_keys num_kv_heads head_dim"],
+    cu_seqlens_q: Int32[Tensor, " num_bounds"],
+    cu_seqlens_k: Int32[Tensor, " num_bounds"] | None = None,
+    *,
+    causal: bool = True,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " num_heads"] | None = None,
+    alibi_slopes: Float[Tensor, " num_heads"] | None = None,
+    return_lse: bool = False,
+) -> Tensor | AttentionOutput:
+    """Packed attention, one sequence at a time."""
+    options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
+    q_bounds = cu_seqlens_q.tolist()
+    k_bounds = q_bounds if cu_seqlens_k is None else cu_seqlens_k.tolist()
+    states = []
+    for s in range(len(q_bounds) - 1):
+        q = query[q_bounds[s] : q_bounds[s + 1]]
+        k = key[k_bounds[s] : k_bounds[s + 1]]
+        v = value[k_bounds[s] : k_bounds[s + 1]]
+        key_positions = torch.arange(k.shape[0], device=q.device)
+        query_positions = torch.arange(q.shape[0], device=q.device) + (k.shape[0] - q.shape[0])
+        states.append(attend(q, k, v, query_positions, key_positions, options, causal))
+    return _pack(states, query, return_lse)
+
+
+def paged_extend(
+    query: Float[Tensor, "num_tokens num_heads head_dim"],
+    key_cache: Float[Tensor, "num_blocks block_size num_kv_heads head_dim"],
+    value_cache: Float[Tensor, "num_blocks block_size num_kv_heads head_dim"],
+    block_table: Int32[Tensor, "num_seqs max_blocks"],
+    seq_lens: Int32[Tensor, " num_seqs"],
+    cu_seqlens_q: Int32[Tensor, " num_bounds"],
+    *,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " num_heads"] | None = None,
+    alibi_slopes: Float[Tensor, " num_heads"] | None = None,
+    return_lse: bool = False,
+) -> Tensor | AttentionOutput:
+    """Gather each sequence's visible keys from its blocks, then attend."""
+    options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
+    bounds = cu_seqlens_q.tolist()
+    states = []
+    for s, seq_len in enumerate(seq_lens.tolist()):
+        q = query[bounds[s] : bounds[s + 1]]
+        query_positions = torch.arange(q.shape[0], device=q.device) + (seq_len - q.shape[0])
+        first = 0 if window is None else max(0, seq_len - q.shape[0] - window + 1)
+        key_positions = torch.arange(first, seq_len, device=q.device)
+        k = gather_tokens(key_cache, block_table[s], key_positions)
+        v = gather_tokens(value_cache, block_table[s], key_positions)
+        states.append(attend(q, k, v, query_positions, key_positions, options))
+    return _pack(states, query, return_lse)
+
+
+def paged_decode(
+    query: Float[Tensor, "num_seqs num_heads head_dim"],
+    key_cache: Float[Tensor, "num_blocks block_size num_kv_heads head_dim"],
+    value_cache: Float[Tensor, "num_blocks block_size num_kv_heads head_dim"],
+    block_table: Int32[Tensor, "num_seqs max_blocks"],
+    seq_lens: Int32[Tensor, " num_seqs"],
+    *,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " num_heads"] | None = None,
+    alibi_slopes: Float[Tensor, " num_heads"] | None = None,
+    return_lse: bool = False,
+) -> Tensor | AttentionOutput:
+    """One query a sequence, at its last position; a sequence of length 0 sees nothing."""
+    bounds = torch.arange(query.shape[0] + 1, dtype=torch.int32, device=query.device)
+    return paged_extend(
+        query,
+        key_cache,
+        value_cache,
+        block_table,
+        seq_lens,
+        bounds,
+        scale=scale,
+        window=window,
+        softcap=softcap,
+        sinks=sinks,
+        alibi_slopes=alibi_slopes,
+        return_lse=return_lse,
+    )
+
+
+def merge_states(
+    outputs: Float[Tensor, "num_states num_tokens num_heads head_dim"],
+    lses: Float[Tensor, "num_states num_tokens num_heads"],
+) -> AttentionOutput:
+    """Weights of the states are the softmax of their LSEs; a state with LSE -inf is not read."""
+    compute = torch.promote_types(outputs.dtype, torch.float32)
+    empty = lses == -math.inf  # [num_states, num_tokens, num_heads]
+    all_empty = empty.all(dim=0, keepdim=True)
+    logits = lses.to(compute).masked_fill(all_empty, 0.0)
+    lse = logits.logsumexp(dim=0, keepdim=True)
+    weights = (logits - lse).exp().masked_fill(empty, 0.0)
+    values = outputs.to(compute).masked_fill(empty[..., None], 0.0)
+    output = (weights[..., None] * values).sum(dim=0)
+    merged = lse.masked_fill(all_empty, -math.inf).squeeze(0)
+    return AttentionOutput(output.to(outputs.dtype), merged.float())
+
+
+def gather_tokens(cache: Tensor, block_row: Tensor, positions: Tensor) -> Tensor:
+    """Tokens of one sequence at ``positions``: [num_positions, num_kv_heads, head_dim]."""
+    block_size = cache.shape[1]
+    blocks = block_row[positions // block_size].long()
+    return cache[blocks, positions % block_size]
+
+
+def _pack(states: list[AttentionOutput], query: Tensor, return_lse: bool):
+    if not states:
+        empty = AttentionOutput(
+            torch.zeros_like(query), query.new_zeros(query.shape[:2], dtype=torch.float32)
+        )
+        return empty if return_lse else empty.output
+    output = torch.cat([state.output for state in states])
+    if not return_lse:
+        return output
+    return AttentionOutput(output, torch.cat([state.lse for state in states]))
