@@ -5,6 +5,8 @@ holds; the message is worked out only when it does not. Block ids and lengths ar
 CPU implementations alone: an accelerator would have to be waited for.
 """
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -132,7 +134,7 @@ def check_packed(
 def check_bounds(name: str, cu_seqlens: Tensor, num_tokens: int) -> list[int]:
     """Check running sums against the tokens they cut up, and return them as a list."""
     bounds = cu_seqlens.tolist()
-    ok = bounds[0] == 0 and all(a <= b for a, b in zip(bounds, bounds[1:], strict=False))
+    ok = bounds[0] == 0 and all(a <= b for a, b in itertools.pairwise(bounds))
     if not ok or bounds[-1] != num_tokens:
         raise fail(name, f"running sums from 0 to {num_tokens}, never falling", bounds[:20])
     return bounds

@@ -36,8 +36,8 @@ def resolve_options(
 ) -> Options:
     """Check the shared settings and fill in the default scale ``1 / sqrt(head_dim)``."""
     if scale is None:
-        scale = query.shape[-1] ** -0.5
-    elif not 0 < scale < math.inf:
+        scale = 1.0 / math.sqrt(query.shape[-1])
+    if not 0 < scale < math.inf:
         raise fail("scale", "a positive finite number", scale)
     if window is not None and (window < 1 or window != int(window)):
         raise fail("window", "a positive number of tokens", window, "pass None for no window")

@@ -4,6 +4,8 @@ The way to run on a CPU without a compiler, and the differentiable way for train
 keep settings that ``scaled_dot_product_attention`` cannot express (``needs_eager``) away from here.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -98,4 +100,4 @@ def _mask(query_len: int, key_len: int, window: int | None, device: torch.device
 
 def _one_length(bounds: list[int]) -> bool:
     first = bounds[1] - bounds[0]
-    return first > 0 and all(b - a == first for a, b in zip(bounds, bounds[1:], strict=False))
+    return first > 0 and all(b - a == first for a, b in itertools.pairwise(bounds))

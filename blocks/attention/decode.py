@@ -1,6 +1,7 @@
 """``paged_decode``: attention of one new token a sequence over keys in the paged cache."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int32
@@ -13,7 +14,6 @@ from blocks.attention import _torch, reference
 from blocks.attention._count import attention_work
 from blocks.attention._layout import check_lengths, check_paged
 from blocks.attention._options import resolve_options
-from blocks.attention.output import AttentionOutput
 
 HAS = ("torch", "reference")
 
@@ -33,7 +33,7 @@ def paged_decode(
     num_splits: int | None = None,
     return_lse: bool = False,
     impl: str | None = None,
-) -> Tensor | AttentionOutput:
+) -> Any:
     """Compute attention of one new token a sequence over its cached context.
 
     The token's own key and value are already in the cache, so a sequence of length ``n`` sees

@@ -1,6 +1,8 @@
 """``paged_extend``: attention of several new tokens a sequence over keys in the paged cache."""
 
+import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int32
@@ -12,7 +14,6 @@ from blocks.attention import _torch, reference
 from blocks.attention._count import attention_work
 from blocks.attention._layout import check_bounds, check_lengths, check_paged
 from blocks.attention._options import resolve_options
-from blocks.attention.output import AttentionOutput
 
 HAS = ("torch", "reference")
 
@@ -32,7 +33,7 @@ def paged_extend(
     alibi_slopes: Float[Tensor, " num_heads"] | None = None,
     return_lse: bool = False,
     impl: str | None = None,
-) -> Tensor | AttentionOutput:
+) -> Any:
     """Compute causal attention of each sequence's new tokens over its cached context.
 
     The new tokens' keys and values are already in the cache (``kv.write_kv`` runs first). Query
@@ -70,7 +71,7 @@ def paged_extend(
     how = choose_impl(impl, HAS, query, grad=grad)
     bounds = check_bounds("cu_seqlens_q", cu_seqlens_q, query.shape[0])
     lens = seq_lens.tolist()
-    query_lens = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
+    query_lens = [b - a for a, b in itertools.pairwise(bounds)]
     check_lengths(query_lens, lens, block_table, key_cache, window)
     if how == "torch" and not _torch.needs_eager(options, return_lse):
         return _torch.paged(query, key_cache, value_cache, block_table, lens, bounds, options)

@@ -1,6 +1,7 @@
 """``prefill``: attention of packed sequences whose keys are in contiguous memory."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int32
@@ -13,7 +14,6 @@ from blocks.attention import _torch, reference
 from blocks.attention._count import attention_work
 from blocks.attention._layout import check_bounds, check_packed
 from blocks.attention._options import resolve_options
-from blocks.attention.output import AttentionOutput
 
 HAS = ("torch", "reference")
 
@@ -33,7 +33,7 @@ def prefill(
     alibi_slopes: Float[Tensor, " num_heads"] | None = None,
     return_lse: bool = False,
     impl: str | None = None,
-) -> Tensor | AttentionOutput:
+) -> Any:
     """Compute softmax attention of packed sequences over their own keys.
 
     The queries of a sequence are the tail of its keys: query ``i`` sits at position

@@ -5,6 +5,7 @@ sequence's keys and call it. Slow on purpose: nothing here is fused, split or re
 """
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int32
@@ -69,7 +70,7 @@ def prefill(
     sinks: Float[Tensor, " num_heads"] | None = None,
     alibi_slopes: Float[Tensor, " num_heads"] | None = None,
     return_lse: bool = False,
-) -> Tensor | AttentionOutput:
+) -> Any:
     """Packed attention, one sequence at a time."""
     options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
     q_bounds = cu_seqlens_q.tolist()
@@ -99,7 +100,7 @@ def paged_extend(
     sinks: Float[Tensor, " num_heads"] | None = None,
     alibi_slopes: Float[Tensor, " num_heads"] | None = None,
     return_lse: bool = False,
-) -> Tensor | AttentionOutput:
+) -> Any:
     """Gather each sequence's visible keys from its blocks, then attend."""
     options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
     bounds = cu_seqlens_q.tolist()
@@ -128,7 +129,7 @@ def paged_decode(
     sinks: Float[Tensor, " num_heads"] | None = None,
     alibi_slopes: Float[Tensor, " num_heads"] | None = None,
     return_lse: bool = False,
-) -> Tensor | AttentionOutput:
+) -> Any:
     """One query a sequence, at its last position; a sequence of length 0 sees nothing."""
     bounds = torch.arange(query.shape[0] + 1, dtype=torch.int32, device=query.device)
     return paged_extend(
@@ -171,7 +172,7 @@ def gather_tokens(cache: Tensor, block_row: Tensor, positions: Tensor) -> Tensor
     return cache[blocks, positions % block_size]
 
 
-def _pack(states: list[AttentionOutput], query: Tensor, return_lse: bool):
+def _pack(states: list[AttentionOutput], query: Tensor, return_lse: bool) -> Any:
     if not states:
         empty = AttentionOutput(
             torch.zeros_like(query), query.new_zeros(query.shape[:2], dtype=torch.float32)

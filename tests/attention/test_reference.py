@@ -79,7 +79,11 @@ def test_a_query_that_sees_nothing_gets_zeros_and_minus_infinity():
     assert (out.lse[0] == -math.inf).all()
     assert torch.isfinite(out.output[1]).all()
     more_queries_than_keys = reference.prefill(
-        torch.randn(3, 1, 8), *torch.randn(2, 1, 1, 8), running_sums([3]), running_sums([1])
+        torch.randn(3, 1, 8),
+        torch.randn(1, 1, 8),
+        torch.randn(1, 1, 8),
+        running_sums([3]),
+        running_sums([1]),
     )
     assert (more_queries_than_keys[:2] == 0).all()
 
