@@ -1,1 +1,48 @@
-""""""
+"""The small operations between attention calls: norms, rope, activations, linear, sampling."""
+
+from blocks.ops.activation import gated_work, gelu, gelu_and_mul, relu, silu_and_mul
+from blocks.ops.linear import linear, linear_work
+from blocks.ops.logprobs import TokenLogprobs, top_logprobs
+from blocks.ops.norm import Normed, layer_norm, norm_work, rms_norm
+from blocks.ops.penalties import add_logit_bias, apply_penalties
+from blocks.ops.rope import (
+    LinearScaling,
+    Llama3Scaling,
+    RopeFrequencies,
+    RopeScaling,
+    YarnScaling,
+    apply_rope,
+    rope_frequencies,
+    rope_table,
+    rope_work,
+)
+from blocks.ops.sampling import sample, sample_work
+
+__all__ = [
+    "LinearScaling",
+    "Llama3Scaling",
+    "Normed",
+    "RopeFrequencies",
+    "RopeScaling",
+    "TokenLogprobs",
+    "YarnScaling",
+    "add_logit_bias",
+    "apply_penalties",
+    "apply_rope",
+    "gated_work",
+    "gelu",
+    "gelu_and_mul",
+    "layer_norm",
+    "linear",
+    "linear_work",
+    "norm_work",
+    "relu",
+    "rms_norm",
+    "rope_frequencies",
+    "rope_table",
+    "rope_work",
+    "sample",
+    "sample_work",
+    "silu_and_mul",
+    "top_logprobs",
+]

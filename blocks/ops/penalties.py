@@ -1,0 +1,111 @@
+"""Changes a request asks for in its own row of logits, before sampling: penalties and biases.
+
+Tokens to touch are listed as coordinates (row, token id), each at most once, so the cost follows
+the lengths of the sequences and never the vocabulary.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from blocks import _checks
+
+
+def apply_penalties(
+    logits: Float[Tensor, "num_rows vocab_size"],
+    rows: Int[Tensor, " num_entries"],
+    token_ids: Int[Tensor, " num_entries"],
+    output_counts: Int[Tensor, " num_entries"],
+    *,
+    repetition: Float[Tensor, " num_rows"] | float = 1.0,
+    presence: Float[Tensor, " num_rows"] | float = 0.0,
+    frequency: Float[Tensor, " num_rows"] | float = 0.0,
+) -> Float[Tensor, "num_rows vocab_size"]:
+    """Penalise tokens a sequence has already used; in place, and returned.
+
+    Repetition first (over prompt and output): a positive logit is divided by it, a negative one
+    multiplied. Then, for tokens of the output, ``presence + frequency * count`` is subtracted.
+
+    Args:
+        logits: fp32, bf16 or fp16; modified.
+        rows, token_ids: coordinates of the used tokens, every pair at most once.
+        output_counts: how often the token occurs in the output; 0 for tokens of the prompt only.
+        repetition: above 0; 1 does nothing.
+        presence, frequency: any finite number; 0 does nothing.
+
+    Raises:
+        ValueError: lengths that disagree, coordinates outside logits, a repetition not above 0.
+
+    >>> import torch
+    >>> logits = torch.tensor([[1.0, -1.0, 3.0]])
+    >>> used = torch.tensor([0, 1]), torch.tensor([1, 0])
+    >>> apply_penalties(logits, torch.tensor([0, 0]), *used, repetition=2.0, presence=0.25)
+    tensor([[ 0.2500, -2.0000,  3.0000]])
+
+    Reference: Keskar et al. 2019, "CTRL", section 4.1 (repetition); OpenAI API reference
+    (presence and frequency).
+    """
+    _check_coordinates(logits, rows, token_ids)
+    _checks.check_shape("output_counts", output_counts, (rows.shape[0],), "one count per entry")
+    repetition_, presence_, frequency_ = (
+        _of_entries(name, value, logits, rows)
+        for name, value in (
+            ("repetition", repetition),
+            ("presence", presence),
+            ("frequency", frequency),
+        )
+    )
+    ok = logits.device.type != "cpu" or bool((repetition_ > 0).all())
+    _checks.check(ok, "repetition", "numbers above 0", repetition)
+    x = logits[rows, token_ids].float()
+    x = torch.where(x > 0, x / repetition_, x * repetition_)
+    x -= torch.where(output_counts > 0, presence_ + frequency_ * output_counts, 0)
+    logits[rows, token_ids] = x.to(logits.dtype)
+    return logits
+
+
+def add_logit_bias(
+    logits: Float[Tensor, "num_rows vocab_size"],
+    rows: Int[Tensor, " num_entries"],
+    token_ids: Int[Tensor, " num_entries"],
+    bias: Float[Tensor, " num_entries"],
+) -> Float[Tensor, "num_rows vocab_size"]:
+    """Add ``bias`` to the listed logits; in place, and returned.
+
+    Args:
+        logits: fp32, bf16 or fp16; modified.
+        rows, token_ids: coordinates, every pair at most once.
+        bias: what is added; minus infinity bans a token.
+
+    Raises:
+        ValueError: lengths that disagree, coordinates outside logits, a NaN bias.
+    """
+    _check_coordinates(logits, rows, token_ids)
+    _checks.check_shape("bias", bias, (rows.shape[0],), "one number per entry")
+    ok = logits.device.type != "cpu" or not bool(bias.isnan().any())
+    _checks.check(ok, "bias", "numbers", "NaN")
+    logits[rows, token_ids] = (logits[rows, token_ids].float() + bias).to(logits.dtype)
+    return logits
+
+
+def _of_entries(name: str, value: Tensor | float, logits: Tensor, rows: Tensor) -> Tensor:
+    per_row = torch.as_tensor(value, dtype=torch.float32, device=logits.device)
+    if per_row.dim() == 0:
+        return per_row
+    _checks.check_shape(name, per_row, (logits.shape[0],), "one number per row of logits")
+    return per_row[rows]
+
+
+def _check_coordinates(logits: Tensor, rows: Tensor, token_ids: Tensor) -> None:
+    _checks.check_shape("logits", logits, ("num_rows", "vocab_size"))
+    _checks.check_shape("rows", rows, ("num_entries",))
+    _checks.check_shape("token_ids", token_ids, (rows.shape[0],), "one token id per entry of rows")
+    if logits.device.type != "cpu" or rows.numel() == 0:
+        return
+    for name, index, limit in (
+        ("rows", rows, logits.shape[0]),
+        ("token_ids", token_ids, logits.shape[1]),
+    ):
+        low, high = (int(n) for n in index.aminmax())
+        ok = low >= 0 and high < limit
+        _checks.check(ok, name, f"within [0, {limit})", f"{low} to {high}")

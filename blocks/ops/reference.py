@@ -1,0 +1,133 @@
+"""Eager twins of the operations of this block: dense, readable, the specification and the oracle.
+
+Everything is computed in fp32 and rounded to the input's dtype at the end; the few places where a
+model rounds earlier are said in the docstring of the public function. All but ``sample`` are
+differentiable.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from blocks.ops._noise import uniform_noise
+
+
+def rms_norm(
+    x: Tensor, weight: Tensor, *, eps: float, residual: Tensor | None, weight_offset: float
+) -> tuple[Tensor, Tensor]:
+    """See ``norm.rms_norm``; always returns (output, sum of x and residual)."""
+    total = x if residual is None else x + residual
+    wide = total.float()
+    scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    if weight_offset == 0.0:  # the Llama order: round, then multiply by the weight
+        return (weight * scaled.to(x.dtype)).to(x.dtype), total
+    return (scaled * (weight_offset + weight.float())).to(x.dtype), total  # the Gemma order
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *, eps: float, residual: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """See ``norm.layer_norm``; always returns (output, sum of x and residual)."""
+    total = x if residual is None else x + residual
+    wide = total.float()
+    centred = wide - wide.mean(-1, keepdim=True)
+    scaled = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
+    output = scaled * weight.float()
+    return (output if bias is None else output + bias.float()).to(x.dtype), total
+
+
+def apply_rope(
+    query: Tensor, key: Tensor, positions: Tensor, cos_sin: Tensor, *, interleaved: bool
+) -> tuple[Tensor, Tensor]:
+    """See ``rope.apply_rope``; never in place."""
+    cos, sin = cos_sin[positions].unsqueeze(1).chunk(2, dim=-1)  # [num_tokens, 1, rotary_dim / 2]
+    return _rotate(query, cos, sin, interleaved), _rotate(key, cos, sin, interleaved)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    rotary_dim = 2 * cos.shape[-1]
+    rotary, rest = x[..., :rotary_dim].float(), x[..., rotary_dim:]
+    if interleaved:
+        first, second = rotary[..., 0::2], rotary[..., 1::2]
+    else:
+        first, second = rotary.chunk(2, dim=-1)
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    rotary = torch.stack(turned, dim=-1).flatten(-2) if interleaved else torch.cat(turned, dim=-1)
+    return torch.cat((rotary.to(x.dtype), rest), dim=-1)
+
+
+def silu_and_mul(gate_up: Tensor) -> Tensor:
+    """See ``activation.silu_and_mul``."""
+    gate, up = gate_up.float().chunk(2, dim=-1)
+    return (F.silu(gate) * up).to(gate_up.dtype)
+
+
+def gelu_and_mul(gate_up: Tensor, *, approximate: str) -> Tensor:
+    """See ``activation.gelu_and_mul``."""
+    gate, up = gate_up.float().chunk(2, dim=-1)
+    return (F.gelu(gate, approximate=approximate) * up).to(gate_up.dtype)
+
+
+def gelu(x: Tensor, *, approximate: str) -> Tensor:
+    """See ``activation.gelu``."""
+    return F.gelu(x.float(), approximate=approximate).to(x.dtype)
+
+
+def relu(x: Tensor) -> Tensor:
+    """See ``activation.relu``."""
+    return x.clamp_min(0)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """See ``linear.linear``."""
+    output = x.float() @ weight.float().t()
+    return (output if bias is None else output + bias.float()).to(x.dtype)
+
+
+def sample(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    seeds: Tensor,
+    positions: Tensor,
+) -> Tensor:
+    """See ``sampling.sample``; all parameters are tensors of one number a row."""
+    x = logits.float().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    weights = torch.where(
+        kept_tokens(x, temperature, top_k, top_p, min_p), token_weights(x, temperature), 0
+    )
+    token_ids = torch.arange(x.shape[1], device=x.device)
+    noise = uniform_noise(seeds[:, None], positions[:, None], token_ids)
+    race = weights / -torch.log1p(-noise.double()).float()
+    drawn = torch.where(temperature == 0, x.argmax(-1), race.argmax(-1))
+    return torch.where(x.amax(-1) == -torch.inf, -1, drawn)
+
+
+def token_weights(x: Tensor, temperature: Tensor) -> Tensor:
+    """Probabilities before truncation, scaled so that the likeliest token has weight 1."""
+    top = x.amax(-1, keepdim=True)
+    below = torch.where(x == top, 0, x - top)  # also where the top is infinite
+    return torch.exp(below / torch.where(temperature > 0, temperature, 1)[:, None])
+
+
+def kept_tokens(
+    x: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor
+) -> Tensor:
+    """Which tokens survive top-k, then top-p over what is left, then min-p: a boolean like x.
+
+    Every rule keeps a token together with all tokens of the same logit.
+    """
+    vocab = x.shape[1]
+    weights = token_weights(x, temperature)
+    ordered, order = x.sort(dim=-1, descending=True)
+    ordered_weights = weights.gather(1, order).double()
+
+    last = torch.where((top_k == 0) | (top_k > vocab), vocab, top_k) - 1
+    in_top_k = ordered >= ordered.gather(1, last[:, None])
+    mass = torch.where(in_top_k, ordered_weights, 0).cumsum(-1)
+    wanted = torch.where(top_p < 1, top_p.double() * mass[:, -1], torch.inf)
+    in_top_p = in_top_k & (mass - torch.where(in_top_k, ordered_weights, 0) < wanted[:, None])
+    threshold = torch.where(in_top_p, ordered, torch.inf).amin(-1, keepdim=True)
+    return (x >= threshold) & (weights >= min_p[:, None])
