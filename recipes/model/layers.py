@@ -1,0 +1,227 @@
+"""The parts of a decoder layer, and the three orders in which norms can stand around them.
+
+A layer takes and returns ``(x, residual)``: the running sum of the residual stream is
+``x + residual``, added inside the next norm, so that sum and norm are one pass over memory.
+``residual`` is None where ``x`` is the whole stream.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recipes.model import _torch_ops as ops
+from recipes.model.attend import Attend
+from recipes.model.config import ModelConfig
+
+
+class Linear(nn.Module):
+    """``x @ weight.T + bias``; weight [num_out, num_in]."""
+
+    def __init__(self, num_in: int, num_out: int, bias: bool, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_out, num_in, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(num_out, dtype=dtype)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.linear(x, self.weight, self.bias)
+
+
+class Table(nn.Module):
+    """A row per token or position; ``scores`` compares vectors with every row (tied heads)."""
+
+    def __init__(self, num_rows: int, width: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_rows, width, dtype=dtype))
+
+    def forward(self, index: Tensor) -> Tensor:
+        return F.embedding(index, self.weight)
+
+    def scores(self, x: Tensor) -> Tensor:
+        return ops.linear(x, self.weight)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width: int, eps: float, offset: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width, dtype=dtype))
+        self.eps, self.offset = eps, offset
+
+    def forward(self, x: Tensor, residual: Tensor | None = None):
+        return ops.rms_norm(
+            x, self.weight, eps=self.eps, residual=residual, weight_offset=self.offset
+        )
+
+
+class LayerNorm(nn.Module):
+    def __init__(self, width: int, eps: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(width, dtype=dtype))
+        self.eps = eps
+
+    def forward(self, x: Tensor, residual: Tensor | None = None):
+        return ops.layer_norm(x, self.weight, self.bias, eps=self.eps, residual=residual)
+
+
+def make_norm(config: ModelConfig, width: int, dtype: torch.dtype) -> nn.Module:
+    """The family's norm over ``width`` values."""
+    if config.norm == "rms":
+        return RMSNorm(width, config.norm_eps, config.norm_offset, dtype)
+    return LayerNorm(width, config.norm_eps, dtype)
+
+
+class Attention(nn.Module):
+    """Query, key and value in one matrix, rotary positions, ``attend``, output projection."""
+
+    def __init__(self, config: ModelConfig, layer: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer = layer
+        self.heads = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
+        self.head_dim = config.head_dim
+        width = config.num_heads * config.head_dim
+        self.qkv = Linear(
+            config.hidden_size, sum(self.heads) * config.head_dim, config.qkv_bias, dtype
+        )
+        self.out = Linear(width, config.hidden_size, config.out_bias, dtype)
+        self.query_norm = make_norm(config, config.head_dim, dtype) if config.qk_norm else None
+        self.key_norm = make_norm(config, config.head_dim, dtype) if config.qk_norm else None
+
+    def forward(
+        self, x: Tensor, positions: Tensor, cos_sin: Tensor | None, attend: Attend
+    ) -> Tensor:
+        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))
+        query, key, value = heads.split(self.heads, dim=1)  # [num_tokens, heads, head_dim] each
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if cos_sin is not None:
+            query, key = ops.apply_rope(query, key, positions, cos_sin)
+        return self.out(attend(self.layer, query, key, value).flatten(1))
+
+
+ACTIVATIONS = {
+    "silu": F.silu,
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+}
+GATED_ACTIVATIONS = {
+    "silu": ops.silu_and_mul,
+    "gelu": lambda x: ops.gelu_and_mul(x, approximate="none"),
+    "gelu_tanh": lambda x: ops.gelu_and_mul(x, approximate="tanh"),
+}
+
+
+class MLP(nn.Module):
+    """``down(act(up(x)))``."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+        super().__init__()
+        hidden, inner = config.hidden_size, config.intermediate_size
+        self.up = Linear(hidden, inner, config.mlp_bias, dtype)
+        self.down = Linear(inner, hidden, config.mlp_bias, dtype)
+        self.activation = ACTIVATIONS[config.activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(x)))
+
+
+class GatedMLP(nn.Module):
+    """``down(act(gate(x)) * up(x))``, gate and up in one matrix, gate rows first."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+        super().__init__()
+        hidden, inner = config.hidden_size, config.intermediate_size
+        self.gate_up = Linear(hidden, 2 * inner, config.mlp_bias, dtype)
+        self.down = Linear(inner, hidden, config.mlp_bias, dtype)
+        self.activation = GATED_ACTIVATIONS[config.activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.gate_up(x)))
+
+
+def make_mlp(config: ModelConfig, dtype: torch.dtype) -> nn.Module:
+    """The family's feed-forward part."""
+    return GatedMLP(config, dtype) if config.gated_mlp else MLP(config, dtype)
+
+
+class PreNormLayer(nn.Module):
+    """``x += attention(norm(x)); x += mlp(norm(x))``."""
+
+    def __init__(self, config: ModelConfig, layer: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.attention_norm = make_norm(config, config.hidden_size, dtype)
+        self.attention = Attention(config, layer, dtype)
+        self.mlp_norm = make_norm(config, config.hidden_size, dtype)
+        self.mlp = make_mlp(config, dtype)
+
+    def forward(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        positions: Tensor,
+        cos_sin: Tensor | None,
+        attend: Attend,
+    ) -> tuple[Tensor, Tensor | None]:
+        if residual is None:
+            x, residual = self.attention_norm(x), x
+        else:
+            x, residual = self.attention_norm(x, residual)
+        x = self.attention(x, positions, cos_sin, attend)
+        x, residual = self.mlp_norm(x, residual)
+        return self.mlp(x), residual
+
+
+class SandwichLayer(nn.Module):
+    """``x += norm(attention(norm(x))); x += norm(mlp(norm(x)))`` (Gemma-2)."""
+
+    def __init__(self, config: ModelConfig, layer: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.attention_norm = make_norm(config, config.hidden_size, dtype)
+        self.attention = Attention(config, layer, dtype)
+        self.attention_post_norm = make_norm(config, config.hidden_size, dtype)
+        self.mlp_norm = make_norm(config, config.hidden_size, dtype)
+        self.mlp = make_mlp(config, dtype)
+        self.mlp_post_norm = make_norm(config, config.hidden_size, dtype)
+
+    def forward(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        positions: Tensor,
+        cos_sin: Tensor | None,
+        attend: Attend,
+    ) -> tuple[Tensor, Tensor | None]:
+        if residual is None:
+            x, residual = self.attention_norm(x), x
+        else:
+            x, residual = self.attention_norm(x, residual)
+        x = self.attention_post_norm(self.attention(x, positions, cos_sin, attend))
+        x, residual = self.mlp_norm(x, residual)
+        return self.mlp_post_norm(self.mlp(x)), residual
+
+
+class PostNormLayer(nn.Module):
+    """``x = norm(x + attention(x)); x = norm(x + mlp(x))`` (OPT-350m)."""
+
+    def __init__(self, config: ModelConfig, layer: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.attention = Attention(config, layer, dtype)
+        self.attention_norm = make_norm(config, config.hidden_size, dtype)
+        self.mlp = make_mlp(config, dtype)
+        self.mlp_norm = make_norm(config, config.hidden_size, dtype)
+
+    def forward(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        positions: Tensor,
+        cos_sin: Tensor | None,
+        attend: Attend,
+    ) -> tuple[Tensor, Tensor | None]:
+        assert residual is None, "a post-norm layer receives the whole stream"
+        x, _ = self.attention_norm(self.attention(x, positions, cos_sin, attend), x)
+        x, _ = self.mlp_norm(self.mlp(x), x)
+        return x, None
+
+
+LAYERS = {"pre": PreNormLayer, "sandwich": SandwichLayer, "post": PostNormLayer}
