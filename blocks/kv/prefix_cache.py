@@ -1,0 +1,246 @@
+"""Which cached block holds the keys and values of a known run of leading tokens.
+
+Contents have a name, the sha256 of their prefix's name and their own tokens, so equal prefixes get
+equal names in every process. The name only finds candidates: a hit also compares the tokens and
+the identity of the verified parent, so even a hash that collides all the time never gives a wrong
+block.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Callable, Sequence
+
+from blocks._checks import check, fail
+
+
+def sha256(data: bytes) -> bytes:
+    """The digest used to name prefixes."""
+    return hashlib.sha256(data).digest()
+
+
+class Prefix:
+    """A run of full blocks from position 0 in one namespace, known by its last block.
+
+    parent: the prefix one block shorter; None for the empty prefix of a namespace.
+    tokens: this block's tokens as bytes, eight each; of the empty prefix, the namespace.
+    digest: the name: digest of the parent's name and ``tokens``.
+    block_ids: blocks with these contents, oldest first; several when computed twice, none when all
+        were evicted but a longer prefix is still cached.
+    num_children: prefixes one block longer in the index.
+    attached: whether it is in the index, that is, has blocks or children.
+    """
+
+    __slots__ = ("attached", "block_ids", "digest", "num_children", "parent", "tokens", "twin")
+
+    def __init__(self, parent: "Prefix | None", tokens: bytes, digest: bytes) -> None:
+        self.parent = parent
+        self.tokens = tokens
+        self.digest = digest
+        self.block_ids: list[int] = []
+        self.num_children = 0
+        self.attached = False
+        self.twin: Prefix | None = None  # next in the index with the same digest
+
+
+class PrefixCache:
+    """Index from leading tokens to the blocks that hold their keys and values.
+
+    Only full blocks are indexed. Blocks with equal contents are kept side by side, never merged, so
+    block tables never change under a sequence. It owns no block: whoever does calls `forget` when
+    the contents are about to go.
+
+    Invariants:
+        1. Each indexed block belongs to exactly one prefix, and that prefix lists it once.
+        2. A prefix is in the index exactly when it has blocks or longer prefixes in the index, and
+           is found there under its digest.
+        3. ``num_children`` counts the indexed prefixes whose parent it is; parents are indexed.
+        4. A digest names its prefix: it is the digest of the parent's digest and the tokens.
+
+    A look-up costs one digest per block that hits, none when it repeats the look-up before it.
+
+    Args:
+        block_size: tokens per block.
+        digest: names prefixes; tests pass a short one to force collisions.
+    """
+
+    __slots__ = (
+        "_digest",
+        "_index",
+        "_last_match",
+        "_owner",
+        "block_size",
+        "num_hit_tokens",
+        "num_query_tokens",
+    )
+
+    def __init__(self, block_size: int, *, digest: Callable[[bytes], bytes] = sha256) -> None:
+        check(block_size >= 1, "block_size", "at least 1 token", block_size)
+        self.block_size = block_size
+        self.num_query_tokens = 0
+        self.num_hit_tokens = 0
+        self._digest = digest
+        self._index: dict[bytes, Prefix] = {}
+        self._owner: dict[int, Prefix] = {}
+        self._last_match: list[Prefix] = []
+
+    def __len__(self) -> int:
+        """Number of indexed blocks."""
+        return len(self._owner)
+
+    def __contains__(self, block_id: int) -> bool:
+        return block_id in self._owner
+
+    def match(self, tokens: Sequence[int], namespace: str = "") -> list[Prefix]:
+        """The longest cached run of full blocks that ``tokens`` begins with. Pure look-up.
+
+        Returns:
+            The prefixes of one, two, ... blocks; ``[p.block_ids[0] for p in ...]`` are blocks that
+            hold the contents.
+        """
+        found: list[Prefix] = []
+        parent = self._find(None, _name_bytes(namespace))
+        if parent is None:
+            return found
+        size, guesses = self.block_size, self._last_match
+        guessing = bool(guesses) and guesses[0].parent is parent
+        for index in range(len(tokens) // size):
+            data = _pack(tokens[index * size : (index + 1) * size])
+            guessing = guessing and index < len(guesses) and guesses[index].tokens == data
+            # A guess that was right so far has the right parent: only its blocks may have gone.
+            node = guesses[index] if guessing else None
+            if node is None or not node.attached:
+                guessing = False
+                node = self._find(parent, data)
+            if node is None or not node.block_ids:
+                break
+            found.append(node)
+            parent = node
+        self._last_match = found
+        return found
+
+    def insert(
+        self, parent: Prefix | None, tokens: Sequence[int], block_id: int, namespace: str = ""
+    ) -> Prefix:
+        """Index ``block_id`` as the block that follows ``parent`` and holds ``tokens``.
+
+        Args:
+            parent: what precedes, as returned by `match` or `insert`; None at position 0.
+            tokens: exactly ``block_size`` tokens.
+            namespace: looked at only when ``parent`` is None.
+
+        Returns:
+            The prefix, for the next insert. It is not attached, and nothing was indexed, when the
+            parent's own contents were forgotten meanwhile: what follows could never be found.
+
+        Raises:
+            ValueError: not a full block, a token that is no 64-bit integer, or a block that is
+                indexed already.
+        """
+        if len(tokens) != self.block_size:
+            raise fail("tokens", f"a full block of {self.block_size}", len(tokens))
+        if block_id in self._owner:
+            raise fail("block id", "a block not indexed yet", block_id, "forget it first")
+        data = _pack(tokens)
+        if parent is None:
+            parent = self._get_or_add(None, _name_bytes(namespace))
+        elif not parent.attached:
+            return Prefix(parent, data, b"")
+        node = self._get_or_add(parent, data)
+        node.block_ids.append(block_id)
+        self._owner[block_id] = node
+        return node
+
+    def forget(self, block_id: int) -> None:
+        """Take a block out of the index, if it is there; its contents are gone or invalid."""
+        node = self._owner.pop(block_id, None)
+        if node is None:
+            return
+        node.block_ids.remove(block_id)
+        while node is not None and not node.block_ids and not node.num_children:
+            self._detach(node)
+            node = node.parent
+            if node is not None:
+                node.num_children -= 1
+
+    def record(self, num_query_tokens: int, num_hit_tokens: int) -> None:
+        """Count one admitted look-up: tokens asked for, and tokens served from the cache."""
+        self.num_query_tokens += num_query_tokens
+        self.num_hit_tokens += num_hit_tokens
+
+    def check_invariants(self) -> None:
+        """Assert the invariants of the class. O(indexed prefixes)."""
+        nodes = [node for head in self._index.values() for node in _twins(head)]
+        children: dict[int, int] = {}
+        for node in nodes:
+            if node.parent is not None:
+                children[id(node.parent)] = children.get(id(node.parent), 0) + 1
+        for node in nodes:
+            assert node.attached, f"2: {node.tokens!r} is in the index but not attached"
+            assert node.block_ids or node.num_children, f"2: {node.tokens!r} holds nothing"
+            assert node in _twins(self._index[node.digest]), f"2: {node.digest!r} not found"
+            assert node.num_children == children.get(id(node), 0), (
+                f"3: num_children is {node.num_children}, counted {children.get(id(node), 0)}"
+            )
+            assert node.parent is None or node.parent.attached, "3: a parent left the index"
+            assert node.digest == self._name(node.parent, node.tokens), "4: digest differs"
+            for block_id in node.block_ids:
+                assert self._owner.get(block_id) is node, f"1: block {block_id} belongs elsewhere"
+        listed = sum(len(node.block_ids) for node in nodes)
+        assert listed == len(self._owner), f"1: {listed} blocks listed, {len(self._owner)} owned"
+
+    def _name(self, parent: Prefix | None, data: bytes) -> bytes:
+        return self._digest((b"namespace:" if parent is None else parent.digest) + data)
+
+    def _find(self, parent: Prefix | None, data: bytes) -> Prefix | None:
+        node = self._index.get(self._name(parent, data))
+        while node is not None and (node.parent is not parent or node.tokens != data):
+            node = node.twin
+        return node
+
+    def _get_or_add(self, parent: Prefix | None, data: bytes) -> Prefix:
+        digest = self._name(parent, data)
+        head = node = self._index.get(digest)
+        while node is not None:
+            if node.parent is parent and node.tokens == data:
+                return node
+            node = node.twin
+        node = Prefix(parent, data, digest)
+        node.attached = True
+        node.twin = head
+        self._index[digest] = node
+        if parent is not None:
+            parent.num_children += 1
+        return node
+
+    def _detach(self, node: Prefix) -> None:
+        node.attached = False
+        head = self._index[node.digest]
+        if head is not node:
+            while head.twin is not node:
+                assert head.twin is not None, "2: an attached prefix is not in the index"
+                head = head.twin
+            head.twin = node.twin
+        elif node.twin is not None:
+            self._index[node.digest] = node.twin
+        else:
+            del self._index[node.digest]
+        node.twin = None
+
+
+def _pack(tokens: Sequence[int]) -> bytes:
+    try:
+        return array("q", tokens).tobytes()
+    except (TypeError, OverflowError) as error:
+        raise fail("tokens", "64-bit integers", list(tokens[:8]), str(error)) from None
+
+
+def _name_bytes(namespace: str) -> bytes:
+    return namespace.encode(errors="surrogatepass")  # clients send what they like
+
+
+def _twins(node: Prefix | None) -> list[Prefix]:
+    found = []
+    while node is not None:
+        found.append(node)
+        node = node.twin
+    return found
