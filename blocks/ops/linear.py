@@ -1,16 +1,25 @@
 """Multiplication of rows by a weight matrix, fast when there are few rows to a large matrix."""
 
+import ctypes
+import functools
+from pathlib import Path
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from blocks import _checks
+from blocks import _checks, _native
 from blocks._impl import Impl, choose_impl
 from blocks._work import Work
 from blocks.ops import reference
 from blocks.ops._autograd import must_trace
 
 HAS = ("reference", "torch")
+HAS_NATIVE = ("reference", "torch", "native")
+
+MAX_NATIVE_ROWS = {torch.bfloat16: 64, torch.float32: 16}
+"""Most rows for which streaming the weights beats torch's own matrix product."""
 
 
 def linear(
@@ -22,11 +31,16 @@ def linear(
 ) -> Float[Tensor, "*rows out_features"]:
     """``x @ weight.T + bias``, accumulated in fp32 and rounded once.
 
+    On a CPU, few rows (up to ``MAX_NATIVE_ROWS`` of bf16 or fp32) take the native path: it reads
+    each weight once, as stored, and adds up a result in an order that does not depend on how many
+    rows the call has. Within that range a row's result is the same to the bit in any batch. More
+    rows, other dtypes and gradients take torch's.
+
     Args:
         x: any leading dimensions; fp32, bf16 or fp16.
         weight: row-major as checkpoints store it, in x's dtype.
-        bias: one addend per output, or None.
-        impl: None for the fastest where the tensors live.
+        bias: one addend per output, in x's dtype, or None.
+        impl: None for the fastest where the tensors live; ``native`` takes any number of rows.
 
     Raises:
         ValueError, TypeError: shapes or dtypes that disagree.
@@ -35,9 +49,19 @@ def linear(
     >>> linear(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [5.0, 6.0]]))
     tensor([[11., 17.]])
     """
-    _check(x, weight, bias)
-    chosen = choose_impl(impl, HAS, x, grad=must_trace(x, weight, bias))
-    if chosen == "reference" and impl is not None:
+    num_columns = x.shape[-1]
+    if weight.dim() != 2 or weight.shape[1] != num_columns:
+        _checks.check_shape("weight", weight, ("out_features", num_columns), "as x has columns")
+    if bias is not None:
+        _checks.check_shape("bias", bias, (weight.shape[0],), "one addend per row of weight")
+    has = HAS_NATIVE if _native_can(x, weight, bias) else HAS
+    traced = must_trace(x, weight, bias)
+    if impl is None and (traced or _too_many_rows(x)):
+        return F.linear(x, weight, bias)
+    chosen = choose_impl(impl, has, x, grad=traced)
+    if chosen == "native":
+        return _run_native(x, weight, bias)
+    if chosen == "reference":
         return reference.linear(x, weight, bias)
     return F.linear(x, weight, bias)
 
@@ -51,7 +75,44 @@ def linear_work(
     return Work(flops, (elements + bias * out_features) * dtype_bytes)
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    _checks.check_shape("weight", weight, ("out_features", x.shape[-1]), "its columns match x's")
-    if bias is not None:
-        _checks.check_shape("bias", bias, (weight.shape[0],), "one addend per row of weight")
+def _native_can(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    dtype = x.dtype
+    return (
+        dtype in MAX_NATIVE_ROWS
+        and weight.dtype == dtype
+        and (bias is None or bias.dtype == dtype)
+        and weight.is_contiguous()
+        and x.device.type == "cpu"
+    )
+
+
+def _too_many_rows(x: Tensor) -> bool:
+    limit = MAX_NATIVE_ROWS.get(x.dtype, 0) * x.shape[-1]
+    return x.numel() > limit
+
+
+def _run_native(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    x = x.contiguous()
+    inputs, outputs = x.shape[-1], weight.shape[0]
+    y = x.new_empty(*x.shape[:-1], outputs)
+    num_rows = y.numel() // outputs if outputs else 0
+    _functions()[x.dtype](
+        x.data_ptr(),
+        weight.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        y.data_ptr(),
+        num_rows,
+        inputs,
+        outputs,
+    )
+    return y
+
+
+@functools.cache
+def _functions() -> dict[torch.dtype, ctypes._CFuncPtr]:  # pyright: ignore
+    library = _native.load(Path(__file__).parent / "_native" / "linear.cpp")
+    functions = {torch.bfloat16: library.linear_bf16, torch.float32: library.linear_f32}
+    for function in functions.values():
+        function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3
+        function.restype = None
+    return functions

@@ -103,8 +103,8 @@ def per_row(
     value: PerRow,
     num_rows: int,
     dtype: torch.dtype,
-    low: float | None,
-    high: float | None,
+    low: float | int | None,
+    high: float | int | None,
     *,
     open_low: bool = False,
 ) -> Tensor:

@@ -1,0 +1,120 @@
+// Sixteen fp32 lanes in the compiler's own vector types: one source for AVX-512, AVX2, NEON, ...
+// Elements are float or bf16 (the upper half of a float); arithmetic is always fp32.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace lanes {
+
+typedef float f32x16 __attribute__((vector_size(64)));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
+typedef uint32_t u32x16 __attribute__((vector_size(64)));
+typedef uint16_t u16x16 __attribute__((vector_size(32)));
+
+struct bf16 {
+    uint16_t bits;
+};
+
+constexpr int64_t kLanes = 16;
+
+inline f32x16 splat(float value) { return f32x16{} + value; }
+
+inline f32x16 load(const float* from) {
+    f32x16 value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+}
+
+inline f32x16 load(const bf16* from) {
+    u16x16 half;
+    std::memcpy(&half, from, sizeof half);
+    return (f32x16)(__builtin_convertvector(half, u32x16) << 16);
+}
+
+// Round to nearest, ties to even; a NaN stays one.
+inline u16x16 round_to_bf16(f32x16 value) {
+    const u32x16 bits = (u32x16)value;
+    const u32x16 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const i32x16 is_nan = value != value;
+    const u32x16 chosen = is_nan ? (bits >> 16) | 0x40u : rounded;
+    return __builtin_convertvector(chosen, u16x16);
+}
+
+inline void store(float* to, f32x16 value) { std::memcpy(to, &value, sizeof value); }
+
+inline void store(bf16* to, f32x16 value) {
+    const u16x16 half = round_to_bf16(value);
+    std::memcpy(to, &half, sizeof half);
+}
+
+// The first `count` elements; the other lanes are zero.
+template <class T>
+inline f32x16 load_some(const T* from, int64_t count) {
+    T buffer[kLanes] = {};
+    std::memcpy(buffer, from, count * sizeof(T));
+    return load(buffer);
+}
+
+template <class T>
+inline void store_some(T* to, f32x16 value, int64_t count) {
+    T buffer[kLanes];
+    store(buffer, value);
+    std::memcpy(to, buffer, count * sizeof(T));
+}
+
+// What a value becomes once stored as T: the rounding a model does between two operations.
+inline f32x16 rounded(f32x16 value, const float*) { return value; }
+inline f32x16 rounded(f32x16 value, const bf16*) {
+    return (f32x16)(__builtin_convertvector(round_to_bf16(value), u32x16) << 16);
+}
+
+// Sum of all lanes in a fixed tree: lanes i and i + 8, then + 4, + 2, + 1.
+inline float sum(f32x16 v) {
+    const auto h = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                   __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    const auto q = __builtin_shufflevector(h, h, 0, 1, 2, 3) + __builtin_shufflevector(h, h, 4, 5, 6, 7);
+    const auto p = __builtin_shufflevector(q, q, 0, 1) + __builtin_shufflevector(q, q, 2, 3);
+    return p[0] + p[1];
+}
+
+inline void store_one(float* to, float value) { *to = value; }
+inline void store_one(bf16* to, float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    const bool is_nan = value != value;
+    to->bits = is_nan ? (bits >> 16) | 0x40u : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+}
+
+inline float load_one(const float* from) { return *from; }
+inline float load_one(const bf16* from) {
+    const uint32_t bits = static_cast<uint32_t>(from->bits) << 16;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+// e**x to about one unit in the last place; 0 below -87.3 and infinity above 88.7.
+inline f32x16 exp(f32x16 x) {
+    const f32x16 low = splat(-87.33654f), high = splat(88.72283f);
+    const f32x16 clamped = x < low ? low : (x > high ? high : x);
+    const f32x16 magic = splat(12582912.0f);  // 1.5 * 2**23: adding it rounds to an integer
+    const f32x16 turns = clamped * 1.44269504f + magic;
+    const f32x16 n = turns - magic;
+    const f32x16 r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
+    f32x16 p = splat(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    const i32x16 exponent = (__builtin_convertvector(n, i32x16)) << 23;
+    f32x16 result = (f32x16)((i32x16)p + exponent);
+    result = x < low ? splat(0.0f) : result;
+    result = x > high ? splat(INFINITY) : result;
+    return x != x ? x : result;
+}
+
+}  // namespace lanes

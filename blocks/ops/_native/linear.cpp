@@ -1,0 +1,169 @@
+// y = x @ weight.T + bias for few rows of x: every weight is read from memory once, as stored.
+//
+// One tile is R rows of weight by M rows of x. Each of its R * M results has one vector of partial
+// sums, fed in order of the inputs and summed at the end in a fixed tree. The order of additions of
+// a result is therefore the same in every tile shape: a row of y does not depend on the other rows.
+#include <algorithm>
+
+#include "lanes.h"
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+namespace {
+
+using lanes::bf16;
+using lanes::f32x16;
+using lanes::u32x16;
+
+constexpr int kTileOutputs = 4;                // R: with 6 rows, 24 sums + 4 weights + 1 input of
+constexpr int kTileRows = 6;                   // M: 32 vector registers
+constexpr int64_t kSerialProducts = 1 << 16;   // below, a parallel region costs more than it saves
+
+// What one step of the inner loop takes from a row, and how it is added to the partial sums.
+template <class T>
+struct Step;
+
+template <>
+struct Step<float> {
+    using Vector = f32x16;
+    static constexpr int64_t kInputs = 16;
+    static Vector load(const float* from) { return lanes::load(from); }
+    static f32x16 add(f32x16 sum, Vector w, Vector x) { return sum + w * x; }
+};
+
+template <>
+struct Step<bf16> {
+    static constexpr int64_t kInputs = 32;
+#ifdef __AVX512BF16__
+    using Vector = __m512bh;
+    static Vector load(const bf16* from) { return (__m512bh)_mm512_loadu_si512(from); }
+    static f32x16 add(f32x16 sum, Vector w, Vector x) {
+        return (f32x16)_mm512_dpbf16_ps((__m512)sum, w, x);
+    }
+#else
+    using Vector = u32x16;  // two neighbours per lane
+    static Vector load(const bf16* from) {
+        Vector pairs;
+        std::memcpy(&pairs, from, sizeof pairs);
+        return pairs;
+    }
+    static f32x16 add(f32x16 sum, Vector w, Vector x) {
+        sum += (f32x16)(w & 0xffff0000u) * (f32x16)(x & 0xffff0000u);
+        return sum + (f32x16)(w << 16) * (f32x16)(x << 16);
+    }
+#endif
+};
+
+template <class T>
+typename Step<T>::Vector tail(const T* from, int64_t count) {
+    T buffer[Step<T>::kInputs] = {};
+    std::memcpy(buffer, from, count * sizeof(T));
+    return Step<T>::load(buffer);
+}
+
+template <class T>
+struct Problem {
+    const T *x, *weight, *bias;  // [num_rows, inputs], [outputs, inputs], [outputs] or null
+    T* y;                        // [num_rows, outputs]
+    int64_t num_rows, inputs, outputs;
+};
+
+// Which rows of the next tile's weights this pass asks for in advance: [first, first + count).
+struct Prefetch {
+    int first, count;
+};
+
+template <class T, int R>
+inline void prefetch(const T* next, int64_t inputs, Prefetch ahead) {
+    if (ahead.count == 0) return;
+    const T* from = next + ahead.first * inputs;
+    __builtin_prefetch(from);
+    if (ahead.count == 1) return;
+    __builtin_prefetch(from + inputs);
+    if (ahead.count == 2) return;
+    __builtin_prefetch(from + 2 * inputs);
+    __builtin_prefetch(from + 3 * inputs);
+}
+
+// Results of weight rows [out, out + R) for rows [row, row + M).
+template <class T, int R, int M>
+void tile(const Problem<T>& p, int64_t out, int64_t row, Prefetch ahead) {
+    using S = Step<T>;
+    const T* w = p.weight + out * p.inputs;
+    const T* x = p.x + row * p.inputs;
+    f32x16 sums[R][M] = {};
+    int64_t k = 0;
+    for (; k + S::kInputs <= p.inputs; k += S::kInputs) {
+        typename S::Vector weights[R];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) weights[r] = S::load(w + r * p.inputs + k);
+        prefetch<T, R>(w + R * p.inputs + k, p.inputs, ahead);
+#pragma GCC unroll 8
+        for (int i = 0; i < M; ++i) {
+            const auto input = S::load(x + i * p.inputs + k);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) sums[r][i] = S::add(sums[r][i], weights[r], input);
+        }
+    }
+    if (const int64_t left = p.inputs - k; left > 0) {
+#pragma GCC unroll 8
+        for (int i = 0; i < M; ++i) {
+            const auto input = tail<T>(x + i * p.inputs + k, left);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r)
+                sums[r][i] = S::add(sums[r][i], tail<T>(w + r * p.inputs + k, left), input);
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+            const float bias = p.bias ? lanes::load_one(p.bias + out + r) : 0.0f;
+            lanes::store_one(p.y + (row + i) * p.outputs + out + r, lanes::sum(sums[r][i]) + bias);
+        }
+    }
+}
+
+// All rows of x against weight rows [out, out + R), in passes of nearly equal size.
+template <class T, int R>
+void all_rows(const Problem<T>& p, int64_t out) {
+    const int64_t passes = (p.num_rows + kTileRows - 1) / kTileRows;
+    const int share = passes == 1 ? 4 : passes < 4 ? 2 : 1;  // rows to prefetch in each pass
+    int64_t row = 0;
+    for (int64_t pass = 0; pass < passes; ++pass) {
+        const int64_t size = (p.num_rows - row) / (passes - pass);
+        const bool more = R == kTileOutputs && pass * share < R;
+        const Prefetch ahead = more ? Prefetch{int(pass) * share, share} : Prefetch{0, 0};
+        switch (size) {
+            case 1: tile<T, R, 1>(p, out, row, ahead); break;
+            case 2: tile<T, R, 2>(p, out, row, ahead); break;
+            case 3: tile<T, R, 3>(p, out, row, ahead); break;
+            case 4: tile<T, R, 4>(p, out, row, ahead); break;
+            case 5: tile<T, R, 5>(p, out, row, ahead); break;
+            default: tile<T, R, kTileRows>(p, out, row, ahead); break;
+        }
+        row += size;
+    }
+}
+
+template <class T>
+void linear(const Problem<T>& p) {
+    const int64_t tiles = p.outputs / kTileOutputs;
+    const int64_t products = p.num_rows * p.inputs * p.outputs;
+#pragma omp parallel for schedule(static) if (products > kSerialProducts)
+    for (int64_t t = 0; t < tiles; ++t) all_rows<T, kTileOutputs>(p, t * kTileOutputs);
+    for (int64_t out = tiles * kTileOutputs; out < p.outputs; ++out) all_rows<T, 1>(p, out);
+}
+
+}  // namespace
+
+extern "C" void linear_bf16(const bf16* x, const bf16* weight, const bf16* bias, bf16* y,
+                            int64_t num_rows, int64_t inputs, int64_t outputs) {
+    linear<bf16>({x, weight, bias, y, num_rows, inputs, outputs});
+}
+
+extern "C" void linear_f32(const float* x, const float* weight, const float* bias, float* y,
+                           int64_t num_rows, int64_t inputs, int64_t outputs) {
+    linear<float>({x, weight, bias, y, num_rows, inputs, outputs});
+}
