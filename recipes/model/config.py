@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from blocks._checks import check, fail
+from blocks.ops import RopeScaling
 
 MAX_LAYERS = 4096
 MAX_SIZE = 1 << 24  # of any one dimension; a config beyond it is broken or hostile
@@ -29,28 +30,14 @@ class AttentionSpec(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding and how its frequencies are stretched.
+    """Rotary position embedding over the whole of each head.
 
     theta: base of the frequencies.
-    kind: ``plain``, ``llama3`` (by wavelength band) or ``yarn`` (by number of rotations).
-    factor: how many times longer than ``original_max_positions`` the context may become.
-    original_max_positions: context length of the first training, in tokens.
-    low_freq_factor, high_freq_factor: band edges of ``llama3``.
-    beta_fast, beta_slow: band edges of ``yarn``, in rotations over the original context.
-    truncate: whether ``yarn`` rounds its band edges to whole dimensions.
-    attention_factor: multiplies cos and sin (``yarn``); None for ``0.1 ln(factor) + 1``.
+    scaling: how they are stretched to a context longer than that of the first training.
     """
 
     theta: float = 10000.0
-    kind: Literal["plain", "llama3", "yarn"] = "plain"
-    factor: float = 1.0
-    original_max_positions: int = 0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    truncate: bool = True
-    attention_factor: float | None = None
+    scaling: RopeScaling | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from blocks.ops import rope_frequencies, rope_table
 from recipes.model.attend import Attend
 from recipes.model.config import ModelConfig
-from recipes.model.layers import LAYERS, Linear, Table, make_norm
-from recipes.model.rotary import rotary_table
+from recipes.model.layers import LAYERS
+from recipes.model.parts import Linear, Table, make_norm
 
 
 class Decoder(nn.Module):
@@ -59,8 +60,7 @@ class Decoder(nn.Module):
                 self.final_norm = None
             self.head = None if config.tie_embeddings else Table(config.vocab_size, width, kept)
         limit = max_positions or config.max_positions
-        table = None if config.rope is None else rotary_table(config, limit, device)
-        self.register_buffer("cos_sin", table, persistent=False)
+        self.register_buffer("cos_sin", _rotary_table(config, limit, device), persistent=False)
         self._embedding_scale = None
         if config.embedding_scale is not None:  # rounded as the weights are
             self._embedding_scale = torch.tensor(config.embedding_scale, dtype=kept).item()
@@ -104,3 +104,14 @@ class Decoder(nn.Module):
         if self.positions is not None:
             x = x + self.positions(positions + self.config.position_offset)
         return x
+
+
+def _rotary_table(
+    config: ModelConfig, num_positions: int, device: torch.device | str
+) -> Tensor | None:
+    if config.rope is None:
+        return None
+    frequencies = rope_frequencies(
+        config.head_dim, theta=config.rope.theta, scaling=config.rope.scaling
+    )
+    return rope_table(frequencies, num_positions, device=device)

@@ -1,4 +1,4 @@
-"""Files of a model folder: found without leaving it, read with a limit, parsed with clear errors."""
+"""Files of a model folder: found without leaving it, read with a limit, parsed or refused."""
 
 import json
 import stat

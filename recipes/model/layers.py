@@ -1,4 +1,4 @@
-"""The parts of a decoder layer, and the three orders in which norms can stand around them.
+"""Attention, and the three orders in which norms can stand around it and the MLP.
 
 A layer takes and returns ``(x, residual)``: the running sum of the residual stream is
 ``x + residual``, added inside the next norm, so that sum and norm are one pass over memory.
@@ -6,68 +6,14 @@ A layer takes and returns ``(x, residual)``: the running sum of the residual str
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recipes.model import _torch_ops as ops
+from blocks import ops
 from recipes.model.attend import Attend
 from recipes.model.config import ModelConfig
-
-
-class Linear(nn.Module):
-    """``x @ weight.T + bias``; weight [num_out, num_in]."""
-
-    def __init__(self, num_in: int, num_out: int, bias: bool, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_out, num_in, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(num_out, dtype=dtype)) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.linear(x, self.weight, self.bias)
-
-
-class Table(nn.Module):
-    """A row per token or position; ``scores`` compares vectors with every row (tied heads)."""
-
-    def __init__(self, num_rows: int, width: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_rows, width, dtype=dtype))
-
-    def forward(self, index: Tensor) -> Tensor:
-        return F.embedding(index, self.weight)
-
-    def scores(self, x: Tensor) -> Tensor:
-        return ops.linear(x, self.weight)
-
-
-class RMSNorm(nn.Module):
-    def __init__(self, width: int, eps: float, offset: float, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width, dtype=dtype))
-        self.eps, self.offset = eps, offset
-
-    def forward(self, x: Tensor, residual: Tensor | None = None):
-        return ops.rms_norm(
-            x, self.weight, eps=self.eps, residual=residual, weight_offset=self.offset
-        )
-
-
-class LayerNorm(nn.Module):
-    def __init__(self, width: int, eps: float, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(width, dtype=dtype))
-        self.eps = eps
-
-    def forward(self, x: Tensor, residual: Tensor | None = None):
-        return ops.layer_norm(x, self.weight, self.bias, eps=self.eps, residual=residual)
-
-
-def make_norm(config: ModelConfig, width: int, dtype: torch.dtype) -> nn.Module:
-    """The family's norm over ``width`` values."""
-    if config.norm == "rms":
-        return RMSNorm(width, config.norm_eps, config.norm_offset, dtype)
-    return LayerNorm(width, config.norm_eps, dtype)
+from recipes.model.mlp import MLP, GatedMLP
+from recipes.model.moe import MixtureMLP
+from recipes.model.parts import Linear, make_norm
 
 
 class Attention(nn.Module):
@@ -98,49 +44,10 @@ class Attention(nn.Module):
         return self.out(attend(self.layer, query, key, value).flatten(1))
 
 
-ACTIVATIONS = {
-    "silu": F.silu,
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-}
-GATED_ACTIVATIONS = {
-    "silu": ops.silu_and_mul,
-    "gelu": lambda x: ops.gelu_and_mul(x, approximate="none"),
-    "gelu_tanh": lambda x: ops.gelu_and_mul(x, approximate="tanh"),
-}
-
-
-class MLP(nn.Module):
-    """``down(act(up(x)))``."""
-
-    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
-        super().__init__()
-        hidden, inner = config.hidden_size, config.intermediate_size
-        self.up = Linear(hidden, inner, config.mlp_bias, dtype)
-        self.down = Linear(inner, hidden, config.mlp_bias, dtype)
-        self.activation = ACTIVATIONS[config.activation]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.activation(self.up(x)))
-
-
-class GatedMLP(nn.Module):
-    """``down(act(gate(x)) * up(x))``, gate and up in one matrix, gate rows first."""
-
-    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
-        super().__init__()
-        hidden, inner = config.hidden_size, config.intermediate_size
-        self.gate_up = Linear(hidden, 2 * inner, config.mlp_bias, dtype)
-        self.down = Linear(inner, hidden, config.mlp_bias, dtype)
-        self.activation = GATED_ACTIVATIONS[config.activation]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.activation(self.gate_up(x)))
-
-
 def make_mlp(config: ModelConfig, dtype: torch.dtype) -> nn.Module:
     """The family's feed-forward part."""
+    if config.num_experts:
+        return MixtureMLP(config, dtype)
     return GatedMLP(config, dtype) if config.gated_mlp else MLP(config, dtype)
 
 

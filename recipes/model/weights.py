@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -104,7 +104,7 @@ def save_model(
     _remove_stale(folder, {*names, INDEX} if len(shards) > 1 else set(names))
 
 
-def part_of(parameters: dict[str, Tensor], piece: Piece) -> Tensor:
+def part_of(parameters: Mapping[str, Tensor], piece: Piece) -> Tensor:
     """The view of a parameter that a piece names, in the folder's orientation."""
     part = parameters[piece.parameter]
     if piece.expert is not None:
@@ -171,7 +171,9 @@ def _by_full_name(
     there: dict[str, tuple[TensorFile, str]] = {}
     for file, name in itertools.chain.from_iterable(((f, n) for n in f.entries) for f in files):
         if name in there:
-            raise fail(f"tensor {name}", "one file holding it", f"{there[name][0].name} {file.name}")
+            raise fail(
+                f"tensor {name}", "one file holding it", f"{there[name][0].name} {file.name}"
+            )
         there[name] = (file, name)
     prefix = families.prefix(config)
     if any(name.startswith(prefix) for name in there):

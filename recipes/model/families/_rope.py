@@ -4,14 +4,13 @@ Version 4 writes ``rope_theta`` and, when scaled, ``rope_scaling``; version 5 wr
 ``rope_parameters``. The older style is read by both, so it is the one written.
 """
 
-import math
 from typing import Any
 
+from blocks.ops import LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
 from recipes.model.config import Rope
 from recipes.model.hf_fields import Fields
 
-KINDS = {"default": "plain", "llama3": "llama3", "yarn": "yarn"}
-NAMES = {kind: name for name, kind in KINDS.items()}
+DEFAULT = "default"
 
 
 def read_rope(fields: Fields, default_theta: float = 10000.0) -> Rope:
@@ -21,68 +20,85 @@ def read_rope(fields: Fields, default_theta: float = 10000.0) -> Rope:
     theta = scaling.number("rope_theta", fields.number("rope_theta", default_theta))
     if not theta > 1:
         raise fields.wrong("rope_theta", "a number above 1")
-    word = "rope_type" if scaling.has("rope_type") else "type"
-    kind = scaling.choice(word, KINDS, "default")
     for holder in (fields, scaling):
         if holder.number("partial_rotary_factor", 1.0) != 1.0:
             raise holder.wrong("partial_rotary_factor", "1.0 (all of head_dim rotated)")
-    if kind == "plain":
+    word = "rope_type" if scaling.has("rope_type") else "type"
+    read = scaling.choice(word, READERS, DEFAULT)
+    if read is None:
         return Rope(theta)
-    original = fields.integer(
-        "original_max_position_embeddings",
-        scaling.integer(
-            "original_max_position_embeddings", fields.integer("max_position_embeddings")
-        ),
-    )
     factor = scaling.number("factor")
-    if not (factor >= 1 and original > 0):
-        raise scaling.wrong("factor", "a factor of at least 1 over a positive original length")
-    if kind == "llama3":
-        low, high = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
-        if not 0 < low < high:
-            raise scaling.wrong("high_freq_factor", f"a number above low_freq_factor ({low})")
-        return Rope(theta, "llama3", factor, original, low, high)
-    return Rope(
-        theta,
-        "yarn",
+    if factor < 1:
+        raise scaling.wrong("factor", "at least 1")
+    return Rope(theta, read(fields, scaling, factor))
+
+
+def _linear(_: Fields, scaling: Fields, factor: float) -> RopeScaling:
+    return LinearScaling(factor)
+
+
+def _llama3(fields: Fields, scaling: Fields, factor: float) -> RopeScaling:
+    low, high = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
+    if not 0 < low < high:
+        raise scaling.wrong("high_freq_factor", f"a number above low_freq_factor ({low})")
+    return Llama3Scaling(factor, low, high, _original_length(fields, scaling))
+
+
+def _yarn(fields: Fields, scaling: Fields, factor: float) -> RopeScaling:
+    fast, slow = scaling.number("beta_fast", 32.0), scaling.number("beta_slow", 1.0)
+    if not fast >= slow > 0:
+        raise scaling.wrong("beta_slow", f"a positive number up to beta_fast ({fast})")
+    return YarnScaling(
         factor,
-        original,
-        beta_fast=scaling.number("beta_fast", 32.0),
-        beta_slow=scaling.number("beta_slow", 1.0),
-        truncate=scaling.flag("truncate", True),
-        attention_factor=_attention_factor(scaling, factor),
+        _original_length(fields, scaling),
+        fast,
+        slow,
+        scaling.optional_number("attention_factor"),
+        scaling.optional_number("mscale"),
+        scaling.optional_number("mscale_all_dim"),
+        scaling.flag("truncate", True),
     )
 
 
-def _attention_factor(scaling: Fields, factor: float) -> float | None:
-    if scaling.has("attention_factor"):
-        return scaling.number("attention_factor")
-    if scaling.raw.get("mscale") and scaling.raw.get("mscale_all_dim"):
-        over, under = scaling.number("mscale"), scaling.number("mscale_all_dim")
-        return (0.1 * over * math.log(factor) + 1) / (0.1 * under * math.log(factor) + 1)
-    return None
+READERS = {DEFAULT: None, "linear": _linear, "llama3": _llama3, "yarn": _yarn}
+
+
+def _original_length(fields: Fields, scaling: Fields) -> int:
+    key = "original_max_position_embeddings"
+    length = fields.integer(key, scaling.integer(key, fields.integer("max_position_embeddings")))
+    if not length > 0:
+        raise scaling.wrong(key, "a positive number of tokens")
+    return length
 
 
 def write_rope(rope: Rope) -> dict[str, Any]:
     """The rotary keys of a config file."""
-    if rope.kind == "plain":
-        return {"rope_theta": rope.theta, "rope_scaling": None}
-    scaling: dict[str, Any] = {
-        "rope_type": NAMES[rope.kind],
-        "factor": rope.factor,
-        "original_max_position_embeddings": rope.original_max_positions,
-    }
-    if rope.kind == "llama3":
-        scaling |= {
-            "low_freq_factor": rope.low_freq_factor,
-            "high_freq_factor": rope.high_freq_factor,
-        }
-    else:
-        scaling |= {
-            "beta_fast": rope.beta_fast,
-            "beta_slow": rope.beta_slow,
-            "truncate": rope.truncate,
-        }
-        if rope.attention_factor is not None:
-            scaling["attention_factor"] = rope.attention_factor
+    scaling = None if rope.scaling is None else _written(rope.scaling)
     return {"rope_theta": rope.theta, "rope_scaling": scaling}
+
+
+def _written(scaling: RopeScaling) -> dict[str, Any]:
+    if isinstance(scaling, LinearScaling):
+        return {"rope_type": "linear", "factor": scaling.factor}
+    keys: dict[str, Any] = {
+        "factor": scaling.factor,
+        "original_max_position_embeddings": scaling.original_max_positions,
+    }
+    if isinstance(scaling, Llama3Scaling):
+        return keys | {
+            "rope_type": "llama3",
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
+        }
+    optional = {
+        "attention_factor": scaling.attention_factor,
+        "mscale": scaling.mscale,
+        "mscale_all_dim": scaling.mscale_all_dim,
+    }
+    return keys | {
+        "rope_type": "yarn",
+        "beta_fast": scaling.beta_fast,
+        "beta_slow": scaling.beta_slow,
+        "truncate": scaling.truncate,
+        **{key: value for key, value in optional.items() if value is not None},
+    }

@@ -16,6 +16,8 @@ def read_layer_types(
         raise fields.wrong("layer_types", f"one entry per layer ({num_layers})")
     if window is None and SLIDING in kinds:
         raise fields.wrong("sliding_window", "a window, as layer_types has sliding layers")
+    if SLIDING not in kinds:
+        return ()
     return tuple(window if kind == SLIDING else None for kind in kinds)
 
 
