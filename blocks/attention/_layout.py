@@ -11,9 +11,18 @@ import torch
 from torch import Tensor
 
 from blocks._checks import check, check_dtype, check_same_device, check_shape, fail
+from blocks._impl import choose_impl
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 REFERENCE_DTYPES = (*DTYPES, torch.float64)
+
+
+def choose(impl: str | None, has: tuple[str, ...], query: Tensor, *others: Tensor) -> str:
+    """``choose_impl`` for this block: float64 is for the differentiable implementations."""
+    grad = torch.is_grad_enabled() and (query.requires_grad or any(t.requires_grad for t in others))
+    if query.dtype == torch.float64:
+        has = tuple(name for name in has if name in ("torch", "reference"))
+    return choose_impl(impl, has, query, grad=grad)
 
 
 def check_paged(
@@ -153,7 +162,9 @@ def check_lengths(
                 f"from {query_len} (its new tokens) to {capacity} (what block_table can hold)",
                 seq_len,
             )
-        first = 0 if window is None else max(0, seq_len - max(query_len, 1) - window + 1)
+        if query_len == 0:
+            continue
+        first = 0 if window is None else max(0, seq_len - query_len - window + 1)
         used = block_table[s, first // block_size : -(-seq_len // block_size)]
         if used.numel() and not 0 <= int(used.min()) <= int(used.max()) < num_blocks:
             bad = used[(used < 0) | (used >= num_blocks)][0].item()

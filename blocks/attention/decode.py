@@ -3,19 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
 from blocks._checks import check_positive
-from blocks._impl import choose_impl
 from blocks._work import Work
-from blocks.attention import _torch, reference
+from blocks.attention import _cpu, _torch, reference
 from blocks.attention._count import attention_work
-from blocks.attention._layout import check_lengths, check_paged
+from blocks.attention._layout import check_lengths, check_paged, choose
 from blocks.attention._options import resolve_options
 
-HAS = ("torch", "reference")
+HAS = ("native", "torch", "reference")
 
 
 def paged_decode(
@@ -62,11 +60,24 @@ def paged_decode(
     """
     check_paged(query, key_cache, value_cache, block_table, seq_lens, None)
     options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
-    grad = torch.is_grad_enabled() and (query.requires_grad or key_cache.requires_grad)
-    how = choose_impl(impl, HAS, query, grad=grad)
+    how = choose(impl, HAS, query, key_cache, value_cache)
     check_num_splits(num_splits, how)
+    if how == "native":
+        result = _cpu.attention(
+            query,
+            key_cache,
+            value_cache,
+            block_table,
+            seq_lens,
+            None,
+            options,
+            return_lse=return_lse,
+        )
+        if result is not None:
+            return result
     lens = seq_lens.tolist()
     check_lengths([int(n != 0) for n in lens], lens, block_table, key_cache, window)
+    assert how != "native", "the C++ kernel refused what the checks find right"
     if how == "torch" and not _torch.needs_eager(options, return_lse):
         bounds = list(range(len(lens) + 1))
         return _torch.paged(query, key_cache, value_cache, block_table, lens, bounds, options)

@@ -4,18 +4,16 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
-from blocks._impl import choose_impl
 from blocks._work import Work
-from blocks.attention import _torch, reference
+from blocks.attention import _cpu, _torch, reference
 from blocks.attention._count import attention_work
-from blocks.attention._layout import check_bounds, check_lengths, check_paged
+from blocks.attention._layout import check_bounds, check_lengths, check_paged, choose
 from blocks.attention._options import resolve_options
 
-HAS = ("torch", "reference")
+HAS = ("native", "torch", "reference")
 
 
 def paged_extend(
@@ -67,12 +65,25 @@ def paged_extend(
     """
     check_paged(query, key_cache, value_cache, block_table, seq_lens, cu_seqlens_q)
     options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
-    grad = torch.is_grad_enabled() and (query.requires_grad or key_cache.requires_grad)
-    how = choose_impl(impl, HAS, query, grad=grad)
+    how = choose(impl, HAS, query, key_cache, value_cache)
+    if how == "native":
+        result = _cpu.attention(
+            query,
+            key_cache,
+            value_cache,
+            block_table,
+            seq_lens,
+            cu_seqlens_q,
+            options,
+            return_lse=return_lse,
+        )
+        if result is not None:
+            return result
     bounds = check_bounds("cu_seqlens_q", cu_seqlens_q, query.shape[0])
     lens = seq_lens.tolist()
     query_lens = [b - a for a, b in itertools.pairwise(bounds)]
     check_lengths(query_lens, lens, block_table, key_cache, window)
+    assert how != "native", "the C++ kernel refused what the checks find right"
     if how == "torch" and not _torch.needs_eager(options, return_lse):
         return _torch.paged(query, key_cache, value_cache, block_table, lens, bounds, options)
     return reference.paged_extend(

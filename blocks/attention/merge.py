@@ -5,10 +5,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from blocks._checks import check_dtype, check_same_device, check_shape
-from blocks._impl import choose_impl
 from blocks._work import Work
 from blocks.attention import reference
-from blocks.attention._layout import REFERENCE_DTYPES
+from blocks.attention._layout import REFERENCE_DTYPES, choose
 from blocks.attention.output import AttentionOutput
 
 HAS = ("reference",)
@@ -51,8 +50,7 @@ def merge_states(
     check_same_device(outputs=outputs, lses=lses)
     if outputs.shape[0] == 0:
         raise ValueError("outputs: expected at least one state, got 0; there is nothing to merge")
-    grad = torch.is_grad_enabled() and (outputs.requires_grad or lses.requires_grad)
-    choose_impl(impl, HAS, outputs, grad=grad)
+    choose(impl, HAS, outputs, lses)
     return reference.merge_states(outputs, lses)
 
 

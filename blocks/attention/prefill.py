@@ -3,19 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
 from blocks._checks import fail
-from blocks._impl import choose_impl
 from blocks._work import Work
-from blocks.attention import _torch, reference
+from blocks.attention import _cpu, _torch, reference
 from blocks.attention._count import attention_work
-from blocks.attention._layout import check_bounds, check_packed
+from blocks.attention._layout import check_bounds, check_packed, choose
 from blocks.attention._options import resolve_options
 
-HAS = ("torch", "reference")
+HAS = ("native", "torch", "reference")
 
 
 def prefill(
@@ -77,12 +75,27 @@ def prefill(
     options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
     if window is not None and not causal:
         raise fail("window", "None when causal=False", window, "a window looks back only")
-    grad = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
-    how = choose_impl(impl, HAS, query, grad=grad)
+    how = choose(impl, HAS, query, key, value)
+    if how == "native":
+        key_sums = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
+        result = _cpu.attention(
+            query,
+            key,
+            value,
+            None,
+            key_sums,
+            cu_seqlens_q,
+            options,
+            causal=causal,
+            return_lse=return_lse,
+        )
+        if result is not None:
+            return result
     q_bounds = check_bounds("cu_seqlens_q", cu_seqlens_q, query.shape[0])
     k_bounds = q_bounds
     if cu_seqlens_k is not None:
         k_bounds = check_bounds("cu_seqlens_k", cu_seqlens_k, key.shape[0])
+    assert how != "native", "the C++ kernel refused what the checks find right"
     if how == "torch" and not _torch.needs_eager(options, return_lse):
         return _torch.prefill(query, key, value, q_bounds, k_bounds, options, causal)
     return reference.prefill(

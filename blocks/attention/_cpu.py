@@ -1,0 +1,123 @@
+"""The C++ implementation: one entry for packed and paged keys, called through ctypes.
+
+Runs once a layer and step, so the host part is a few microseconds: shapes, strides and pointers
+are handed over as they are. Lengths and block ids are checked in C++ before any key is read; only
+after a refusal does Python look for what was wrong.
+"""
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blocks import _native
+from blocks._checks import fail
+from blocks.attention._options import Options
+from blocks.attention.output import AttentionOutput
+
+SOURCE = Path(__file__).parent / "_native" / "attention.cpp"
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+@functools.cache
+def _entry() -> Any:
+    function = _native.load(SOURCE).blocks_attention
+    pointers, sizes = [ctypes.c_void_p] * 10, [ctypes.c_int64] * 21
+    function.argtypes = [*pointers, *sizes, ctypes.c_double, ctypes.c_double]
+    function.restype = ctypes.c_int64
+    return function
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    block_table: Tensor | None,
+    seq_lens: Tensor,
+    cu_seqlens_q: Tensor | None,
+    options: Options,
+    *,
+    causal: bool = True,
+    return_lse: bool = False,
+) -> Any:
+    """Run the C++ kernel; returns None where it refused the lengths or block ids.
+
+    With ``block_table`` keys are ``[num_blocks, block_size, num_kv_heads, head_dim]`` and
+    ``seq_lens`` lengths; without, keys are packed and ``seq_lens`` their running sums.
+    """
+    if query.stride(2) != 1:
+        query = query.contiguous()
+    q_token, q_head, _ = query.stride()
+    num_tokens, num_heads, head_dim = query.shape
+    if block_table is None:
+        key, value = key.unsqueeze(1), value.unsqueeze(1)
+        table_pointer, max_blocks, table_stride = None, 0, 0
+        num_seqs = seq_lens.shape[0] - 1
+    else:
+        if block_table.stride(1) != 1:
+            block_table = block_table.contiguous()
+        table_pointer, table_stride = block_table.data_ptr(), block_table.stride(0)
+        num_seqs, max_blocks = block_table.shape
+    num_blocks, block_size, num_kv_heads, _ = key.shape
+    k_block, k_slot, k_head, k_dim = key.stride()
+    v_block, v_slot, v_head, v_dim = value.stride()
+    if block_table is None:
+        k_slot, v_slot = k_block, v_block
+    dtype = DTYPES.get(query.dtype)
+    if k_dim != 1 or v_dim != 1 or dtype is None:
+        raise _refusal(query, k_dim, v_dim)
+    output = torch.empty((num_tokens, num_heads, head_dim), dtype=query.dtype)
+    lse = torch.empty((num_tokens, num_heads), dtype=torch.float32) if return_lse else None
+    seq_lens = seq_lens.contiguous()  # these names keep copies alive during the call
+    cu_seqlens_q = None if cu_seqlens_q is None else cu_seqlens_q.contiguous()
+    sinks = None if options.sinks is None else options.sinks.contiguous()
+    slopes = None if options.alibi_slopes is None else options.alibi_slopes.contiguous()
+    refused = _entry()(
+        query.data_ptr(),
+        key.data_ptr(),
+        value.data_ptr(),
+        table_pointer,
+        seq_lens.data_ptr(),
+        None if cu_seqlens_q is None else cu_seqlens_q.data_ptr(),
+        None if sinks is None else sinks.data_ptr(),
+        None if slopes is None else slopes.data_ptr(),
+        output.data_ptr(),
+        None if lse is None else lse.data_ptr(),
+        num_seqs,
+        num_tokens,
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        num_blocks,
+        block_size,
+        max_blocks,
+        table_stride,
+        q_token,
+        q_head,
+        k_block,
+        k_slot,
+        k_head,
+        v_block,
+        v_slot,
+        v_head,
+        dtype,
+        causal,
+        options.window or 0,
+        torch.get_num_threads(),
+        options.scale,
+        options.softcap or 0.0,
+    )
+    if refused:
+        return None
+    return output if lse is None else AttentionOutput(output, lse)
+
+
+def _refusal(query: Tensor, k_dim: int, v_dim: int) -> Exception:
+    if query.dtype not in DTYPES:
+        names = ", ".join(str(dtype) for dtype in DTYPES)
+        return TypeError(f"query dtype: expected one of {names}, got {query.dtype}")
+    strides = f"{k_dim} (key), {v_dim} (value)"
+    return fail("head_dim stride", "1 for keys and values", strides, "call .contiguous() once")

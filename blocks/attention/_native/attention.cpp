@@ -1,0 +1,490 @@
+// Attention on the CPU over packed or paged keys, with online softmax.
+//
+// Work is cut into items: some queries of one sequence, some key heads, some splits of the context.
+// Splits lie at fixed positions (every kSplit) and are always folded in order, so a row's bits
+// depend on its own sequence alone: not on its batch, on threads, on how the context was cut into
+// calls, nor on whether an item folded its splits itself or left them to be folded.
+//
+// Inside an item, per tile of 64 keys and key head: pack keys and values (pages disappear here),
+// then for up to 6 rows (queries x heads of the group) at a time: scores, softmax step, weighted
+// values. The next tile is prefetched meanwhile, all its heads in memory order.
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <vector>
+
+#include "tile.h"
+
+namespace {
+
+constexpr int kSplit = 512;      // positions of a split; a multiple of kTile
+constexpr int kBlockRows = 96;   // most rows (queries x group) of an item, if a query's rows fit
+constexpr int kStreamRows = 16;  // up to here reading memory is the work
+constexpr float kLog2e = 1.4426950408889634f;
+
+struct Args {
+  const char *query, *key, *value;
+  const int32_t *block_table, *seq_lens, *cu_q;
+  const float *sinks, *slopes;
+  char* out;
+  float* lse;
+  int64_t num_seqs, num_tokens, num_heads, num_kv_heads, head_dim;
+  int64_t num_blocks, block_size, max_blocks, table_stride;
+  int64_t q_token, q_head;  // strides, in elements
+  int64_t k_block, k_slot, k_head, v_block, v_slot, v_head;
+  int64_t causal, window, threads;
+  float scale, softcap;
+
+  int64_t group() const { return num_heads / num_kv_heads; }
+  int64_t query_start(int64_t s) const { return cu_q ? cu_q[s] : s; }
+  int64_t query_len(int64_t s) const { return cu_q ? cu_q[s + 1] - cu_q[s] : 1; }
+  int64_t key_start(int64_t s) const { return block_table ? 0 : seq_lens[s]; }
+  int64_t key_len(int64_t s) const {
+    return block_table ? seq_lens[s] : seq_lens[s + 1] - seq_lens[s];
+  }
+  // First and one past the last position that queries [t0, t1) of sequence s see.
+  int64_t first_key(int64_t s, int64_t t0) const {
+    const int64_t position = key_len(s) - query_len(s) + t0;
+    return window ? std::max<int64_t>(0, position - window + 1) : 0;
+  }
+  int64_t end_key(int64_t s, int64_t t1) const {
+    return causal ? std::max<int64_t>(0, key_len(s) - query_len(s) + t1) : key_len(s);
+  }
+};
+
+struct Item {
+  int32_t seq, token0, token1, head0, head1;
+  int64_t first, end;   // positions to attend to
+  int64_t partial = -1;  // where a single split's state goes; -1: fold and finish here
+};
+
+struct Fold {  // states of consecutive splits to be folded into one row block's result
+  Item item;
+  int64_t num_splits;
+};
+
+// Memory that grows and stays; one per thread.
+struct Scratch {
+  float* data = nullptr;
+  size_t size = 0;
+  float* get(size_t floats) {
+    if (floats > size) {
+      std::free(data);
+      size = (floats + 1023) / 1024 * 1024;
+      data = (float*)std::aligned_alloc(64, size * sizeof(float));
+    }
+    return data;
+  }
+  ~Scratch() { std::free(data); }
+};
+
+// Softmax state of some rows: running maximum (log 2), denominator, weighted values.
+struct State {
+  float *m, *l, *o;
+};
+
+size_t state_floats(int64_t rows, int64_t width) { return rows * width + 2 * round_up((int)rows, 16); }
+
+State state_at(float* p, int64_t rows) {
+  const int64_t padded = round_up((int)rows, 16);
+  return {p, p + padded, p + 2 * padded};
+}
+
+void clear(State s, int64_t rows) {
+  std::fill(s.m, s.m + rows, -INFINITY);
+  std::fill(s.l, s.l + rows, 0.f);
+}
+
+float exp2_of(float x) { return vexp2(vset(x))[0]; }
+
+// Fold state b into a. The order of folding is part of the result.
+void fold(State a, State b, int64_t rows, int64_t width) {
+  for (int64_t r = 0; r < rows; ++r) {
+    if (b.m[r] == -INFINITY) continue;
+    float *to = a.o + r * width, *from = b.o + r * width;
+    if (a.m[r] == -INFINITY) {
+      a.m[r] = b.m[r];
+      a.l[r] = b.l[r];
+      std::memcpy(to, from, width * sizeof(float));
+      continue;
+    }
+    const float m = std::max(a.m[r], b.m[r]);
+    const float scale_a = exp2_of(a.m[r] - m), scale_b = exp2_of(b.m[r] - m);
+    a.m[r] = m;
+    a.l[r] = std::fma(b.l[r], scale_b, a.l[r] * scale_a);
+    for (int64_t d = 0; d < width; d += kLanes)
+      vstore(to + d, vfma(vload(from + d), vset(scale_b), vload(to + d) * scale_a));
+  }
+}
+
+template <class E>
+struct Attention {
+  static constexpr bool PAIRS = kPairs<E>;
+  const Args& a;
+  const int64_t group, width, words;
+  const float score_scale;
+
+  explicit Attention(const Args& args)
+      : a(args),
+        group(args.group()),
+        width(round_up((int)args.head_dim, 2 * kLanes)),
+        words(round_up((int)args.head_dim, kLanes * kPerWord<E>) / kPerWord<E>),
+        score_scale(args.softcap > 0 ? args.scale / args.softcap : args.scale * kLog2e) {}
+
+  // Addresses of keys and values of one tile, without the head's offset.
+  struct Tile {
+    int64_t position = -1;
+    int first, last;  // keys of the tile to be read, half-open
+    const char *keys[kTile], *values[kTile];
+  };
+
+  void locate(Tile& tile, const Item& item, int64_t position) const {
+    tile.position = position;
+    tile.first = (int)std::max<int64_t>(0, item.first - position);
+    tile.last = (int)std::min<int64_t>(kTile, item.end - position);
+    if (!a.block_table) {
+      const int64_t row = a.key_start(item.seq) + position;
+      for (int i = tile.first; i < tile.last; ++i) {
+        tile.keys[i] = a.key + (row + i) * a.k_slot * sizeof(E);
+        tile.values[i] = a.value + (row + i) * a.v_slot * sizeof(E);
+      }
+      return;
+    }
+    const int32_t* blocks = a.block_table + item.seq * a.table_stride;
+    int64_t index = (position + tile.first) / a.block_size;
+    int64_t slot = (position + tile.first) % a.block_size;
+    for (int i = tile.first; i < tile.last; ++index, slot = 0) {
+      const int64_t block = blocks[index];
+      const char* key = a.key + (block * a.k_block + slot * a.k_slot) * sizeof(E);
+      const char* value = a.value + (block * a.v_block + slot * a.v_slot) * sizeof(E);
+      for (; slot < a.block_size && i < tile.last; ++slot, ++i) {
+        tile.keys[i] = key;
+        tile.values[i] = value;
+        key += a.k_slot * sizeof(E);
+        value += a.v_slot * sizeof(E);
+      }
+    }
+  }
+
+  // Ask for keys and values [i0, i1) of a tile, all heads of the item.
+  void prefetch(const Tile& tile, const Item& item, int i0, int i1) const {
+    i0 = std::max(i0, tile.first);
+    i1 = std::min(i1, tile.last);
+    const int64_t bytes = a.head_dim * sizeof(E);
+    for (int i = i0; i < i1; ++i)
+      for (int h = item.head0; h < item.head1; ++h) {
+        const char* key = tile.keys[i] + h * a.k_head * sizeof(E);
+        const char* value = tile.values[i] + h * a.v_head * sizeof(E);
+        for (int64_t b = 0; b < bytes; b += 64) {
+          __builtin_prefetch(key + b, 0, 2);
+          __builtin_prefetch(value + b, 0, 2);
+        }
+      }
+  }
+
+  struct Row {
+    int first, last;  // keys of the tile this row sees, half-open
+    float slope;
+    int64_t position;
+  };
+
+  Row row_of(const Item& item, const Tile& tile, int64_t r, int head) const {
+    const int64_t token = item.token0 + r / group;
+    const int64_t position = a.key_len(item.seq) - a.query_len(item.seq) + token;
+    Row row;
+    row.position = position;
+    const int64_t last = a.causal ? position + 1 : a.key_len(item.seq);
+    const int64_t first = a.window ? position - a.window + 1 : 0;
+    row.first = (int)std::max<int64_t>(tile.first, std::min<int64_t>(kTile, first - tile.position));
+    row.last = (int)std::min<int64_t>(tile.last, std::max<int64_t>(-1, last - tile.position));
+    row.slope = a.slopes ? a.slopes[head * group + r % group] * kLog2e : 0.f;
+    return row;
+  }
+
+  // Products become scores in base 2; -inf where the row sees nothing.
+  void adjust(V* x, const Row& row, const Tile& tile) const {
+    constexpr int n = kTile / kLanes;
+    for (int j = 0; j < n; ++j) x[j] *= score_scale;
+    if (a.softcap > 0)
+      for (int j = 0; j < n; ++j) x[j] = vtanh(x[j]) * (a.softcap * kLog2e);
+    if (row.slope != 0.f)
+      for (int j = 0; j < n; ++j) {
+        const float start = (float)(row.position - tile.position - j * kLanes);
+        x[j] -= vabs(start - vlanes()) * row.slope;
+      }
+    if (row.first > 0 || row.last < kTile)
+      for (int j = 0; j < n; ++j)
+        x[j] = vkeep(x[j], row.first - j * kLanes, row.last - j * kLanes);
+  }
+
+  // One tile and one key head, for all rows of the item.
+  void step(const Item& item, const Tile& tile, int head, const float* q, const float* keys,
+            const float* values, State state, V* sums) const {
+    const int64_t rows = (item.token1 - item.token0) * group;
+    const int key_cols = round_up(tile.last, kLanes) / kLanes;
+    const int value_steps = round_up(tile.last, kPerWord<E>) / kPerWord<E>;
+    alignas(64) float scores[kRows][kTile];
+    alignas(64) float weights[kRows][kTile];
+    for (int64_t r0 = 0; r0 < rows; r0 += kRows) {
+      const int n = (int)std::min<int64_t>(kRows, rows - r0);
+      Row seen[kRows];
+      bool any = false;
+      for (int r = 0; r < n; ++r) {
+        seen[r] = row_of(item, tile, r0 + r, head);
+        any |= seen[r].first < seen[r].last;
+      }
+      if (!any) continue;
+      product_of<PAIRS>(n, key_cols)(q + r0 * words, words, keys, kTile, (int)words, scores[0],
+                                     kTile, false);
+      for (int r = 0; r < n; ++r) {
+        V x[kTile / kLanes];
+        for (int j = 0; j < kTile / kLanes; ++j)
+          x[j] = j < key_cols ? vload(scores[r] + j * kLanes) : V{};
+        adjust(x, seen[r], tile);
+        const float before = state.m[r0 + r];
+        const float m = std::max(before, vreduce_max(vmax(vmax(x[0], x[1]), vmax(x[2], x[3]))));
+        const float base = m == -INFINITY ? 0.f : m;
+        for (int j = 0; j < kTile / kLanes; ++j) x[j] = vexp2(x[j] - base);
+        pack_weights<PAIRS>(x, weights[r]);
+        V& sum = sums[r0 + r];
+        if (m != before) {
+          const V shrink = vexp2(vset(before - base));
+          sum *= shrink;
+          float* o = state.o + (r0 + r) * width;
+          for (int64_t d = 0; d < width; d += kLanes) vstore(o + d, vload(o + d) * shrink);
+        }
+        sum += (x[0] + x[1]) + (x[2] + x[3]);
+        state.m[r0 + r] = m;
+      }
+      const int cols = round_up((int)a.head_dim, kLanes) / kLanes;
+      for (int c = 0; c < cols; c += kCols)
+        product_of<PAIRS>(n, std::min(kCols, cols - c))(weights[0], kTile, values + c * kLanes,
+                                                        width, value_steps,
+                                                        state.o + r0 * width + c * kLanes, width,
+                                                        true);
+    }
+  }
+
+  void finish(const Item& item, int head, State s) const {
+    const int64_t rows = (item.token1 - item.token0) * group;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t token = a.query_start(item.seq) + item.token0 + r / group;
+      const int64_t h = head * group + r % group;
+      float m = s.m[r], l = s.l[r], shrink = 1.f;
+      if (a.sinks) {
+        const float sink = a.sinks[h] * kLog2e;
+        const float most = std::max(m, sink), base = most == -INFINITY ? 0.f : most;
+        shrink = exp2_of(m - base);
+        l = std::fma(l, shrink, exp2_of(sink - base));
+        m = most;
+      }
+      if (a.lse) a.lse[token * a.num_heads + h] = m == -INFINITY ? m : m / kLog2e + std::log(l);
+      const float by = s.m[r] == -INFINITY ? 0.f : shrink / l;
+      E* out = (E*)a.out + (token * a.num_heads + h) * a.head_dim;
+      for (int64_t d = 0; d < a.head_dim; d += kLanes) {
+        const V o = s.m[r] == -INFINITY ? V{} : vload(s.o + r * width + d) * by;
+        store_elements(out + d, o, (int)(a.head_dim - d));
+      }
+    }
+  }
+
+  size_t item_floats(const Item& item) const {
+    const int64_t rows = (item.token1 - item.token0) * group, heads = item.head1 - item.head0;
+    return words * kTile + kTile * width + rows * heads * (words + kLanes) +
+           2 * heads * state_floats(rows, width);
+  }
+
+  void run(const Item& item, Scratch& scratch, float* partials) const {
+    const int64_t rows = (item.token1 - item.token0) * group, heads = item.head1 - item.head0;
+    const size_t state_size = state_floats(rows, width);
+    float* keys = scratch.get(item_floats(item));
+    float* values = keys + words * kTile;
+    float* q = values + kTile * width;
+    V* sums = (V*)(q + rows * heads * words);
+    float* now = (float*)(sums + rows * heads);
+    float* total = now + heads * state_size;
+    for (int h = 0; h < heads; ++h) {
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t token = a.query_start(item.seq) + item.token0 + r / group;
+        const int64_t head = (item.head0 + h) * group + r % group;
+        const E* from = (const E*)a.query + token * a.q_token + head * a.q_head;
+        pack_row(from, (int)a.head_dim, q + (h * rows + r) * words);
+      }
+      clear(state_at(total + h * state_size, rows), rows);
+    }
+    Tile tiles[2];
+    int current = 0;
+    int64_t position = item.first / kTile * kTile;
+    if (position < item.end) locate(tiles[0], item, position);
+    while (position < item.end) {
+      const int64_t split_end = std::min(item.end, (position / kSplit + 1) * kSplit);
+      for (int h = 0; h < heads; ++h) {
+        const State s = state_at(now + h * state_size, rows);
+        clear(s, rows);
+        std::fill(s.o, s.o + rows * width, 0.f);
+      }
+      std::fill(sums, sums + rows * heads, V{});
+      for (; position < split_end; position += kTile, current ^= 1) {
+        const Tile& tile = tiles[current];
+        Tile& next = tiles[current ^ 1];
+        const bool more = position + kTile < item.end;
+        if (more) locate(next, item, position + kTile);
+        for (int h = 0; h < heads; ++h) {
+          if (more) prefetch(next, item, kTile * h / (int)heads, kTile * (h + 1) / (int)heads);
+          const int head = item.head0 + h;
+          pack_keys<E>(tile.keys, head * a.k_head * sizeof(E), tile.first, tile.last,
+                       (int)a.head_dim, keys);
+          pack_values<E>(tile.values, head * a.v_head * sizeof(E), tile.first, tile.last,
+                         (int)a.head_dim, values, (int)width);
+          step(item, tile, head, q + h * rows * words, keys, values,
+               state_at(now + h * state_size, rows), sums + h * rows);
+        }
+      }
+      for (int h = 0; h < heads; ++h) {
+        const State s = state_at(now + h * state_size, rows);
+        for (int64_t r = 0; r < rows; ++r) s.l[r] = vreduce_add(sums[h * rows + r]);
+        fold(state_at(total + h * state_size, rows), s, rows, width);
+      }
+    }
+    for (int h = 0; h < heads; ++h) {
+      float* from = total + h * state_size;
+      if (item.partial < 0) finish(item, item.head0 + h, state_at(from, rows));
+      else std::memcpy(partials + item.partial + h * state_size, from, state_size * sizeof(float));
+    }
+  }
+
+  void run_fold(const Fold& job, float* partials) const {
+    const Item& item = job.item;
+    const int64_t rows = (item.token1 - item.token0) * group, heads = item.head1 - item.head0;
+    const size_t state_size = state_floats(rows, width);
+    for (int h = 0; h < heads; ++h) {
+      float* first = partials + item.partial + h * state_size;
+      for (int64_t i = 1; i < job.num_splits; ++i)
+        fold(state_at(first, rows), state_at(first + i * heads * state_size, rows), rows, width);
+      finish(item, item.head0 + h, state_at(first, rows));
+    }
+  }
+
+  // Cut the call into items. Where too few would be left for the threads, key heads and then
+  // splits become items of their own; only the time changes by it.
+  size_t plan(std::vector<Item>& items, std::vector<Fold>& folds) const {
+    const int64_t block_tokens = std::max<int64_t>(1, kBlockRows / group);
+    int64_t total = 0;
+    for (int64_t s = 0; s < a.num_seqs; ++s) total += a.query_len(s) ? a.key_len(s) : 0;
+    size_t partial = 0;
+    for (int64_t s = 0; s < a.num_seqs; ++s) {
+      const int64_t n = a.query_len(s);
+      if (n == 0) continue;
+      const bool stream = n * group <= kStreamRows;
+      const int64_t blocks = (n + block_tokens - 1) / block_tokens;
+      const bool large = a.key_len(s) * 8 * a.threads > total;  // a large share of the work
+      const bool split = large && (stream || blocks * a.num_kv_heads < 4 * a.threads);
+      const bool few = large && total < 4 * a.threads * kSplit;
+      const int64_t heads = !stream ? 1 : few ? std::max<int64_t>(1, a.num_kv_heads / a.threads)
+                                              : a.num_kv_heads;
+      for (int64_t head = 0; head < a.num_kv_heads; head += heads)
+        for (int64_t b = blocks - 1; b >= 0; --b) {
+          Item item;
+          item.seq = (int32_t)s;
+          item.token0 = (int32_t)(b * block_tokens);
+          item.token1 = (int32_t)std::min(n, (b + 1) * block_tokens);
+          item.head0 = (int32_t)head;
+          item.head1 = (int32_t)std::min(a.num_kv_heads, head + heads);
+          item.first = a.first_key(s, item.token0);
+          item.end = a.end_key(s, item.token1);
+          const int64_t split0 = item.first / kSplit, split1 = (item.end + kSplit - 1) / kSplit;
+          if (!split || split1 - split0 < 2) {
+            items.push_back(item);
+            continue;
+          }
+          const int64_t first = item.first, end = item.end;
+          item.partial = (int64_t)partial;
+          folds.push_back({item, split1 - split0});
+          const int64_t rows = (item.token1 - item.token0) * group;
+          for (int64_t i = split0; i < split1; ++i) {
+            item.first = std::max(first, i * kSplit);
+            item.end = std::min(end, (i + 1) * kSplit);
+            item.partial = (int64_t)partial;
+            partial += (item.head1 - item.head0) * state_floats(rows, width);
+            items.push_back(item);
+          }
+        }
+    }
+    return partial;
+  }
+
+  void operator()() const {
+    static thread_local std::vector<Item> items;
+    static thread_local std::vector<Fold> folds;
+    static thread_local Scratch partial_memory;
+    items.clear();
+    folds.clear();
+    float* partials = partial_memory.get(plan(items, folds));
+    const Item* item = items.data();
+    const Fold* job = folds.data();
+    const int64_t num_items = (int64_t)items.size(), num_folds = (int64_t)folds.size();
+    const int threads = (int)std::max<int64_t>(1, std::min(a.threads, num_items));
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+      static thread_local Scratch scratch;
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t i = 0; i < num_items; ++i) run(item[i], scratch, partials);
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t i = 0; i < num_folds; ++i) run_fold(job[i], partials);
+    }
+  }
+};
+
+// 0, or 1 + the first sequence whose lengths or block ids cannot be, before any key is read.
+int64_t first_bad_sequence(const Args& a) {
+  for (int64_t s = 0; s < a.num_seqs; ++s) {
+    const int64_t start = a.query_start(s), query_len = a.query_len(s), key_len = a.key_len(s);
+    if ((s == 0 && start != 0) || query_len < 0 || key_len < 0) return 1 + s;
+    if (start + query_len > a.num_tokens) return 1 + s;
+    if (!a.block_table) {
+      const int64_t key_start = a.key_start(s);
+      if ((s == 0 && key_start != 0) || key_start + key_len > a.num_blocks) return 1 + s;
+      continue;
+    }
+    if (a.cu_q && query_len > key_len) return 1 + s;
+    if (key_len > a.max_blocks * a.block_size) return 1 + s;
+    if (query_len == 0) continue;
+    const int32_t* blocks = a.block_table + s * a.table_stride;
+    const int64_t end = (key_len + a.block_size - 1) / a.block_size;
+    uint32_t most = 0;
+    for (int64_t b = a.first_key(s, 0) / a.block_size; b < end; ++b)
+      most = std::max(most, (uint32_t)blocks[b]);
+    if (end > 0 && most >= (uint64_t)a.num_blocks) return 1 + s;
+  }
+  const bool keys_end = a.block_table || a.seq_lens[a.num_seqs] == a.num_blocks;
+  const int64_t tokens = a.cu_q ? a.cu_q[a.num_seqs] : a.num_seqs;
+  return keys_end && tokens == a.num_tokens ? 0 : 1 + a.num_seqs;
+}
+
+}  // namespace
+
+// Attention of packed queries. With block_table, keys lie in blocks and seq_lens holds lengths;
+// without, keys are packed, seq_lens holds their running sums and num_blocks their number.
+// cu_q null: one query a sequence. dtype: 0 float32, 1 bfloat16, 2 float16. window 0 and softcap 0:
+// none. Strides count elements. Returns 0, or 1 + the first sequence that was refused.
+extern "C" int64_t blocks_attention(
+    const void* query, const void* key, const void* value, const int32_t* block_table,
+    const int32_t* seq_lens, const int32_t* cu_q, const float* sinks, const float* slopes,
+    void* out, float* lse, int64_t num_seqs, int64_t num_tokens, int64_t num_heads,
+    int64_t num_kv_heads, int64_t head_dim, int64_t num_blocks, int64_t block_size,
+    int64_t max_blocks, int64_t table_stride, int64_t q_token, int64_t q_head, int64_t k_block,
+    int64_t k_slot, int64_t k_head, int64_t v_block, int64_t v_slot, int64_t v_head, int64_t dtype,
+    int64_t causal, int64_t window, int64_t threads, double scale, double softcap) {
+  const Args args{(const char*)query, (const char*)key, (const char*)value, block_table, seq_lens,
+                  cu_q, sinks, slopes, (char*)out, lse, num_seqs, num_tokens, num_heads,
+                  num_kv_heads, head_dim, num_blocks, block_size, max_blocks, table_stride,
+                  q_token, q_head, k_block, k_slot, k_head, v_block, v_slot, v_head, causal,
+                  window, threads, (float)scale, (float)softcap};
+  if (const int64_t bad = first_bad_sequence(args)) return bad;
+  if (dtype == 0) Attention<float>{args}();
+  else if (dtype == 1) Attention<bf16>{args}();
+  else Attention<fp16>{args}();
+  return 0;
+}
