@@ -1,5 +1,8 @@
 """Whole blocks copied inside the cache, all layers at once: what copy-on-write asks for."""
 
+import math
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,7 +13,9 @@ from blocks._work import Work
 from blocks.kv import reference
 from blocks.kv.copies import independent_groups
 
-HAS = ("reference", "torch")
+HAS = ("reference", "torch", "triton")
+TILE = 2048
+"""Elements one program copies."""
 
 
 def copy_blocks(
@@ -34,6 +39,8 @@ def copy_blocks(
 
     Reference: Kwon et al., 2023, PagedAttention, section 5.1 (fused block copy).
     """
+    if not planes.is_contiguous():
+        raise fail("planes", "a contiguous tensor", f"strides {planes.stride()}")
     num_blocks = planes.shape[1]
     for pair in pairs:
         if not (0 <= pair[0] < num_blocks and 0 <= pair[1] < num_blocks):
@@ -42,9 +49,23 @@ def copy_blocks(
     if chosen == "reference":
         reference.copy_blocks(planes, pairs)
         return
+    run = _copy_triton if chosen == "triton" else _copy_torch
     for group in independent_groups(pairs):
-        sources, targets = torch.tensor(group, device=planes.device).unbind(1)
-        planes.index_copy_(1, targets, planes.index_select(1, sources))
+        run(planes, torch.tensor(group, device=planes.device))
+
+
+def _copy_torch(planes: Tensor, pairs: Tensor) -> None:
+    sources, targets = pairs.unbind(1)
+    planes.index_copy_(1, targets, planes.index_select(1, sources))
+
+
+def _copy_triton(planes: Tensor, pairs: Tensor) -> None:
+    from blocks.kv._triton.copy import copy_blocks_kernel
+
+    num_planes, _, *block = planes.shape
+    elements = math.prod(block)
+    launch: Any = copy_blocks_kernel[(pairs.shape[0], num_planes, -(-elements // TILE))]
+    launch(planes, *planes.stride()[:2], pairs, elements, TILE=TILE)
 
 
 def copy_blocks_work(num_pairs: int, num_planes: int, block_bytes: int) -> Work:

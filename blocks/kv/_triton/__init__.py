@@ -1,0 +1,1 @@
+"""Device code of blocks.kv; imported at first launch."""

@@ -1,0 +1,74 @@
+"""KVCache: sizes from a budget, explained; views of one allocation; block copies in all layers."""
+
+import pytest
+import torch
+
+from blocks.kv import KVCache, bytes_per_token
+
+SIZES = {"num_layers": 3, "block_size": 4, "num_kv_heads": 2, "head_dim": 8, "dtype": torch.float16}
+TOKEN_BYTES = 2 * 3 * 2 * 8 * 2
+BLOCK_BYTES = 4 * TOKEN_BYTES
+
+
+@pytest.mark.parametrize("spare", [0, 1, BLOCK_BYTES - 1])
+def test_as_many_blocks_as_the_budget_holds(spare):
+    cache = KVCache.from_budget(5 * BLOCK_BYTES + spare, **SIZES)
+    assert cache.num_blocks == 5
+    assert cache.num_tokens == 4 * 4
+    assert cache.storage.nbytes == 5 * BLOCK_BYTES
+    assert f"{spare} bytes unused" in cache.explain()
+
+
+def test_explain_names_every_number():
+    text = KVCache.from_budget(5 * BLOCK_BYTES, **SIZES).explain()
+    assert text.startswith("16 tokens fit: 4 blocks x 4 tokens")
+    assert f"one token takes {TOKEN_BYTES} bytes" in text
+    assert "2 x 3 layers x 2 heads x 8 x 2 bytes (float16)" in text
+
+
+def test_explain_without_a_budget():
+    assert f"takes {7 * BLOCK_BYTES} bytes" in KVCache(7, **SIZES).explain()
+
+
+@pytest.mark.parametrize("budget", [2 * BLOCK_BYTES - 1, 0, -5])
+def test_a_budget_too_small_for_one_block_says_the_numbers(budget):
+    with pytest.raises(ValueError, match="cache_bytes") as caught:
+        KVCache.from_budget(budget, **SIZES)
+    for part in (f"at least {2 * BLOCK_BYTES}", f"got {budget}", "raise the budget"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["num_layers", "block_size", "num_kv_heads", "head_dim"])
+def test_sizes_must_be_positive(name):
+    for build in (lambda **k: KVCache(4, **k), lambda **k: KVCache.from_budget(1 << 20, **k)):
+        with pytest.raises(ValueError, match=f"{name}: expected a positive number, got 0"):
+            build(**SIZES | {name: 0})
+
+
+def test_the_null_block_alone_is_no_cache():
+    with pytest.raises(ValueError, match="num_blocks: expected at least 2"):
+        KVCache(1, **SIZES)
+
+
+def test_layers_are_disjoint_views_of_one_allocation():
+    cache = KVCache(4, **SIZES)
+    assert cache.key(0).shape == cache.value(2).shape == (4, 4, 2, 8)
+    for number, plane in enumerate(
+        plane for layer in range(3) for plane in (cache.key(layer), cache.value(layer))
+    ):
+        plane.fill_(number)
+        assert plane.is_contiguous()
+    values = cache.storage.flatten(2).unique(dim=-1).flatten()
+    assert values.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_blocks_are_copied_in_all_layers_in_order():
+    cache = KVCache(4, **SIZES)
+    cache.storage.copy_(torch.arange(4.0)[:, None, None, None].expand_as(cache.storage))
+    cache.copy_blocks([(1, 2), (2, 3), (0, 1)])
+    assert cache.storage[:, :, :, 0, 0, 0].unique(dim=1).squeeze(1).tolist() == [[0, 0, 1, 1]] * 3
+    cache.copy_blocks([])
+
+
+def test_opt_13b_takes_800_kib_a_token():
+    assert bytes_per_token(40, 40, 128, torch.float16) == 800 * 1024
