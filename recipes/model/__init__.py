@@ -3,7 +3,7 @@
 ``recipes.model.tokenizer`` is imported on its own: it alone needs the extra ``serve``.
 """
 
-from recipes.model.attend import Attend, batched_attend, dense_attend
+from recipes.model.attend import Attend, batched_attend, decode_attend, dense_attend, paged_attend
 from recipes.model.config import AttentionSpec, ModelConfig, Rope
 from recipes.model.decoder import Decoder
 from recipes.model.init import init_weights
@@ -16,9 +16,11 @@ __all__ = [
     "ModelConfig",
     "Rope",
     "batched_attend",
+    "decode_attend",
     "dense_attend",
     "init_weights",
     "load_model",
+    "paged_attend",
     "read_config",
     "save_model",
 ]

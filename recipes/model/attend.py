@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blocks.attention import prefill
+from blocks.attention import paged_decode, paged_extend, prefill
+from blocks.kv import KVCache, write_kv
 from recipes.model.config import AttentionSpec, ModelConfig
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -49,6 +50,61 @@ def batched_attend(config: ModelConfig, seq_len: int) -> Attend:
             q, k, v, is_causal=True, scale=spec.scale, enable_gqa=q.shape[1] != k.shape[1]
         )
         return out.transpose(1, 2).flatten(0, 1)
+
+    return attend
+
+
+def paged_attend(
+    config: ModelConfig,
+    cache: KVCache,
+    block_table: Tensor,
+    seq_lens: Tensor,
+    cu_seqlens_q: Tensor,
+    slot_mapping: Tensor,
+) -> Attend:
+    """Attention of each sequence's new tokens over its pages, the new ones written first.
+
+    A step may mix prompt chunks, decodes and, as writes precede reads in every layer, sequences
+    that share a block one of them fills in this very step.
+
+    Args:
+        cache: pages of all layers; written in place.
+        block_table: int32 [num_seqs, max_blocks].
+        seq_lens: int32 [num_seqs] context lengths, new tokens included.
+        cu_seqlens_q: int32 [num_seqs + 1] running sums of the numbers of new tokens.
+        slot_mapping: int64 [num_tokens] where each new token's key and value go; -1 for nowhere.
+    """
+    specs = attention_specs(config)
+
+    def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        keys, values = cache.key(layer), cache.value(layer)
+        write_kv(key, value, keys, values, slot_mapping)
+        scale, window, softcap = specs[layer]
+        return paged_extend(
+            query, keys, values, block_table, seq_lens, cu_seqlens_q,
+            scale=scale, window=window, softcap=softcap,
+        )  # fmt: skip
+
+    return attend
+
+
+def decode_attend(
+    config: ModelConfig,
+    cache: KVCache,
+    block_table: Tensor,
+    seq_lens: Tensor,
+    slot_mapping: Tensor,
+) -> Attend:
+    """``paged_attend`` of a step in which every sequence has exactly one new token."""
+    specs = attention_specs(config)
+
+    def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        keys, values = cache.key(layer), cache.value(layer)
+        write_kv(key, value, keys, values, slot_mapping)
+        scale, window, softcap = specs[layer]
+        return paged_decode(
+            query, keys, values, block_table, seq_lens, scale=scale, window=window, softcap=softcap
+        )
 
     return attend
 

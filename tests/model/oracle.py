@@ -76,6 +76,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "Gemma2",
         SIZES
         | {
+            "initializer_range": 0.06,
             "head_dim": 16,
             "sliding_window": 6,
             "query_pre_attn_scalar": 11,
@@ -90,7 +91,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"scale_attn_by_inverse_layer_idx": True, "n_inner": 40, "tie_word_embeddings": False},
     ),
     "opt": ("OPT", OPT),
-    "opt-post-norm": ("OPT", OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 16}),
+    "opt-post-norm": (
+        "OPT",
+        OPT
+        | {"do_layer_norm_before": False, "word_embed_proj_dim": 16, "tie_word_embeddings": False},
+    ),
 }
 
 
@@ -125,3 +130,18 @@ def hf_folder(case: str, root: Path) -> Path:
     folder = root / case
     hf_model(case).save_pretrained(folder)
     return folder
+
+
+def hf_greedy(model: Any, prompt: torch.Tensor, num_tokens: int) -> list[int]:
+    """Tokens that transformers' ``generate`` appends, end-of-sequence ids ignored."""
+    with torch.inference_mode():
+        out = model.generate(
+            prompt[None],
+            attention_mask=torch.ones_like(prompt)[None],
+            do_sample=False,
+            min_new_tokens=num_tokens,
+            max_new_tokens=num_tokens,
+            eos_token_id=100_000,  # never drawn
+            pad_token_id=0,
+        )
+    return out[0, len(prompt) :].tolist()

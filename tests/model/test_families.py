@@ -1,12 +1,16 @@
-"""Every family computes what transformers computes."""
+"""Every family computes what transformers computes, along every way through attention."""
+
+import functools
 
 import pytest
 import torch
 
 from recipes.model import Decoder, dense_attend, load_model
-from tests.model.oracle import CASES, hf_folder, hf_logits, hf_model
+from tests.model.oracle import CASES, hf_folder, hf_greedy, hf_logits, hf_model
+from tests.model.paged import PagedRunner
 
-LENGTH = 40  # past every window of the cases
+LENGTH = 40  # past every window of the cases, and past the first context of the scaled ropes
+LIMIT = 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -14,8 +18,23 @@ def root(tmp_path_factory):
     return tmp_path_factory.mktemp("models")
 
 
-def tokens_of(vocab_size: int, length: int = LENGTH, seed: int = 0) -> torch.Tensor:
-    return torch.randint(3, vocab_size, (length,), generator=torch.Generator().manual_seed(seed))
+@pytest.fixture(params=CASES)
+def case(request):
+    return request.param
+
+
+@pytest.fixture
+def decoder(case, root) -> Decoder:
+    return _decoder(case, root)
+
+
+@functools.cache
+def _decoder(case, root) -> Decoder:
+    return load_model(hf_folder(case, root))
+
+
+def tokens_of(length: int = LENGTH, seed: int = 0) -> torch.Tensor:
+    return torch.randint(3, 101, (length,), generator=torch.Generator().manual_seed(seed))
 
 
 def prefill_logits(decoder: Decoder, tokens: torch.Tensor) -> torch.Tensor:
@@ -25,11 +44,69 @@ def prefill_logits(decoder: Decoder, tokens: torch.Tensor) -> torch.Tensor:
         return decoder.logits(hidden)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_prefill_logits_equal_transformers(case, root):
-    decoder = load_model(hf_folder(case, root))
-    tokens = tokens_of(decoder.config.vocab_size)
-    expected = hf_logits(hf_model(case), tokens)
-    assert expected.std() > 0.1  # a model that says nothing would pass any comparison
-    error = (prefill_logits(decoder, tokens) - expected).abs().max()
-    assert error < 1e-4, error
+def assert_equal(logits: torch.Tensor, expected: torch.Tensor) -> None:
+    assert expected.std() > 0.5  # a model that says nothing would pass any comparison
+    error = (logits - expected).abs().max()
+    assert error < LIMIT, f"logits differ by {error:.2e}"
+
+
+def test_prefill_logits_equal_transformers(case, decoder):
+    tokens = tokens_of()
+    assert_equal(prefill_logits(decoder, tokens), hf_logits(hf_model(case), tokens))
+
+
+def test_chunked_prefill_through_pages_equals_transformers(case, decoder):
+    """Two sequences in chunks of uneven sizes, one of them empty at times."""
+    one, two = tokens_of(), tokens_of(29, seed=1)
+    runner = PagedRunner(decoder, num_seqs=2, max_len=LENGTH)
+    parts = [
+        runner.step(list(new))
+        for new in zip(one.split([1, 16, 0, 7, 16]), two.split([9, 0, 3, 16, 1]), strict=True)
+    ]
+    for tokens, logits in zip((one, two), zip(*parts, strict=True), strict=True):
+        assert_equal(torch.cat(logits), hf_logits(hf_model(case), tokens))
+
+
+def test_token_by_token_decode_through_pages_equals_transformers(case, decoder):
+    one, two = tokens_of(), tokens_of(seed=2)
+    runner = PagedRunner(decoder, num_seqs=2, max_len=LENGTH)
+    steps = [
+        runner.step([a, b], decode=True) for a, b in zip(one.split(1), two.split(1), strict=True)
+    ]
+    for tokens, logits in zip((one, two), zip(*steps, strict=True), strict=True):
+        assert_equal(torch.cat(logits), hf_logits(hf_model(case), tokens))
+
+
+def greedy(decoder: Decoder, prompt: torch.Tensor, num_tokens: int) -> list[int]:
+    runner = PagedRunner(decoder, num_seqs=1, max_len=len(prompt) + num_tokens)
+    (logits,) = runner.step([prompt])
+    chosen = []
+    for _ in range(num_tokens):
+        chosen.append(int(logits[-1].argmax()))
+        (logits,) = runner.step([torch.tensor(chosen[-1:])], decode=True)
+    return chosen
+
+
+def test_64_greedy_tokens_equal_transformers(case, decoder):
+    """One forward pass is enough of an oracle: if every choice of ours is its choice after the
+    same tokens, then by induction it would have written the same text."""
+    prompt = tokens_of(13, seed=3)
+    chosen = greedy(decoder, prompt, 64)
+    expected = hf_logits(hf_model(case), torch.cat((prompt, torch.tensor(chosen))))
+    assert chosen == expected[len(prompt) - 1 : -1].argmax(-1).tolist()
+    assert len(set(chosen)) > 3, "a repeated token proves little"
+
+
+def test_greedy_tokens_equal_transformers_generate(root):
+    prompt = tokens_of(13, seed=3)
+    chosen = greedy(_decoder("llama", root), prompt, 64)
+    assert chosen == hf_greedy(hf_model("llama"), prompt, 64)
+
+
+def test_bfloat16_stays_near_float32(case, decoder, root):
+    tokens = tokens_of()
+    half = load_model(hf_folder(case, root), dtype=torch.bfloat16)
+    assert half.embed.weight.dtype == torch.bfloat16
+    expected = prefill_logits(decoder, tokens)
+    error = prefill_logits(half, tokens).float() - expected
+    assert error.square().mean().sqrt() < 0.1 * expected.std()
