@@ -1,0 +1,41 @@
+"""``python -m recipes.serve [MODEL]``: load a model and answer OpenAI's clients."""
+
+import logging
+import sys
+
+from recipes.serve.arguments import engine_config, parser, server_config
+from recipes.serve.loading import load
+from recipes.serve.server import Server, build_service, greeting, listen
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    options = parser().parse_args()
+    try:
+        server = server_config(options)
+        engine = engine_config(options)
+    except ValueError as error:
+        return _fail(error, 2)
+    try:
+        sock = listen(server.host, server.port)
+    except OSError as error:
+        return _fail(f"{server.host}:{server.port}: {error.strerror}; choose another --port", 5)
+    print("loading", options.model or "the bundled model", "...", file=sys.stderr, flush=True)
+    try:
+        loaded = load(options.model, engine)
+    except ValueError as error:
+        return _fail(error, 4)
+    service = build_service(loaded, server)
+    print(loaded.explain(), greeting(service, sock), sep="\n", flush=True)
+    Server(service).run(sockets=[sock])
+    return 0
+
+
+def _fail(error: object, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

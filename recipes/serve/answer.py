@@ -1,0 +1,102 @@
+"""From a stream of deltas to a response: one JSON object, or events as they come."""
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from recipes.serve import errors
+from recipes.serve.async_engine import Stream, StreamCancelled
+from recipes.serve.errors import ApiError
+from recipes.serve.outputs import Delta
+from recipes.serve.service import Service, json_response
+from recipes.serve.sse import DONE, KEEP_ALIVE, EventStream, frame, watch_disconnect
+
+
+class Writer(Protocol):
+    """Puts deltas into the words of one endpoint."""
+
+    def opening(self) -> list[Any]:
+        """Events before the first delta."""
+        ...
+
+    def events(self, delta: Delta) -> list[Any]:
+        """Events for one delta."""
+        ...
+
+    def closing(self) -> list[Any]:
+        """Events after the last delta."""
+        ...
+
+    def whole(self) -> Any:
+        """The answer as one object, from all deltas given to `add`."""
+        ...
+
+    def add(self, delta: Delta) -> None:
+        """Collect a delta for `whole`."""
+        ...
+
+
+async def answer(
+    service: Service, request: Request, stream: Stream, writer: Writer, *, streaming: bool
+) -> Response | ASGIApp:
+    """The response to a submitted request."""
+    if streaming:
+        return EventStream(_frames(service, stream, writer), stream.cancel)
+    watch = watch_disconnect(request.receive, stream.cancel)
+    try:
+        async for deltas in _batches(service, stream):
+            for delta in deltas:
+                _raise_failure(delta)
+                writer.add(delta)
+    except StreamCancelled as error:
+        raise _cancelled(str(error)) from None
+    finally:
+        watch.cancel()
+        stream.cancel("stream_ended")
+    return json_response(writer.whole())
+
+
+async def _frames(service: Service, stream: Stream, writer: Writer) -> AsyncIterator[bytes]:
+    opening = writer.opening()
+    try:
+        async for deltas in _batches(service, stream):
+            if not deltas:
+                yield KEEP_ALIVE
+                continue
+            events, opening = opening, []
+            for delta in deltas:
+                _raise_failure(delta)
+                events += writer.events(delta)
+            if events:
+                yield b"".join(map(frame, events))
+        yield b"".join(map(frame, opening + writer.closing())) + DONE
+    except StreamCancelled as error:
+        if str(error) != "client_left":
+            yield frame(_cancelled(str(error)).body()) + DONE
+    except ApiError as error:
+        yield frame(error.body()) + DONE
+
+
+def _batches(service: Service, stream: Stream) -> AsyncIterator[list[Delta]]:
+    config = service.config
+    return stream.batches(limit=config.request_timeout, heartbeat=config.keep_alive_comment)
+
+
+def _raise_failure(delta: Delta) -> None:
+    if delta.finish_reason == "error":
+        raise errors.failed(delta.error or "the request failed")
+    if delta.finish_reason == "cancelled":
+        raise errors.unavailable("the request was cancelled by the server")
+
+
+def _cancelled(cause: str) -> ApiError:
+    if cause == "client_left":
+        return ApiError(499, "the client left", code="client_left")
+    if cause == "timeout":
+        headers = {"x-should-retry": "false"}
+        message = "the generation took longer than this server allows"
+        return ApiError(504, message, code="timeout", headers=headers)
+    return errors.unavailable("the server is shutting down")

@@ -1,0 +1,143 @@
+"""The routes: which path is answered by whom."""
+
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from recipes.serve import errors
+from recipes.serve.chat import chat_completions
+from recipes.serve.completions import completions
+from recipes.serve.errors import ApiError
+from recipes.serve.middleware import Gate
+from recipes.serve.protocol import DetokenizeBody, TokenizeBody
+from recipes.serve.service import Service, json_response
+
+Endpoint = Callable[[Service, Request], Awaitable[Any]]
+
+
+def build_app(service: Service) -> ASGIApp:
+    """The whole ASGI application; starts the engine's thread with the server and ends it too."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        service.engine.start()
+        yield
+        await service.engine.stop()
+
+    table: list[tuple[str, str, Endpoint]] = [
+        ("POST", "/v1/chat/completions", chat_completions),
+        ("POST", "/v1/completions", completions),
+        ("GET", "/v1/models", models),
+        ("GET", "/v1/models/{name:path}", one_model),
+        ("POST", "/tokenize", tokenize),
+        ("POST", "/detokenize", detokenize),
+        ("GET", "/health", health),
+        ("GET", "/ready", ready),
+        ("GET", "/metrics", metrics),
+    ]
+    routes = [
+        Route(path, functools.partial(endpoint, service), methods=[method])
+        for method, path, endpoint in table
+    ]
+    handlers: Any = {ApiError: _api_error, HTTPException: _http_error}
+    return Gate(
+        Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan), service.config
+    )
+
+
+async def models(service: Service, request: Request) -> Response:
+    """GET /v1/models."""
+    return json_response({"object": "list", "data": [_model(service)]})
+
+
+async def one_model(service: Service, request: Request) -> Response:
+    """GET /v1/models/NAME."""
+    service.check_model(request.path_params["name"])
+    return json_response(_model(service))
+
+
+def _model(service: Service) -> dict[str, Any]:
+    return {
+        "id": service.model_name,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "llm-blocks",
+        "max_model_len": service.max_model_len,
+    }
+
+
+async def tokenize(service: Service, request: Request) -> Response:
+    """POST /tokenize: the token ids of a text or a conversation."""
+    body = await service.read(request, TokenizeBody)
+    service.check_model(body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise errors.bad_request("prompt: expected either prompt or messages", "prompt")
+    if body.prompt is not None:
+        tokens = await service.encode(body.prompt, add_special_tokens=body.add_special_tokens)
+    else:
+        messages = [m.plain(f"messages[{at}]") for at, m in enumerate(body.messages or [])]
+        options = {"add_generation_prompt": body.add_generation_prompt}
+        tokens = await service.encode_chat(messages, options)
+    found: dict[str, Any] = {"tokens": tokens, "count": len(tokens)}
+    if body.return_token_strs:
+        decode = service.tokenizer.decode
+        found["token_strs"] = [decode([token], skip_control_tokens=False) for token in tokens]
+    return json_response(found | {"max_model_len": service.max_model_len})
+
+
+async def detokenize(service: Service, request: Request) -> Response:
+    """POST /detokenize: the text of token ids."""
+    body = await service.read(request, DetokenizeBody)
+    service.check_model(body.model)
+    if any(not 0 <= token < service.vocab_size for token in body.tokens):
+        message = f"tokens: expected token ids from 0 to {service.vocab_size - 1}, got another"
+        raise errors.bad_request(message, "tokens")
+    return json_response(
+        {"prompt": service.tokenizer.decode(body.tokens, skip_control_tokens=False)}
+    )
+
+
+async def health(service: Service, request: Request) -> Response:
+    """GET /health: whether the process is worth keeping; needs no key."""
+    alive = service.engine.is_alive
+    return json_response({"status": "ok" if alive else "dead"}, 200 if alive else 503)
+
+
+async def ready(service: Service, request: Request) -> Response:
+    """GET /ready: whether new work would be served, judged by the progress of what is pending."""
+    stalled = service.engine.seconds_stalled()
+    if service.draining:
+        raise errors.unavailable("the server is shutting down")
+    if not service.engine.is_alive:
+        raise errors.unavailable("the engine has stopped")
+    if stalled > service.config.stall_timeout:
+        raise errors.unavailable(f"no step finished for {stalled:.0f} s with work pending")
+    return json_response({"status": "ready", "in_flight": service.engine.num_in_flight})
+
+
+async def metrics(service: Service, request: Request) -> Response:
+    """GET /metrics: Prometheus text."""
+    return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _api_error(request: Request, error: ApiError) -> Response:
+    return error.response()
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    if error.status_code == 404:
+        message = f"there is no {request.url.path[:100]!r} here; see the README for the routes"
+        return ApiError(404, message, code="not_found").response()
+    allowed = dict(error.headers or {})
+    message = f"{request.method} is not answered here"
+    return ApiError(
+        error.status_code, message, code="method_not_allowed", headers=allowed
+    ).response()

@@ -1,0 +1,65 @@
+"""The command line of ``python -m recipes.serve``."""
+
+import argparse
+import os
+
+from recipes.serve.config import EngineConfig, ServerConfig
+from recipes.serve.sizes import parse_bytes
+
+KEY_VARIABLE = "LLM_BLOCKS_API_KEY"
+
+
+def parser() -> argparse.ArgumentParser:
+    """All options; defaults come from `EngineConfig` and `ServerConfig`."""
+    engine, server = EngineConfig(), ServerConfig()
+    made = argparse.ArgumentParser(
+        prog="python -m recipes.serve", description="Serve a model to OpenAI's clients."
+    )
+    add = made.add_argument
+    add("model", nargs="?", help="folder in the Hugging Face layout (default: the bundled model)")
+    add("--host", default=server.host, help="address to listen on (default %(default)s)")
+    add("--port", type=int, default=server.port, help="0 for any free one (default %(default)s)")
+    add("--kv-memory", type=parse_bytes, help="memory for keys and values, such as 256MiB")
+    add("--max-model-len", type=int, help="longest prompt plus output in tokens")
+    add("--max-num-seqs", type=int, default=engine.max_num_seqs, help="default %(default)s")
+    add("--token-budget", type=int, default=engine.token_budget, help="default %(default)s")
+    add("--max-waiting", type=int, default=engine.max_waiting, help="default %(default)s")
+    add("--policy", default=engine.policy, help="fcfs or priority (default %(default)s)")
+    add("--dtype", help="float32, bfloat16 or float16 (default: the checkpoint's)")
+    add("--device", default=engine.device, help="default %(default)s")
+    add("--api-key", help=f"wanted from clients; better set ${KEY_VARIABLE}")
+    add("--model-name", help="name clients use (default: the folder's)")
+    add("--allow-host", action="append", default=[], help="further Host header to accept")
+    add(
+        "--request-timeout",
+        type=float,
+        default=server.request_timeout,
+        help="default %(default)s s",
+    )
+    add("--drain-timeout", type=float, default=server.drain_timeout, help="default %(default)s s")
+    return made
+
+
+def engine_config(options: argparse.Namespace) -> EngineConfig:
+    return EngineConfig(
+        kv_bytes=options.kv_memory,
+        max_model_len=options.max_model_len,
+        max_num_seqs=options.max_num_seqs,
+        token_budget=options.token_budget,
+        max_waiting=options.max_waiting,
+        policy=options.policy,
+        dtype=options.dtype,
+        device=options.device,
+    )
+
+
+def server_config(options: argparse.Namespace) -> ServerConfig:
+    return ServerConfig(
+        host=options.host,
+        port=options.port,
+        api_key=options.api_key or os.environ.get(KEY_VARIABLE) or None,
+        model_name=options.model_name,
+        allowed_hosts=tuple(options.allow_host),
+        request_timeout=options.request_timeout,
+        drain_timeout=options.drain_timeout,
+    )

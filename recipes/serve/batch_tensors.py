@@ -1,0 +1,158 @@
+"""A batch of the scheduler as the tensors a forward pass wants.
+
+Every running sequence keeps a row of one long-lived block table, updated where it changed; a step
+then gathers rows and computes positions and slots for all tokens at once, in numpy.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blocks._checks import check
+from blocks.sched import Batch, Entry
+
+
+class BlockIds(Protocol):
+    """A sequence's blocks; the list grows at its end and changes only in its last entry."""
+
+    block_ids: list[int]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StepTensors:
+    """Inputs of one forward pass.
+
+    token_ids, positions: int64 [num_tokens]. slots: int64 [num_tokens].
+    block_table: int32 [num_seqs, max_blocks]. seq_lens: int32 [num_seqs], new tokens included.
+    cu_seqlens_q: int32 [num_seqs + 1]. last: index of the last token of every entry that is
+        sampled from, int64 [num_sampled].
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    block_table: Tensor
+    seq_lens: Tensor
+    cu_seqlens_q: Tensor
+    last: Tensor
+
+
+@dataclasses.dataclass(slots=True)
+class _Row:
+    row: int
+    epoch: int
+    num_blocks: int
+    last_block: int
+
+
+class BatchTensors:
+    """Builds `StepTensors`; owns the rows.
+
+    A row is a cache entry: it may outlive its sequence and is taken when rows run short, so nobody
+    has to say that a sequence has ended.
+
+    Args:
+        table_of: a sequence id's blocks; ids are never used twice.
+        num_rows: most sequences in one batch.
+        block_size: tokens per block.
+        max_blocks: most blocks of one sequence.
+        device: where the tensors go.
+    """
+
+    def __init__(
+        self,
+        table_of: Callable[[int], BlockIds],
+        *,
+        num_rows: int,
+        block_size: int,
+        max_blocks: int,
+        device: torch.device,
+    ) -> None:
+        self._table_of = table_of
+        self._block_size = block_size
+        self._device = device
+        self._table = np.zeros((num_rows, max_blocks), dtype=np.int32)
+        self._rows: dict[int, _Row] = {}
+        self._free = list(range(num_rows - 1, -1, -1))
+
+    def build(self, batch: Batch) -> StepTensors:
+        """The tensors of one step."""
+        entries = batch.entries
+        self._make_room(entries)
+        rows = np.fromiter(map(self._update_row, entries), np.int64, len(entries))
+        token_ids: list[int] = []
+        for entry in entries:
+            tokens, start, count = entry.sequence.tokens, entry.start, entry.num_tokens
+            if count == 1:
+                token_ids.append(tokens[start])
+            else:
+                token_ids += tokens[start : start + count]
+        starts = np.fromiter((e.start for e in entries), np.int64, len(entries))
+        counts = np.fromiter((e.num_tokens for e in entries), np.int64, len(entries))
+        sampled = np.fromiter((e.num_samples > 0 for e in entries), np.bool_, len(entries))
+        return self._assemble(rows, starts, counts, sampled, token_ids)
+
+    def _assemble(
+        self,
+        rows: np.ndarray,
+        starts: np.ndarray,
+        counts: np.ndarray,
+        sampled: np.ndarray,
+        token_ids: list[int],
+    ) -> StepTensors:
+        size = self._block_size
+        bounds = np.zeros(len(rows) + 1, np.int32)
+        np.cumsum(counts, out=bounds[1:])
+        offsets = np.arange(bounds[-1]) - np.repeat(bounds[:-1], counts)
+        positions = np.repeat(starts, counts) + offsets
+        slots = self._table[np.repeat(rows, counts), positions // size] * np.int64(size)
+        slots += positions % size
+        seq_lens = (starts + counts).astype(np.int32)
+        width = -(-int(seq_lens.max()) // size)
+        return StepTensors(
+            token_ids=torch.tensor(token_ids, device=self._device),
+            positions=self._to(positions),
+            slots=self._to(slots),
+            block_table=self._to(self._table[rows, :width]),
+            seq_lens=self._to(seq_lens),
+            cu_seqlens_q=self._to(bounds),
+            last=self._to(bounds[1:][sampled].astype(np.int64) - 1),
+        )
+
+    def _to(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+    def _make_room(self, entries: list[Entry]) -> None:
+        """Have a free row for every entry that may need one."""
+        check(
+            len(entries) <= len(self._table),
+            "batch",
+            f"at most {len(self._table)} sequences",
+            len(entries),
+        )
+        if len(self._free) >= len(entries):
+            return
+        staying = {entry.sequence.sequence_id for entry in entries}
+        for sequence_id in [known for known in self._rows if known not in staying]:
+            self._free.append(self._rows.pop(sequence_id).row)
+
+    def _update_row(self, entry: Entry) -> int:
+        """The entry's row, brought up to date; usually two comparisons."""
+        sequence_id = entry.sequence.sequence_id
+        ids = self._table_of(sequence_id).block_ids
+        row = self._rows.get(sequence_id)
+        if row is None:
+            row = self._rows[sequence_id] = _Row(self._free.pop(), entry.epoch, 0, -1)
+        elif row.epoch != entry.epoch:
+            row.epoch, row.num_blocks, row.last_block = entry.epoch, 0, -1
+        held = row.num_blocks
+        if len(ids) == held and ids[-1] == row.last_block:
+            return row.row
+        first = held - 1 if held and ids[held - 1] != row.last_block else held
+        self._table[row.row, first : len(ids)] = ids[first:]
+        row.num_blocks, row.last_block = len(ids), ids[-1]
+        return row.row

@@ -1,0 +1,101 @@
+"""Settings of the engine and of the server: small frozen records, most important fields first."""
+
+import dataclasses
+
+from blocks._checks import check
+from recipes.serve.sizes import format_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineConfig:
+    """How much one engine may hold and do at once.
+
+    kv_bytes: memory for keys and values [bytes]; None takes what ``max_num_seqs`` sequences of
+        full length need, but at most a quarter of the free memory and 1 GiB.
+    max_model_len: longest prompt plus output [tokens]; None for the model's own limit.
+    max_num_seqs: most sequences that run in one step.
+    token_budget: most tokens (prompt chunks and decodes together) computed in one step.
+    block_size: tokens per cache block.
+    max_waiting: longest queue [requests]; more are refused.
+    policy: who runs first, ``fcfs`` or ``priority``.
+    dtype: storage of weights and cache; None keeps the checkpoint's.
+    device: where the model runs.
+    """
+
+    kv_bytes: int | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int = 64
+    token_budget: int = 512
+    block_size: int = 16
+    max_waiting: int = 1024
+    policy: str = "fcfs"
+    dtype: str | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "token_budget", "block_size", "max_waiting"):
+            value = getattr(self, name)
+            check(value >= 1, name, "a positive number", value)
+        for name in ("kv_bytes", "max_model_len"):
+            value = getattr(self, name)
+            check(value is None or value >= 1, name, "a positive number or None", value)
+        check(self.policy in ("fcfs", "priority"), "policy", "'fcfs' or 'priority'", self.policy)
+        check(
+            self.token_budget >= self.max_num_seqs,
+            "token_budget",
+            f"at least max_num_seqs ({self.max_num_seqs}), one token per running sequence",
+            self.token_budget,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerConfig:
+    """How the server listens and what it accepts. All times in seconds, sizes in bytes.
+
+    host, port: where to listen; 127.0.0.1 keeps other machines out.
+    api_key: bearer token wanted on every route but /health; needed when host is not loopback.
+    model_name: name clients use; None takes the folder's name.
+    allowed_hosts: further values of the Host header to accept on a loopback bind.
+    max_body_bytes, max_header_bytes: larger requests are refused with 413 and 400.
+    header_timeout, body_timeout, write_timeout: a client slower than this is cut off.
+    request_timeout: longest life of a generation.
+    stall_timeout: with work pending and no step for this long, /ready says 503.
+    keep_alive_comment: silence on a stream after which an SSE comment is sent.
+    drain_timeout: how long SIGTERM waits for running requests.
+    max_connections: more are answered 503.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: str | None = dataclasses.field(default=None, repr=False)
+    model_name: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    max_body_bytes: int = 8 * 2**20
+    max_header_bytes: int = 64 * 2**10
+    header_timeout: float = 10.0
+    body_timeout: float = 30.0
+    write_timeout: float = 30.0
+    request_timeout: float = 600.0
+    stall_timeout: float = 30.0
+    keep_alive_comment: float = 15.0
+    drain_timeout: float = 30.0
+    max_connections: int = 1024
+
+    def __post_init__(self) -> None:
+        check(0 <= self.port <= 65535, "port", "0 to 65535", self.port)
+        check(self.api_key is None or len(self.api_key) >= 1, "api_key", "a non-empty key", "''")
+        check(
+            self.is_loopback or self.api_key is not None,
+            "host",
+            "a loopback address, or an API key besides",
+            self.host,
+            "add --api-key (or LLM_BLOCKS_API_KEY), or listen on 127.0.0.1",
+        )
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+    @property
+    def body_limit(self) -> str:
+        return format_bytes(self.max_body_bytes)

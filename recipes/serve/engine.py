@@ -1,0 +1,313 @@
+"""The engine: requests in, deltas out, one ``step`` at a time.
+
+schedule -> forward -> draw -> update -> text. Nothing here waits, sleeps or talks to anybody; who
+calls ``step`` decides about threads. An error in what belongs to one request ends that request; one
+in the forward pass rolls the step back, and the scheduler narrows down whose fault it is.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+
+from torch import Tensor
+
+from blocks.kv import BlockManager
+from blocks.sched import Batch, FinishReason, Output, Request, Scheduler
+from recipes.model import Decoder
+from recipes.serve.admission import check_prompt
+from recipes.serve.config import EngineConfig
+from recipes.serve.job import Job
+from recipes.serve.live import Live, Sample
+from recipes.serve.memory import make_cache
+from recipes.serve.metrics import EngineStats, Metrics
+from recipes.serve.outputs import Delta, TokenLogprob
+from recipes.serve.prompt_scores import score_prompt
+from recipes.serve.runner import Runner
+from recipes.serve.sampler import Draw, Drawn, draw
+from recipes.serve.text_stream import Detokenizer
+
+log = logging.getLogger("recipes.serve")
+
+REASONS = {
+    FinishReason.EOS: "stop",
+    FinishReason.STOP_TOKEN: "stop",
+    FinishReason.STOP_STRING: "stop",
+    FinishReason.LENGTH: "length",
+}
+Reports = dict[tuple[str, int], TokenLogprob]
+
+
+class Engine:
+    """Continuous batching over a paged cache.
+
+    Not thread-safe: one caller drives ``add``, ``cancel`` and ``step``; ``stats`` may be read from
+    anywhere.
+
+    Invariants:
+        1. Every accepted request ends with one finishing delta per sample, unless it is cancelled.
+        2. With no request left, no sequence holds a block.
+
+    Args:
+        decoder: the model.
+        detokenizer: makes one for a sequence; the argument says whether to skip special tokens.
+        config: limits.
+        clock: seconds, monotonic; for scheduling order and latencies.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        detokenizer: Callable[[bool], Detokenizer],
+        config: EngineConfig,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config
+        self.vocab_size = decoder.config.vocab_size
+        self.cache = make_cache(decoder, config)
+        limit = config.max_model_len or decoder.config.max_positions
+        self.max_model_len = min(limit, self.cache.num_tokens)
+        self.metrics = Metrics(self.stats)
+        self.decoder = decoder
+        self._detokenizer = detokenizer
+        self._clock = clock
+        self._eos = tuple(decoder.config.eos_token_ids)
+        self._live: dict[str, Live] = {}
+        self._num_failed_steps = self._num_prompt_tokens = self._num_output_tokens = 0
+        self._last_error = ""
+        self._reset()
+
+    def _reset(self) -> None:
+        config, cache = self.config, self.cache
+        self.manager = BlockManager(cache.num_blocks, cache.block_size)
+        self.scheduler = Scheduler(
+            self.manager,
+            token_budget=config.token_budget,
+            max_num_seqs=config.max_num_seqs,
+            max_model_len=self.max_model_len,
+            policy=config.policy,
+            clock=self._clock,
+            max_waiting=config.max_waiting,
+        )
+        self._runner = Runner(
+            self.decoder,
+            cache,
+            self.manager,
+            max_num_seqs=config.max_num_seqs,
+            max_model_len=self.max_model_len,
+        )
+
+    def has_work(self) -> bool:
+        """Whether any accepted request has not ended."""
+        return bool(self._live)
+
+    @property
+    def dtype(self) -> str:
+        """Storage dtype of the weights, by its torch name."""
+        return str(next(self.decoder.parameters()).dtype).removeprefix("torch.")
+
+    def check(self, job: Job) -> int:
+        """The most tokens a job may generate; raises ``ValueError`` if it can never be served."""
+        return check_prompt(
+            job.prompt_tokens,
+            job.params,
+            vocab_size=self.vocab_size,
+            max_model_len=self.max_model_len,
+        )
+
+    def add(self, job: Job) -> None:
+        """Queue a request.
+
+        Raises:
+            ValueError: it can never be served (``ContextTooLong`` says by how much).
+            QueueFull: try again later.
+        """
+        params, max_tokens = job.params, self.check(job)
+        namespace = job.namespace
+        if params.prompt_logprobs is not None:  # every position must be computed, none found
+            namespace = f"{namespace}\0{job.request_id}"
+        request = Request(
+            request_id=job.request_id,
+            prompt_tokens=job.prompt_tokens,
+            max_tokens=max_tokens,
+            num_samples=params.n,
+            priority=job.priority,
+            eos_token_ids=self._eos,
+            stop_token_ids=params.stop_token_ids,
+            min_tokens=params.min_tokens,
+            ignore_eos=params.ignore_eos,
+            namespace=namespace,
+        )
+        self.scheduler.add(request)
+        seed = int.from_bytes(os.urandom(7), "big") if params.seed is None else params.seed
+        end_tokens = {*params.stop_token_ids, *(() if params.ignore_eos else self._eos)}
+        self._live[job.request_id] = Live(job, seed, tuple(end_tokens), self._detokenizer)
+        self._num_prompt_tokens += len(job.prompt_tokens)
+
+    def cancel(self, request_id: str) -> bool:
+        """Forget a request and free its blocks; no delta follows. False if it is not known."""
+        if self._live.pop(request_id, None) is None:
+            return False
+        self.scheduler.cancel(request_id)
+        return True
+
+    def step(self) -> list[Delta]:
+        """Compute one batch and report what each sequence gained."""
+        batch = self.scheduler.schedule()
+        if not batch.entries:
+            return []
+        self.metrics.step(batch.num_tokens)
+        try:
+            hidden, tensors = self._runner.forward(batch)
+            logits = self._runner.logits(hidden, tensors.last)
+        except Exception as error:
+            return self._roll_back(batch, error)
+        errors = self._score_prompts(batch, hidden)
+        return self._take(batch, self._draw(batch, logits), errors)
+
+    def abort_all(self, error: str) -> list[Delta]:
+        """Fail every request and start over with an empty cache, after an error of our own."""
+        deltas = [delta for live in self._live.values() for delta in live.fail(error)]
+        self._live.clear()
+        self._reset()
+        return deltas
+
+    def stats(self) -> EngineStats:
+        """A snapshot for metrics."""
+        scheduler, manager = self.scheduler, self.manager
+        counters = scheduler.counters
+        return EngineStats(
+            num_running=scheduler.num_running,
+            num_waiting=scheduler.num_waiting,
+            kv_usage=1 - manager.num_free_blocks / manager.num_usable_blocks,
+            num_preemptions=counters.num_preemptions,
+            prefix_queries=counters.prefix_query_tokens,
+            prefix_hits=counters.prefix_hit_tokens,
+            prompt_tokens=self._num_prompt_tokens,
+            generation_tokens=self._num_output_tokens,
+            num_failed_steps=self._num_failed_steps,
+        )
+
+    # ---- the parts of a step ----
+
+    def _score_prompts(self, batch: Batch, hidden: Tensor) -> dict[str, str]:
+        """Prompt log-probabilities where wanted; returns what went wrong, by request id."""
+        errors: dict[str, str] = {}
+        row = 0
+        for entry in batch.entries:
+            live = self._live[entry.sequence.request.request_id]
+            if live.prompt_scores is not None and entry.sequence.num_output == 0:
+                chunk = hidden[row : row + entry.num_tokens]
+                try:
+                    score_prompt(live, entry.start, chunk, self._runner.logits_of)
+                except Exception as error:
+                    log.exception("prompt log-probabilities of %s", live.job.request_id)
+                    errors[live.job.request_id] = f"prompt logprobs: {type(error).__name__}"
+            row += entry.num_tokens
+        return errors
+
+    def _draw(self, batch: Batch, logits: Tensor) -> list[list[Drawn]]:
+        """Tokens of every entry; none for a prompt chunk that is not the last."""
+        draws: list[Draw] = []
+        row = 0
+        for entry in batch.entries:
+            if entry.num_samples:
+                live = self._live[entry.sequence.request.request_id]
+                draws += [Draw(row, state) for state in live.drawing(entry)]
+                row += 1
+        flat = iter(draw(logits, draws))
+        return [[next(flat) for _ in range(entry.num_samples)] for entry in batch.entries]
+
+    def _take(self, batch: Batch, drawn: list[list[Drawn]], errors: dict[str, str]) -> list[Delta]:
+        """Hand the tokens to the scheduler and turn what came of it into deltas."""
+        reports: Reports = {}
+        for entry, group in zip(batch.entries, drawn, strict=True):
+            sequence = entry.sequence
+            request_id = sequence.request.request_id
+            for offset, one in enumerate(group):
+                if one.error is not None:
+                    errors[request_id] = one.error
+                if one.logprob is not None:
+                    reports[request_id, sequence.index + offset] = one.logprob
+        deltas = [d for request_id, error in errors.items() for d in self._fail(request_id, error)]
+        now = self._clock()
+        tokens = [[one.token for one in group] for group in drawn]
+        for output in self.scheduler.update(batch, tokens):
+            deltas += self._advance(output, reports, now)
+        return deltas
+
+    def _advance(self, output: Output, reports: Reports, now: float) -> list[Delta]:
+        """One new token of one sequence: its text, its metrics, its end."""
+        sequence, token, reason = output
+        request_id = sequence.request.request_id
+        live = self._live.get(request_id)
+        if live is None or token is None:
+            return []  # the request failed earlier in this step
+        sample = live.samples[sequence.index]
+        sample.state.tokens = sequence.tokens
+        self._num_output_tokens += 1
+        delta = Delta(request_id, sequence.index, [token], "")
+        try:
+            delta.text = _visible(sample, token, reason)
+        except Exception:
+            log.exception("text of request %s", request_id)
+            return self._fail(request_id, "the output could not be turned into text")
+        if sample.text.matched is not None and reason is not FinishReason.LENGTH:
+            self.scheduler.stop(sequence.sequence_id, FinishReason.STOP_STRING)
+            reason = FinishReason.STOP_STRING
+        if live.job.params.logprobs is not None:
+            delta.logprobs = [reports[request_id, sequence.index]]
+        if sequence.num_output == 1:
+            delta.num_cached_tokens = sequence.num_cached
+            delta.prompt_logprobs = live.prompt_scores
+            queued = (sequence.first_scheduled or now) - sequence.arrival
+            self.metrics.first_token(now - sequence.arrival, queued)
+        else:
+            self.metrics.next_token(now - sample.last_token)
+        sample.last_token = now
+        if reason is not None:
+            self._finish(live, sample, delta, reason)
+            self.metrics.finished(now - sequence.arrival, delta.finish_reason or "")
+        return [delta]
+
+    def _finish(self, live: Live, sample: Sample, delta: Delta, reason: FinishReason) -> None:
+        sample.finished = True
+        delta.finish_reason = "stop" if sample.text.matched is not None else REASONS[reason]
+        if sample.text.matched is not None:
+            delta.stop_reason = sample.text.matched
+        elif reason is FinishReason.STOP_TOKEN:
+            delta.stop_reason = delta.token_ids[-1]
+        if live.done:
+            del self._live[live.job.request_id]
+
+    def _fail(self, request_id: str, error: str) -> list[Delta]:
+        """End one request with an error; whatever it computed can no longer be found."""
+        live = self._live.pop(request_id, None)
+        if live is None:
+            return []
+        ids = [sequence.sequence_id for sequence in self.scheduler.sequences(request_id)]
+        self.scheduler.fail_sequences(ids)
+        deltas = live.fail(error)
+        for _ in deltas:
+            self.metrics.finished(0.0, "error")
+        return deltas
+
+    def _roll_back(self, batch: Batch, error: Exception) -> list[Delta]:
+        """The forward pass raised: nothing of the step counts; who keeps failing alone is ended."""
+        log.error("step %d failed and is rolled back", batch.step, exc_info=error)
+        self._num_failed_steps += 1
+        message = f"the model failed on this request ({type(error).__name__})"
+        ended = {output.sequence.request.request_id for output in self.scheduler.fail(batch)}
+        return [delta for request_id in ended for delta in self._fail(request_id, message)]
+
+
+def _visible(sample: Sample, token: int, reason: FinishReason | None) -> str:
+    """Text that this token makes visible; a token that ends the sequence has none."""
+    text = ""
+    if reason in (None, FinishReason.LENGTH):
+        enough = sample.state.num_output >= sample.state.params.min_tokens
+        text = sample.text.push(token, may_stop=enough)
+    if reason is not None and sample.text.matched is None:
+        text += sample.text.finish()
+    return text

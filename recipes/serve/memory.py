@@ -1,0 +1,41 @@
+"""How much memory the keys and values get, and the cache made of it."""
+
+import os
+
+from blocks.kv import KVCache, bytes_per_token
+from recipes.model import Decoder
+from recipes.serve.config import EngineConfig
+
+DEFAULT_MAX_BYTES = 2**30
+"""Most that is taken without being asked; CPU pages are only used as blocks are first written."""
+
+
+def make_cache(decoder: Decoder, config: EngineConfig) -> KVCache:
+    """The cache of an engine, from its budget or from what it can use."""
+    model = decoder.config
+    weight = next(decoder.parameters())
+    sizes = {
+        "num_layers": model.num_layers,
+        "num_kv_heads": model.num_kv_heads,
+        "head_dim": model.head_dim,
+        "dtype": weight.dtype,
+    }
+    budget = config.kv_bytes
+    if budget is None:
+        limit = config.max_model_len or model.max_positions
+        blocks = config.max_num_seqs * -(-limit // config.block_size) + 1
+        useful = blocks * config.block_size * bytes_per_token(**sizes)
+        budget = min(useful, DEFAULT_MAX_BYTES, max(free_memory() // 4, 2**24))
+    return KVCache.from_budget(budget, block_size=config.block_size, device=weight.device, **sizes)
+
+
+def free_memory() -> int:
+    """Memory the machine could give now [bytes]."""
+    try:
+        with open("/proc/meminfo") as info:
+            for line in info:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,143 @@
+"""What the endpoints share: the model's name and limits, tokenizing off the loop, submitting."""
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from blocks.sched import QueueFull
+from recipes.model.tokenizer import Tokenizer
+from recipes.serve import errors
+from recipes.serve.admission import ContextTooLong, check_prompt
+from recipes.serve.async_engine import AsyncEngine, Stream
+from recipes.serve.config import ServerConfig
+from recipes.serve.errors import ApiError
+from recipes.serve.job import Job
+from recipes.serve.metrics import Metrics
+from recipes.serve.protocol import decode
+
+SHORT_TEXT = 4096
+"""Characters up to which a text is tokenized on the event loop (well under a millisecond)."""
+
+log = logging.getLogger("recipes.serve")
+Body = TypeVar("Body", bound=msgspec.Struct)
+
+
+@dataclasses.dataclass
+class Service:
+    """The state behind the routes.
+
+    engine: the running engine. tokenizer: the model's. config: the server's limits.
+    model_name: what clients call it. max_model_len: longest prompt plus output [tokens].
+    vocab_size: width of the logits. metrics: what /metrics shows.
+    draining: set once the server is going down; new work is refused.
+    """
+
+    engine: AsyncEngine
+    tokenizer: Tokenizer
+    config: ServerConfig
+    model_name: str
+    max_model_len: int
+    vocab_size: int
+    metrics: Metrics
+    draining: bool = False
+    created: int = dataclasses.field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self._helpers = concurrent.futures.ThreadPoolExecutor(2, "tokenize")
+
+    async def read(self, request: Request, kind: type[Body]) -> Body:
+        """The request's body, bounded in size and time, decoded."""
+        content = request.headers.get("content-type", "application/json")
+        if content.partition(";")[0].strip().lower() != "application/json":
+            message = f"content-type: expected application/json, got {content[:80]!r}"
+            raise ApiError(415, message, code="unsupported_media_type")
+        try:
+            async with asyncio.timeout(self.config.body_timeout):
+                raw = await self._read_limited(request)
+        except TimeoutError:
+            raise ApiError(408, "body: not received in time", code="body_timeout") from None
+        except ClientDisconnect:
+            raise ApiError(499, "the client left", code="client_left") from None
+        return decode(raw, kind)
+
+    async def _read_limited(self, request: Request) -> bytes:
+        limit = self.config.max_body_bytes
+        message = f"body: expected at most {self.config.body_limit}, got more"
+        too_large = ApiError(413, message, code="body_too_large")
+        announced = request.headers.get("content-length", "0")
+        if announced.isdigit() and int(announced[:20]) > limit:
+            raise too_large
+        raw = bytearray()
+        async for chunk in request.stream():
+            raw += chunk
+            if len(raw) > limit:
+                raise too_large
+        return bytes(raw)
+
+    def check_model(self, name: str | None) -> None:
+        if name is not None and name != self.model_name:
+            raise errors.model_not_found(name, self.model_name)
+
+    async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text; long ones are encoded in a helper thread."""
+
+        def run() -> list[int]:
+            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+        return await self._run(run, len(text))
+
+    async def encode_chat(
+        self, messages: list[dict[str, str]], options: dict[str, Any]
+    ) -> list[int]:
+        """Token ids of a conversation in the model's chat format."""
+
+        def run() -> list[int]:
+            return self.tokenizer.apply_chat_template(messages, **options)
+
+        try:
+            return await self._run(run, sum(len(message["content"]) for message in messages))
+        except ValueError as error:  # the template's own refusal, or no template at all
+            raise errors.bad_request(f"messages: {error}"[:500], "messages") from None
+
+    async def _run(self, function: Any, size: int) -> list[int]:
+        if size <= SHORT_TEXT:
+            return function()
+        return await asyncio.get_running_loop().run_in_executor(self._helpers, function)
+
+    async def submit(self, jobs: Sequence[Job], param: str) -> Stream:
+        """Check and queue jobs, all or none; ``param`` is the field that holds the prompt."""
+        try:
+            if self.draining:
+                raise errors.unavailable("the server is shutting down")
+            for job in jobs:
+                check_prompt(
+                    job.prompt_tokens,
+                    job.params,
+                    vocab_size=self.vocab_size,
+                    max_model_len=self.max_model_len,
+                )
+            return await self.engine.submit(jobs)
+        except ContextTooLong as error:
+            raise errors.context_length_exceeded(
+                error.limit, error.prompt, error.wanted, param
+            ) from None
+        except QueueFull as error:
+            self.metrics.refused(429)
+            raise errors.overloaded(f"The server is busy ({error}); try again shortly.") from None
+        except ValueError as error:
+            message = str(error)
+            field = message.split(":")[0].split()[0]
+            raise errors.bad_request(message, param if field == "prompt" else field) from None
+
+
+def json_response(payload: Any, status: int = 200) -> Response:
+    body = msgspec.json.encode(payload)
+    return Response(body, status_code=status, media_type="application/json")
