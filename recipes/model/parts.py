@@ -35,6 +35,8 @@ class Table(nn.Module):
 
 
 class RMSNorm(nn.Module):
+    """Rows divided by their root mean square, weight put in, after adding ``residual``."""
+
     def __init__(self, width: int, eps: float, offset: float, dtype: torch.dtype) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width, dtype=dtype))
@@ -42,11 +44,17 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None):
         return ops.rms_norm(
-            x, self.weight, eps=self.eps, residual=residual, weight_offset=self.offset
+            _like(x, residual),
+            self.weight,
+            eps=self.eps,
+            residual=residual,
+            weight_offset=self.offset,
         )
 
 
 class LayerNorm(nn.Module):
+    """Rows of mean 0 and variance 1, weight and bias put in, after adding ``residual``."""
+
     def __init__(self, width: int, eps: float, dtype: torch.dtype) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width, dtype=dtype))
@@ -54,7 +62,14 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor, residual: Tensor | None = None):
-        return ops.layer_norm(x, self.weight, self.bias, eps=self.eps, residual=residual)
+        return ops.layer_norm(
+            _like(x, residual), self.weight, self.bias, eps=self.eps, residual=residual
+        )
+
+
+def _like(x: Tensor, residual: Tensor | None) -> Tensor:
+    """Under autocast a branch comes back in bfloat16 and the residual stream stays float32."""
+    return x if residual is None or x.dtype == residual.dtype else x.to(residual.dtype)
 
 
 def make_norm(config: ModelConfig, width: int, dtype: torch.dtype) -> nn.Module:

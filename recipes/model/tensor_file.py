@@ -13,7 +13,7 @@ import ctypes
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,26 +169,31 @@ class TensorFile:
             )
 
 
-class Tensors(NamedTuple):
-    """What to write under one name: the tensor may be a view, and is made contiguous in turn."""
+class Named(NamedTuple):
+    """What to write under a name; the tensor may be a view and may need converting."""
 
     name: str
     tensor: Tensor
+    dtype: torch.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes it takes in the file."""
+        return self.tensor.numel() * self.dtype.itemsize
 
 
-def write_tensors(path: Path, tensors: Iterable[Tensors]) -> None:
+def write_tensors(path: Path, tensors: Sequence[Named]) -> None:
     """Write a safetensors file: complete under its name, or not there at all.
 
-    Needs memory for one tensor besides those given, where that one is not contiguous.
+    Tensors that are not contiguous, of another dtype or on a device are copied one at a time.
     """
-    tensors = list(tensors)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name, tensor in tensors:
-        start, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
+    for item in tensors:
+        start, end = end, end + item.num_bytes
+        header[item.name] = {
+            "dtype": NAMES[item.dtype],
+            "shape": list(item.tensor.shape),
             "data_offsets": [start, end],
         }
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -197,8 +202,8 @@ def write_tensors(path: Path, tensors: Iterable[Tensors]) -> None:
     try:
         with scratch.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
-            for _, tensor in tensors:
-                whole = tensor.detach().cpu().contiguous()
+            for item in tensors:
+                whole = item.tensor.detach().to("cpu", item.dtype).contiguous()
                 file.write(_bytes_of(whole))
             file.flush()
             os.fsync(file.fileno())

@@ -16,7 +16,7 @@ from recipes.model.config import ModelConfig
 from recipes.model.decoder import Decoder
 from recipes.model.folder import find, open_folder, read_json, require, write_json
 from recipes.model.pieces import Piece
-from recipes.model.tensor_file import TensorFile, Tensors, write_tensors
+from recipes.model.tensor_file import Named, TensorFile, write_tensors
 
 if TYPE_CHECKING:
     from recipes.model.tokenizer import Tokenizer
@@ -76,23 +76,30 @@ def save_model(
     folder: str | Path,
     tokenizer: "Tokenizer | None" = None,
     *,
+    dtype: torch.dtype | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
     """Write a folder that transformers and ``load_model`` read.
 
     Each file appears whole or not at all, the index last; weight files of an earlier model in the
     same folder are removed at the end. Needs memory for one tensor besides the model.
+
+    Args:
+        tokenizer: written beside the weights where given.
+        dtype: dtype of the weights in the files; default that of the parameters.
+        max_shard_bytes: several files and an index are written where one would be larger.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = decoder.config
     parameters = dict(decoder.named_parameters())
-    dtype = str(decoder.embed.weight.dtype).removeprefix("torch.")
-    write_json(folder / "config.json", config.to_hf() | {"torch_dtype": dtype})
+    kept = dtype or decoder.embed.weight.dtype
+    name = str(kept).removeprefix("torch.")
+    write_json(folder / "config.json", config.to_hf() | {"torch_dtype": name})
     write_json(folder / "generation_config.json", _generation(config))
     if tokenizer is not None:
         tokenizer.save(folder)
-    tensors = [Tensors(p.name, part_of(parameters, p)) for p in families.pieces(config)]
+    tensors = [Named(p.name, part_of(parameters, p), kept) for p in families.pieces(config)]
     shards = list(_shards(tensors, max_shard_bytes))
     names = [SINGLE]
     if len(shards) > 1:
@@ -204,21 +211,20 @@ def _generation(config: ModelConfig) -> dict[str, object]:
     }
 
 
-def _shards(tensors: list[Tensors], limit: int) -> Iterator[list[Tensors]]:
+def _shards(tensors: list[Named], limit: int) -> Iterator[list[Named]]:
     shard, size = [], 0
     for item in tensors:
-        num_bytes = item.tensor.numel() * item.tensor.element_size()
-        if shard and size + num_bytes > limit:
+        if shard and size + item.num_bytes > limit:
             yield shard
             shard, size = [], 0
         shard.append(item)
-        size += num_bytes
+        size += item.num_bytes
     yield shard
 
 
-def _write_index(folder: Path, names: list[str], shards: list[list[Tensors]]) -> None:
+def _write_index(folder: Path, names: list[str], shards: list[list[Named]]) -> None:
     pairs = [(item, name) for name, shard in zip(names, shards, strict=True) for item in shard]
-    total = sum(item.tensor.numel() * item.tensor.element_size() for item, _ in pairs)
+    total = sum(item.num_bytes for item, _ in pairs)
     weight_map = {item.name: name for item, name in pairs}
     write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 

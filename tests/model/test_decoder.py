@@ -69,3 +69,18 @@ def test_same_seed_gives_the_same_weights():
     one, two = (random_decoder(tiny(), seed=3) for _ in range(2))
     for (name, a), b in zip(one.named_parameters(), two.parameters(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_autocast_trains_and_keeps_the_residual_stream_in_float32(seeded):
+    decoder = random_decoder(tiny(tie_embeddings=True))
+    tokens, positions = torch.randint(97, (16,), generator=seeded), torch.arange(16)
+    attend = batched_attend(decoder.config, 16)
+    plain = decoder.logits(decoder(tokens, positions, attend))
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = decoder(tokens, positions, attend)
+        logits = decoder.logits(hidden)
+    assert hidden.dtype == torch.float32
+    assert logits.dtype == torch.bfloat16
+    assert (logits.float() - plain).abs().mean() < 0.1 * plain.std()
+    logits.float().square().mean().backward()
+    assert all(p.grad is not None for p in decoder.parameters())
