@@ -1,0 +1,29 @@
+"""A trainer for small language models: text in, a model folder that serves at once out."""
+
+from recipes.train.config import PRESETS, TrainConfig, bundled, demo, override, tiny
+from recipes.train.corpus import Corpus, Document, Pair, load_corpus
+from recipes.train.evaluate import HeldOut, bits_per_byte
+from recipes.train.log import LogEntry, duration, plot_log, read_log
+from recipes.train.trainer import TrainingDiverged, TrainResult, train
+
+__all__ = [
+    "PRESETS",
+    "Corpus",
+    "Document",
+    "HeldOut",
+    "LogEntry",
+    "Pair",
+    "TrainConfig",
+    "TrainResult",
+    "TrainingDiverged",
+    "bits_per_byte",
+    "bundled",
+    "demo",
+    "duration",
+    "load_corpus",
+    "override",
+    "plot_log",
+    "read_log",
+    "tiny",
+    "train",
+]

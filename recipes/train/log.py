@@ -1,0 +1,119 @@
+"""The run's log: one JSON object per line on disk, one readable line on the screen."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class LogEntry:
+    """What is known after a step.
+
+    step: steps done, from 1. num_steps: of the whole run.
+    loss: mean of the steps since the last entry, in nats per token.
+    held_out_loss: nats per token, bits_per_byte: of held-out text; None where not looked at.
+    learning_rate: of this step. grad_norm: before clipping, of this step.
+    num_tokens: seen since the start. tokens_per_s: since the last entry, looks at held-out text
+    left out. num_skipped_steps: steps whose gradient was not finite. eta_s: seconds to go.
+    """
+
+    step: int
+    num_steps: int
+    loss: float
+    held_out_loss: float | None
+    bits_per_byte: float | None
+    learning_rate: float
+    grad_norm: float
+    num_tokens: int
+    tokens_per_s: float
+    num_skipped_steps: int
+    eta_s: float
+
+    def line(self) -> str:
+        """One line for the screen."""
+        seen = "" if self.bits_per_byte is None else f"  held-out {self.bits_per_byte:.3f} bits/byte"
+        skipped = f"  skipped {self.num_skipped_steps}" if self.num_skipped_steps else ""
+        return (
+            f"step {self.step:>5}/{self.num_steps}  loss {self.loss:6.3f}  "
+            f"lr {self.learning_rate:.1e}  grad {self.grad_norm:5.2f}  "
+            f"{self.tokens_per_s:7,.0f} tokens/s  to go {duration(self.eta_s)}{skipped}{seen}"
+        )
+
+
+# What a repeat of the run may change: clocks, not numbers.
+TIMINGS = ("tokens_per_s", "eta_s")
+
+
+def duration(seconds: float) -> str:
+    """``75.2`` -> ``1:15``; hours only where there are some."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class JsonLog:
+    """Appends entries to a file; opening it at a step drops what came after that step."""
+
+    def __init__(self, path: Path, *, after_step: int) -> None:
+        self.path = path
+        kept = [entry for entry in read_log(path) if entry["step"] <= after_step]
+        draft = path.with_suffix(".draft")
+        draft.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        os.replace(draft, path)
+
+    def write(self, entry: LogEntry) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(dataclasses.asdict(entry)) + "\n")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The entries of a log file; a last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    entries = []
+    for line in path.read_text().splitlines():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return entries
+
+
+def plot_log(entries: Sequence[dict[str, Any]], path: Path, title: str = "") -> bool:
+    """Draw training and held-out loss over tokens; False where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    figure = Figure(figsize=(6.4, 3.6), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    tokens = [entry["num_tokens"] / 1e6 for entry in entries]
+    axes.plot(tokens, [entry["loss"] for entry in entries], color="#8fa8c8", lw=1, label="training")
+    seen = [e for e in entries if e["held_out_loss"] is not None]
+    axes.plot(
+        [entry["num_tokens"] / 1e6 for entry in seen],
+        [entry["held_out_loss"] for entry in seen],
+        color="#c0392b",
+        marker="o",
+        ms=3,
+        label="held-out text",
+    )
+    if seen:
+        last = seen[-1]
+        axes.annotate(
+            f"{last['bits_per_byte']:.2f} bits/byte",
+            (last["num_tokens"] / 1e6, last["held_out_loss"]),
+            textcoords="offset points",
+            xytext=(-4, 7),
+            ha="right",
+            fontsize=9,
+            color="#c0392b",
+        )
+    axes.set(xlabel="million tokens", ylabel="loss, nats per token", title=title)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    figure.savefig(path)
+    return True

@@ -1,0 +1,102 @@
+"""Optimizers, their parameter groups, and the learning rate of a step.
+
+Matrices inside the layers may go to Muon; embeddings, norms and biases always go to AdamW, and
+only matrices decay.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from recipes.train.config import TrainConfig
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum made orthogonal: every singular value of a matrix's update becomes about one.
+
+    The update is scaled by ``0.2 * sqrt(max(rows, columns))`` so that its root mean square is that
+    of AdamW and both share one learning rate.
+
+    Args:
+        params: matrices.
+        lr: learning rate. momentum: Nesterov momentum. weight_decay: decoupled.
+
+    Reference: Jordan et al. 2024, Muon (the quintic Newton-Schulz iteration); Liu et al. 2025,
+    Muon is Scalable for LLM Training, section 2.2 (the scale).
+    """
+
+    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        assert closure is None, "no closure is taken"
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                momentum = state["momentum"]
+                momentum.lerp_(parameter.grad, 1 - group["momentum"])
+                update = orthogonalize(parameter.grad.lerp(momentum, group["momentum"]))
+                scale = 0.2 * math.sqrt(max(parameter.shape))
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update.to(parameter.dtype), alpha=-group["lr"] * scale)
+
+
+def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
+    """The matrix with singular values moved to about one (0.7 to 1.2), in bfloat16."""
+    x = matrix.to(torch.bfloat16)
+    tall = x.shape[0] > x.shape[1]
+    x = x.mT if tall else x
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        poly = torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        x = torch.addmm(x, poly, x, beta=3.4445)
+    return x.mT if tall else x
+
+
+def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """The optimizers of a run; every parameter is in exactly one group of one of them."""
+    groups = parameter_groups(model, config)
+    rate, decay = config.learning_rate, config.weight_decay
+    adamw = torch.optim.AdamW(
+        [
+            {"params": groups["decayed"], "weight_decay": decay},
+            {"params": groups["plain"], "weight_decay": 0.0},
+        ],
+        lr=rate,
+        betas=(0.9, 0.95),
+        eps=1e-10,
+        fused=True,
+    )
+    if not groups["matrices"]:
+        return [adamw]
+    return [adamw, Muon(groups["matrices"], lr=rate, weight_decay=decay)]
+
+
+def parameter_groups(model: nn.Module, config: TrainConfig) -> dict[str, list[nn.Parameter]]:
+    """``matrices`` (Muon's; empty under AdamW), ``decayed`` and ``plain`` parameters."""
+    groups: dict[str, list[nn.Parameter]] = {"matrices": [], "decayed": [], "plain": []}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2:
+            groups["plain"].append(parameter)
+        elif name.startswith("layers.") and config.optimizer == "muon":
+            groups["matrices"].append(parameter)
+        else:
+            groups["decayed"].append(parameter)
+    return groups
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, then a cosine down to ``min_lr_share`` of the peak at the last step."""
+    peak, warmup = config.learning_rate, min(config.warmup_steps, config.num_steps)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, config.num_steps - 1 - warmup)
+    floor = config.min_lr_share
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
