@@ -15,7 +15,9 @@ from recipes.train import PRESETS, TrainingDiverged, override, train
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        "python -m recipes.train", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        "python -m recipes.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="fields of TrainConfig")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="demo")

@@ -60,10 +60,11 @@ SMALL_TALK = tuple(
 )
 
 # Asked about more often than the rest: builtins and the modules most programs import.
-COMMON_MODULES = frozenset(
+_COMMON = (
     "bisect collections copy csv datetime functools glob heapq itertools json math os pathlib "
-    "random re shutil statistics string subprocess sys tempfile textwrap threading time".split()
+    "random re shutil statistics string subprocess sys tempfile textwrap threading time"
 )
+COMMON_MODULES = frozenset(_COMMON.split())
 
 
 def is_common(pair: Pair) -> bool:

@@ -23,7 +23,7 @@ class TrainConfig:
     optimizer: "adamw", or "muon" (matrices by Muon, the rest by AdamW).
     learning_rate: peak, reached after warmup_steps; min_lr_share: what is left of it at the end.
     weight_decay: decoupled, on matrices only. clip_norm: largest global gradient norm.
-    dtype: "bfloat16" runs forward and backward under autocast; parameters stay fp32.
+    dtype: of forward and backward; parameters and optimizer state stay float32.
     compile: torch.compile the loss (worth its minute of compilation in long runs only).
     num_threads: torch threads; None leaves torch's choice. Part of what makes a resume exact.
     log_every, eval_every, checkpoint_every: in steps; the last step does all three.
@@ -93,10 +93,23 @@ class TrainConfig:
 
 
 _POSITIVE = (
-    "max_corpus_bytes context_len hidden_size num_layers num_heads num_kv_heads intermediate_size "
-    "batch_size num_steps learning_rate clip_norm num_threads log_every eval_every eval_tokens "
-    "checkpoint_every"
-).split()
+    "max_corpus_bytes",
+    "context_len",
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "intermediate_size",
+    "batch_size",
+    "num_steps",
+    "learning_rate",
+    "clip_norm",
+    "num_threads",
+    "log_every",
+    "eval_every",
+    "eval_tokens",
+    "checkpoint_every",
+)
 _CHOICES = {"optimizer": ("adamw", "muon"), "dtype": ("float32", "bfloat16")}
 
 
@@ -147,7 +160,18 @@ def demo() -> TrainConfig:
 
 def bundled() -> TrainConfig:
     """The run that made the model in ``recipes/model/bundled``."""
-    return TrainConfig(chat_share=0.55, compile=True, num_threads=1, num_steps=3500)
+    return TrainConfig(
+        chat_share=0.55,
+        batch_size=4,
+        num_steps=6000,
+        learning_rate=6e-3,
+        warmup_steps=100,
+        compile=True,
+        num_threads=1,
+        log_every=20,
+        eval_every=500,
+        checkpoint_every=500,
+    )
 
 
 PRESETS = {"tiny": tiny, "demo": demo, "bundled": bundled}

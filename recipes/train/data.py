@@ -24,7 +24,7 @@ IGNORE = -100  # label of a position that no loss is taken at
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """inputs, labels: int64 [batch_size, context_len]; labels are inputs moved by one, or IGNORE."""
+    """inputs, labels: int64 [batch_size, context_len]; labels are the next token, or IGNORE."""
 
     inputs: Tensor
     labels: Tensor
@@ -54,7 +54,8 @@ class TextRows:
 class ChatRows:
     """Rows of docstring conversations.
 
-    Every pair is asked once an epoch; what room is left in a row goes to common names. Loss is taken on answers only. Some rows open with a system message.
+    Every pair is asked once an epoch; what room is left in a row goes to common names. Loss is
+    taken on answers only. Some rows open with a system message.
     """
 
     def __init__(

@@ -34,7 +34,9 @@ class LogEntry:
 
     def line(self) -> str:
         """One line for the screen."""
-        seen = "" if self.bits_per_byte is None else f"  held-out {self.bits_per_byte:.3f} bits/byte"
+        seen = (
+            "" if self.bits_per_byte is None else f"  held-out {self.bits_per_byte:.3f} bits/byte"
+        )
         skipped = f"  skipped {self.num_skipped_steps}" if self.num_skipped_steps else ""
         return (
             f"step {self.step:>5}/{self.num_steps}  loss {self.loss:6.3f}  "

@@ -15,26 +15,25 @@ def linear_cross_entropy(
     hidden: Float[Tensor, "num_rows hidden_size"],
     weight: Float[Tensor, "vocab_size hidden_size"],
     labels: Int[Tensor, "num_rows"],
-    *,
-    dtype: torch.dtype | None = None,
 ) -> Float[Tensor, ""]:
     """Summed cross entropy of ``hidden @ weight.T`` against labels, float32.
 
-    Rows with a negative label count nothing and cost nothing. Products run in ``dtype`` (default
-    that of hidden), the softmax in float32. Gradients of hidden and weight are made in the same
-    pass; a second derivative is not.
+    Rows with a negative label count nothing and cost nothing. Products run in the dtype of hidden,
+    the softmax in float32. Gradients of hidden and weight are made in the same pass; a second
+    derivative is not.
     """
     rows = (labels >= 0).nonzero().squeeze(1)
     if len(rows) < len(labels):
         hidden, labels = hidden.index_select(0, rows), labels.index_select(0, rows)
-    return _LinearCrossEntropy.apply(hidden, weight, labels, dtype or hidden.dtype)
+    return _LinearCrossEntropy.apply(hidden, weight, labels)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, labels, dtype):
+    def forward(ctx, hidden, weight, labels):
         wanted = any(ctx.needs_input_grad)
-        left, right = hidden.to(dtype), weight.to(dtype)
+        dtype = hidden.dtype
+        left, right = hidden, weight.to(dtype)
         grad_hidden = torch.empty_like(left) if wanted else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -58,7 +57,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden, grad_weight = ctx.saved_tensors
         of_hidden, of_weight = ctx.dtypes
         scaled = (grad_hidden.float() * grad).to(of_hidden)
-        return scaled, (grad_weight * grad).to(of_weight), None, None
+        return scaled, (grad_weight * grad).to(of_weight), None
 
 
 def _chunks(left: Tensor, labels: Tensor, grad: Tensor | None):

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.func import functional_call
 
-from recipes.model import Attend, Decoder, ModelConfig, init_weights
+from recipes.model import Attend, Decoder, ModelConfig, init_weights, save_model
 from recipes.train import chat
 from recipes.train.attend import blocked_attend
 from recipes.train.config import TrainConfig
@@ -18,6 +19,8 @@ from recipes.train.loss import linear_cross_entropy
 
 def model_config(config: TrainConfig, tokenizer: Tokenizer) -> ModelConfig:
     """The Llama-style architecture of a run."""
+    end, pad = (tokenizer.token_to_id(token) for token in (chat.END, chat.PAD))
+    assert end is not None, "the end token is in every vocabulary learnt here"
     return ModelConfig(
         family="llama",
         vocab_size=tokenizer.get_vocab_size(),
@@ -30,8 +33,8 @@ def model_config(config: TrainConfig, tokenizer: Tokenizer) -> ModelConfig:
         max_positions=config.context_len,
         norm_eps=1e-5,
         tie_embeddings=True,
-        eos_token_ids=(tokenizer.token_to_id(chat.END),),
-        pad_token_id=tokenizer.token_to_id(chat.PAD),
+        eos_token_ids=(end,),
+        pad_token_id=pad,
         dtype="float32",
     )
 
@@ -44,20 +47,28 @@ def build_decoder(config: TrainConfig, tokenizer: Tokenizer) -> Decoder:
 
 
 def make_loss(decoder: Decoder, config: TrainConfig) -> LossSum:
-    """The summed next-token loss of a batch, under autocast if the config says bfloat16."""
+    """The summed next-token loss of a batch.
+
+    Under ``dtype="bfloat16"`` the step runs on a bfloat16 copy of the parameters, made inside the
+    graph, so gradients and updates reach the float32 originals.
+    """
     dtype = getattr(torch, config.dtype)
     attends: dict[int, Attend] = {}
-    compiled = torch.compile(decoder, dynamic=False) if config.compile else decoder
+
+    def hidden_of(token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        weights = {name: tensor.to(dtype) for name, tensor in decoder.named_parameters()}
+        return functional_call(decoder, weights, (token_ids, positions, attend))
+
+    compiled = torch.compile(hidden_of, dynamic=False) if config.compile else hidden_of
 
     def loss_sum(inputs: Tensor, labels: Tensor) -> Tensor:
         num_rows, length = inputs.shape
         if length not in attends:
             attends[length] = blocked_attend(decoder.config, length)
         positions = torch.arange(length).repeat(num_rows)
-        run = compiled if torch.is_grad_enabled() else decoder  # a look costs no compilation
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            hidden = run(inputs.flatten(), positions, attends[length])
-        return linear_cross_entropy(hidden, decoder.embed.weight, labels.flatten(), dtype=dtype)
+        run = compiled if torch.is_grad_enabled() else hidden_of  # a look costs no compilation
+        hidden = run(inputs.flatten(), positions, attends[length])
+        return linear_cross_entropy(hidden, decoder.embed.weight, labels.flatten())
 
     return loss_sum
 
@@ -68,8 +79,6 @@ def export_model(decoder: Decoder, tokenizer: Tokenizer, folder: Path) -> Path:
     config = decoder.config
     copy = Decoder(_with_dtype(config), dtype=torch.bfloat16)
     copy.load_state_dict(decoder.state_dict())
-    from recipes.model import save_model
-
     save_model(copy, folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "chat_template.jinja").write_text(chat.TEMPLATE)
@@ -88,6 +97,5 @@ def export_model(decoder: Decoder, tokenizer: Tokenizer, folder: Path) -> Path:
 
 
 def _with_dtype(config: ModelConfig) -> ModelConfig:
-    import dataclasses
 
     return dataclasses.replace(config, dtype="bfloat16")

@@ -13,9 +13,7 @@ from blocks._checks import check
 from recipes.train import chat
 
 # A word with the sign or space before it; up to three digits; signs; newlines; spaces.
-SPLIT = (
-    r"[^\r\n\p{L}\p{N}_]?[\p{L}_]+|\p{N}{1,3}| ?[^\s\p{L}\p{N}_]+|[\r\n]+|[^\S\r\n]+(?!\S)|\s"
-)
+SPLIT = r"[^\r\n\p{L}\p{N}_]?[\p{L}_]+|\p{N}{1,3}| ?[^\s\p{L}\p{N}_]+|[\r\n]+|[^\S\r\n]+(?!\S)|\s"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -3,11 +3,10 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from blocks._checks import check, fail
@@ -143,16 +142,13 @@ class Trainer:
         with torch.no_grad():
             for name, tensor in self.decoder.state_dict().items():
                 tensor.copy_(checkpoint.tensors[f"model.{name}"])
-        names = {parameter: name for name, parameter in self.decoder.named_parameters()}
-        for optimizer in self.optimizers:
-            for parameter in names:
-                prefix = f"optimizer.{names[parameter]}."
-                if any(parameter is p for g in optimizer.param_groups for p in g["params"]):
-                    optimizer.state[parameter] = {
-                        key.removeprefix(prefix): tensor.clone()
-                        for key, tensor in checkpoint.tensors.items()
-                        if key.startswith(prefix)
-                    }
+        for name, optimizer, parameter in self._optimized():
+            prefix = f"optimizer.{name}."
+            optimizer.state[parameter] = {
+                key.removeprefix(prefix): tensor.clone()
+                for key, tensor in checkpoint.tensors.items()
+                if key.startswith(prefix)
+            }
         torch.set_rng_state(checkpoint.tensors["rng.torch"])
         self.step = checkpoint.step
         self.num_skipped_steps = state["num_skipped_steps"]
@@ -162,13 +158,18 @@ class Trainer:
     def state_tensors(self) -> dict[str, Tensor]:
         """Parameters, optimizer moments and generator state, by name."""
         tensors = {f"model.{name}": t for name, t in self.decoder.state_dict().items()}
-        names = {parameter: name for name, parameter in self.decoder.named_parameters()}
-        for optimizer in self.optimizers:
-            for parameter, moments in optimizer.state.items():
-                for key, tensor in moments.items():
-                    tensors[f"optimizer.{names[parameter]}.{key}"] = tensor
+        for name, optimizer, parameter in self._optimized():
+            for key, tensor in optimizer.state[parameter].items():
+                tensors[f"optimizer.{name}.{key}"] = tensor
         tensors["rng.torch"] = torch.get_rng_state()
         return tensors
+
+    def _optimized(self) -> Iterator[tuple[str, torch.optim.Optimizer, Tensor]]:
+        names = {id(parameter): name for name, parameter in self.decoder.named_parameters()}
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    yield names[id(parameter)], optimizer, parameter
 
 
 # Settings that may change between the parts of one run without changing its numbers.
@@ -243,9 +244,7 @@ def train(
     )
 
 
-def _run(
-    trainer: Trainer, out: Path, log: JsonLog, on_log: Callable[[LogEntry], None]
-) -> None:
+def _run(trainer: Trainer, out: Path, log: JsonLog, on_log: Callable[[LogEntry], None]) -> None:
     """Steps to the end, with what is due after each."""
     config = trainer.config
     busy, first = 0.0, trainer.step  # seconds in steps and steps done, since the last entry
@@ -265,9 +264,7 @@ def _run(
             trainer.losses.clear()
             busy, first = 0.0, step
         if last or step % config.checkpoint_every == 0:
-            save_checkpoint(
-                out / "checkpoints", trainer.checkpoint(), keep=config.keep_checkpoints
-            )
+            save_checkpoint(out / "checkpoints", trainer.checkpoint(), keep=config.keep_checkpoints)
 
 
 def _entry(trainer: Trainer, rate: float, pace: float, looked: bool, last: bool) -> LogEntry:

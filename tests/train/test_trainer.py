@@ -1,0 +1,216 @@
+import dataclasses
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from recipes.train import TrainingDiverged, read_log, tiny, train
+from recipes.train.checkpoint import list_checkpoints
+from recipes.train.log import TIMINGS
+from recipes.train.prepare import prepare
+from recipes.train.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
+
+SMALL = dataclasses.replace(tiny(), num_steps=24, checkpoint_every=7, log_every=4, eval_every=12)
+
+
+def curve(out: Path) -> list[dict]:
+    """The log without its clocks."""
+    entries = read_log(out / "log.jsonl")
+    return [{k: v for k, v in entry.items() if k not in TIMINGS} for entry in entries]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    out = tmp_path_factory.mktemp("unbroken")
+    return train(SMALL, out=out), out
+
+
+def weights(out: Path) -> bytes:
+    return (out / "model" / "model.safetensors").read_bytes()
+
+
+def test_loss_falls_and_a_model_is_left(unbroken):
+    result, out = unbroken
+    assert result.entries[-1].loss < result.entries[0].loss - 0.5
+    assert result.num_tokens == SMALL.num_steps * SMALL.tokens_per_step
+    assert result.num_skipped_steps == 0
+    assert math.isfinite(result.held_out.bits_per_byte)
+    assert {path.name for path in result.model.iterdir()} == {
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert result.plot is not None
+    assert result.plot.stat().st_size > 1000
+    assert len(list_checkpoints(out / "checkpoints")) == SMALL.keep_checkpoints
+
+
+def test_the_same_run_twice_is_the_same_bit_for_bit(unbroken, tmp_path):
+    train(SMALL, out=tmp_path)
+    assert curve(tmp_path) == curve(unbroken[1])
+    assert weights(tmp_path) == weights(unbroken[1])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_stopped_anywhere_goes_on_bit_for_bit(tmp_path, optimizer, monkeypatch):
+    config = dataclasses.replace(SMALL, optimizer=optimizer, num_steps=16)
+    train(config, out=tmp_path / "whole")
+    step_once = Trainer.train_step
+
+    class Stop(Exception):
+        pass
+
+    def stop_at_eleven(self):
+        if self.step == 11:
+            raise Stop
+        step_once(self)
+
+    monkeypatch.setattr(Trainer, "train_step", stop_at_eleven)
+    with pytest.raises(Stop):
+        train(config, out=tmp_path / "parts")
+    monkeypatch.undo()
+    torch.manual_seed(99)  # the process that goes on has another generator state
+    train(config, out=tmp_path / "parts", resume=True)
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
+def kill_and_resume(out: Path, config, num_kills: int, choice: random.Random) -> int:
+    """Run in a process of its own, kill -9 it at random moments, go on; how often it was hit."""
+    settings = [
+        f"{field.name}={getattr(config, field.name)}" for field in dataclasses.fields(config)
+    ]
+    command = [sys.executable, "-m", "recipes.train", "--preset", "tiny", "--out", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    hits = 0
+    for attempt in range(num_kills + 1):
+        process = subprocess.Popen(
+            [*command, "--resume", *settings],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            text=True,
+        )
+        assert process.stdout is not None
+        if attempt < num_kills:
+            for line in process.stdout:
+                if line.startswith("step"):
+                    break
+            time.sleep(choice.random() * 0.8)
+            process.send_signal(signal.SIGKILL)
+        printed = process.stdout.read()
+        code = process.wait()
+        assert code in (0, -signal.SIGKILL), printed
+        hits += code != 0
+        if code == 0:
+            break
+    assert code == 0, printed
+    return hits
+
+
+def test_kill_minus_nine_at_a_random_moment_loses_nothing(tmp_path):
+    config = dataclasses.replace(SMALL, num_steps=60, log_every=2)
+    train(config, out=tmp_path / "whole")
+    kill_and_resume(tmp_path / "killed", config, num_kills=2, choice=random.Random())
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+
+
+@pytest.mark.nightly
+def test_fifty_kills(tmp_path):
+    config = dataclasses.replace(SMALL, num_steps=150, log_every=2)
+    train(config, out=tmp_path / "whole")
+    choice, hits, run = random.Random(0), 0, 0
+    while hits < 50:
+        hits += kill_and_resume(tmp_path / str(run), config, num_kills=5, choice=choice)
+        assert curve(tmp_path / str(run)) == curve(tmp_path / "whole")
+        assert weights(tmp_path / str(run)) == weights(tmp_path / "whole")
+        run += 1
+
+
+def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(unbroken, tmp_path):
+    config = dataclasses.replace(SMALL, num_steps=24)
+    train(config, out=tmp_path)
+    newest = list_checkpoints(tmp_path / "checkpoints")[-1]
+    tensors = newest / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-1])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(config, out=tmp_path, resume=True)
+    assert any("passed over" in str(w.message) for w in caught)
+    assert curve(tmp_path) == curve(unbroken[1])
+    assert weights(tmp_path) == weights(unbroken[1])
+
+
+def test_resume_refuses_other_settings_and_other_text(unbroken, tmp_path):
+    _, out = unbroken
+    with pytest.raises(ValueError, match="learning_rate"):
+        train(dataclasses.replace(SMALL, learning_rate=1.0), out=out, resume=True)
+    with pytest.raises(ValueError, match="corpus"):
+        train(dataclasses.replace(SMALL, max_corpus_bytes=100_000), out=out, resume=True)
+    with pytest.raises(ValueError, match="resume"):
+        train(SMALL, out=out)
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(tmp_path):
+    data = prepare(SMALL)
+    trainer = Trainer(SMALL, data)
+    trainer.train_step()
+    before = {name: t.clone() for name, t in trainer.decoder.state_dict().items()}
+    moments = {k: v.clone() for k, v in trainer.state_tensors().items() if "optimizer" in k}
+    weight = trainer.decoder.embed.weight
+    for bad in (math.nan, math.inf):
+        handle = weight.register_hook(lambda grad, bad=bad: grad * bad)
+        trainer.train_step()
+        handle.remove()
+    assert (trainer.step, trainer.num_skipped_steps, len(trainer.losses)) == (3, 2, 1)
+    for name, tensor in trainer.decoder.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    for name, tensor in trainer.state_tensors().items():
+        if "optimizer" in name:
+            assert torch.equal(tensor, moments[name]), name
+    trainer.train_step()
+    assert trainer.num_skipped_steps == 2
+    assert len(trainer.losses) == 2
+
+
+def test_gradients_that_stay_bad_end_the_run():
+    trainer = Trainer(SMALL, prepare(SMALL))
+    trainer.decoder.embed.weight.register_hook(lambda grad: grad * math.nan)
+    for _ in range(MAX_SKIPPED_IN_A_ROW - 1):
+        trainer.train_step()
+    with pytest.raises(TrainingDiverged, match="learning_rate"):
+        trainer.train_step()
+    assert trainer.num_skipped_steps == MAX_SKIPPED_IN_A_ROW
+
+
+def test_parameters_that_are_not_finite_are_never_saved():
+    trainer = Trainer(SMALL, prepare(SMALL))
+    with torch.no_grad():
+        trainer.decoder.embed.weight[0, 0] = math.nan
+    with pytest.raises(TrainingDiverged, match="finite"):
+        trainer.checkpoint()
+
+
+def test_bfloat16_follows_float32(tmp_path, unbroken):
+    result = train(dataclasses.replace(SMALL, dtype="bfloat16"), out=tmp_path)
+    for one, other in zip(result.entries, unbroken[0].entries, strict=True):
+        assert abs(one.loss - other.loss) < 0.03 * other.loss
+
+
+def test_the_log_is_json_lines(unbroken):
+    lines = (unbroken[1] / "log.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == [1, 4, 8, 12, 16, 20, 24]
