@@ -21,7 +21,9 @@ class Detokenizer:
     incomplete character waits. The texts returned, joined, are ``decode`` of all ids.
 
     A push decodes a handful of tokens however long the stream is: invalid bytes do not pile up,
-    as all but those that may still become a character are let go.
+    as all but those that may still become a character are let go. (Decoders with byte pieces
+    reject a run of them as a whole for one invalid byte; what was a character before it keeps
+    being shown as one here.)
 
     Args:
         skip_control_tokens: leave control tokens out of the text.
