@@ -1,7 +1,10 @@
 """Activations of the feed-forward layers, alone and fused with the gate's multiplication."""
 
-from typing import Literal
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -10,8 +13,12 @@ from blocks._impl import Impl, choose_impl
 from blocks._work import Work
 from blocks.ops import reference
 from blocks.ops._autograd import must_trace
+from blocks.ops._library import functions, native_takes
 
-HAS = ("reference",)
+HAS = ("reference", "triton")
+HAS_NATIVE = ("reference", "native", "triton")
+TILE = 1024
+"""Results of one Triton program."""
 Approximate = Literal["none", "tanh"]
 
 
@@ -36,7 +43,12 @@ def silu_and_mul(
     Reference: Shazeer 2020, "GLU variants improve transformer", equation 6.
     """
     _check_halves(gate_up)
-    choose_impl(impl, HAS, gate_up, grad=must_trace(gate_up))
+    has = HAS_NATIVE if native_takes(gate_up) else HAS
+    chosen = choose_impl(impl, has, gate_up, grad=must_trace(gate_up))
+    if chosen == "native":
+        return _native_gated("silu_and_mul", gate_up)
+    if chosen == "triton":
+        return _triton_activation("silu", gate_up, gated=True)
     return reference.silu_and_mul(gate_up)
 
 
@@ -48,7 +60,8 @@ def gelu_and_mul(
 ) -> Float[Tensor, "*rows hidden"]:
     """GeGLU: ``gelu(gate) * up`` where gate is the first half of each row and up the second.
 
-    Computed in fp32 and rounded once. ``approximate="tanh"`` is Gemma's.
+    Computed in fp32 and rounded once. ``approximate="tanh"`` is Gemma's; it has a
+    native CPU path, the exact formula takes torch's.
 
     Args:
         gate_up: rows of even length; fp32, bf16 or fp16.
@@ -63,7 +76,12 @@ def gelu_and_mul(
     """
     _check_halves(gate_up)
     _check_approximate(approximate)
-    choose_impl(impl, HAS, gate_up, grad=must_trace(gate_up))
+    has = HAS_NATIVE if approximate == "tanh" and native_takes(gate_up) else HAS
+    chosen = choose_impl(impl, has, gate_up, grad=must_trace(gate_up))
+    if chosen == "native":
+        return _native_gated("gelu_tanh_and_mul", gate_up)
+    if chosen == "triton":
+        return _triton_activation(_gelu_name(approximate), gate_up, gated=True)
     return reference.gelu_and_mul(gate_up, approximate=approximate)
 
 
@@ -76,14 +94,16 @@ def gelu(
     """
     _check_floating(x)
     _check_approximate(approximate)
-    choose_impl(impl, HAS, x, grad=must_trace(x))
+    if choose_impl(impl, HAS, x, grad=must_trace(x)) == "triton":
+        return _triton_activation(_gelu_name(approximate), x, gated=False)
     return reference.gelu(x, approximate=approximate)
 
 
 def relu(x: Float[Tensor, "*shape"], *, impl: Impl | None = None) -> Float[Tensor, "*shape"]:
     """``max(x, 0)``; NaN stays NaN."""
     _check_floating(x)
-    choose_impl(impl, HAS, x, grad=must_trace(x))
+    if choose_impl(impl, HAS, x, grad=must_trace(x)) == "triton":
+        return _triton_activation("relu", x, gated=False)
     return reference.relu(x)
 
 
@@ -108,3 +128,40 @@ def _check_approximate(approximate: str) -> None:
     _checks.check(
         approximate in ("none", "tanh"), "approximate", "'none' or 'tanh'", repr(approximate)
     )
+
+
+def _native_gated(name: str, gate_up: Tensor) -> Tensor:
+    gate_up = gate_up.contiguous()
+    hidden_size = gate_up.shape[-1] // 2
+    y = gate_up.new_empty(*gate_up.shape[:-1], hidden_size)
+    num_rows = y.numel() // hidden_size if hidden_size else 0
+    _functions(name)[gate_up.dtype](gate_up.data_ptr(), y.data_ptr(), num_rows, hidden_size)
+    return y
+
+
+def _gelu_name(approximate: str) -> str:
+    return "gelu_tanh" if approximate == "tanh" else "gelu"
+
+
+def _triton_activation(activation: str, x: Tensor, *, gated: bool) -> Tensor:
+    from blocks.ops._triton.activation import _activation_kernel
+
+    x = x.contiguous()
+    if gated:
+        hidden_size = x.shape[-1] // 2
+        y = x.new_empty(*x.shape[:-1], hidden_size)
+    else:
+        hidden_size = x.numel()  # one long row
+        y = torch.empty_like(x)
+    if y.numel() == 0:
+        return y
+    tiles = -(-hidden_size // TILE)
+    grid = (y.numel() // hidden_size, tiles) if gated else (tiles,)
+    launch: Any = _activation_kernel[grid]
+    launch(x, y, hidden_size, ACTIVATION=activation, GATED=gated, TILE=TILE)
+    return y
+
+
+@functools.cache
+def _functions(name: str) -> dict[torch.dtype, Callable[..., None]]:
+    return functions("activation", name, "ppnn")

@@ -1,19 +1,19 @@
 """Multiplication of rows by a weight matrix, fast when there are few rows to a large matrix."""
 
-import ctypes
 import functools
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from blocks import _checks, _native
+from blocks import _checks
 from blocks._impl import Impl, choose_impl
 from blocks._work import Work
 from blocks.ops import reference
 from blocks.ops._autograd import must_trace
+from blocks.ops._library import functions, native_takes
 
 HAS = ("reference", "torch")
 HAS_NATIVE = ("reference", "torch", "native")
@@ -54,7 +54,7 @@ def linear(
         _checks.check_shape("weight", weight, ("out_features", num_columns), "as x has columns")
     if bias is not None:
         _checks.check_shape("bias", bias, (weight.shape[0],), "one addend per row of weight")
-    has = HAS_NATIVE if _native_can(x, weight, bias) else HAS
+    has = HAS_NATIVE if native_takes(x, weight, bias) and weight.is_contiguous() else HAS
     traced = must_trace(x, weight, bias)
     if impl is None and (traced or _too_many_rows(x)):
         return F.linear(x, weight, bias)
@@ -73,17 +73,6 @@ def linear_work(
     flops = 2 * num_rows * in_features * out_features
     elements = out_features * in_features + num_rows * (in_features + out_features)
     return Work(flops, (elements + bias * out_features) * dtype_bytes)
-
-
-def _native_can(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    dtype = x.dtype
-    return (
-        dtype in MAX_NATIVE_ROWS
-        and weight.dtype == dtype
-        and (bias is None or bias.dtype == dtype)
-        and weight.is_contiguous()
-        and x.device.type == "cpu"
-    )
 
 
 def _too_many_rows(x: Tensor) -> bool:
@@ -109,10 +98,5 @@ def _run_native(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @functools.cache
-def _functions() -> dict[torch.dtype, ctypes._CFuncPtr]:  # pyright: ignore
-    library = _native.load(Path(__file__).parent / "_native" / "linear.cpp")
-    functions = {torch.bfloat16: library.linear_bf16, torch.float32: library.linear_f32}
-    for function in functions.values():
-        function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3
-        function.restype = None
-    return functions
+def _functions() -> dict[torch.dtype, Callable[..., None]]:
+    return functions("linear", "linear", "ppppnnn")

@@ -1,7 +1,10 @@
 """RMSNorm and LayerNorm over the last dimension, with the residual addition fused in."""
 
-from typing import NamedTuple, overload
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, overload
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -10,8 +13,12 @@ from blocks._impl import Impl, choose_impl
 from blocks._work import Work
 from blocks.ops import reference
 from blocks.ops._autograd import must_trace
+from blocks.ops._library import functions, native_takes
 
-HAS = ("reference",)
+HAS = ("reference", "triton")
+HAS_NATIVE = ("reference", "native", "triton")
+MAX_TILE = 32768
+"""Widest row one Triton program holds [columns]."""
 
 
 class Normed(NamedTuple):
@@ -82,8 +89,16 @@ def rms_norm(
     Reference: Zhang and Sennrich 2019, "Root mean square layer normalization", equation 4.
     """
     _check(x, weight, None, residual, eps)
-    choose_impl(impl, HAS, x, grad=must_trace(x, weight, residual))
-    normed = reference.rms_norm(x, weight, eps=eps, residual=residual, weight_offset=weight_offset)
+    has = HAS_NATIVE if native_takes(x, weight) else HAS
+    chosen = choose_impl(impl, has, x, grad=must_trace(x, weight, residual))
+    if chosen == "native":
+        normed = _native_rms_norm(x, weight, eps, residual, weight_offset)
+    elif chosen == "triton":
+        normed = _triton_norm(x, weight, None, eps, residual, weight_offset, is_layer=False)
+    else:
+        normed = reference.rms_norm(
+            x, weight, eps=eps, residual=residual, weight_offset=weight_offset
+        )
     return normed[0] if residual is None else Normed(*normed)
 
 
@@ -142,8 +157,14 @@ def layer_norm(
     Reference: Ba, Kiros and Hinton 2016, "Layer normalization", equations 3 and 4.
     """
     _check(x, weight, bias, residual, eps)
-    choose_impl(impl, HAS, x, grad=must_trace(x, weight, bias, residual))
-    normed = reference.layer_norm(x, weight, bias, eps=eps, residual=residual)
+    has = HAS_NATIVE if native_takes(x, weight, bias) else HAS
+    chosen = choose_impl(impl, has, x, grad=must_trace(x, weight, bias, residual))
+    if chosen == "native":
+        normed = _native_layer_norm(x, weight, bias, eps, residual)
+    elif chosen == "triton":
+        normed = _triton_norm(x, weight, bias, eps, residual, 0.0, is_layer=True)
+    else:
+        normed = reference.layer_norm(x, weight, bias, eps=eps, residual=residual)
     return normed[0] if residual is None else Normed(*normed)
 
 
@@ -168,3 +189,119 @@ def _check(
         _checks.check_shape("residual", residual, tuple(x.shape), "it is added to x")
         _checks.check_dtype("residual", residual, (x.dtype,), "the sum keeps x's dtype")
     _checks.check(eps >= 0, "eps", "a number of at least 0", eps)
+
+
+def _native_rms_norm(
+    x: Tensor, weight: Tensor, eps: float, residual: Tensor | None, weight_offset: float
+) -> tuple[Tensor, Tensor]:
+    x, weight, residual = x.contiguous(), weight.contiguous(), _contiguous(residual)
+    y = torch.empty_like(x)
+    total = x if residual is None else torch.empty_like(x)
+    hidden_size = x.shape[-1]
+    _rms_functions()[x.dtype](
+        x.data_ptr(),
+        _pointer(residual),
+        weight.data_ptr(),
+        y.data_ptr(),
+        total.data_ptr(),
+        x.numel() // hidden_size if hidden_size else 0,
+        hidden_size,
+        eps,
+        weight_offset,
+    )
+    return y, total
+
+
+def _native_layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, residual: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    x, weight, residual = x.contiguous(), weight.contiguous(), _contiguous(residual)
+    bias = _contiguous(bias)
+    y = torch.empty_like(x)
+    total = x if residual is None else torch.empty_like(x)
+    hidden_size = x.shape[-1]
+    _layer_functions()[x.dtype](
+        x.data_ptr(),
+        _pointer(residual),
+        weight.data_ptr(),
+        _pointer(bias),
+        y.data_ptr(),
+        total.data_ptr(),
+        x.numel() // hidden_size if hidden_size else 0,
+        hidden_size,
+        eps,
+    )
+    return y, total
+
+
+def _triton_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    weight_offset: float,
+    *,
+    is_layer: bool,
+) -> tuple[Tensor, Tensor]:
+    from blocks.ops._triton.norm import _norm_kernel
+
+    hidden_size = x.shape[-1]
+    ok = hidden_size <= MAX_TILE
+    _checks.check(ok, "hidden size", f"at most {MAX_TILE} with impl='triton'", hidden_size)
+    x, residual = x.contiguous(), _contiguous(residual)
+    y = torch.empty_like(x)
+    total = x if residual is None else torch.empty_like(x)
+    if x.numel() == 0:
+        return y, total
+    num_rows = x.numel() // hidden_size
+    tile_rows, tile_hidden, num_warps = norm_tiles(hidden_size)
+    launch: Any = _norm_kernel[(-(-num_rows // tile_rows),)]
+    launch(
+        x,
+        residual,
+        weight.contiguous(),
+        _contiguous(bias),
+        y,
+        None if residual is None else total,
+        num_rows,
+        hidden_size,
+        eps,
+        weight_offset,
+        IS_LAYER=is_layer,
+        ROUND_FIRST=not is_layer and weight_offset == 0.0,
+        TILE_ROWS=tile_rows,
+        TILE_HIDDEN=tile_hidden,
+        num_warps=num_warps,
+    )
+    return y, total
+
+
+def norm_tiles(hidden_size: int) -> tuple[int, int, int]:
+    """Rows and columns of a Triton program's tile, and its warps.
+
+    Whole rows, several where they are short. Up to 8K columns a thread holds 16; wider rows give it
+    64, because with 32 the compiler for sm_90 aims at 64 registers and spills.
+    """
+    tile_hidden = 1 << max(hidden_size - 1, 0).bit_length()
+    tile_rows = max(1, min(16, 1024 // tile_hidden))
+    num_warps = max(2, tile_hidden // (512 if tile_hidden <= 8192 else 2048))
+    return tile_rows, tile_hidden, num_warps
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+@functools.cache
+def _rms_functions() -> dict[torch.dtype, Callable[..., None]]:
+    return functions("norm", "rms_norm", "pppppnnff")
+
+
+@functools.cache
+def _layer_functions() -> dict[torch.dtype, Callable[..., None]]:
+    return functions("norm", "layer_norm", "ppppppnnf")

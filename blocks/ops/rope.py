@@ -4,8 +4,11 @@ A table of cosines and sines is made once a model; each call looks its rows up b
 """
 
 import dataclasses
+import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from ctypes import c_int64
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Float32, Int
@@ -16,8 +19,12 @@ from blocks._impl import Impl, choose_impl
 from blocks._work import Work
 from blocks.ops import reference
 from blocks.ops._autograd import must_trace
+from blocks.ops._library import functions, native_takes
 
-HAS = ("reference",)
+HAS = ("reference", "triton")
+HAS_NATIVE = ("reference", "native", "triton")
+TILE_PAIRS = 512
+"""Pairs of dimensions one Triton program turns, over its heads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,9 +196,14 @@ def apply_rope(
     traced = must_trace(query, key)
     if inplace and traced and torch.is_grad_enabled():
         raise ValueError("inplace: expected no gradients, got inputs that require grad")
-    choose_impl(impl, HAS, query, grad=traced)
+    has = HAS_NATIVE if native_takes(query, key) else HAS
+    chosen = choose_impl(impl, has, query, grad=traced)
+    if chosen == "native":
+        return _native_rope(query, key, positions, cos_sin, interleaved, inplace)
     if query.device.type == "cpu" and not traced:
         _check_range(positions, cos_sin.shape[0])
+    if chosen == "triton":
+        return _triton_rope(query, key, positions, cos_sin, interleaved, inplace)
     turned = reference.apply_rope(query, key, positions, cos_sin, interleaved=interleaved)
     return (query.copy_(turned[0]), key.copy_(turned[1])) if inplace else turned
 
@@ -263,15 +275,102 @@ def _check(query: Tensor, key: Tensor, positions: Tensor, cos_sin: Tensor) -> No
     _checks.check(ok, "rotary_dim", f"an even number up to head_dim {head_dim}", rotary_dim)
 
 
+def _native_rope(
+    query: Tensor,
+    key: Tensor,
+    positions: Tensor,
+    cos_sin: Tensor,
+    interleaved: bool,
+    inplace: bool,
+) -> tuple[Tensor, Tensor]:
+    turned = [_writable(x, inplace) for x in (query, key)]
+    positions, cos_sin = positions.long().contiguous(), cos_sin.contiguous()
+    max_positions, rotary_dim = cos_sin.shape
+    described = [number for x in turned for number in (x.data_ptr(), *x.stride()[:2], x.shape[1])]
+    outside = _functions()[query.dtype](
+        *described,
+        positions.data_ptr(),
+        cos_sin.data_ptr(),
+        positions.shape[0],
+        max_positions,
+        rotary_dim,
+        interleaved,
+    )
+    if outside >= 0:
+        raise _outside(f"{int(positions[outside])} at token {outside}", max_positions)
+    if not inplace:
+        return turned[0], turned[1]
+    return _written_back(query, turned[0]), _written_back(key, turned[1])
+
+
+def _triton_rope(
+    query: Tensor,
+    key: Tensor,
+    positions: Tensor,
+    cos_sin: Tensor,
+    interleaved: bool,
+    inplace: bool,
+) -> tuple[Tensor, Tensor]:
+    from blocks.ops._triton.rope import _rope_kernel
+
+    num_tokens, num_heads, head_dim = query.shape
+    num_kv_heads, half = key.shape[1], cos_sin.shape[1] // 2
+    read = [x if x.stride(2) == 1 else x.contiguous() for x in (query, key)]
+    contiguous = torch.contiguous_format
+    written = [x if inplace else torch.empty_like(x, memory_format=contiguous) for x in read]
+    tile_heads, tile_half, tile_rest = rope_tiles(half, 0 if inplace else head_dim - 2 * half)
+    tiles = -(-num_heads // tile_heads) + -(-num_kv_heads // tile_heads)
+    if num_tokens > 0:
+        launch: Any = _rope_kernel[(num_tokens, tiles)]
+        launch(
+            *(part for x in (*read, *written) for part in (x, *x.stride()[:2])),
+            positions.contiguous(),
+            cos_sin.contiguous(),
+            num_heads,
+            num_kv_heads,
+            half,
+            head_dim,
+            INTERLEAVED=interleaved,
+            TILE_HEADS=tile_heads,
+            TILE_HALF=tile_half,
+            TILE_REST=tile_rest,
+        )
+    if not inplace:
+        return written[0], written[1]
+    return _written_back(query, written[0]), _written_back(key, written[1])
+
+
+def rope_tiles(half: int, num_rest: int) -> tuple[int, int, int]:
+    """Heads, pairs and unturned dimensions of a Triton program's tile."""
+    tile_half = 1 << (half - 1).bit_length()
+    tile_heads = max(1, min(8, TILE_PAIRS // tile_half))
+    return tile_heads, tile_half, 1 << (num_rest - 1).bit_length() if num_rest > 0 else 0
+
+
+def _written_back(x: Tensor, written: Tensor) -> Tensor:
+    return x if written is x else x.copy_(written)
+
+
+def _writable(x: Tensor, inplace: bool) -> Tensor:
+    """What the native code may write: x itself when it can be turned where it lies, or a copy."""
+    if inplace and x.stride(2) == 1:
+        return x
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+@functools.cache
+def _functions() -> dict[torch.dtype, Callable[..., int]]:
+    return functions("rope", "rope", "pnnnpnnnppnnni", c_int64)
+
+
 def _check_range(positions: Tensor, max_positions: int) -> None:
     if positions.numel() == 0:
         return
-    low, high = positions.aminmax()
-    ok = int(low) >= 0 and int(high) < max_positions
-    _checks.check(
-        ok,
-        "positions",
-        f"within [0, {max_positions})",
-        f"{int(low)} to {int(high)}",
-        "make a longer table with rope_table",
-    )
+    low, high = (int(n) for n in positions.aminmax())
+    if low < 0 or high >= max_positions:
+        raise _outside(f"{low} to {high}", max_positions)
+
+
+def _outside(got: str, max_positions: int) -> ValueError:
+    hint = "make a longer table with rope_table"
+    return _checks.fail("positions", f"within [0, {max_positions})", got, hint)

@@ -4,8 +4,10 @@ The draw is a race: each kept token runs for an exponential time with its probab
 and the first to arrive is drawn. The times come from a counter, not from a generator's state.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,8 +17,12 @@ from blocks import _checks
 from blocks._impl import Impl, choose_impl
 from blocks._work import Work
 from blocks.ops import reference
+from blocks.ops._library import functions, native_takes
 
-HAS = ("reference",)
+HAS = ("reference", "triton")
+HAS_NATIVE = ("reference", "native", "triton")
+TILE = 2048
+"""Most logits a Triton program looks at in one go."""
 PerRow = Tensor | Sequence[float] | Sequence[int] | float | int
 """One number for all rows, or one per row as a list or a tensor [num_rows]."""
 
@@ -87,8 +93,12 @@ def sample(
         per_row("positions", positions, num_rows, torch.int64, None, None),
     )
     parameters = tuple(p.to(logits.device, non_blocking=True) for p in parameters)
-    choose_impl(impl, HAS, logits)
     with torch.no_grad():
+        chosen = choose_impl(impl, HAS_NATIVE if native_takes(logits) else HAS, logits)
+        if chosen == "native":
+            return _native_sample(logits, parameters)
+        if chosen == "triton":
+            return _triton_sample(logits, parameters)
         return reference.sample(logits, *parameters)
 
 
@@ -96,6 +106,49 @@ def sample_work(num_rows: int, vocab_size: int, dtype_bytes: int) -> Work:
     """Work of ``sample``: every logit read once, an exponential and a comparison each."""
     elements = num_rows * vocab_size
     return Work(4 * elements, elements * dtype_bytes + num_rows * 8)
+
+
+def _native_sample(logits: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
+    num_rows, vocab_size = logits.shape
+    logits = logits if logits.stride(1) == 1 else logits.contiguous()
+    parameters = tuple(p.contiguous() for p in parameters)
+    drawn = torch.empty(num_rows, dtype=torch.int64)
+    _functions()[logits.dtype](
+        logits.data_ptr(),
+        logits.stride(0),
+        *(p.data_ptr() for p in parameters),
+        drawn.data_ptr(),
+        num_rows,
+        vocab_size,
+    )
+    return drawn
+
+
+@functools.cache
+def _functions() -> dict[torch.dtype, Callable[..., None]]:
+    return functions("sampling", "sample", "pnpppppppnn")
+
+
+def _triton_sample(logits: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
+    from blocks.ops._triton.sampling import _sample_kernel
+
+    num_rows, vocab_size = logits.shape
+    logits = logits if logits.stride(1) == 1 else logits.contiguous()
+    drawn = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
+    tile = min(TILE, 1 << (vocab_size - 1).bit_length())
+    if num_rows > 0:
+        launch: Any = _sample_kernel[(num_rows,)]
+        launch(
+            logits,
+            logits.stride(0),
+            *(p.contiguous() for p in parameters),
+            drawn,
+            vocab_size,
+            NUM_TILES=-(-vocab_size // tile),
+            TILE=tile,
+            num_warps=8,
+        )
+    return drawn
 
 
 def per_row(

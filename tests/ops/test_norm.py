@@ -1,4 +1,6 @@
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from blocks.ops import layer_norm, rms_norm
 from tests.numerics import assert_close
 
+FAST = ["native", "triton"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -55,6 +58,70 @@ def test_layer_norm_equals_torch(dtype: torch.dtype) -> None:
         x.double(), (96,), weight.double(), bias.double(), 1e-5
     )
     assert_close(layer_norm(x, weight, bias, eps=1e-5), expected)
+
+
+@pytest.mark.parametrize("impl", FAST)
+@given(
+    num_rows=st.integers(0, 5),
+    hidden_size=st.integers(1, 70),
+    dtype=st.sampled_from(DTYPES[:2]),
+    weight_offset=st.sampled_from([0.0, 1.0]),
+    with_residual=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_fast_norms_equal_reference(
+    impl,
+    num_rows: int,
+    hidden_size: int,
+    dtype: torch.dtype,
+    weight_offset: float,
+    with_residual: bool,
+    seed: int,
+) -> None:
+    x, residual = (rows(seed + i, num_rows, hidden_size, dtype=dtype) for i in (0, 1))
+    weight, bias = (rows(seed + i, hidden_size, dtype=dtype) for i in (2, 3))
+    extra = {"residual": residual} if with_residual else {}
+    calls: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+        (rms_norm, {"weight_offset": weight_offset, **extra}),
+        (layer_norm, {"bias": bias, **extra}),
+        (layer_norm, extra),
+    ]
+    for norm, options in calls:
+        expected = norm(x, weight, **options, impl="reference")
+        actual = norm(x, weight, **options, impl=impl)
+        if with_residual:
+            assert torch.equal(actual.residual, expected.residual) or impl == "triton"
+            assert_close(actual.residual, expected.residual)
+            actual, expected = actual.output, expected.output
+        assert_close(actual, expected, slack=2)  # one rounding may fall the other way
+
+
+@pytest.mark.parametrize("impl", FAST)
+@pytest.mark.parametrize("hidden_size", [96, 1000])
+def test_a_row_does_not_depend_on_its_batch(impl, hidden_size: int) -> None:
+    x, weight = rows(0, 9, hidden_size), rows(1, hidden_size)
+    for norm in (rms_norm, layer_norm):
+        together = norm(x, weight, impl=impl)
+        alone = torch.cat([norm(row, weight, impl=impl) for row in x.split(1)])
+        assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("impl", FAST)
+def test_heads_of_a_fused_projection_can_be_normed(impl) -> None:
+    fused = rows(0, 5, 4 * 16)
+    heads = fused[:, 16:48].view(5, 2, 16)  # not contiguous
+    weight = rows(1, 16)
+    assert_close(rms_norm(heads, weight, impl=impl), rms_norm(heads, weight, impl="reference"))
+
+
+@pytest.mark.parametrize("impl", FAST)
+def test_large_rows_keep_their_precision(impl) -> None:
+    x = rows(0, 2, 5000) + 1000.0  # a mean far from zero: one-pass variance would cancel
+    weight = torch.ones(5000)
+    exact = (x.double() - x.double().mean(-1, keepdim=True)) / x.double().std(
+        -1, correction=0, keepdim=True
+    )
+    assert_close(layer_norm(x, weight, impl=impl), exact, slack=100)  # fp32 mean of 1000s
 
 
 @given(num_rows=st.integers(0, 5), hidden_size=st.integers(1, 70), seed=st.integers(0, 99))

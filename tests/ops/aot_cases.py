@@ -1,0 +1,107 @@
+"""What is compiled ahead of time: every kernel at the shapes of real models."""
+
+from blocks.ops.norm import norm_tiles
+from blocks.ops.rope import rope_tiles
+from blocks.ops.sampling import TILE as SAMPLE_TILE
+from tests.aot import AotCase
+
+NORM = "blocks.ops._triton.norm:_norm_kernel"
+ROPE = "blocks.ops._triton.rope:_rope_kernel"
+ACTIVATION = "blocks.ops._triton.activation:_activation_kernel"
+SAMPLE = "blocks.ops._triton.sampling:_sample_kernel"
+
+
+def norm(name: str, hidden_size: int, *, residual: bool, layer: bool = False) -> AotCase:
+    tile_rows, tile_hidden, num_warps = norm_tiles(hidden_size)
+    signature = {"x_ptr": "*bf16", "weight_ptr": "*bf16", "y_ptr": "*bf16"}
+    absent = dict.fromkeys(("residual_ptr", "total_ptr", "bias_ptr"))
+    present = [*(["residual_ptr", "total_ptr"] if residual else []), *(["bias_ptr"] * layer)]
+    signature |= dict.fromkeys(present, "*bf16")
+    signature |= {"num_rows": "i32", "hidden_size": "i32", "eps": "fp32", "weight_offset": "fp32"}
+    return AotCase(
+        name=name,
+        kernel=NORM,
+        signature=signature,
+        constexprs={
+            **{key: None for key in absent if key not in present},
+            "IS_LAYER": layer,
+            "ROUND_FIRST": not layer,
+            "TILE_ROWS": tile_rows,
+            "TILE_HIDDEN": tile_hidden,
+        },
+        aligned=("x_ptr", "weight_ptr", "y_ptr", "hidden_size", *present),
+        num_warps=num_warps,
+    )
+
+
+def rope(name: str, head_dim: int, half: int, *, inplace: bool, interleaved: bool) -> AotCase:
+    heads, pairs, rest = rope_tiles(half, 0 if inplace else head_dim - 2 * half)
+    tensors = ("query", "key", "query_out", "key_out")
+    signature = {f"{t}_ptr": "*bf16" for t in tensors}
+    signature |= {f"stride_{t}_{by}": "i32" for t in tensors for by in ("token", "head")}
+    aligned = tuple(signature)
+    signature |= {"positions_ptr": "*i64", "cos_sin_ptr": "*fp32"}
+    signature |= dict.fromkeys(("num_heads", "num_kv_heads", "half", "head_dim"), "i32")
+    return AotCase(
+        name=name,
+        kernel=ROPE,
+        signature=signature,
+        constexprs={
+            "INTERLEAVED": interleaved,
+            "TILE_HEADS": heads,
+            "TILE_HALF": pairs,
+            "TILE_REST": rest,
+        },
+        aligned=(*aligned, "positions_ptr", "cos_sin_ptr", "half", "head_dim"),
+    )
+
+
+def activation(kind: str, *, gated: bool) -> AotCase:
+    return AotCase(
+        name=f"{kind}{'-and-mul' if gated else ''}",
+        kernel=ACTIVATION,
+        signature={"x_ptr": "*bf16", "y_ptr": "*bf16", "hidden_size": "i32"},
+        constexprs={"ACTIVATION": kind, "GATED": gated, "TILE": 1024},
+        aligned=("x_ptr", "y_ptr", "hidden_size"),
+    )
+
+
+def sample(name: str, vocab_size: int, dtype: str) -> AotCase:
+    parameters = {
+        "temperature_ptr": "*fp32",
+        "top_k_ptr": "*i64",
+        "top_p_ptr": "*fp32",
+        "min_p_ptr": "*fp32",
+        "seeds_ptr": "*i64",
+        "positions_ptr": "*i64",
+        "drawn_ptr": "*i64",
+    }
+    return AotCase(
+        name=name,
+        kernel=SAMPLE,
+        signature={
+            "logits_ptr": dtype,
+            "stride_logits_row": "i32",
+            **parameters,
+            "vocab_size": "i32",
+        },
+        constexprs={"NUM_TILES": -(-vocab_size // SAMPLE_TILE), "TILE": SAMPLE_TILE},
+        aligned=("logits_ptr", "stride_logits_row", *parameters, "vocab_size"),
+        num_warps=8,
+    )
+
+
+CASES = [
+    norm("rms-4096-residual", 4096, residual=True),
+    norm("rms-head-128", 128, residual=False),
+    norm("rms-32768-residual", 32768, residual=True),
+    norm("layer-12288-residual", 12288, residual=True, layer=True),
+    rope("rope-128-inplace", 128, 64, inplace=True, interleaved=False),
+    rope("rope-partial-interleaved", 256, 32, inplace=False, interleaved=True),
+    activation("silu", gated=True),
+    activation("gelu", gated=True),
+    activation("gelu_tanh", gated=True),
+    activation("relu", gated=False),
+    sample("sample-128k-bf16", 128_256, "*bf16"),
+    sample("sample-32k-fp32", 32_000, "*fp32"),
+]
