@@ -1,50 +1,18 @@
 """The token-budget loop: who runs next, and who gives way when cache blocks run short."""
 
-import bisect
-import dataclasses
-import itertools
-import operator
 import time
-from collections import Counter, abc
+from collections import abc
 from collections.abc import Callable
 
-from blocks._checks import check, fail
+from blocks._checks import check
+from blocks.sched._invariants import check_scheduler
+from blocks.sched.admission import QueueBound, QueueFull, Unservable, check_servable
 from blocks.sched.allocator import Allocator
 from blocks.sched.batch import Batch, Entry, Output
+from blocks.sched.counters import Counters
 from blocks.sched.policy import Policy, choose_policy
 from blocks.sched.request import FinishReason, Request, Sequence, State
-
-_KEY = operator.attrgetter("key")
-
-
-class Unservable(ValueError):
-    """A request that could never run here, however long it waited."""
-
-
-class QueueFull(RuntimeError):
-    """The waiting queue is at its bound; try again later."""
-
-
-@dataclasses.dataclass(slots=True)
-class Counters:
-    """Totals since construction, for metrics. Gauges are properties of the `Scheduler`."""
-
-    num_steps: int = 0
-    num_failed_steps: int = 0
-    num_scheduled_tokens: int = 0
-    num_generated_tokens: int = 0
-    num_requests: int = 0
-    num_unservable: int = 0
-    num_queue_full: int = 0
-    num_admissions: int = 0
-    num_preemptions: int = 0
-    num_forks: int = 0
-    num_rollbacks: int = 0
-    num_stale_batches: int = 0
-    num_stale_entries: int = 0
-    prefix_query_tokens: int = 0
-    prefix_hit_tokens: int = 0
-    num_finished: Counter[FinishReason] = dataclasses.field(default_factory=Counter)
+from blocks.sched.roster import Roster
 
 
 class Scheduler:
@@ -64,16 +32,15 @@ class Scheduler:
 
     **Invariants**
 
-    1. A live sequence is in exactly one queue, that of its state; queues are sorted by key.
+    1. Those of the `Roster`: every live sequence is in the one queue of its state, by key.
     2. At most ``max_num_seqs`` sequences run; a batch has at most ``token_budget`` tokens and at
        most one entry per sequence.
     3. A waiting sequence holds nothing: no blocks, ``num_computed == num_slots == 0``.
     4. A prefilling sequence has slots for all its tokens and at least one left to compute.
     5. A decoding sequence has all but its last token computed.
     6. A live sequence is shorter than its ``max_len`` and would fit into an empty pool.
-    7. Requests and sequences know each other; a request is live while one of its samples is.
-    8. Every request ever accepted is live or finished; every admission ended or is running.
-    9. At most ``suspect_limit`` sequences suspected of a failed step run at a time.
+    7. Every sequence ever started is live or finished.
+    8. At most ``suspect_limit`` sequences suspected of a failed step run at a time.
 
     Costs: a step is O(running) with a small constant; an admission, preemption or end is
     O(log n) plus a list shift. Not thread-safe. Imports no torch.
@@ -116,17 +83,11 @@ class Scheduler:
         check(max_model_len >= 2, "max_model_len", "at least 2 (prompt and output)", max_model_len)
         check(0 <= watermark < 1, "watermark", "a share in [0, 1)", watermark)
         check(max_failures >= 1, "max_failures", "at least 1", max_failures)
-        for name, limit in (
-            ("max_waiting", max_waiting),
-            ("max_waiting_tokens", max_waiting_tokens),
-        ):
-            check(limit is None or limit >= 1, name, "at least 1, or None for no bound", limit)
         self.allocator = allocator
         self.token_budget = token_budget
         self.max_num_seqs = max_num_seqs
         self.max_model_len = max_model_len
-        self.max_waiting = max_waiting
-        self.max_waiting_tokens = max_waiting_tokens
+        self.queue_bound = QueueBound(max_waiting, max_waiting_tokens)
         self.max_failures = max_failures
         self.suspect_limit = max_num_seqs
         self.counters = Counters()
@@ -135,17 +96,7 @@ class Scheduler:
         self._block_size = allocator.block_size
         self._num_usable_blocks = allocator.num_usable_blocks
         self._reserve = int(watermark * self._num_usable_blocks)
-        self._waiting: list[Sequence] = []
-        self._prefilling: list[Sequence] = []
-        self._decoding: list[Sequence] = []
-        self._queues = {
-            State.WAITING: self._waiting,
-            State.PREFILLING: self._prefilling,
-            State.DECODING: self._decoding,
-        }
-        self._requests: dict[str, list[Sequence]] = {}
-        self._sequences: dict[int, Sequence] = {}
-        self._num_waiting_tokens = 0
+        self._roster = Roster()
         self._next_id = 0
         self._last_arrival = float("-inf")
         self._in_flight: Batch | None = None
@@ -156,30 +107,30 @@ class Scheduler:
     @property
     def num_running(self) -> int:
         """Sequences that hold blocks."""
-        return len(self._decoding) + len(self._prefilling)
+        return self._roster.num_running
 
     @property
     def num_waiting(self) -> int:
         """Sequences that wait for admission, preempted ones included."""
-        return len(self._waiting)
+        return len(self._roster.waiting)
 
     @property
     def num_waiting_tokens(self) -> int:
         """Tokens of the waiting sequences."""
-        return self._num_waiting_tokens
+        return self._roster.num_waiting_tokens
 
     @property
     def num_requests(self) -> int:
         """Requests that are not finished."""
-        return len(self._requests)
+        return len(self._roster.requests)
 
     def has_work(self) -> bool:
         """Whether any request is unfinished."""
-        return bool(self._requests)
+        return bool(self._roster.requests)
 
     def sequences(self, request_id: str) -> list[Sequence]:
         """The unfinished samples of a request; empty when it is finished or unknown."""
-        return list(self._requests.get(request_id, ()))
+        return list(self._roster.requests.get(request_id, ()))
 
     # --- requests come and go -------------------------------------------------------------------
 
@@ -192,22 +143,21 @@ class Scheduler:
             ValueError: a request of this id is live.
         """
         check(
-            request.request_id not in self._requests,
+            request.request_id not in self._roster.requests,
             "request_id",
             "one that is not in use",
             repr(request.request_id),
         )
-        self._check_servable(request)
-        self._check_queue(request)
+        self._check_acceptable(request)
         now = self._clock()
         self._last_arrival = max(self._last_arrival, now)
-        order = (self._policy(request, self._last_arrival), self.counters.num_requests)
+        rank = self._policy(request, self._last_arrival)
+        check(rank == rank, "policy key", "something ordered", rank, "mend the policy function")
         arrival = now if request.arrival is None else request.arrival
+        order = (rank, self.counters.num_requests)
         sequence = Sequence(self._new_id(), request, order, arrival)
+        self._roster.add(sequence, State.WAITING)
         self.counters.num_requests += 1
-        self._requests[request.request_id] = [sequence]
-        self._sequences[sequence.sequence_id] = sequence
-        self._enqueue(sequence, State.WAITING)
         return sequence
 
     def cancel(self, request_id: str) -> bool:
@@ -222,7 +172,7 @@ class Scheduler:
 
         A request whose prompt is not complete yet ends whole with its first sample.
         """
-        sequence = self._sequences.get(sequence_id)
+        sequence = self._roster.sequences.get(sequence_id)
         if sequence is None:
             return False
         self._finish(sequence, reason, self._clock())
@@ -306,10 +256,10 @@ class Scheduler:
         self.suspect_limit = max(1, len(suspects) // 2)
         for sequence in suspects:
             sequence.num_failures += 1
-        idle = [s for s in self._prefilling if s.num_failures and s not in live]
+        idle = [s for s in self._roster.prefilling if s.num_failures and s not in live]
         for sequence in live + idle:
             self._release(sequence)
-            self._enqueue(sequence, State.WAITING)
+            self._roster.move(sequence, State.WAITING)
             self.counters.num_rollbacks += 1
         self._in_flight = None
         if len(suspects) == 1 and suspects[0].num_failures > self.max_failures:
@@ -326,7 +276,7 @@ class Scheduler:
         now = self._clock()
         outputs = []
         for sequence_id in sequence_ids:
-            sequence = self._sequences.get(sequence_id)
+            sequence = self._roster.sequences.get(sequence_id)
             if sequence is not None:
                 self._finish(sequence, reason, now, num_valid_tokens=0)
                 outputs.append(Output(sequence, None, reason))
@@ -341,7 +291,7 @@ class Scheduler:
         walked or out of the prefills, which are scheduled after it.
         """
         preempted: list[Sequence] = []
-        for sequence in self._decoding:
+        for sequence in self._roster.decoding:
             start = sequence.num_computed
             if start >= sequence.num_slots and not self._grow(sequence, preempted):
                 break
@@ -350,7 +300,7 @@ class Scheduler:
 
     def _schedule_prefills(self, entries: list[Entry], budget: int) -> int:
         """Further prompt chunks of running sequences; returns the budget left."""
-        for sequence in self._prefilling:
+        for sequence in self._roster.prefilling:
             if budget == 0:
                 break
             budget -= self._schedule_chunk(sequence, entries, budget)
@@ -358,8 +308,9 @@ class Scheduler:
 
     def _admit(self, entries: list[Entry], budget: int) -> int:
         """Start waiting sequences while budget, places and blocks last; returns the budget left."""
-        while budget and self._waiting and self.num_running < self.max_num_seqs:
-            sequence = self._waiting[0]
+        roster = self._roster
+        while budget and roster.waiting and roster.num_running < self.max_num_seqs:
+            sequence = roster.waiting[0]
             if not self._may_run(sequence) or not self._claim(sequence):
                 break
             budget -= self._schedule_chunk(sequence, entries, budget)
@@ -385,9 +336,9 @@ class Scheduler:
         sequence_id, num_computed = sequence.sequence_id, sequence.num_computed
         self.allocator.commit(sequence_id, sequence.tokens, num_computed)
         while not self.allocator.append(sequence_id, num_computed + 1):
-            victim = self._worst_running()
+            victim = self._roster.worst_running()
             self._release(victim)
-            self._enqueue(victim, State.WAITING)
+            self._roster.move(victim, State.WAITING)
             victim.num_preemptions += 1
             self.counters.num_preemptions += 1
             preempted.append(victim)
@@ -395,10 +346,6 @@ class Scheduler:
                 return False
         sequence.num_slots = self._num_blocks(num_computed + 1) * self._block_size
         return True
-
-    def _worst_running(self) -> Sequence:
-        tails = (queue[-1] for queue in (self._decoding, self._prefilling) if queue)
-        return max(tails, key=_KEY)
 
     def _claim(self, sequence: Sequence) -> bool:
         """Move the best waiting sequence to prefilling with blocks for all its tokens, or don't.
@@ -416,8 +363,7 @@ class Scheduler:
             self._blocked = attempt
             return False
         self._blocked = None
-        self._dequeue(sequence)
-        self._enqueue(sequence, State.PREFILLING)
+        self._roster.move(sequence, State.PREFILLING)
         sequence.num_computed = sequence.num_cached = num_cached
         sequence.num_slots = self._num_blocks(len(tokens)) * self._block_size
         if sequence.first_scheduled is None:
@@ -445,8 +391,7 @@ class Scheduler:
         self, parent: Sequence, tokens: abc.Sequence[int], outputs: list[Output], now: float
     ) -> None:
         """A prompt is computed and drew ``tokens``: its sequence decodes, its samples fork off."""
-        self._dequeue(parent)
-        self._enqueue(parent, State.DECODING)
+        self._roster.move(parent, State.DECODING)
         parent.num_failures = 0
         if parent.first_token is None:
             parent.first_token = now
@@ -464,20 +409,17 @@ class Scheduler:
         child = parent.sibling(self._new_id(), index)
         child.tokens.append(token)
         child.first_token = now
-        reason = child.stop_reason(token)
-        outputs.append(Output(child, token, reason))
-        self._requests[child.request.request_id].append(child)
-        self._sequences[child.sequence_id] = child
         self.counters.num_forks += 1
-        if reason is not None:
-            self._retire(child, reason, now)
-        elif self.num_running < self.max_num_seqs:
+        has_place = self._roster.num_running < self.max_num_seqs
+        if has_place:
             self.allocator.fork(parent.sequence_id, child.sequence_id)
             # The last block is shared now: whoever writes it next must ask for a copy.
             child.num_computed = child.num_slots = parent.num_slots = parent.num_computed
-            self._enqueue(child, State.DECODING)
-        else:
-            self._enqueue(child, State.WAITING)
+        self._roster.add(child, State.DECODING if has_place else State.WAITING)
+        reason = child.stop_reason(token)
+        outputs.append(Output(child, token, reason))
+        if reason is not None:
+            self._finish(child, reason, now)
 
     def _finish(
         self,
@@ -487,15 +429,17 @@ class Scheduler:
         num_valid_tokens: int | None = None,
     ) -> None:
         self._release(sequence, num_valid_tokens)
-        self._retire(sequence, reason, now)
+        self._roster.remove(sequence)
+        sequence.finish_reason = reason
+        sequence.finished = now
+        self.counters.num_finished[reason] += 1
 
     def _release(self, sequence: Sequence, num_valid_tokens: int | None = None) -> None:
-        """Take a sequence out of its queue and give up its blocks: the only place that does.
+        """Give up a sequence's blocks: the only place that does.
 
         Blocks stay findable as far as updates have confirmed them, or ``num_valid_tokens``. While
         a step is out nothing new becomes findable: the prefix may be one that this step fills.
         """
-        self._dequeue(sequence)
         if sequence.state is not State.WAITING:
             num_valid = sequence.num_computed if num_valid_tokens is None else num_valid_tokens
             if self._in_flight is None:
@@ -503,30 +447,6 @@ class Scheduler:
             self.allocator.free(sequence.sequence_id, num_valid)
             sequence.num_computed = sequence.num_slots = 0
         sequence.epoch += 1
-
-    def _retire(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
-        """Forget a sequence that is in no queue; a request goes with its last sample."""
-        sequence.state = State.FINISHED
-        sequence.finish_reason = reason
-        sequence.finished = now
-        del self._sequences[sequence.sequence_id]
-        siblings = self._requests[sequence.request.request_id]
-        siblings.remove(sequence)
-        if not siblings:
-            del self._requests[sequence.request.request_id]
-        self.counters.num_finished[reason] += 1
-
-    def _enqueue(self, sequence: Sequence, state: State) -> None:
-        sequence.state = state
-        bisect.insort(self._queues[state], sequence, key=_KEY)
-        if state is State.WAITING:
-            self._num_waiting_tokens += len(sequence.tokens)
-
-    def _dequeue(self, sequence: Sequence) -> None:
-        queue = self._queues[sequence.state]
-        del queue[bisect.bisect_left(queue, sequence.key, key=_KEY)]
-        if sequence.state is State.WAITING:
-            self._num_waiting_tokens -= len(sequence.tokens)
 
     def _new_id(self) -> int:
         self._next_id += 1
@@ -538,7 +458,7 @@ class Scheduler:
         """Whether suspicion lets a sequence start: few suspects at a time, see `fail`."""
         if not sequence.num_failures:
             return True
-        suspects = sum(1 for other in self._prefilling if other.num_failures)
+        suspects = sum(1 for other in self._roster.prefilling if other.num_failures)
         return suspects < self.suspect_limit
 
     def _take(self, batch: Batch) -> bool:
@@ -548,38 +468,21 @@ class Scheduler:
         self.counters.num_stale_batches += bool(batch.entries)
         return False
 
-    def _check_servable(self, request: Request) -> None:
-        num_prompt, max_tokens = len(request.prompt_tokens), request.max_tokens
-        needs = f"{num_prompt} prompt + {max_tokens} new tokens"
-        if num_prompt + max_tokens > self.max_model_len:
-            self.counters.num_unservable += 1
-            limit = f"at most {self.max_model_len} tokens (max_model_len)"
-            hint = "shorten the prompt or lower max_tokens"
-            raise Unservable(str(fail(f"request {request.request_id!r}", limit, needs, hint)))
-        # The last token's keys and values are never needed. Samples can run one after another, so
-        # one sample must fit, not all of them.
-        need = self._num_blocks(num_prompt + max_tokens - 1)
-        if need > self._num_usable_blocks:
-            self.counters.num_unservable += 1
-            limit = (
-                f"at most {self._num_usable_blocks} cache blocks of {self._block_size} tokens each"
+    def _check_acceptable(self, request: Request) -> None:
+        try:
+            check_servable(
+                request,
+                max_model_len=self.max_model_len,
+                num_usable_blocks=self._num_usable_blocks,
+                block_size=self._block_size,
             )
-            hint = "shorten the prompt, lower max_tokens or enlarge the cache"
-            got = f"{needs} = {need} blocks"
-            raise Unservable(str(fail(f"request {request.request_id!r}", limit, got, hint)))
-
-    def _check_queue(self, request: Request) -> None:
-        waiting, tokens = len(self._waiting), self._num_waiting_tokens
-        full = self.max_waiting is not None and waiting >= self.max_waiting
-        if self.max_waiting_tokens is not None and waiting:
-            full |= tokens + len(request.prompt_tokens) > self.max_waiting_tokens
-        if full:
+            self.queue_bound.check(request, self.num_waiting, self.num_waiting_tokens)
+        except Unservable:
+            self.counters.num_unservable += 1
+            raise
+        except QueueFull:
             self.counters.num_queue_full += 1
-            raise QueueFull(
-                f"waiting queue: expected at most {self.max_waiting} sequences and "
-                f"{self.max_waiting_tokens} tokens (None: no bound), got {waiting} sequences and "
-                f"{tokens} tokens before request {request.request_id!r}; try again later"
-            )
+            raise
 
     def _check_sampled(
         self, entries: list[Entry], sampled: abc.Sequence[abc.Sequence[int]]
@@ -589,49 +492,5 @@ class Scheduler:
         check(expected == got, "sampled", f"{expected} tokens per entry", got)
 
     def check_invariants(self) -> None:
-        """Assert invariants 1 to 9; O(live sequences)."""
-        for state, queue in self._queues.items():
-            keys = [sequence.key for sequence in queue]
-            assert all(a < b for a, b in itertools.pairwise(keys)), (state, keys)  # 1
-            for sequence in queue:
-                assert sequence.state is state, (state, sequence)  # 1
-                assert self._sequences.get(sequence.sequence_id) is sequence, sequence  # 1, 7
-                self._check_sequence(sequence)
-        assert sum(map(len, self._queues.values())) == len(self._sequences)  # 1
-        assert self.num_running <= self.max_num_seqs, self.num_running  # 2
-        self._check_in_flight()
-        live = [sequence for group in self._requests.values() for sequence in group]
-        assert all(self._requests.values()), self._requests  # 7
-        assert {id(s) for s in live} == {id(s) for s in self._sequences.values()}  # 7
-        assert len(live) == len(self._sequences), live  # 7
-        counters = self.counters
-        ended = sum(counters.num_finished.values())
-        assert counters.num_requests + counters.num_forks == len(live) + ended  # 8
-        assert self._num_waiting_tokens == sum(len(s.tokens) for s in self._waiting)
-        suspects = [sequence for sequence in self._prefilling if sequence.num_failures]
-        assert len(suspects) <= self.suspect_limit, suspects  # 9
-
-    def _check_sequence(self, sequence: Sequence) -> None:
-        computed, slots, total = sequence.num_computed, sequence.num_slots, len(sequence.tokens)
-        if sequence.state is State.WAITING:
-            assert computed == slots == 0, sequence  # 3
-        elif sequence.state is State.PREFILLING:
-            assert computed < total <= slots, sequence  # 4
-        else:
-            assert computed == total - 1, sequence  # 5
-            assert not sequence.num_failures, sequence  # 9
-        assert total < sequence.max_len <= self.max_model_len, sequence  # 6
-        assert self._num_blocks(sequence.max_len - 1) <= self._num_usable_blocks, sequence  # 6
-        assert sequence.samples_due == 1 or sequence.num_output == 0, sequence
-
-    def _check_in_flight(self) -> None:
-        batch = self._in_flight
-        if batch is None:
-            return
-        assert sum(entry.num_tokens for entry in batch.entries) == batch.num_tokens  # 2
-        assert 0 < batch.num_tokens <= self.token_budget, batch.num_tokens  # 2
-        assert len({id(entry.sequence) for entry in batch.entries}) == len(batch.entries)  # 2
-        for sequence, start, num_tokens, _, epoch in batch.entries:
-            if sequence.epoch == epoch:
-                assert start == sequence.num_computed, sequence
-                assert start + num_tokens <= len(sequence.tokens), sequence
+        """Assert invariants 1 to 8; O(live sequences)."""
+        check_scheduler(self)
