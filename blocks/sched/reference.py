@@ -15,10 +15,9 @@ Prefix = tuple[str, tuple[int, ...]]
 
 @dataclasses.dataclass(slots=True)
 class Table:
-    """The blocks of one sequence, and how many leading ones it has looked at in `commit`."""
+    """The blocks of one sequence."""
 
     block_ids: list[int]
-    num_committed: int
     namespace: str
     block_size: int
 
@@ -76,7 +75,7 @@ class ReferenceAllocator:
         for block in hits:
             self._refs[block] += 1
             self._free.pop(block, None)
-        table = Table(hits, len(hits), namespace, self.block_size)
+        table = Table(hits, namespace, self.block_size)
         self._tables[sequence_id] = table
         num_cached = len(hits) * self.block_size
         table.block_ids += [self._take() for _ in range(num_new)]
@@ -100,13 +99,12 @@ class ReferenceAllocator:
 
     def commit(self, sequence_id: int, tokens: abc.Sequence[int], num_tokens: int) -> None:
         table = self._tables[sequence_id]
-        for i in range(table.num_committed, num_tokens // self.block_size):
-            prefix = (table.namespace, tuple(tokens[: (i + 1) * self.block_size]))
+        for i in range(num_tokens // self.block_size):
             block = table.block_ids[i]
-            if prefix not in self._index and self._label[block] is None:
-                self._index[prefix] = block
-                self._label[block] = prefix
-            table.num_committed = i + 1
+            if self._label[block] is None:
+                prefix = (table.namespace, tuple(tokens[: (i + 1) * self.block_size]))
+                if self._index.setdefault(prefix, block) == block:
+                    self._label[block] = prefix
 
     def fork(self, parent_id: int, child_id: int) -> None:
         assert child_id not in self._tables, f"sequence {child_id} is live already"

@@ -280,7 +280,7 @@ def test_bounded_queue_refuses_and_changes_nothing() -> None:
     scheduler.add(ask("c"))
     assert set(drain(scheduler)) == {"a", "b", "c"}
     scheduler = make(max_waiting_tokens=8)
-    scheduler.add(ask("a", 9)), "a lone request may exceed the bound"
+    scheduler.add(ask("a", 9))  # a lone request may exceed the bound
     with pytest.raises(QueueFull, match=r"and 8 tokens.*9 tokens"):
         scheduler.add(ask("b", 1))
 

@@ -1,0 +1,59 @@
+"""What a run depends on, all of it drawn from one seed."""
+
+import dataclasses
+import random
+
+from blocks.sched.policy import POLICIES, Policy, aged_priority
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Everything a run depends on; rates are chances per step unless said otherwise."""
+
+    seed: int
+    num_blocks: int
+    block_size: int
+    max_num_seqs: int
+    token_budget: int
+    max_model_len: int
+    policy: str
+    aging_s: float
+    watermark: float
+    max_waiting: int
+    arrival_rate: float
+    cancel_share: float = 0.05  # of requests
+    stop_rate: float = 0.01
+    quarantine_rate: float = 0.002
+    poison_share: float = 0.002  # of requests
+    shortage_rate: float = 0.001  # of allocator calls
+    failed_step_rate: float = 0.01
+    lost_rate: float = 0.01
+    late_rate: float = 0.01
+    duplicate_rate: float = 0.01
+    clock_jump_rate: float = 0.01
+    full_check_every: int = 16
+
+    @classmethod
+    def from_seed(cls, seed: int) -> "Options":
+        """Sizes small enough to be short of everything, drawn from the seed."""
+        rng = random.Random(seed)
+        block_size = rng.choice([1, 2, 4, 4, 8, 16])
+        max_model_len = rng.randint(12, 72)
+        least = -(-max_model_len // block_size)
+        max_num_seqs = rng.choice([1, 2, 4, 8, 12])
+        return cls(
+            seed=seed,
+            num_blocks=int(least * rng.uniform(0.8, 4)) + 1,
+            block_size=block_size,
+            max_num_seqs=max_num_seqs,
+            token_budget=max_num_seqs + rng.choice([0, 1, 5, 16, 64]),
+            max_model_len=max_model_len,
+            policy=rng.choice(sorted(POLICIES)),
+            aging_s=rng.choice([0.1, 1.0, 100.0]),
+            watermark=rng.choice([0.0, 0.01, 0.2]),
+            max_waiting=rng.choice([2, 8, 16]),
+            arrival_rate=rng.choice([0.1, 0.3, 0.9]),
+        )
+
+    def make_policy(self) -> str | Policy:
+        return aged_priority(self.aging_s) if self.policy == "priority" else self.policy
