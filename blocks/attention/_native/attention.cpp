@@ -137,7 +137,7 @@ struct Attention {
   struct Tile {
     int64_t position = -1;
     int first, last;  // keys of the tile to be read, half-open
-    const char *keys[kTile], *values[kTile];
+    const char *keys[kTile] = {}, *values[kTile] = {};
   };
 
   void locate(Tile& tile, const Item& item, int64_t position) const {
@@ -168,20 +168,17 @@ struct Attention {
     }
   }
 
-  // Ask for keys and values [i0, i1) of a tile, all heads of the item.
-  void prefetch(const Tile& tile, const Item& item, int i0, int i1) const {
-    i0 = std::max(i0, tile.first);
-    i1 = std::min(i1, tile.last);
-    const int64_t bytes = a.head_dim * sizeof(E);
-    for (int i = i0; i < i1; ++i)
-      for (int h = item.head0; h < item.head1; ++h) {
-        const char* key = tile.keys[i] + h * a.k_head * sizeof(E);
-        const char* value = tile.values[i] + h * a.v_head * sizeof(E);
-        for (int64_t b = 0; b < bytes; b += 64) {
-          __builtin_prefetch(key + b, 0, 2);
-          __builtin_prefetch(value + b, 0, 2);
-        }
-      }
+  // What to prefetch of the next tile while key head h of this one is computed: a share of its rows,
+  // all heads of the item, in memory order.
+  Ahead ahead_of(const Tile& next, const char* const* rows, const Item& item, int h,
+                 int64_t head_stride) const {
+    const int heads = item.head1 - item.head0;
+    if (head_stride != a.head_dim || next.first >= next.last) return {};
+    const int64_t start = item.head0 * a.head_dim * (int64_t)sizeof(E);
+    const int64_t bytes = heads * a.head_dim * (int64_t)sizeof(E);
+    const int first = std::max(next.first, kTile * h / heads);
+    const int last = std::min(next.last, kTile * (h + 1) / heads);
+    return {rows + first, rows + std::max(first, last), start, start, start + bytes};
   }
 
   struct Row {
@@ -221,7 +218,8 @@ struct Attention {
 
   // One tile and one key head, for all rows of the item.
   void step(const Item& item, const Tile& tile, int head, const float* q, const float* keys,
-            const float* values, State state, V* sums) const {
+            const float* values, State state, V* sums, Ahead& next_keys,
+            Ahead& next_values) const {
     const int64_t rows = (item.token1 - item.token0) * group;
     const int key_cols = round_up(tile.last, kLanes) / kLanes;
     const int value_steps = round_up(tile.last, kPerWord<E>) / kPerWord<E>;
@@ -237,7 +235,7 @@ struct Attention {
       }
       if (!any) continue;
       product_of<PAIRS>(n, key_cols)(q + r0 * words, words, keys, kTile, (int)words, scores[0],
-                                     kTile, false);
+                                     kTile, false, next_keys);
       for (int r = 0; r < n; ++r) {
         V x[kTile / kLanes];
         for (int j = 0; j < kTile / kLanes; ++j)
@@ -258,12 +256,12 @@ struct Attention {
         sum += (x[0] + x[1]) + (x[2] + x[3]);
         state.m[r0 + r] = m;
       }
-      const int cols = round_up((int)a.head_dim, kLanes) / kLanes;
+      const int cols = round_up((int)a.head_dim, kLanes * kPerWord<E>) / kLanes;
       for (int c = 0; c < cols; c += kCols)
         product_of<PAIRS>(n, std::min(kCols, cols - c))(weights[0], kTile, values + c * kLanes,
                                                         width, value_steps,
                                                         state.o + r0 * width + c * kLanes, width,
-                                                        true);
+                                                        true, next_values);
     }
   }
 
@@ -284,7 +282,7 @@ struct Attention {
       const float by = s.m[r] == -INFINITY ? 0.f : shrink / l;
       E* out = (E*)a.out + (token * a.num_heads + h) * a.head_dim;
       for (int64_t d = 0; d < a.head_dim; d += kLanes) {
-        const V o = s.m[r] == -INFINITY ? V{} : vload(s.o + r * width + d) * by;
+        const V o = s.m[r] == -INFINITY ? V{} : in_order<E>(s.o + r * width, (int)d / kLanes) * by;
         store_elements(out + d, o, (int)(a.head_dim - d));
       }
     }
@@ -329,17 +327,17 @@ struct Attention {
       for (; position < split_end; position += kTile, current ^= 1) {
         const Tile& tile = tiles[current];
         Tile& next = tiles[current ^ 1];
-        const bool more = position + kTile < item.end;
-        if (more) locate(next, item, position + kTile);
+        locate(next, item, position + kTile);  // empty past the end
         for (int h = 0; h < heads; ++h) {
-          if (more) prefetch(next, item, kTile * h / (int)heads, kTile * (h + 1) / (int)heads);
           const int head = item.head0 + h;
+          Ahead next_keys = ahead_of(next, next.keys, item, h, a.k_head);
+          Ahead next_values = ahead_of(next, next.values, item, h, a.v_head);
           pack_keys<E>(tile.keys, head * a.k_head * sizeof(E), tile.first, tile.last,
-                       (int)a.head_dim, keys);
+                       (int)a.head_dim, keys, next_keys);
           pack_values<E>(tile.values, head * a.v_head * sizeof(E), tile.first, tile.last,
-                         (int)a.head_dim, values, (int)width);
+                         (int)a.head_dim, values, (int)width, next_values);
           step(item, tile, head, q + h * rows * words, keys, values,
-               state_at(now + h * state_size, rows), sums + h * rows);
+               state_at(now + h * state_size, rows), sums + h * rows, next_keys, next_values);
         }
       }
       for (int h = 0; h < heads; ++h) {

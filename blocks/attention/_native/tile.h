@@ -22,6 +22,25 @@ constexpr bool kPairs<bf16> = true;
 template <class E>
 constexpr int kPerWord = kPairs<E> ? 2 : 1;
 
+// Lines of memory that will be needed soon, fetched a few at a time between other work: in a burst
+// they would be dropped, or waited for with nothing else to do.
+struct Ahead {
+  const char *const *row = nullptr, *const *end = nullptr;
+  int64_t start = 0, at = 0, stop = 0;  // bytes of a row
+
+  inline void fetch(int lines) {
+    for (; lines > 0 && row < end; --lines) {
+      __builtin_prefetch(*row + at, 0, 3);
+      asm volatile("");  // gcc drops calls to a function that does nothing but prefetch
+      at += 64;
+      if (at >= stop) {
+        at = start;
+        ++row;
+      }
+    }
+  }
+};
+
 static inline int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 template <bool PAIRS>
@@ -35,11 +54,12 @@ static inline V dot_step(V acc, V a, V b) {
 // c[ROWS][COLS * 16] = (keep ? c : 0) + a[ROWS][steps] . b[steps][COLS * 16], in words.
 template <bool PAIRS, int ROWS, int COLS>
 static void product(const float* a, long lda, const float* b, long ldb, int steps, float* c,
-                    long ldc, bool keep) {
+                    long ldc, bool keep, Ahead& ahead) {
   V acc[ROWS][COLS];
   for (int r = 0; r < ROWS; ++r)
     for (int j = 0; j < COLS; ++j) acc[r][j] = keep ? vload(c + r * ldc + j * kLanes) : V{};
   for (int s = 0; s < steps; ++s) {
+    ahead.fetch(2);
     V row[COLS];
     for (int j = 0; j < COLS; ++j) row[j] = vload(b + s * ldb + j * kLanes);
     for (int r = 0; r < ROWS; ++r) {
@@ -51,7 +71,8 @@ static void product(const float* a, long lda, const float* b, long ldb, int step
     for (int j = 0; j < COLS; ++j) vstore(c + r * ldc + j * kLanes, acc[r][j]);
 }
 
-typedef void (*Product)(const float*, long, const float*, long, int, float*, long, bool);
+typedef void (*Product)(const float*, long, const float*, long, int, float*, long, bool,
+                        Ahead&);
 
 template <bool PAIRS>
 static inline Product product_of(int rows, int cols) {
@@ -59,6 +80,21 @@ static inline Product product_of(int rows, int cols) {
   static const Product table[kRows][kCols] = {ROW(1), ROW(2), ROW(3), ROW(4), ROW(5), ROW(6)};
 #undef ROW
   return table[rows - 1][cols - 1];
+}
+
+// Sixteen words from a row of elements.
+template <class E>
+static inline V load_words(const E* p) {
+#if BLOCKS_AVX512
+  if constexpr (kPairs<E> || sizeof(E) == 4) return vload((const float*)p);
+  const __m256i half = _mm256_loadu_si256((const __m256i*)p);
+  if constexpr (std::is_same<E, fp16>::value) return _mm512_cvtph_ps(half);
+  return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+#else
+  V out;
+  for (int i = 0; i < kLanes; ++i) out[i] = to_float(p[i]);
+  return out;
+#endif
 }
 
 // Sixteen words from a row of elements, of which the first `count` elements exist.
@@ -139,50 +175,84 @@ static inline void store_transposed(const V* in, float* out, long stride) {
 // Keys of a tile, transposed: out[word of the head][kTile]. Keys outside [first, last) become 0
 // and are not read; nothing is written for groups of 16 keys from round_up(last, 16) on.
 template <class E>
-static void pack_keys(const char* const* rows, long offset, int first, int last, int head_dim,
-                      float* out) {
+static inline void pack_keys(const char* const* rows, long offset, int first, int last,
+                             int head_dim, float* out, Ahead& ahead) {
+  constexpr int step = kLanes * kPerWord<E>;
+  const int lines = round_up(head_dim * (int)sizeof(E) / 2, 64) / 64 * 16;
   for (int key = 0; key < last; key += kLanes) {
-    const bool whole = key >= first && key + kLanes <= last;
-    int word = 0;
-    for (int d = 0; d < head_dim; d += kLanes * kPerWord<E>, word += kLanes) {
+    ahead.fetch(lines);
+    const bool whole = key >= first && key + kLanes <= last && head_dim % step == 0;
+    for (int d = 0; d < head_dim; d += step) {
+      float* to = out + d / kPerWord<E> * kTile + key;
       V in[kLanes];
+      if (whole) {
+        for (int i = 0; i < kLanes; ++i) in[i] = load_words((const E*)(rows[key + i] + offset) + d);
+        store_transposed(in, to, kTile);
+        continue;
+      }
       for (int i = 0; i < kLanes; ++i) {
-        const bool read = whole || (key + i >= first && key + i < last);
+        const bool read = key + i >= first && key + i < last;
         in[i] = read ? load_words((const E*)(rows[key + i] + offset) + d, head_dim - d) : V{};
       }
-      store_transposed(in, out + word * kTile + key, kTile);
+      store_transposed(in, to, kTile);
     }
   }
+}
+
+#if BLOCKS_BF16_DOT
+// Two rows of 32 bf16 to 32 words, a word holding one element of each row. The words come in the
+// order that costs least, four by four alternating; `in_order` puts sums of them right.
+static inline void store_interleaved(V a, V b, float* to) {
+  vstore(to, (V)_mm512_unpacklo_epi16((__m512i)a, (__m512i)b));
+  vstore(to + kLanes, (V)_mm512_unpackhi_epi16((__m512i)a, (__m512i)b));
+}
+#endif
+
+// The j-th 16 elements of a row of sums over packed values, in the order of the head.
+template <class E>
+static inline V in_order(const float* o, int j) {
+#if BLOCKS_BF16_DOT
+  if constexpr (kPairs<E>) {
+    const __m512i low = _mm512_set_epi32(23, 22, 21, 20, 7, 6, 5, 4, 19, 18, 17, 16, 3, 2, 1, 0);
+    const __m512i index = _mm512_add_epi32(low, _mm512_set1_epi32(j % 2 * 8));
+    const float* pair = o + j / 2 * 2 * kLanes;
+    return _mm512_permutex2var_ps(vload(pair), index, vload(pair + kLanes));
+  }
+#endif
+  return vload(o + j * kLanes);
 }
 
 // Values of a tile: out[word of the tile][stride], a word holding one key or two. Keys outside
 // [first, last) become 0 and are not read.
 template <class E>
-static void pack_values(const char* const* rows, long offset, int first, int last, int head_dim,
-                        float* out, int stride) {
-  for (int key = 0; key < last; key += kPerWord<E>) {
-    const bool has0 = key >= first && key < last;
-    const E* row0 = (const E*)(has0 ? rows[key] + offset : nullptr);
-    float* to = out + key / kPerWord<E> * stride;
-    if constexpr (kPairs<E>) {
+static inline void pack_values(const char* const* rows, long offset, int first, int last,
+                               int head_dim, float* out, int stride, Ahead& ahead) {
+  constexpr int per_word = kPerWord<E>, step = kLanes * per_word;
+  const int lines = round_up(head_dim * (int)sizeof(E) / 2, 64) / 64;
+  const auto has = [&](int key) { return key >= first && key < last; };
+  for (int key = 0; key < last; key += per_word, out += stride) {
+    const E* row[per_word];
+    for (int i = 0; i < per_word; ++i) {
+      row[i] = has(key + i) ? (const E*)(rows[key + i] + offset) : nullptr;
+      ahead.fetch(lines);
+    }
+    if (row[0] && row[per_word - 1] && head_dim % step == 0) {
+      for (int d = 0; d < head_dim; d += step) {
+        if constexpr (per_word == 1) vstore(out + d, load_words(row[0] + d));
 #if BLOCKS_BF16_DOT
-      const bool has1 = key + 1 >= first && key + 1 < last;
-      const E* row1 = (const E*)(has1 ? rows[key + 1] + offset : nullptr);
-      const __m512i step = _mm512_set1_epi32(0x00010001);
-      const __m512i low = _mm512_set_epi16(
-          47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4,
-          35, 3, 34, 2, 33, 1, 32, 0);
-      const __m512i high = _mm512_add_epi16(low, _mm512_slli_epi16(step, 4));
-      for (int d = 0; d < head_dim; d += 32) {
-        const __m512i a = has0 ? (__m512i)load_words(row0 + d, head_dim - d) : __m512i{};
-        const __m512i b = has1 ? (__m512i)load_words(row1 + d, head_dim - d) : __m512i{};
-        vstore(to + d, (V)_mm512_permutex2var_epi16(a, low, b));
-        vstore(to + d + kLanes, (V)_mm512_permutex2var_epi16(a, high, b));
-      }
+        else store_interleaved(load_words(row[0] + d), load_words(row[1] + d), out + d);
 #endif
-    } else {
-      for (int d = 0; d < head_dim; d += kLanes)
-        vstore(to + d, has0 ? load_words(row0 + d, head_dim - d) : V{});
+      }
+      continue;
+    }
+    for (int d = 0; d < head_dim; d += step) {
+      V in[per_word];
+      for (int i = 0; i < per_word; ++i)
+        in[i] = row[i] ? load_words(row[i] + d, head_dim - d) : V{};
+      if constexpr (per_word == 1) vstore(out + d, in[0]);
+#if BLOCKS_BF16_DOT
+      else store_interleaved(in[0], in[1], out + d);
+#endif
     }
   }
 }

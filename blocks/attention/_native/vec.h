@@ -33,7 +33,6 @@ struct fp16 {
 typedef float V __attribute__((vector_size(64)));
 typedef int32_t VI __attribute__((vector_size(64)));
 
-static inline V vset(float x) { return V{} + x; }
 static inline V vload(const float* p) {
   V v;
   std::memcpy(&v, p, sizeof v);
@@ -43,6 +42,7 @@ static inline void vstore(float* p, V v) { std::memcpy(p, &v, sizeof v); }
 
 #if BLOCKS_AVX512
 
+static inline V vset(float x) { return _mm512_set1_ps(x); }
 static inline V vfma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 static inline V vmax(V a, V b) { return _mm512_max_ps(a, b); }
 static inline float vreduce_max(V a) { return _mm512_reduce_max_ps(a); }
@@ -68,6 +68,11 @@ static inline V vwhere_less(V a, float b, V then, V otherwise) {
 
 #else
 
+static inline V vset(float x) {
+  V a;
+  for (int i = 0; i < kLanes; ++i) a[i] = x;
+  return a;
+}
 static inline V vfma(V a, V b, V c) { return a * b + c; }
 static inline V vmax(V a, V b) {
   for (int i = 0; i < kLanes; ++i) a[i] = a[i] > b[i] ? a[i] : b[i];
