@@ -4,7 +4,7 @@ Plain bookkeeping over ids; the tensors are `KVCache`'s. Meets the allocator con
 by shape, without knowing the scheduler.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from blocks._checks import check, fail
 from blocks.kv.block_pool import NULL_BLOCK, BlockPool
@@ -254,16 +254,24 @@ class BlockManager:
             self._pool.forget(block_id)
         return True
 
-    def usage(self) -> KVUsage:
-        """Count blocks and slots. O(sequences)."""
+    def usage(self, num_tokens: Mapping[int, int] | None = None) -> KVUsage:
+        """Count blocks and slots. O(sequences).
+
+        Args:
+            num_tokens: by sequence id, how many tokens it has where the caller knows better: inside
+                its last block a sequence may have grown without an `append`.
+        """
         pool, size = self._pool, self.block_size
         filled_ends: dict[int, int] = {}  # last block -> its slots with a token
         num_logical = 0
-        for table in self._tables.values():
-            num_logical += table.num_tokens
-            if table.num_tokens % size:
+        known = num_tokens or {}
+        for sequence_id, table in self._tables.items():
+            most = len(table.block_ids) * size
+            length = min(most, max(table.num_tokens, known.get(sequence_id, 0)))
+            num_logical += length
+            if length % size:
                 last = table.block_ids[-1]
-                filled_ends[last] = max(filled_ends.get(last, 0), table.num_tokens % size)
+                filled_ends[last] = max(filled_ends.get(last, 0), length % size)
         num_used = self.num_usable_blocks - pool.num_free
         num_internal = len(filled_ends) * size - sum(filled_ends.values())
         return KVUsage(

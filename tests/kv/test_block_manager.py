@@ -188,6 +188,14 @@ def test_usage_counts_shared_slots_once():
     assert usage.shared_fraction == 0.5
 
 
+def test_usage_takes_the_callers_word_for_growth_inside_a_block():
+    m = manager()
+    m.allocate(0, tokens(5), 5)
+    assert m.usage().num_internal_slots == 3
+    assert m.usage({0: 7, 99: 50}).num_internal_slots == 1
+    assert m.usage({0: 100}).num_internal_slots == 0  # no more than its blocks hold
+
+
 @pytest.mark.parametrize(
     "misuse",
     [

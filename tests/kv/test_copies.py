@@ -15,10 +15,8 @@ EVENTS = st.lists(
 )
 
 
-@given(EVENTS)
-def test_what_is_still_wanted_is_what_all_copies_give(events):
+def check_copies(pending, events) -> None:
     """Released blocks may hold anything; all others what running every copy would leave."""
-    pending = PendingCopies()
     everything, wanted = list(range(BLOCKS)), set(range(BLOCKS))
     for source, target in events:
         if source is None:
@@ -33,6 +31,11 @@ def test_what_is_still_wanted_is_what_all_copies_give(events):
         memory[target] = memory[source]
     assert [memory[b] for b in wanted] == [everything[b] for b in wanted]
     assert pending.take() == []
+
+
+@given(EVENTS)
+def test_what_is_still_wanted_is_what_all_copies_give(events):
+    check_copies(PendingCopies(), events)
 
 
 def test_a_released_target_costs_no_copy():
