@@ -195,14 +195,11 @@ class BlockManager:
         table.num_committed = last = num_tokens // size
         if not self._caching:
             return
-        insert, mark = self._prefixes.insert, self._pool.mark_findable
-        prefix, block_ids, namespace = table.prefix, table.block_ids, table.namespace
-        for index in range(first, last):
-            block_id = block_ids[index]
-            start = index * size
-            prefix = insert(prefix, tokens[start : start + size], block_id, namespace)
-            if prefix.attached:
-                mark(block_id)
+        full = table.block_ids[first:last]
+        full_tokens = tokens[first * size : last * size]
+        prefix = self._prefixes.insert(table.prefix, full_tokens, full, table.namespace)
+        if prefix.attached:
+            self._pool.mark_findable(full)
         table.prefix = prefix
 
     def fork(self, parent_id: int, child_id: int) -> None:

@@ -138,12 +138,19 @@ class BlockPool:
                 else:
                     self._link_after(NULL_BLOCK, block_id)
 
-    def mark_findable(self, block_id: int) -> None:
-        """Keep the contents of an owned block findable until it is handed out again."""
-        self._check_id(block_id)
-        if not self._ref_counts[block_id]:
-            raise fail("block to mark findable", "an owned block", f"free block {block_id}")
-        self._findable[block_id] = 1
+    def mark_findable(self, block_ids: Sequence[int]) -> None:
+        """Keep the contents of owned blocks findable until they are handed out again.
+
+        Raises:
+            ValueError: an unknown id or a free block; nothing is changed.
+        """
+        ref_counts, findable = self._ref_counts, self._findable
+        for block_id in block_ids:
+            self._check_id(block_id)
+            if not ref_counts[block_id]:
+                raise fail("block to mark findable", "an owned block", f"free block {block_id}")
+        for block_id in block_ids:
+            findable[block_id] = 1
 
     def forget(self, block_id: int) -> None:
         """Drop the findable mark, if any; a free block moves to the front and is reused next."""

@@ -18,6 +18,9 @@ def sha256(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
+_BYTES = array("q").itemsize
+
+
 class Prefix:
     """A run of full blocks from position 0 in one namespace, known by its last block.
 
@@ -97,20 +100,29 @@ class PrefixCache:
             The prefixes of one, two, ... blocks; ``[p.block_ids[0] for p in ...]`` are blocks that
             hold the contents.
         """
-        found: list[Prefix] = []
-        parent = self._find(None, _name_bytes(namespace))
+        size = self.block_size
+        limit = len(tokens) // size
+        parent = self._find(None, _name_bytes(namespace)) if limit else None
         if parent is None:
-            return found
-        size, guesses = self.block_size, self._last_match
+            return []
+        guesses = self._last_match
         guessing = bool(guesses) and guesses[0].parent is parent
-        for index in range(len(tokens) // size):
-            data = _pack(tokens[index * size : (index + 1) * size])
-            guessing = guessing and index < len(guesses) and guesses[index].tokens == data
+        found: list[Prefix] = []
+        width = _BYTES * size
+        data = _pack(tokens[:size])  # the rest only if the first block hits
+        for index in range(limit):
+            if index == 1:
+                data = _pack(tokens[: limit * size])
+            block = data[index * width : (index + 1) * width]
             # A guess that was right so far has the right parent: only its blocks may have gone.
-            node = guesses[index] if guessing else None
-            if node is None or not node.attached:
+            if guessing and index < len(guesses) and guesses[index].tokens == block:
+                node = guesses[index]
+                if not node.attached:
+                    guessing = False
+                    node = self._find(parent, block)
+            else:
                 guessing = False
-                node = self._find(parent, data)
+                node = self._find(parent, block)
             if node is None or not node.block_ids:
                 break
             found.append(node)
@@ -119,36 +131,41 @@ class PrefixCache:
         return found
 
     def insert(
-        self, parent: Prefix | None, tokens: Sequence[int], block_id: int, namespace: str = ""
+        self,
+        parent: Prefix | None,
+        tokens: Sequence[int],
+        block_ids: Sequence[int],
+        namespace: str = "",
     ) -> Prefix:
-        """Index ``block_id`` as the block that follows ``parent`` and holds ``tokens``.
+        """Index blocks that follow ``parent`` and hold ``tokens``.
 
         Args:
             parent: what precedes, as returned by `match` or `insert`; None at position 0.
-            tokens: exactly ``block_size`` tokens.
+            tokens: ``block_size`` for each block.
+            block_ids: at least one.
             namespace: looked at only when ``parent`` is None.
 
         Returns:
-            The prefix, for the next insert. It is not attached, and nothing was indexed, when the
-            parent's own contents were forgotten meanwhile: what follows could never be found.
+            The prefix that ends with the last block, for the next insert. It is not attached, and
+            nothing was indexed, when the parent's own contents were forgotten meanwhile: what
+            follows could never be found.
 
         Raises:
-            ValueError: not a full block, a token that is no 64-bit integer, or a block that is
-                indexed already.
+            ValueError: not full blocks, a token that is no 64-bit integer, or a block that is
+                indexed already; nothing is indexed.
         """
-        if len(tokens) != self.block_size:
-            raise fail("tokens", f"a full block of {self.block_size}", len(tokens))
-        if block_id in self._owner:
-            raise fail("block id", "a block not indexed yet", block_id, "forget it first")
+        owner, width = self._owner, _BYTES * self.block_size
+        self._check_new(block_ids, tokens)
         data = _pack(tokens)
         if parent is None:
             parent = self._get_or_add(None, _name_bytes(namespace))
         elif not parent.attached:
-            return Prefix(parent, data, b"")
-        node = self._get_or_add(parent, data)
-        node.block_ids.append(block_id)
-        self._owner[block_id] = node
-        return node
+            return Prefix(parent, data[-width:], b"")
+        for index, block_id in enumerate(block_ids):
+            parent = self._get_or_add(parent, data[index * width : (index + 1) * width])
+            parent.block_ids.append(block_id)
+            owner[block_id] = parent
+        return parent
 
     def forget(self, block_id: int) -> None:
         """Take a block out of the index, if it is there; its contents are gone or invalid."""
@@ -187,6 +204,18 @@ class PrefixCache:
                 assert self._owner.get(block_id) is node, f"1: block {block_id} belongs elsewhere"
         listed = sum(len(node.block_ids) for node in nodes)
         assert listed == len(self._owner), f"1: {listed} blocks listed, {len(self._owner)} owned"
+
+    def _check_new(self, block_ids: Sequence[int], tokens: Sequence[int]) -> None:
+        if not block_ids:
+            raise fail("block_ids", "at least one block", block_ids)
+        if len(tokens) != len(block_ids) * self.block_size:
+            expected = f"full blocks, {len(block_ids)} of {self.block_size}"
+            raise fail("tokens", expected, f"{len(tokens)} tokens")
+        for block_id in block_ids:
+            if block_id in self._owner:
+                raise fail("block id", "a block not indexed yet", block_id, "forget it first")
+        if len(block_ids) > 1 and len(set(block_ids)) < len(block_ids):
+            raise fail("block_ids", "each block once", block_ids)
 
     def _name(self, parent: Prefix | None, data: bytes) -> bytes:
         return self._digest((b"namespace:" if parent is None else parent.digest) + data)

@@ -272,7 +272,8 @@ class _Totals:
         if not self.steps:
             raise fail("requests", "enough to go on after the warm-up", "none", "lower warm_up")
         means = [total / self.steps for total in self.sums]
-        return WasteShares(*(mean / self.num_slots for mean in means[:4]), means[4])
+        stored, reserved, internal, external = (mean / self.num_slots for mean in means[:4])
+        return WasteShares(stored, reserved, internal, external, num_running=means[4])
 
 
 def _next_pow2(number: int) -> int:

@@ -12,8 +12,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from blocks.kv import BlockManager, BlockPool, PrefixCache
-from tests.kv.naive import NaiveManager, NaivePool, NaivePrefixes
+from blocks.kv import BlockManager, BlockPool, Prefix, PrefixCache
+from tests.kv.naive import Handle, NaiveManager, NaivePool, NaivePrefixes
 
 RANDOM = st.randoms(use_true_random=True)
 NAMESPACES = ("", "a", "b")
@@ -60,9 +60,9 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(random=RANDOM)
     def mark_findable(self, random):
-        for block in some(random, self.owned(), 3):
-            self.pool.mark_findable(block)
-            self.naive.findable.add(block)
+        blocks = some(random, self.owned(), 3)
+        self.pool.mark_findable(blocks)
+        self.naive.findable.update(blocks)
 
     @rule(random=RANDOM)
     def forget(self, random):
@@ -94,7 +94,7 @@ class PoolMachine(RuleBasedStateMachine):
                 self.pool.release([*some_owned, *[block] * (count + 1)])
         for block in self.naive.order:
             with pytest.raises(ValueError, match="block to mark findable: expected"):
-                self.pool.mark_findable(block)
+                self.pool.mark_findable([*some_owned, block])
 
     @invariant()
     def agree(self):
@@ -122,21 +122,26 @@ class PrefixMachine(RuleBasedStateMachine):
         self.size = block_size
         self.cache = self.cache_class(block_size, digest=short_digest(num_bytes))
         self.naive = NaivePrefixes(block_size)
-        self.handles = [(None, None)]  # what callers hold, however stale
+        # What callers hold, however stale: the prefix and its naive handle.
+        self.handles: list[tuple[Prefix | None, Handle | None]] = [(None, None)]
         self.next_block = 1
 
     def insert(self, prefix, handle, tokens, namespace):
-        prefix = self.cache.insert(prefix, tokens, self.next_block, namespace)
-        handle = self.naive.insert(handle, tokens, self.next_block, namespace)
+        blocks = range(self.next_block, self.next_block + len(tokens) // self.size)
+        prefix = self.cache.insert(prefix, tokens, blocks, namespace)
+        for index, block in enumerate(blocks):
+            block_tokens = tokens[index * self.size : (index + 1) * self.size]
+            handle = self.naive.insert(handle, block_tokens, block, namespace)
         assert prefix.attached == self.naive.is_attached(handle)
-        self.next_block += 1
+        self.next_block = blocks.stop
         self.handles = [*self.handles[-20:], (prefix, handle), (None, None)]
         return prefix, handle
 
     @rule(random=RANDOM)
     def insert_after_anything(self, random):
-        tokens = random.choices((0, 1), k=self.size)
-        self.insert(*random.choice(self.handles), tokens, random.choice(NAMESPACES))
+        tokens = random.choices((0, 1), k=self.size * random.randint(1, 2))
+        prefix, handle = random.choice(self.handles)
+        self.insert(prefix, handle, tokens, random.choice(NAMESPACES))
 
     @rule(random=RANDOM)
     def forget(self, random):
@@ -155,10 +160,8 @@ class PrefixMachine(RuleBasedStateMachine):
             for block in sorted(self.naive.nodes[namespace, tokens].blocks):
                 self.cache.forget(block)
                 self.naive.forget(block)
-        prefix = handle = None
-        for start in range(0, len(tokens), self.size):
-            block = list(tokens[start : start + self.size])
-            prefix, handle = self.insert(prefix, handle, block, namespace)
+        if tokens:
+            self.insert(None, None, list(tokens), namespace)
 
     @rule(random=RANDOM)
     def match(self, random):
@@ -184,9 +187,11 @@ class PrefixMachine(RuleBasedStateMachine):
     def misuse(self, random):
         for block in some(random, self.naive.blocks(), 2):
             with pytest.raises(ValueError, match="not indexed yet"):
-                self.cache.insert(None, [0] * self.size, block)
-        with pytest.raises(ValueError, match="a full block"):
-            self.cache.insert(None, [0] * (self.size + 1), self.next_block)
+                self.cache.insert(None, [0] * 2 * self.size, [self.next_block, block])
+        with pytest.raises(ValueError, match="full blocks"):
+            self.cache.insert(None, [0] * (2 * self.size + 1), [self.next_block])
+        with pytest.raises(ValueError, match="each block once"):
+            self.cache.insert(None, [0] * 2 * self.size, [self.next_block] * 2)
 
     @invariant()
     def agree(self):

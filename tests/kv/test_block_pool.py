@@ -26,8 +26,7 @@ def test_all_or_nothing():
 def test_empty_blocks_are_reused_first_and_cached_ones_least_recently_used_first():
     pool = BlockPool(7)
     a, b, c, d, e, f = pool.allocate(6)
-    for block in (a, b, c, d):
-        pool.mark_findable(block)
+    pool.mark_findable([a, b, c, d])
     pool.release([a, b])
     pool.release([e])
     pool.release([c, d])
@@ -39,7 +38,7 @@ def test_eviction_is_told_only_when_a_block_is_handed_out_again():
     evicted = []
     pool = BlockPool(3, on_evict=evicted.append)
     a, b = pool.allocate(2)
-    pool.mark_findable(a)
+    pool.mark_findable([a])
     pool.release([a, b])
     assert evicted == []
     assert pool.is_findable(a)
@@ -51,8 +50,7 @@ def test_eviction_is_told_only_when_a_block_is_handed_out_again():
 def test_a_hit_leaves_from_the_middle_of_the_free_list():
     pool = BlockPool(5)
     blocks = pool.allocate(4)
-    for block in blocks:
-        pool.mark_findable(block)
+    pool.mark_findable(blocks)
     pool.release(blocks)
     pool.retain([blocks[1]])
     assert pool.free_order() == [blocks[3], blocks[2], blocks[0]]
@@ -62,8 +60,7 @@ def test_a_hit_leaves_from_the_middle_of_the_free_list():
 def test_a_forgotten_free_block_is_reused_next():
     pool = BlockPool(4)
     blocks = pool.allocate(3)
-    for block in blocks:
-        pool.mark_findable(block)
+    pool.mark_findable(blocks)
     pool.release(blocks)
     pool.forget(blocks[0])
     assert pool.free_order()[0] == blocks[0]
@@ -85,10 +82,10 @@ def test_double_free_is_refused_and_changes_nothing():
 def test_unknown_ids_are_refused(bad):
     pool = BlockPool(4)
     owned = pool.allocate(2)
-    for operation in (pool.ref_count, pool.is_findable, pool.mark_findable, pool.forget):
+    for operation in (pool.ref_count, pool.is_findable, pool.forget):
         with pytest.raises(ValueError, match="block id: expected 1 to 3, got"):
             operation(bad)
-    for operation in (pool.retain, pool.release):
+    for operation in (pool.retain, pool.release, pool.mark_findable):
         with pytest.raises(ValueError, match="block id: expected 1 to 3, got"):
             operation([owned[0], bad])
     assert pool.ref_count(owned[0]) == 1

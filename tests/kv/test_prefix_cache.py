@@ -8,11 +8,8 @@ from blocks.kv import PrefixCache
 
 
 def fill(cache: PrefixCache, tokens: list[int], first_block: int, namespace: str = ""):
-    prefix, size = None, cache.block_size
-    for index in range(len(tokens) // size):
-        block = tokens[index * size : (index + 1) * size]
-        prefix = cache.insert(prefix, block, first_block + index, namespace)
-    return prefix
+    count = len(tokens) // cache.block_size
+    return cache.insert(None, tokens, range(first_block, first_block + count), namespace)
 
 
 def hits(cache: PrefixCache, tokens: list[int], namespace: str = "") -> list[int]:
@@ -53,7 +50,6 @@ def test_names_are_the_same_in_every_process():
         packed = b"".join(token.to_bytes(8, "little", signed=True) for token in block)
         name = hashlib.sha256(name + packed).digest()
     prefix = fill(cache, [1, 2, 3, -1], 10, "tenant")
-    assert prefix is not None
     assert prefix.digest == name
 
 
@@ -115,7 +111,7 @@ def test_forgetting_everything_leaves_nothing_behind():
 def test_what_is_no_full_block_of_tokens_is_refused(bad):
     cache = PrefixCache(2)
     with pytest.raises(ValueError, match="tokens: expected"):
-        cache.insert(None, bad, 1)
+        cache.insert(None, bad, [1])
     assert len(cache) == 0
     cache.check_invariants()
 

@@ -38,7 +38,7 @@ def test_lengths_have_the_means_of_the_paper():
 
 def test_shares_come_out_as_in_the_paper():
     """Kwon et al., 2023, figure 2: 20.4, 26.8, 38.2 and 96.3 % of the slots hold tokens."""
-    requests = sharegpt_like(600)
+    requests = sharegpt_like(250)
     by_max = simulate_contiguous(requests, OPT_13B_SLOTS, reserve_max())
     by_pow2 = simulate_contiguous(requests, OPT_13B_SLOTS, reserve_pow2)
     by_oracle = simulate_contiguous(requests, OPT_13B_SLOTS, reserve_oracle)
