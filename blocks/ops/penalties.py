@@ -57,6 +57,9 @@ def apply_penalties(
     )
     ok = logits.device.type != "cpu" or bool((repetition_ > 0).all())
     _checks.check(ok, "repetition", "numbers above 0", repetition)
+    for name, value in (("presence", presence_), ("frequency", frequency_)):
+        ok = logits.device.type != "cpu" or bool(value.isfinite().all())
+        _checks.check(ok, name, "finite numbers", value)
     x = logits[rows, token_ids].float()
     x = torch.where(x > 0, x / repetition_, x * repetition_)
     x -= torch.where(output_counts > 0, presence_ + frequency_ * output_counts, 0)

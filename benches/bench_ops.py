@@ -1,0 +1,106 @@
+"""The small operations at the shapes of real models, each checked against its reference first."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from benches.shapes import GEMMA2_9B, LLAMA_8B, LLAMA_200M, TINY, ModelShape
+from blocks import ops
+from tests.numerics import assert_close
+
+MODELS = [TINY, LLAMA_200M, LLAMA_8B]
+ROWS = [1, 8, 32]
+DTYPE = torch.bfloat16
+
+
+def named(model: ModelShape) -> str:
+    return model.name
+
+
+def values(device: torch.device, *shape: int, dtype: torch.dtype = DTYPE) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(shape, generator=generator).to(device, dtype)
+
+
+@pytest.mark.parametrize("num_rows", ROWS)
+@pytest.mark.parametrize("model", MODELS, ids=named)
+def bench_linear(timed, device: torch.device, model: ModelShape, num_rows: int) -> None:
+    inputs, outputs = model.hidden_size, 2 * model.intermediate_size
+    x, weight = values(device, num_rows, inputs), values(device, outputs, inputs)
+    assert_close(ops.linear(x, weight), ops.linear(x, weight, impl="reference"), slack=2)
+    work = ops.linear_work(num_rows, inputs, outputs, 2)
+    with torch.inference_mode():
+        timed(lambda: ops.linear(x, weight), work=work, model=model.name, num_rows=num_rows)
+
+
+@pytest.mark.parametrize("num_rows", ROWS)
+@pytest.mark.parametrize("model", MODELS, ids=named)
+def bench_rms_norm(timed, device: torch.device, model: ModelShape, num_rows: int) -> None:
+    x, residual = (values(device, num_rows + i, model.hidden_size)[i:] for i in (0, 1))
+    weight = values(device, model.hidden_size)
+    expected = ops.rms_norm(x, weight, residual=residual, impl="reference")
+    assert_close(ops.rms_norm(x, weight, residual=residual).output, expected.output, slack=2)
+    work = ops.norm_work(num_rows, model.hidden_size, 2, residual=True)
+    with torch.inference_mode():
+        timed(
+            lambda: ops.rms_norm(x, weight, residual=residual),
+            work=work,
+            cold=False,
+            model=model.name,
+        )
+
+
+@pytest.mark.parametrize("num_rows", ROWS)
+@pytest.mark.parametrize("model", [*MODELS, GEMMA2_9B], ids=named)
+def bench_apply_rope(timed, device: torch.device, model: ModelShape, num_rows: int) -> None:
+    query = values(device, num_rows, model.num_heads, model.head_dim)
+    key = values(device, num_rows, model.num_kv_heads, model.head_dim)
+    table = ops.rope_table(ops.rope_frequencies(model.head_dim), 4096, device=device)
+    positions = torch.arange(num_rows, device=device)
+    expected = ops.apply_rope(query, key, positions, table, impl="reference")
+    assert_close(ops.apply_rope(query, key, positions, table)[0], expected[0])
+    work = ops.rope_work(num_rows, model.num_heads, model.num_kv_heads, model.head_dim, 2)
+    with torch.inference_mode():
+        timed(
+            lambda: ops.apply_rope(query, key, positions, table, inplace=True),
+            work=work,
+            cold=False,
+            model=model.name,
+        )
+
+
+@pytest.mark.parametrize("num_rows", ROWS)
+@pytest.mark.parametrize("model", MODELS, ids=named)
+def bench_silu_and_mul(timed, device: torch.device, model: ModelShape, num_rows: int) -> None:
+    gate_up = values(device, num_rows, 2 * model.intermediate_size)
+    assert_close(ops.silu_and_mul(gate_up), ops.silu_and_mul(gate_up, impl="reference"))
+    work = ops.gated_work(num_rows, model.intermediate_size, 2)
+    with torch.inference_mode():
+        timed(lambda: ops.silu_and_mul(gate_up), work=work, cold=False, model=model.name)
+
+
+@pytest.mark.parametrize(
+    ("rules", "options"),
+    [
+        ("greedy", {"temperature": 0.0}),
+        ("plain", {}),
+        ("top-k", {"top_k": 50}),
+        ("top-p", {"top_p": 0.9}),
+    ],
+)
+@pytest.mark.parametrize("num_rows", ROWS)
+@pytest.mark.parametrize("model", [TINY, LLAMA_200M], ids=named)
+def bench_sample(timed, device, model: ModelShape, num_rows: int, rules: str, options) -> None:
+    logits = 3 * values(device, num_rows, model.vocab_size, dtype=torch.float32)
+    options = {**options, "seeds": torch.arange(num_rows), "positions": torch.arange(num_rows)}
+    drawn = ops.sample(logits, **options)
+    assert torch.equal(drawn, ops.sample(logits, **options, impl="reference"))
+    work = ops.sample_work(num_rows, model.vocab_size, 4)
+    timed(
+        lambda: ops.sample(logits, **options),
+        work=work,
+        dtype=torch.float32,
+        cold=False,
+        model=model.name,
+        rules=rules,
+    )

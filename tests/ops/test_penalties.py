@@ -1,0 +1,97 @@
+import inspect
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import RepetitionPenaltyLogitsProcessor
+
+from blocks.ops import add_logit_bias, apply_penalties
+
+
+@given(
+    num_rows=st.integers(1, 4),
+    prompt_len=st.integers(1, 8),
+    output_len=st.integers(0, 8),
+    repetition=st.sampled_from([0.5, 1.0, 1.3]),
+    presence=st.sampled_from([0.0, 0.4]),
+    frequency=st.sampled_from([0.0, -0.2]),
+    seed=st.integers(0, 99),
+)
+def test_penalties_follow_the_formulas(
+    num_rows: int,
+    prompt_len: int,
+    output_len: int,
+    repetition: float,
+    presence: float,
+    frequency: float,
+    seed: int,
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    vocab_size = 12
+    logits = torch.randn(num_rows, vocab_size, generator=generator)
+    tokens = torch.randint(0, vocab_size, (num_rows, prompt_len + output_len), generator=generator)
+    penalise: Any = RepetitionPenaltyLogitsProcessor(repetition)
+    expected = penalise(tokens, logits.clone())
+    entries = []
+    for row in range(num_rows):
+        output = tokens[row, prompt_len:].tolist()
+        for token in set(tokens[row].tolist()):
+            count = output.count(token)
+            entries.append((row, token, count))
+            expected[row, token] -= presence * (count > 0) + frequency * count
+    rows, token_ids, counts = torch.tensor(entries).T
+    per_row = torch.full((num_rows,), presence)
+    actual = apply_penalties(
+        logits, rows, token_ids, counts,
+        repetition=repetition, presence=per_row, frequency=frequency,
+    )  # fmt: skip
+    assert actual is logits
+    torch.testing.assert_close(actual, expected)
+
+
+def test_each_row_has_its_own_penalty() -> None:
+    logits = torch.ones(2, 3)
+    one = torch.tensor([0, 1])
+    apply_penalties(logits, one, one, one, repetition=torch.tensor([2.0, 1.0]), presence=0.25)
+    assert logits.tolist() == [[0.5, 1.0, 1.0], [1.0, 0.75, 1.0]]
+
+
+def test_bias_is_added_and_bans() -> None:
+    logits = torch.zeros(2, 3, dtype=torch.bfloat16)
+    rows, token_ids = torch.tensor([0, 1]), torch.tensor([2, 0])
+    add_logit_bias(logits, rows, token_ids, torch.tensor([1.5, -math.inf]))
+    assert logits.tolist() == [[0.0, 0.0, 1.5], [-math.inf, 0.0, 0.0]]
+
+
+def test_nothing_listed_changes_nothing() -> None:
+    logits, none = torch.ones(2, 3), torch.zeros(0, dtype=torch.int64)
+    apply_penalties(logits, none, none, none, repetition=2.0)
+    add_logit_bias(logits, none, none, torch.zeros(0))
+    assert torch.equal(logits, torch.ones(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"token_ids": torch.tensor([3])}, r"token_ids: expected within \[0, 3\), got 3 to 3"),
+        ({"token_ids": torch.tensor([-1])}, r"token_ids: expected within \[0, 3\)"),
+        ({"rows": torch.tensor([2])}, r"rows: expected within \[0, 2\)"),
+        ({"output_counts": torch.tensor([1, 2])}, r"output_counts shape: expected \[1\]"),
+        ({"repetition": 0.0}, "repetition: expected numbers above 0"),
+        ({"repetition": math.nan}, "repetition: expected numbers above 0"),
+        ({"presence": math.inf}, "presence: expected finite numbers"),
+        ({"frequency": torch.ones(3)}, r"frequency shape: expected \[2\]"),
+    ],
+)
+def test_misuse_is_refused_and_changes_nothing(change: dict, message: str) -> None:
+    one = torch.tensor([1])
+    logits = torch.ones(2, 3)
+    arguments = {"rows": one, "token_ids": one, "output_counts": one, **change}
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(apply_penalties)(logits, **arguments)
+    with pytest.raises(ValueError, match="bias: expected numbers"):
+        add_logit_bias(logits, one, one, torch.tensor([math.nan]))
+    assert torch.equal(logits, torch.ones(2, 3))
