@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from blocks._checks import fail
+from recipes.model.config import MAX_SIZE
 
 
 class Fields:
@@ -29,6 +30,13 @@ class Fields:
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.wrong(key, "a whole number")
+        return value
+
+    def size(self, key: str, default: int | None = None, limit: int = MAX_SIZE) -> int:
+        """A whole number from 1 to ``limit``; checked before anything is built of that size."""
+        value = self.integer(key, default)
+        if not 0 < value <= limit:
+            raise self.wrong(key, f"1 to {limit}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:

@@ -42,7 +42,7 @@ def read_config(raw: Mapping[str, Any], generation: Mapping[str, Any] | None) ->
     stops = started.token_ids("eos_token_id") or fields.token_ids("eos_token_id")
     return ModelConfig(
         family=name,
-        vocab_size=fields.integer("vocab_size"),
+        vocab_size=fields.size("vocab_size"),
         bos_token_id=fields.optional_integer("bos_token_id"),
         eos_token_ids=stops,
         pad_token_id=fields.optional_integer("pad_token_id"),

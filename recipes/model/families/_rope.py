@@ -65,7 +65,7 @@ READERS = {DEFAULT: None, "linear": _linear, "llama3": _llama3, "yarn": _yarn}
 
 def _original_length(fields: Fields, scaling: Fields) -> int:
     key = "original_max_position_embeddings"
-    length = fields.integer(key, scaling.integer(key, fields.integer("max_position_embeddings")))
+    length = fields.integer(key, scaling.integer(key, fields.size("max_position_embeddings")))
     if not length > 0:
         raise scaling.wrong(key, "a positive number of tokens")
     return length

@@ -34,7 +34,7 @@ def read(fields: Fields) -> dict[str, Any]:
         raise fields.wrong("query_pre_attn_scalar", "a positive number")
     activation = "hidden_activation" if fields.has("hidden_activation") else "hidden_act"
     return shape | {
-        "head_dim": fields.integer("head_dim", 256),
+        "head_dim": fields.size("head_dim", 256),
         "norm_order": "sandwich",
         "norm_offset": 1.0,
         "activation": fields.choice(activation, llama.ACTIVATIONS, "gelu_pytorch_tanh"),

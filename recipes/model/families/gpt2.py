@@ -6,7 +6,7 @@ Reference: Radford et al. 2019, Language Models are Unsupervised Multitask Learn
 from collections.abc import Iterator
 from typing import Any
 
-from recipes.model.config import ModelConfig
+from recipes.model.config import MAX_LAYERS, ModelConfig
 from recipes.model.hf_fields import Fields
 from recipes.model.pieces import Piece, linear
 
@@ -24,16 +24,16 @@ NAMES = {"gelu_tanh": "gelu_new"}
 
 def read(fields: Fields) -> dict[str, Any]:
     fields.refuse("add_cross_attention", "only decoders are built")
-    hidden_size, num_heads = fields.integer("n_embd"), fields.integer("n_head")
-    head_dim = hidden_size // max(num_heads, 1)
+    hidden_size, num_heads = fields.size("n_embd"), fields.size("n_head")
+    head_dim = hidden_size // num_heads
     return {
         "hidden_size": hidden_size,
-        "intermediate_size": fields.integer("n_inner", 4 * hidden_size),
-        "num_layers": fields.integer("n_layer"),
+        "intermediate_size": fields.size("n_inner", 4 * hidden_size),
+        "num_layers": fields.size("n_layer", limit=MAX_LAYERS),
         "num_heads": num_heads,
         "num_kv_heads": num_heads,
         "head_dim": head_dim,
-        "max_positions": fields.integer("n_positions", 1024),
+        "max_positions": fields.size("n_positions", 1024),
         "norm": "layer",
         "norm_eps": fields.number("layer_norm_epsilon", 1e-5),
         "activation": fields.choice("activation_function", ACTIVATIONS, "gelu_new"),

@@ -6,7 +6,7 @@ Reference: Touvron et al. 2023, Llama 2; Grattafiori et al. 2024, The Llama 3 He
 from collections.abc import Iterator
 from typing import Any
 
-from recipes.model.config import ModelConfig
+from recipes.model.config import MAX_LAYERS, ModelConfig
 from recipes.model.families._rope import read_rope, write_rope
 from recipes.model.hf_fields import Fields
 from recipes.model.pieces import Piece, gate_up, linear, query_key_value
@@ -47,16 +47,16 @@ def pieces(config: ModelConfig) -> Iterator[Piece]:
 
 def read_shape(fields: Fields, default_theta: float = 10000.0) -> dict[str, Any]:
     """What every relative of Llama has: sizes, rotary settings, norm."""
-    num_heads = fields.integer("num_attention_heads")
-    hidden_size = fields.integer("hidden_size")
+    num_heads = fields.size("num_attention_heads")
+    hidden_size = fields.size("hidden_size")
     return {
         "hidden_size": hidden_size,
-        "intermediate_size": fields.integer("intermediate_size"),
-        "num_layers": fields.integer("num_hidden_layers"),
+        "intermediate_size": fields.size("intermediate_size"),
+        "num_layers": fields.size("num_hidden_layers", limit=MAX_LAYERS),
         "num_heads": num_heads,
-        "num_kv_heads": fields.integer("num_key_value_heads", num_heads),
-        "head_dim": fields.integer("head_dim", hidden_size // max(num_heads, 1)),
-        "max_positions": fields.integer("max_position_embeddings"),
+        "num_kv_heads": fields.size("num_key_value_heads", num_heads),
+        "head_dim": fields.size("head_dim", hidden_size // num_heads),
+        "max_positions": fields.size("max_position_embeddings"),
         "norm_eps": fields.number("rms_norm_eps", 1e-6),
         "activation": fields.choice("hidden_act", ACTIVATIONS, "silu"),
         "rope": read_rope(fields, default_theta),

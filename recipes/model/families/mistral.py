@@ -5,7 +5,7 @@ Reference: Jiang et al. 2023, Mistral 7B, 2.
 
 from typing import Any
 
-from recipes.model.config import ModelConfig
+from recipes.model.config import MAX_LAYERS, ModelConfig
 from recipes.model.families import llama
 from recipes.model.hf_fields import Fields
 
@@ -25,7 +25,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
 def read_window(fields: Fields) -> tuple[int | None, ...]:
     """One window for all layers, or none."""
     window = fields.optional_integer("sliding_window")
-    return () if window is None else (window,) * fields.integer("num_hidden_layers")
+    return () if window is None else (window,) * fields.size("num_hidden_layers", limit=MAX_LAYERS)
 
 
 def write_window(config: ModelConfig) -> dict[str, Any]:

@@ -19,8 +19,8 @@ def read(fields: Fields) -> dict[str, Any]:
     return llama.read_shape(fields, default_theta=1e6) | {
         "norm_eps": fields.number("rms_norm_eps", 1e-5),
         "windows": mistral.read_window(fields),
-        "num_experts": fields.integer("num_local_experts", 8),
-        "num_experts_per_token": fields.integer("num_experts_per_tok", 2),
+        "num_experts": fields.size("num_local_experts", 8),
+        "num_experts_per_token": fields.size("num_experts_per_tok", 2),
     }
 
 

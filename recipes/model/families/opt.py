@@ -8,7 +8,7 @@ Reference: Zhang et al. 2022, OPT: Open Pre-trained Transformer Language Models,
 from collections.abc import Iterator
 from typing import Any
 
-from recipes.model.config import ModelConfig
+from recipes.model.config import MAX_LAYERS, ModelConfig
 from recipes.model.hf_fields import Fields
 from recipes.model.pieces import Piece, linear, query_key_value
 
@@ -22,17 +22,17 @@ POSITION_OFFSET = 2
 def read(fields: Fields) -> dict[str, Any]:
     if not fields.flag("layer_norm_elementwise_affine", True):
         raise fields.wrong("layer_norm_elementwise_affine", "true (norms with weights)")
-    hidden_size, num_heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
-    width = fields.integer("word_embed_proj_dim", hidden_size)
+    hidden_size, num_heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    width = fields.size("word_embed_proj_dim", hidden_size)
     before, bias = fields.flag("do_layer_norm_before", True), fields.flag("enable_bias", True)
     return {
         "hidden_size": hidden_size,
-        "intermediate_size": fields.integer("ffn_dim"),
-        "num_layers": fields.integer("num_hidden_layers"),
+        "intermediate_size": fields.size("ffn_dim"),
+        "num_layers": fields.size("num_hidden_layers", limit=MAX_LAYERS),
         "num_heads": num_heads,
         "num_kv_heads": num_heads,
-        "head_dim": hidden_size // max(num_heads, 1),
-        "max_positions": fields.integer("max_position_embeddings"),
+        "head_dim": hidden_size // num_heads,
+        "max_positions": fields.size("max_position_embeddings"),
         "norm": "layer",
         "norm_order": "pre" if before else "post",
         "norm_eps": 1e-5,

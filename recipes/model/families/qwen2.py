@@ -5,7 +5,7 @@ Reference: Yang et al. 2024, Qwen2 Technical Report, 2.2.
 
 from typing import Any
 
-from recipes.model.config import ModelConfig
+from recipes.model.config import MAX_LAYERS, ModelConfig
 from recipes.model.families import llama
 from recipes.model.families._windows import FULL, SLIDING, read_layer_types, write_layer_types
 from recipes.model.hf_fields import Fields
@@ -25,7 +25,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
 
 def read_windows(fields: Fields) -> tuple[int | None, ...]:
     """Windows on the layers from ``max_window_layers`` up, where they are switched on."""
-    num_layers = fields.integer("num_hidden_layers")
+    num_layers = fields.size("num_hidden_layers", limit=MAX_LAYERS)
     window = None
     if fields.flag("use_sliding_window", False):
         window = fields.integer("sliding_window", 4096)
@@ -39,9 +39,11 @@ def write_windows(config: ModelConfig) -> dict[str, Any]:
     """The keys of ``read_windows``."""
     window = next((w for w in config.windows if w is not None), None)
     kinds = write_layer_types(config.windows, config.num_layers)
+    if window is None:
+        return {"use_sliding_window": False}
     return {
-        "use_sliding_window": window is not None,
+        "use_sliding_window": True,
         "sliding_window": window,
-        "max_window_layers": kinds.index(SLIDING) if SLIDING in kinds else config.num_layers,
+        "max_window_layers": kinds.index(SLIDING),
         "layer_types": kinds,
     }

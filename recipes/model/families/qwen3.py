@@ -18,7 +18,7 @@ PREFIX = "model."
 def read(fields: Fields) -> dict[str, Any]:
     bias = fields.flag("attention_bias", False)
     return llama.read_shape(fields) | {
-        "head_dim": fields.integer("head_dim", 128),
+        "head_dim": fields.size("head_dim", 128),
         "qkv_bias": bias,
         "out_bias": bias,
         "qk_norm": True,
