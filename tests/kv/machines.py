@@ -156,12 +156,14 @@ class PrefixMachine(RuleBasedStateMachine):
         if not self.naive.nodes:
             return
         namespace, tokens = random.choice(sorted(self.naive.nodes))
+        self.look_up(tokens, namespace)
         if random.random() < 0.5:
             for block in sorted(self.naive.nodes[namespace, tokens].blocks):
                 self.cache.forget(block)
                 self.naive.forget(block)
         if tokens:
             self.insert(None, None, list(tokens), namespace)
+        self.look_up(tokens, namespace)
 
     @rule(random=RANDOM)
     def match(self, random):
@@ -171,6 +173,9 @@ class PrefixMachine(RuleBasedStateMachine):
         tokens = [*tokens, *random.choices((0, 1), k=random.randint(0, 2 * self.size))]
         if random.random() < 0.3:
             namespace = random.choice(NAMESPACES)
+        self.look_up(tokens, namespace)
+
+    def look_up(self, tokens, namespace):
         found = self.cache.match(tokens, namespace)
         assert [p.block_ids for p in found] == self.naive.match(tokens, namespace)
         if found:
