@@ -489,7 +489,11 @@ class Scheduler:
     ) -> None:
         expected = [entry.num_samples for entry in entries]
         got = [len(tokens) for tokens in sampled]
-        check(expected == got, "sampled", f"{expected} tokens per entry", got)
+        if expected == got:
+            return
+        check(len(expected) == len(got), "sampled", f"{len(expected)} entries", len(got))
+        index = next(i for i in range(len(got)) if expected[i] != got[i])
+        check(False, f"sampled[{index}]", f"{expected[index]} token ids", got[index])
 
     def check_invariants(self) -> None:
         """Assert invariants 1 to 8; O(live sequences)."""

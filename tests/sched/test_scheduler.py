@@ -358,8 +358,10 @@ def test_misuse_is_refused_before_anything_changes() -> None:
     batch = scheduler.schedule()
     with pytest.raises(RuntimeError, match=r"step 1; pass it to update"):
         scheduler.schedule()
-    with pytest.raises(ValueError, match=r"sampled: expected \[1\] tokens per entry, got \[2\]"):
+    with pytest.raises(ValueError, match=r"sampled\[0\]: expected 1 token ids, got 2"):
         scheduler.update(batch, [[1, 2]])
+    with pytest.raises(ValueError, match="sampled: expected 1 entries, got 0"):
+        scheduler.update(batch, [])
     assert len(scheduler.update(batch, [[1]])) == 1
     with pytest.raises(ValueError, match="token_budget: expected at least max_num_seqs"):
         make(token_budget=4, max_num_seqs=8)

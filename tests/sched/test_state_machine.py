@@ -1,0 +1,215 @@
+"""Any order of calls, against a dictionary of what every request must be."""
+
+import dataclasses
+
+import hypothesis.strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    precondition,
+    rule,
+)
+
+from blocks.sched import (
+    Batch,
+    FinishReason,
+    Output,
+    QueueFull,
+    Request,
+    Scheduler,
+    State,
+    Unservable,
+)
+from blocks.sched.reference import ReferenceAllocator
+
+NUM_BLOCKS, BLOCK_SIZE, BUDGET, PLACES, LONGEST = 6, 3, 7, 3, 16
+EOS = 0
+
+
+@dataclasses.dataclass
+class Model:
+    """A request as the machine knows it: tokens drawn per sample, and which samples are over."""
+
+    request: Request
+    drawn: dict[int, list[int]]
+    over: dict[int, FinishReason]
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    stale = Bundle("stale")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.allocator = ReferenceAllocator(NUM_BLOCKS, BLOCK_SIZE)
+        self.now = 0.0
+        self.scheduler = Scheduler(
+            self.allocator,
+            token_budget=BUDGET,
+            max_num_seqs=PLACES,
+            max_model_len=LONGEST,
+            policy="priority",
+            clock=lambda: self.now,
+            max_waiting=4,
+        )
+        self.models: dict[str, Model] = {}
+        self.batch: Batch | None = None
+        self.num_added = 0
+
+    @rule(
+        prompt=st.lists(st.integers(0, 2), min_size=1, max_size=12),
+        max_tokens=st.integers(1, 8),
+        num_samples=st.integers(1, 4),
+        priority=st.integers(-1, 1),
+        min_tokens=st.integers(0, 2),
+        ignore_eos=st.booleans(),
+        namespace=st.sampled_from(["", "tenant"]),
+    )
+    def add(self, prompt: list[int], max_tokens: int, min_tokens: int, **options: object) -> None:
+        self.num_added += 1
+        request = Request(
+            request_id=f"r{self.num_added}",
+            prompt_tokens=prompt,
+            max_tokens=max_tokens,
+            min_tokens=min(min_tokens, max_tokens),
+            eos_token_ids=(EOS,),
+            **options,  # type: ignore[arg-type]
+        )
+        total = len(prompt) + max_tokens
+        fits = total <= LONGEST and -(-(total - 1) // BLOCK_SIZE) <= NUM_BLOCKS
+        try:
+            self.scheduler.add(request)
+        except Unservable:
+            assert not fits
+        except QueueFull:
+            assert fits
+            assert self.scheduler.num_waiting >= 4
+        else:
+            assert fits
+            self.models[request.request_id] = Model(request, {0: []}, {})
+
+    @precondition(lambda self: self.batch is None)
+    @rule()
+    def schedule(self) -> None:
+        running_before = self.scheduler.num_running
+        batch = self.scheduler.schedule()
+        assert batch.num_tokens == sum(entry.num_tokens for entry in batch.entries) <= BUDGET
+        assert bool(batch.entries) == bool(self.models), "work is done whenever there is any"
+        for entry in batch.entries:
+            sequence = entry.sequence
+            assert sequence.request.request_id in self.models
+            table = self.allocator.table(sequence.sequence_id)
+            assert len(table.block_ids) * BLOCK_SIZE >= entry.start + entry.num_tokens
+        if batch.preempted:
+            assert self.scheduler.num_running < running_before
+        self.batch = batch if batch.entries else None
+
+    @precondition(lambda self: self.batch is not None)
+    @rule(target=stale, data=st.data())
+    def update(self, data: st.DataObject) -> Batch:
+        batch, self.batch = self.batch, None
+        assert batch is not None
+        token = st.integers(0, 4)
+        sampled = [
+            data.draw(st.lists(token, min_size=e.num_samples, max_size=e.num_samples))
+            for e in batch.entries
+        ]
+        expected: list[tuple[str, int, int]] = []
+        for entry, tokens in zip(batch.entries, sampled, strict=True):
+            sequence = entry.sequence
+            if sequence.state is not State.FINISHED:
+                name = sequence.request.request_id
+                indices = range(len(tokens)) if len(tokens) > 1 else [sequence.index]
+                expected += [(name, i, t) for i, t in zip(indices, tokens, strict=False)]
+        outputs = self.scheduler.update(batch, sampled)
+        got = [(o.sequence.request.request_id, o.sequence.index, o.token) for o in outputs]
+        assert got == expected
+        for name, index, token_id in expected:
+            self.models[name].drawn.setdefault(index, []).append(token_id)
+        self._take(outputs)
+        return batch
+
+    @precondition(lambda self: self.batch is not None)
+    @rule(target=stale)
+    def fail(self) -> Batch:
+        batch, self.batch = self.batch, None
+        assert batch is not None
+        self._take(self.scheduler.fail(batch))
+        return batch
+
+    @rule(batch=consumes(stale))
+    def complete_again(self, batch: Batch) -> None:
+        sampled = [[1] * entry.num_samples for entry in batch.entries]
+        assert self.scheduler.update(batch, sampled) == []
+        assert self.scheduler.fail(batch) == []
+
+    @precondition(lambda self: self.models)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.models)))
+        assert self.scheduler.cancel(name)
+        assert not self.scheduler.cancel(name)
+        del self.models[name]
+
+    @precondition(lambda self: self.models)
+    @rule(data=st.data(), failed=st.booleans())
+    def end_one(self, data: st.DataObject, failed: bool) -> None:
+        name = data.draw(st.sampled_from(sorted(self.models)))
+        sequence = data.draw(st.sampled_from(self.scheduler.sequences(name)))
+        if failed:
+            self._take(self.scheduler.fail_sequences([sequence.sequence_id]))
+        else:
+            assert self.scheduler.stop(sequence.sequence_id)
+            self._take([Output(sequence, None, FinishReason.STOP_STRING)])
+
+    @rule(seconds=st.floats(-100, 100))
+    def jump(self, seconds: float) -> None:
+        self.now += seconds
+
+    def _take(self, outputs: list[Output]) -> None:
+        for sequence, _, reason in outputs:
+            if reason is not None:
+                model = self.models[sequence.request.request_id]
+                assert sequence.index not in model.over
+                model.over[sequence.index] = reason
+        for name, model in list(self.models.items()):
+            if set(model.drawn) <= set(model.over):
+                del self.models[name]
+
+    @invariant()
+    def dictionary_and_scheduler_agree(self) -> None:
+        assert self.scheduler.num_requests == len(self.models)
+        for name, model in self.models.items():
+            live = {s.index: s for s in self.scheduler.sequences(name)}
+            assert set(live) == set(model.drawn) - set(model.over), (name, live)
+            for index, sequence in live.items():
+                drawn = model.drawn[index]
+                assert sequence.output_tokens == drawn
+                enough = len(drawn) >= max(1, model.request.min_tokens)
+                ended = enough and drawn[-1] == EOS and not model.request.ignore_eos
+                assert not ended, f"{sequence} should have ended"
+                assert len(drawn) < model.request.max_tokens
+
+    @invariant()
+    def invariants_hold(self) -> None:
+        self.scheduler.check_invariants()
+        self.allocator.check_invariants()
+        if not self.models:
+            assert self.allocator.num_free_blocks == NUM_BLOCKS, "blocks leaked"
+
+    def teardown(self) -> None:
+        """Whatever happened, everything left finishes and every block comes back."""
+        if self.batch is not None:
+            self._take(self.scheduler.fail(self.batch))
+        for _ in range(2000):
+            if not self.scheduler.has_work():
+                break
+            batch = self.scheduler.schedule()
+            assert batch.entries, "idle although there is work"
+            self.scheduler.update(batch, [[1] * entry.num_samples for entry in batch.entries])
+        assert not self.scheduler.has_work()
+        assert self.allocator.num_free_blocks == NUM_BLOCKS
+
+
+TestScheduler = SchedulerMachine.TestCase
