@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from recipes.serve.middleware import Gate
 from recipes.serve.protocol import DetokenizeBody, TokenizeBody
 from recipes.serve.service import Service, json_response
 
+log = logging.getLogger("recipes.serve")
 Endpoint = Callable[[Service, Request], Awaitable[Any]]
 
 
@@ -44,13 +46,25 @@ def build_app(service: Service) -> ASGIApp:
         ("GET", "/metrics", metrics),
     ]
     routes = [
-        Route(path, functools.partial(endpoint, service), methods=[method])
+        Route(path, functools.partial(_contained, endpoint, service), methods=[method])
         for method, path, endpoint in table
     ]
     handlers: Any = {ApiError: _api_error, HTTPException: _http_error}
     return Gate(
         Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan), service.config
     )
+
+
+async def _contained(endpoint: Endpoint, service: Service, request: Request) -> Any:
+    """Run an endpoint; what it did not foresee is logged and answered without details."""
+    try:
+        return await endpoint(service, request)
+    except ApiError:
+        raise
+    except Exception:
+        log.exception("request %s failed", request.state.request_id)
+        message = "internal error; the server's log has more"
+        raise ApiError(500, message, code="internal_error") from None
 
 
 async def models(service: Service, request: Request) -> Response:

@@ -1,11 +1,10 @@
-"""What every request passes: an id, the browser rules, the key, and a last line for errors.
+"""What every request passes: an id, the browser rules, and the key.
 
 Pure ASGI: starlette's ``BaseHTTPMiddleware`` would hide the client's leaving from the application.
 """
 
 import hashlib
 import hmac
-import logging
 import re
 import secrets
 
@@ -19,11 +18,9 @@ OPEN_PATHS = frozenset({"/health"})
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
-log = logging.getLogger("recipes.serve")
-
 
 class Gate:
-    """The outermost application: refuses what must not come in and answers what went wrong.
+    """The outermost application: refuses what must not come in.
 
     Every response carries ``x-request-id``: the client's own, if it is well formed, else a fresh
     one. It is shown and logged, and never used as a key.
@@ -42,12 +39,9 @@ class Gate:
         headers = _single_headers(scope)
         request_id = _request_id(headers)
         scope.setdefault("state", {})["request_id"] = request_id
-        started = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 message["headers"] = [
                     *message.get("headers", []),
                     (b"x-request-id", request_id.encode()),
@@ -59,12 +53,6 @@ class Gate:
             self._check_key(scope["path"], headers)
             await self._app(scope, receive, send_with_id)
         except ApiError as error:
-            await error.response()(scope, receive, send_with_id)
-        except Exception:
-            log.exception("request %s failed", request_id)
-            if started:
-                raise  # uvicorn closes the connection: the client must not take this for an end
-            error = ApiError(500, "internal error; the log has more", code="internal_error")
             await error.response()(scope, receive, send_with_id)
 
     def _check_browser(self, headers: dict[str, str | None]) -> None:

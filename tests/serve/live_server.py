@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,10 +17,12 @@ from recipes.serve.server import Server, build_service, listen
 class LiveServer:
     """A running server: its address, and the engine behind it for looking into."""
 
-    def __init__(self, loaded: Loaded, **settings: Any) -> None:
+    def __init__(self, loaded: Loaded, send_buffer: int | None = None, **settings: Any) -> None:
         self.loaded = loaded
         self.engine = loaded.engine
         sock = listen("127.0.0.1", 0)
+        if send_buffer is not None:  # connections inherit it
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         self.port = sock.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         config = ServerConfig(**({"port": self.port, "model_name": "tiny"} | settings))  # type: ignore
