@@ -12,9 +12,9 @@ class KVCache:
     """Keys and values of all layers, cut into blocks.
 
     Each layer's keys and values are views ``[num_blocks, block_size, num_kv_heads, head_dim]`` of
-    one zero-filled allocation (on Linux, CPU memory is only taken as blocks are first written).
-    Block 0 is the null block: it exists, so that padded tables read valid memory, but is never
-    handed out.
+    one zero-filled allocation, taken from the system at once: what a budget allows is known to fit
+    before the first request, and no request pays for page faults. Block 0 is the null block: it
+    exists, so that padded tables read valid memory, but is never handed out.
 
     Args:
         num_blocks: blocks per layer, the null block included; at least 2.

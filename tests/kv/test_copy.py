@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocks.kv import copy_blocks, copy_blocks_work, reference
+from tests.kv.test_write import place
 
 PAIRS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=8)
 
@@ -20,13 +21,14 @@ def test_equals_one_copy_after_the_other(impl, pairs, dtype, block):
     planes = torch.randn(3, 6, *block, generator=torch.Generator().manual_seed(0)).to(dtype)
     expected = planes.clone()
     reference.copy_blocks(expected, pairs)
+    planes = planes.to(place(impl))
     copy_blocks(planes, pairs, impl=impl)
-    assert torch.equal(planes, expected)
+    assert torch.equal(planes.cpu(), expected)
 
 
 @pytest.mark.parametrize("impl", ["reference", "torch", "triton"])
 def test_an_unknown_block_is_refused_before_anything_is_copied(impl):
-    planes = torch.randn(2, 4, 8)
+    planes = torch.randn(2, 4, 8, device=place(impl))
     before = planes.clone()
     for bad in [(4, 0), (0, 4), (-1, 0), (0, -1)]:
         with pytest.raises(ValueError, match="block copy: expected block ids from 0 to 3"):
