@@ -117,17 +117,17 @@ def _rows(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
 
 def _argmax(logits: Tensor) -> list[Drawn]:
     top, tokens = logits.max(-1)  # a NaN anywhere in the row comes out as the maximum
+    return _checked(tokens, top)
+
+
+def _checked(tokens: Tensor, top: Tensor) -> list[Drawn]:
+    """Drawn tokens; a row whose largest logit is not finite has none."""
     drawn = [Drawn(token) for token in tokens.tolist()]
-    if not torch.isfinite(top).all():
-        _mark_broken(drawn, top)
-    return drawn
-
-
-def _mark_broken(drawn: list[Drawn], top: Tensor) -> None:
     for one, value in zip(drawn, top.tolist(), strict=True):
         if not math.isfinite(value):
             one.token = 0
             one.error = "the model gave no finite score for the next token"
+    return drawn
 
 
 def _edit_and_draw(logits: Tensor, draws: Sequence[Draw]) -> list[Drawn]:
@@ -147,9 +147,7 @@ def _edit_and_draw(logits: Tensor, draws: Sequence[Draw]) -> list[Drawn]:
         seeds=[state.seed for state in states],
         positions=[len(state.tokens) for state in states],
     )
-    drawn = [Drawn(token) for token in tokens.tolist()]
-    if not torch.isfinite(top).all():
-        _mark_broken(drawn, top)
+    drawn = _checked(tokens, top)
     wanted = [at for at, p in enumerate(params) if p.logprobs is not None]
     if wanted:
         _report(logits, drawn, params, wanted)
