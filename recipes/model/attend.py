@@ -74,10 +74,10 @@ def paged_attend(
         cu_seqlens_q: int32 [num_seqs + 1] running sums of the numbers of new tokens.
         slot_mapping: int64 [num_tokens] where each new token's key and value go; -1 for nowhere.
     """
-    specs = attention_specs(config)
+    specs, pages = attention_specs(config), _pages(cache)
 
     def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        keys, values = cache.key(layer), cache.value(layer)
+        keys, values = pages[2 * layer : 2 * layer + 2]
         write_kv(key, value, keys, values, slot_mapping)
         scale, window, softcap = specs[layer]
         return paged_extend(
@@ -96,10 +96,10 @@ def decode_attend(
     slot_mapping: Tensor,
 ) -> Attend:
     """``paged_attend`` of a step in which every sequence has exactly one new token."""
-    specs = attention_specs(config)
+    specs, pages = attention_specs(config), _pages(cache)
 
     def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        keys, values = cache.key(layer), cache.value(layer)
+        keys, values = pages[2 * layer : 2 * layer + 2]
         write_kv(key, value, keys, values, slot_mapping)
         scale, window, softcap = specs[layer]
         return paged_decode(
@@ -112,3 +112,8 @@ def decode_attend(
 def attention_specs(config: ModelConfig) -> list[AttentionSpec]:
     """``config.attention`` of every layer."""
     return [config.attention(layer) for layer in range(config.num_layers)]
+
+
+def _pages(cache: KVCache) -> tuple[Tensor, ...]:
+    """Keys and values of layer 0, of layer 1, and so on: all views in one call."""
+    return cache.storage.flatten(0, 1).unbind()

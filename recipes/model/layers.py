@@ -40,7 +40,8 @@ class Attention(nn.Module):
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         if cos_sin is not None:
-            query, key = ops.apply_rope(query, key, positions, cos_sin)
+            in_place = not torch.is_grad_enabled()
+            query, key = ops.apply_rope(query, key, positions, cos_sin, inplace=in_place)
         return self.out(attend(self.layer, query, key, value).flatten(1))
 
 
