@@ -71,6 +71,18 @@ def load_model(
     return decoder
 
 
+def check_weights(folder: str | Path) -> None:
+    """Check names, shapes and dtypes of a folder's tensors without reading them.
+
+    Raises:
+        ValueError: as ``load_model``.
+    """
+    folder = open_folder(folder)
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(TensorFile(path)) for path in _weight_files(folder)]
+        _match(read_config(folder), files)
+
+
 def save_model(
     decoder: Decoder,
     folder: str | Path,

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from recipes.model import Decoder, families, load_model, read_config, save_model
 from recipes.model.weights import part_of
+from tests.model.memory import peak_growth_of_loading
 from tests.model.oracle import CASES, hf_folder, hf_logits, hf_model
 from tests.model.test_decoder import random_decoder, tiny
 from tests.model.test_families import LIMIT, prefill_logits, tokens_of
@@ -130,26 +131,11 @@ def test_the_official_package_reads_what_is_written(folder):
 
 def test_reading_needs_no_second_copy_of_the_model(tmp_path):
     """Peak resident memory grows by the weights, not by twice the weights."""
-    import subprocess
-    import sys
-
     config = tiny(hidden_size=1024, intermediate_size=4096, head_dim=64, num_layers=4)
-    decoder = random_decoder(config)
-    save_model(decoder, tmp_path)
+    save_model(random_decoder(config), tmp_path)
     size = (tmp_path / "model.safetensors").stat().st_size
     assert size > 200 << 20
-    script = (
-        "import resource, sys, torch\n"
-        "from recipes.model import load_model\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
-        "before = peak()\n"
-        "model = load_model(sys.argv[1])\n"
-        "print(peak() - before)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
-    )
-    assert int(done.stdout) < size + (48 << 20)
+    assert peak_growth_of_loading(tmp_path) < size + (48 << 20)
 
 
 BROKEN = {
