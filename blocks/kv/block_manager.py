@@ -179,7 +179,8 @@ class BlockManager:
         blocks that became full since the last commit cost anything.
 
         Raises:
-            ValueError: more tokens than given, or than the sequence has slots for.
+            ValueError: more tokens than given or than the sequence has slots for, or a token that
+                is no 64-bit integer; nothing is committed.
         """
         table = self._tables.get(sequence_id)
         if table is None:
@@ -191,19 +192,23 @@ class BlockManager:
         limit = min(len(tokens), len(table.block_ids) * size)
         if num_tokens > limit:
             raise fail("num_tokens", f"at most {limit}, the tokens with slots", num_tokens)
+        last = num_tokens // size
+        if self._caching:
+            full = table.block_ids[first:last]
+            full_tokens = tokens[first * size : last * size]
+            prefix = self._prefixes.insert(table.prefix, full_tokens, full, table.namespace)
+            if prefix.attached:
+                self._pool.mark_findable(full)
+            table.prefix = prefix
+        table.num_committed = last
         table.num_tokens = max(table.num_tokens, num_tokens)
-        table.num_committed = last = num_tokens // size
-        if not self._caching:
-            return
-        full = table.block_ids[first:last]
-        full_tokens = tokens[first * size : last * size]
-        prefix = self._prefixes.insert(table.prefix, full_tokens, full, table.namespace)
-        if prefix.attached:
-            self._pool.mark_findable(full)
-        table.prefix = prefix
 
     def fork(self, parent_id: int, child_id: int) -> None:
-        """Start a sequence that shares all blocks of another."""
+        """Start a sequence that shares all blocks of another.
+
+        To be called between steps: what the parent has slots for must be written already, since
+        neither side may write into a shared block without an `append`.
+        """
         parent = self.table(parent_id)
         if child_id in self._tables:
             raise fail("child_id", "one not in use", child_id, "free it first")

@@ -1,11 +1,14 @@
 """The paged tensors: keys and values of all layers in one allocation, sized from a byte budget."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from blocks._checks import check, check_positive, fail
 from blocks.kv.copy import copy_blocks
+from blocks.kv.write import CACHE_DTYPES
 
 
 class KVCache:
@@ -19,8 +22,12 @@ class KVCache:
     Args:
         num_blocks: blocks per layer, the null block included; at least 2.
         num_layers, block_size, num_kv_heads, head_dim: sizes.
-        dtype: of keys and values.
+        dtype: of keys and values: float32, float16 or bfloat16.
         device: where they live.
+
+    Raises:
+        ValueError, TypeError: sizes or a dtype that make no cache.
+        MemoryError: the device does not have that much memory.
 
     >>> cache = KVCache.from_budget(
     ...     1 << 20, num_layers=2, block_size=16, num_kv_heads=4, head_dim=64, dtype=torch.bfloat16
@@ -43,8 +50,10 @@ class KVCache:
         hint = "one block is the null block"
         check(num_blocks >= 2, "num_blocks", "at least 2", num_blocks, hint)
         _check_sizes(num_layers, block_size, num_kv_heads, head_dim)
+        if dtype not in CACHE_DTYPES:
+            raise TypeError(f"dtype: expected one of {CACHE_DTYPES}, got {dtype}")
         shape = (num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim)
-        self.storage = torch.zeros(shape, dtype=dtype, device=device)
+        self.storage = _zeros(shape, dtype, device)
         self.cache_bytes: int | None = None
 
     @classmethod
@@ -153,6 +162,17 @@ def bytes_per_token(num_layers: int, num_kv_heads: int, head_dim: int, dtype: to
     return 2 * num_layers * num_kv_heads * head_dim * dtype.itemsize
 
 
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    try:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    except RuntimeError as error:  # torch's own message has neither advice nor a readable size
+        size = _size(math.prod(shape) * dtype.itemsize)
+        raise MemoryError(
+            f"KV cache: expected {size} of free memory on {device}, could not get it; "
+            f"lower the budget ({str(error).splitlines()[0]})"
+        ) from error
+
+
 def _check_sizes(num_layers: int, block_size: int, num_kv_heads: int, head_dim: int) -> None:
     check_positive("num_layers", num_layers)
     check_positive("block_size", block_size)
@@ -161,7 +181,7 @@ def _check_sizes(num_layers: int, block_size: int, num_kv_heads: int, head_dim: 
 
 
 def _size(num_bytes: int) -> str:
-    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+    for unit, scale in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if num_bytes >= scale:
             return f"{num_bytes / scale:.1f} {unit}"
     return f"{num_bytes} B"

@@ -158,6 +158,19 @@ def test_a_sequence_without_appends_inside_its_block_still_commits():
     m.check_invariants()
 
 
+def test_a_commit_that_is_refused_leaves_no_gap_in_the_chain():
+    m = manager()
+    bad = [*tokens(4), 1 << 70, 5, 6, 7, *tokens(4)]
+    m.allocate(0, bad, 12)
+    with pytest.raises(ValueError, match="tokens: expected 64-bit integers"):
+        m.commit(0, bad, 8)
+    assert m.match_prefix(tokens(5)) == 0
+    m.commit(0, tokens(12, start=50), 12)
+    assert m.match_prefix(tokens(13, start=50)) == 12
+    assert m.match_prefix(tokens(9, start=54)) == 0
+    m.check_invariants()
+
+
 def test_without_a_prefix_cache_nothing_is_found():
     m = manager(prefix_cache=False)
     m.allocate(0, tokens(8), 8)

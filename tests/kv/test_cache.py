@@ -1,13 +1,25 @@
 """KVCache: sizes from a budget, explained; views of one allocation; block copies in all layers."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from blocks.kv import KVCache, bytes_per_token
 
-SIZES = {"num_layers": 3, "block_size": 4, "num_kv_heads": 2, "head_dim": 8, "dtype": torch.float16}
+SIZES: dict[str, Any] = {
+    "num_layers": 3,
+    "block_size": 4,
+    "num_kv_heads": 2,
+    "head_dim": 8,
+    "dtype": torch.float16,
+}
 TOKEN_BYTES = 2 * 3 * 2 * 8 * 2
 BLOCK_BYTES = 4 * TOKEN_BYTES
+
+
+def sizes(**changes: Any) -> dict[str, Any]:
+    return {**SIZES, **changes}
 
 
 @pytest.mark.parametrize("spare", [0, 1, BLOCK_BYTES - 1])
@@ -42,7 +54,17 @@ def test_a_budget_too_small_for_one_block_says_the_numbers(budget):
 def test_sizes_must_be_positive(name):
     for build in (lambda **k: KVCache(4, **k), lambda **k: KVCache.from_budget(1 << 20, **k)):
         with pytest.raises(ValueError, match=f"{name}: expected a positive number, got 0"):
-            build(**SIZES | {name: 0})
+            build(**sizes(**{name: 0}))
+
+
+def test_a_dtype_that_cannot_be_written_is_refused_at_once():
+    with pytest.raises(TypeError, match=r"dtype: expected one of .*, got torch.int32"):
+        KVCache(4, **sizes(dtype=torch.int32))
+
+
+def test_a_budget_beyond_the_machine_says_so():
+    with pytest.raises(MemoryError, match=r"expected 65472.0 TiB of free memory on cpu.*lower the"):
+        KVCache.from_budget(1 << 56, **sizes(block_size=1 << 40))
 
 
 def test_the_null_block_alone_is_no_cache():

@@ -147,8 +147,8 @@ MUTANTS = {
     ),
     "a partly filled block is committed": (
         "block_manager",
-        "table.num_committed = last = num_tokens // size",
-        "table.num_committed = last = -(-num_tokens // size)",
+        "        last = num_tokens // size\n",
+        "        last = -(-num_tokens // size)\n",
     ),
     "a block is committed under its neighbour's tokens": (
         "block_manager",
