@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from blocks.sched import FinishReason, Sequence
 from blocks.sched.reference import ReferenceAllocator
 from blocks.sched.simulate import Options, Simulation, simulate
 
@@ -95,3 +96,29 @@ def test_command_line_prints_options_and_summary() -> None:
     assert "Options(seed=3, num_blocks=" in run.stdout
     assert "0 leaked blocks, digest " in run.stdout
     assert "200 of 200 steps" in run.stderr
+
+
+def test_requests_that_break_every_step_end_and_nobody_else_does() -> None:
+    class Poisoned(Simulation):
+        def _end(self, sequence: Sequence, reason: FinishReason) -> None:
+            poisoned = sequence.request.request_id in self.poisoned
+            assert (reason is FinishReason.FAILED) == poisoned, sequence
+            super()._end(sequence, reason)
+
+    quiet = {field.name: 0.0 for field in dataclasses.fields(Options) if "_rate" in field.name}
+    quiet |= {"cancel_share": 0.0, "poison_share": 0.1}
+    num_poisoned = 0
+    for seed in range(10):
+        options = dataclasses.replace(Options.from_seed(seed), **(quiet | {"arrival_rate": 0.3}))
+        simulation = Poisoned(options)
+        for _ in range(150):
+            simulation.step()
+        simulation.options = dataclasses.replace(options, arrival_rate=0.0)
+        for _ in range(1000):
+            if simulation.live:
+                simulation.step()
+        assert not simulation.live
+        num_poisoned += len(simulation.poisoned)
+        failed_steps = simulation.scheduler.counters.num_failed_steps
+        assert failed_steps <= 8 * len(simulation.poisoned), "found in a few failures each"
+    assert num_poisoned > 10

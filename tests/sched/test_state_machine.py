@@ -3,6 +3,7 @@
 import dataclasses
 
 import hypothesis.strategies as st
+from hypothesis import settings
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
@@ -24,7 +25,7 @@ from blocks.sched import (
 )
 from blocks.sched.reference import ReferenceAllocator
 
-NUM_BLOCKS, BLOCK_SIZE, BUDGET, PLACES, LONGEST = 6, 3, 7, 3, 16
+NUM_BLOCKS, BLOCK_SIZE, BUDGET, PLACES, LONGEST = 5, 3, 7, 3, 18
 EOS = 0
 
 
@@ -58,8 +59,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.num_added = 0
 
     @rule(
-        prompt=st.lists(st.integers(0, 2), min_size=1, max_size=12),
-        max_tokens=st.integers(1, 8),
+        prompt=st.lists(st.integers(0, 2), min_size=1, max_size=8),
+        max_tokens=st.integers(1, 11),
         num_samples=st.integers(1, 4),
         priority=st.integers(-1, 1),
         min_tokens=st.integers(0, 2),
@@ -92,7 +93,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.batch is None)
     @rule()
     def schedule(self) -> None:
-        running_before = self.scheduler.num_running
+        live = [s for name in self.models for s in self.scheduler.sequences(name)]
+        waiting = {s for s in live if s.state is State.WAITING}
         batch = self.scheduler.schedule()
         assert batch.num_tokens == sum(entry.num_tokens for entry in batch.entries) <= BUDGET
         assert bool(batch.entries) == bool(self.models), "work is done whenever there is any"
@@ -101,8 +103,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert sequence.request.request_id in self.models
             table = self.allocator.table(sequence.sequence_id)
             assert len(table.block_ids) * BLOCK_SIZE >= entry.start + entry.num_tokens
+        admitted = {s for s in waiting if s.state is not State.WAITING}
+        worst_admitted = max((s.key for s in admitted), default=())
+        assert all(s.key > worst_admitted for s in waiting - admitted), "out of turn"
         if batch.preempted:
-            assert self.scheduler.num_running < running_before
+            assert not admitted
+            kept = [s.key for s in live if s.state in (State.PREFILLING, State.DECODING)]
+            assert all(s.key > max(kept, default=()) for s in batch.preempted), "not the worst"
         self.batch = batch if batch.entries else None
 
     @precondition(lambda self: self.batch is not None)
@@ -110,7 +117,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def update(self, data: st.DataObject) -> Batch:
         batch, self.batch = self.batch, None
         assert batch is not None
-        token = st.integers(0, 4)
+        token = st.integers(0, 6)
         sampled = [
             data.draw(st.lists(token, min_size=e.num_samples, max_size=e.num_samples))
             for e in batch.entries
@@ -137,6 +144,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert batch is not None
         self._take(self.scheduler.fail(batch))
         return batch
+
+    @precondition(lambda self: self.batch is None and self.models)
+    @rule(data=st.data(), steps=st.integers(1, 4))
+    def run(self, data: st.DataObject, steps: int) -> None:
+        for _ in range(steps):
+            self.schedule()
+            if self.batch is not None:
+                self.update(data)
+            self.invariants_hold()
 
     @rule(batch=consumes(stale))
     def complete_again(self, batch: Batch) -> None:
@@ -172,10 +188,20 @@ class SchedulerMachine(RuleBasedStateMachine):
             if reason is not None:
                 model = self.models[sequence.request.request_id]
                 assert sequence.index not in model.over
+                self._check_reason(model, sequence.output_tokens, reason)
                 model.over[sequence.index] = reason
         for name, model in list(self.models.items()):
             if set(model.drawn) <= set(model.over):
                 del self.models[name]
+
+    def _check_reason(self, model: Model, output: list[int], reason: FinishReason) -> None:
+        request = model.request
+        if reason is FinishReason.EOS:
+            assert output[-1] == EOS, output
+            assert len(output) >= request.min_tokens, output
+            assert not request.ignore_eos
+        elif reason is FinishReason.LENGTH:
+            assert len(output) == request.max_tokens, output
 
     @invariant()
     def dictionary_and_scheduler_agree(self) -> None:
@@ -213,3 +239,4 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = settings(stateful_step_count=80)
