@@ -30,6 +30,8 @@ def check_shape(name: str, tensor: Any, expected: tuple[object, ...], hint: str 
     An int in ``expected`` must match; a string names a free dimension and matches any size.
     """
     shape = tuple(tensor.shape)
+    if shape == expected:
+        return
     ok = len(shape) == len(expected) and all(
         not isinstance(want, int) or want == have
         for want, have in zip(expected, shape, strict=True)

@@ -5,16 +5,15 @@ from blocks.ops.linear import linear, linear_work
 from blocks.ops.logprobs import TokenLogprobs, top_logprobs
 from blocks.ops.norm import Normed, layer_norm, norm_work, rms_norm
 from blocks.ops.penalties import add_logit_bias, apply_penalties
-from blocks.ops.rope import (
+from blocks.ops.rope import apply_rope, rope_work
+from blocks.ops.rope_frequencies import (
     LinearScaling,
     Llama3Scaling,
     RopeFrequencies,
     RopeScaling,
     YarnScaling,
-    apply_rope,
     rope_frequencies,
     rope_table,
-    rope_work,
 )
 from blocks.ops.sampling import sample, sample_work
 

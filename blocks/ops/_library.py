@@ -1,5 +1,6 @@
 """The C++ functions of this block, one per element type, found by the dtype they compute on."""
 
+import functools
 from collections.abc import Callable
 from ctypes import c_float, c_int, c_int64, c_void_p
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blocks import _native
+from blocks._impl import choose_impl
 
 SUFFIXES = {torch.bfloat16: "bf16", torch.float32: "f32"}
 ARGUMENT_TYPES = {"p": c_void_p, "n": c_int64, "f": c_float, "i": c_int}
@@ -17,11 +19,30 @@ ARGUMENT_TYPES = {"p": c_void_p, "n": c_int64, "f": c_float, "i": c_int}
 def native_takes(x: Tensor, *others: Tensor | None) -> bool:
     """Whether the C++ functions can compute on these: CPU, and one dtype they know."""
     dtype = x.dtype
-    return (
-        dtype in SUFFIXES
-        and x.device.type == "cpu"
-        and all(t is None or t.dtype == dtype for t in others)
-    )
+    if dtype not in SUFFIXES or not x.is_cpu:
+        return False
+    return all(other is None or other.dtype == dtype for other in others)
+
+
+def choose(
+    impl: str | None, has: tuple[str, ...], x: Tensor, *others: Tensor | None, traced: bool
+) -> str:
+    """``choose_impl`` with ``native`` among the implementations where the tensors allow it.
+
+    The usual call, no wish and tensors the C++ functions take, is decided first: it is made
+    several times a layer, and each microsecond counts when there is one row.
+    """
+    if native_takes(x, *others):
+        if impl is None and not traced and native_ready():
+            return "native"
+        has = (*has, "native")
+    return choose_impl(impl, has, x, grad=traced)
+
+
+@functools.cache
+def native_ready() -> bool:
+    """Whether there is a compiler, so that the C++ functions can be had."""
+    return _native.compiler() is not None
 
 
 def functions(

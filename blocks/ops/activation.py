@@ -13,10 +13,9 @@ from blocks._impl import Impl, choose_impl
 from blocks._work import Work
 from blocks.ops import reference
 from blocks.ops._autograd import must_trace
-from blocks.ops._library import functions, native_takes
+from blocks.ops._library import choose, functions
 
 HAS = ("reference", "triton")
-HAS_NATIVE = ("reference", "native", "triton")
 TILE = 1024
 """Results of one Triton program."""
 Approximate = Literal["none", "tanh"]
@@ -43,8 +42,7 @@ def silu_and_mul(
     Reference: Shazeer 2020, "GLU variants improve transformer", equation 6.
     """
     _check_halves(gate_up)
-    has = HAS_NATIVE if native_takes(gate_up) else HAS
-    chosen = choose_impl(impl, has, gate_up, grad=must_trace(gate_up))
+    chosen = choose(impl, HAS, gate_up, traced=must_trace(gate_up))
     if chosen == "native":
         return _native_gated("silu_and_mul", gate_up)
     if chosen == "triton":
@@ -76,8 +74,11 @@ def gelu_and_mul(
     """
     _check_halves(gate_up)
     _check_approximate(approximate)
-    has = HAS_NATIVE if approximate == "tanh" and native_takes(gate_up) else HAS
-    chosen = choose_impl(impl, has, gate_up, grad=must_trace(gate_up))
+    traced = must_trace(gate_up)
+    if approximate == "tanh":
+        chosen = choose(impl, HAS, gate_up, traced=traced)
+    else:
+        chosen = choose_impl(impl, HAS, gate_up, grad=traced)
     if chosen == "native":
         return _native_gated("gelu_tanh_and_mul", gate_up)
     if chosen == "triton":
@@ -121,7 +122,7 @@ def _check_floating(x: Tensor) -> None:
 def _check_halves(gate_up: Tensor) -> None:
     _check_floating(gate_up)
     ok = gate_up.dim() >= 1 and gate_up.shape[-1] % 2 == 0
-    _checks.check(ok, "gate_up shape", "rows of even length (gate, up)", list(gate_up.shape))
+    _checks.check(ok, "gate_up shape", "rows of even length (gate, up)", gate_up.shape)
 
 
 def _check_approximate(approximate: str) -> None:

@@ -13,10 +13,9 @@ from blocks._impl import Impl, choose_impl
 from blocks._work import Work
 from blocks.ops import reference
 from blocks.ops._autograd import must_trace
-from blocks.ops._library import functions, native_takes
+from blocks.ops._library import choose, functions
 
 HAS = ("reference", "torch")
-HAS_NATIVE = ("reference", "torch", "native")
 
 MAX_NATIVE_ROWS = {torch.bfloat16: 64, torch.float32: 16}
 """Most rows for which streaming the weights beats torch's own matrix product."""
@@ -54,11 +53,13 @@ def linear(
         _checks.check_shape("weight", weight, ("out_features", num_columns), "as x has columns")
     if bias is not None:
         _checks.check_shape("bias", bias, (weight.shape[0],), "one addend per row of weight")
-    has = HAS_NATIVE if native_takes(x, weight, bias) and weight.is_contiguous() else HAS
     traced = must_trace(x, weight, bias)
     if impl is None and (traced or _too_many_rows(x)):
         return F.linear(x, weight, bias)
-    chosen = choose_impl(impl, has, x, grad=traced)
+    if weight.is_contiguous():
+        chosen = choose(impl, HAS, x, weight, bias, traced=traced)
+    else:
+        chosen = choose_impl(impl, HAS, x, grad=traced)
     if chosen == "native":
         return _run_native(x, weight, bias)
     if chosen == "reference":

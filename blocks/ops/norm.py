@@ -9,14 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from blocks import _checks
-from blocks._impl import Impl, choose_impl
+from blocks._impl import Impl
 from blocks._work import Work
 from blocks.ops import reference
 from blocks.ops._autograd import must_trace
-from blocks.ops._library import functions, native_takes
+from blocks.ops._library import choose, functions
 
 HAS = ("reference", "triton")
-HAS_NATIVE = ("reference", "native", "triton")
 MAX_TILE = 32768
 """Widest row one Triton program holds [columns]."""
 
@@ -89,8 +88,7 @@ def rms_norm(
     Reference: Zhang and Sennrich 2019, "Root mean square layer normalization", equation 4.
     """
     _check(x, weight, None, residual, eps)
-    has = HAS_NATIVE if native_takes(x, weight) else HAS
-    chosen = choose_impl(impl, has, x, grad=must_trace(x, weight, residual))
+    chosen = choose(impl, HAS, x, weight, traced=must_trace(x, weight, residual))
     if chosen == "native":
         normed = _native_rms_norm(x, weight, eps, residual, weight_offset)
     elif chosen == "triton":
@@ -157,8 +155,7 @@ def layer_norm(
     Reference: Ba, Kiros and Hinton 2016, "Layer normalization", equations 3 and 4.
     """
     _check(x, weight, bias, residual, eps)
-    has = HAS_NATIVE if native_takes(x, weight, bias) else HAS
-    chosen = choose_impl(impl, has, x, grad=must_trace(x, weight, bias, residual))
+    chosen = choose(impl, HAS, x, weight, bias, traced=must_trace(x, weight, bias, residual))
     if chosen == "native":
         normed = _native_layer_norm(x, weight, bias, eps, residual)
     elif chosen == "triton":
@@ -180,7 +177,7 @@ def _check(
 ) -> None:
     if not x.is_floating_point():
         raise TypeError(f"x dtype: expected a floating point dtype, got {x.dtype}")
-    _checks.check(x.dim() >= 1, "x shape", "at least one dimension", list(x.shape))
+    _checks.check(x.dim() >= 1, "x shape", "at least one dimension", x.shape)
     hidden_size = x.shape[-1]
     _checks.check_shape("weight", weight, (hidden_size,), "one factor per column of x")
     if bias is not None:

@@ -4,9 +4,11 @@ The draw is a race: each kept token runs for an exponential time with its probab
 and the first to arrive is drawn. The times come from a counter, not from a generator's state.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
+from ctypes import c_int
 from typing import Any
 
 import torch
@@ -14,17 +16,59 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from blocks import _checks
-from blocks._impl import Impl, choose_impl
+from blocks._impl import Impl
 from blocks._work import Work
 from blocks.ops import reference
-from blocks.ops._library import functions, native_takes
+from blocks.ops._library import choose, functions
 
 HAS = ("reference", "triton")
-HAS_NATIVE = ("reference", "native", "triton")
 TILE = 2048
 """Most logits a Triton program looks at in one go."""
 PerRow = Tensor | Sequence[float] | Sequence[int] | float | int
 """One number for all rows, or one per row as a list or a tensor [num_rows]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What values of one parameter are allowed.
+
+    name: of the parameter, for messages.
+    dtype: it is computed in.
+    low, high: bounds; None for none.
+    interval: how the bounds are written; a parenthesis leaves the bound itself out.
+    """
+
+    name: str
+    dtype: torch.dtype
+    low: float | int | None = None
+    high: float | int | None = None
+    interval: str = ""
+
+    def check_kind(self, dtype: torch.dtype) -> None:
+        """Refuse fractions where integers are wanted."""
+        if self.dtype == torch.int64 and (dtype.is_floating_point or dtype == torch.bool):
+            raise TypeError(f"{self.name} dtype: expected integers, got {dtype}")
+
+    def check_range(self, values: Tensor) -> None:
+        """Refuse values out of bounds, unless they are on an accelerator: looking synchronises."""
+        if self.low is None or values.device.type != "cpu" or values.numel() == 0:
+            return
+        least, most = (n.item() for n in values.aminmax())  # a NaN shows in both
+        ok = least > self.low if self.interval[0] == "(" else least >= self.low
+        if self.high is not None:
+            ok = ok and (most < self.high if self.interval[-1] == ")" else most <= self.high)
+        got = least if least == most else f"{least} to {most}"
+        _checks.check(ok, self.name, f"numbers in {self.interval}", got)
+
+
+RULES = (
+    Rule("temperature", torch.float32, 0.0, math.inf, "[0, inf)"),
+    Rule("top_k", torch.int64, 0, None, "[0, inf)"),
+    Rule("top_p", torch.float32, 0.0, 1.0, "(0, 1]"),
+    Rule("min_p", torch.float32, 0.0, 1.0, "[0, 1]"),
+    Rule("seeds", torch.int64),
+    Rule("positions", torch.int64),
+)
 
 
 def sample(
@@ -84,19 +128,17 @@ def sample(
         raise TypeError(f"logits dtype: expected a floating point dtype, got {logits.dtype}")
     num_rows, vocab_size = logits.shape
     _checks.check(vocab_size > 0, "logits shape", "at least one column", list(logits.shape))
-    parameters = (
-        per_row("temperature", temperature, num_rows, torch.float32, 0.0, math.inf),
-        per_row("top_k", top_k, num_rows, torch.int64, 0, None),
-        per_row("top_p", top_p, num_rows, torch.float32, 0.0, 1.0, open_low=True),
-        per_row("min_p", min_p, num_rows, torch.float32, 0.0, 1.0),
-        per_row("seeds", seeds, num_rows, torch.int64, None, None),
-        per_row("positions", positions, num_rows, torch.int64, None, None),
+    given = (temperature, top_k, top_p, min_p, seeds, positions)
+    parameters = tuple(
+        _per_row(rule, value, num_rows) for rule, value in zip(RULES, given, strict=True)
     )
-    parameters = tuple(p.to(logits.device, non_blocking=True) for p in parameters)
     with torch.no_grad():
-        chosen = choose_impl(impl, HAS_NATIVE if native_takes(logits) else HAS, logits)
+        chosen = choose(impl, HAS, logits, traced=False)
         if chosen == "native":
             return _native_sample(logits, parameters)
+        for rule, values in zip(RULES, parameters, strict=True):
+            rule.check_range(values)
+        parameters = tuple(p.to(logits.device, non_blocking=True) for p in parameters)
         if chosen == "triton":
             return _triton_sample(logits, parameters)
         return reference.sample(logits, *parameters)
@@ -113,7 +155,7 @@ def _native_sample(logits: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     parameters = tuple(p.contiguous() for p in parameters)
     drawn = torch.empty(num_rows, dtype=torch.int64)
-    _functions()[logits.dtype](
+    out_of_range = _functions()[logits.dtype](
         logits.data_ptr(),
         logits.stride(0),
         *(p.data_ptr() for p in parameters),
@@ -121,12 +163,15 @@ def _native_sample(logits: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         num_rows,
         vocab_size,
     )
+    if out_of_range:  # nothing was drawn; the check says of what
+        for rule, values in zip(RULES, parameters, strict=True):
+            rule.check_range(values)
     return drawn
 
 
 @functools.cache
-def _functions() -> dict[torch.dtype, Callable[..., None]]:
-    return functions("sampling", "sample", "pnpppppppnn")
+def _functions() -> dict[torch.dtype, Callable[..., int]]:
+    return functions("sampling", "sample", "pnpppppppnn", c_int)
 
 
 def _triton_sample(logits: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
@@ -151,35 +196,21 @@ def _triton_sample(logits: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
     return drawn
 
 
-def per_row(
-    name: str,
-    value: PerRow,
-    num_rows: int,
-    dtype: torch.dtype,
-    low: float | int | None,
-    high: float | int | None,
-    *,
-    open_low: bool = False,
-) -> Tensor:
-    """A parameter as a tensor [num_rows] of ``dtype``, its range checked unless on an accelerator.
+@functools.lru_cache(maxsize=64)
+def _same_for_all(value: float | int, dtype: torch.dtype, num_rows: int) -> Tensor:
+    """Read only: one tensor serves every call with the same number for all rows."""
+    return torch.full((num_rows,), value, dtype=dtype)
 
-    ``high`` of infinity means any finite number.
-    """
+
+def _per_row(rule: Rule, value: PerRow, num_rows: int) -> Tensor:
+    """A parameter as a tensor [num_rows] of the rule's dtype."""
+    if isinstance(value, (int, float)):
+        rule.check_kind(torch.int64 if isinstance(value, int) else torch.float32)
+        return _same_for_all(value, rule.dtype, num_rows)
     if not isinstance(value, Tensor):
-        value = torch.tensor(value)
-    integral = not value.is_floating_point() and value.dtype != torch.bool
-    if dtype == torch.int64 and not integral and value.numel() > 0:
-        raise TypeError(f"{name} dtype: expected integers, got {value.dtype}")
+        value = torch.tensor(value, dtype=None if len(value) else rule.dtype)
+    rule.check_kind(value.dtype)
     if value.dim() == 0:
         value = value.expand(num_rows)
-    _checks.check_shape(name, value, (num_rows,), "one number per row of logits, or one for all")
-    if value.device.type == "cpu" and low is not None and num_rows > 0:
-        least, most = (n.item() for n in value.aminmax())  # NaN propagates and fails both
-        ok = least > low if open_low else least >= low
-        if high is not None:
-            ok = ok and (most < high if high == math.inf else most <= high)
-        if not ok:
-            left, right = "(" if open_low else "[", ")" if high in (None, math.inf) else "]"
-            wanted = f"numbers in {left}{low}, {'inf' if high is None else high}{right}"
-            raise _checks.fail(name, wanted, least if least == most else f"{least} to {most}")
-    return value.to(dtype)
+    _checks.check_shape(rule.name, value, (num_rows,), "one number per row, or one for all")
+    return value.to(rule.dtype)

@@ -242,11 +242,11 @@ def test_logits_may_be_strided_and_rows_may_be_none(impl) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"temperature": -0.1}, r"temperature: expected numbers in \[0.0, inf\), got -0.1"),
+        ({"temperature": -0.1}, r"temperature: expected numbers in \[0, inf\), got -0.1"),
         ({"temperature": math.nan}, "temperature: expected numbers in"),
         ({"temperature": math.inf}, "temperature: expected numbers in"),
         ({"temperature": [1.0, math.nan]}, "temperature: expected numbers in"),
-        ({"top_p": 0.0}, r"top_p: expected numbers in \(0.0, 1.0\], got 0"),
+        ({"top_p": 0.0}, r"top_p: expected numbers in \(0, 1\], got 0"),
         ({"top_p": [0.5, 1.5]}, "top_p: expected numbers in .* got 0.5 to 1.5"),
         ({"top_p": torch.tensor([math.nan, 0.5])}, "top_p: expected numbers in"),
         ({"top_k": -1}, r"top_k: expected numbers in \[0, inf\), got -1"),

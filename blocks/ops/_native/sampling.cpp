@@ -46,10 +46,22 @@ inline uint64_t stream_of(int64_t seed, int64_t position) {
     return mix(start + static_cast<uint64_t>(position) * kGolden);
 }
 
-// A number in (0, 1) from the upper half of 64 random bits.
-inline float uniform(uint64_t bits) {
-    const double u = (static_cast<double>(bits >> 32) + 0.5) * 0x1p-32;
-    return static_cast<float>(std::min(u, 1 - 0x1p-24));
+// Sixteen numbers in (0, 1), the top 32 of 64 random bits each.
+inline f32x16 uniform(uint64_t stream, const int32_t* ids) {
+    typedef int32_t i32x8 __attribute__((vector_size(32)));
+    f32x8 halves[2];
+    for (int half = 0; half < 2; ++half) {
+        i32x8 id;
+        std::memcpy(&id, ids + 8 * half, sizeof id);
+        const u64x8 counter = (__builtin_convertvector(id, u64x8) + 1) * kGolden;
+        const u64x8 high = mix(stream + counter) >> 32;
+        f64x8 u = (__builtin_convertvector(high, f64x8) + 0.5) * 0x1p-32;
+        u = u < 1 - 0x1p-24 ? u : f64x8{} + (1 - 0x1p-24);
+        halves[half] = __builtin_convertvector(u, f32x8);
+    }
+    f32x16 joined;
+    std::memcpy(&joined, halves, sizeof joined);
+    return joined;
 }
 
 inline int32_t key_of(float x) {  // orders like x
@@ -129,8 +141,9 @@ void read_row(const T* row, int64_t vocab_size, float top, float temperature, To
         const f32x16 below = x == top ? lanes::splat(0.0f) : x - top;
         lanes::store(&all->logits[i], x);
         lanes::store(&all->weights[i], lanes::exp(below / temperature));
-        for (int lane = 0; lane < kLanes; ++lane) all->ids[i + lane] = i + lane;
     }
+    // Ids count up from 0, and stay so until tokens are gathered.
+    for (int64_t i = 0; i < all->padded(); ++i) all->ids[i] = i;
 }
 
 int64_t count_from(const Tokens& tokens, float logit) {
@@ -219,11 +232,7 @@ int64_t race(const Tokens& tokens, uint64_t stream, float min_p) {
     float fastest = -1.0f;
     int64_t winner = -1;
     for (int64_t i = 0; i < tokens.padded(); i += kLanes) {
-        f32x16 u;
-        uint64_t bits[kLanes];
-        for (int lane = 0; lane < kLanes; ++lane)
-            bits[lane] = mix(stream + (static_cast<uint64_t>(tokens.ids[i + lane]) + 1) * kGolden);
-        for (int lane = 0; lane < kLanes; ++lane) u[lane] = uniform(bits[lane]);
+        const f32x16 u = uniform(stream, &tokens.ids[i]);
         const f32x16 w = lanes::load(&tokens.weights[i]);
         if (!any(w / u > fastest)) continue;
         const int64_t end = std::min<int64_t>(kLanes, tokens.count - i);
@@ -248,26 +257,35 @@ int64_t draw(const T* row, int64_t vocab_size, const Rules& rules, int64_t seed,
     return race(tokens, stream_of(seed, position), rules.min_p);
 }
 
+bool in_range(const Rules& r) {  // false for NaN
+    return r.temperature >= 0 && r.temperature < INFINITY && r.top_k >= 0 && r.top_p > 0 &&
+           r.top_p <= 1 && r.min_p >= 0 && r.min_p <= 1;
+}
+
 template <class T>
-void sample(const T* logits, int64_t row_stride, const float* temperature, const int64_t* top_k,
+int sample(const T* logits, int64_t row_stride, const float* temperature, const int64_t* top_k,
             const float* top_p, const float* min_p, const int64_t* seeds, const int64_t* positions,
             int64_t* drawn, int64_t num_rows, int64_t vocab_size) {
+    for (int64_t r = 0; r < num_rows; ++r)
+        if (!in_range({temperature[r], top_k[r], top_p[r], min_p[r]})) return 1;
 #pragma omp parallel for schedule(dynamic) if (num_rows > 1 && num_rows * vocab_size > kSerialLogits)
     for (int64_t r = 0; r < num_rows; ++r) {
         const Rules rules = {temperature[r], top_k[r], top_p[r], min_p[r]};
         drawn[r] = draw(logits + r * row_stride, vocab_size, rules, seeds[r], positions[r]);
     }
+    return 0;
 }
 
 }  // namespace
 
+// Returns 0, or 1 when a parameter is out of range; then nothing is drawn.
 #define DEFINE(T, suffix)                                                                         \
-    extern "C" void sample_##suffix(                                                              \
+    extern "C" int sample_##suffix(                                                              \
         const T* logits, int64_t row_stride, const float* temperature, const int64_t* top_k,      \
         const float* top_p, const float* min_p, const int64_t* seeds, const int64_t* positions,   \
         int64_t* drawn, int64_t num_rows, int64_t vocab_size) {                                   \
-        sample<T>(logits, row_stride, temperature, top_k, top_p, min_p, seeds, positions, drawn,  \
-                  num_rows, vocab_size);                                                          \
+        return sample<T>(logits, row_stride, temperature, top_k, top_p, min_p, seeds, positions,  \
+                         drawn, num_rows, vocab_size);                                            \
     }
 
 DEFINE(bf16, bf16)
