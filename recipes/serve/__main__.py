@@ -29,6 +29,7 @@ def main() -> int:
     service = build_service(loaded, server)
     print(loaded.explain(), greeting(service, sock), sep="\n", flush=True)
     Server(service).run(sockets=[sock])
+    service.engine.join(2)  # after a forced exit it may still be in a step
     return 0
 
 

@@ -149,10 +149,14 @@ class AsyncEngine:
         """Cancel what runs and end the thread after its current step."""
         for stream in set(self._streams.values()):
             stream.cancel("shutdown")
+        await asyncio.to_thread(self.join, 10)
+
+    def join(self, seconds: float) -> None:
+        """End the thread after its current step, waiting at most ``seconds``."""
         self._stopping = True
         self._wake.set()
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join, 10)
+            self._thread.join(seconds)
 
     @property
     def is_alive(self) -> bool:

@@ -56,6 +56,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
             self.force_exit = True
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # its own cancellations
         else:
             log.info("%s: finishing what runs", signal.Signals(sig).name)
         self._service.draining = True

@@ -85,7 +85,9 @@ def test_a_full_queue_is_refused_at_once_with_retry_after(monkeypatch):
 
     monkeypatch.setattr(Runner, "forward", forward)
     with serving(tiny_loaded(max_num_seqs=2, max_waiting=2)) as server:
-        socks = [open_request(server, True) for _ in range(4)]
+        socks = [open_request(server, True) for _ in range(2)]
+        wait_until(lambda: server.engine.scheduler.num_running == 2)
+        socks += [open_request(server, True) for _ in range(2)]
         wait_until(lambda: server.service.engine.num_in_flight == 4)
         before = time.monotonic()
         status, payload, headers = server.request(
