@@ -173,7 +173,7 @@ def write_ratio() -> Measured:
     return Measured(text, plain / native >= 2)
 
 
-def wrong_reads(num_steps: int = 20_000) -> Measured:
+def wrong_reads(num_steps: int = 100_000) -> Measured:
     """The manager's state machine of the tests, driven by a seeded generator."""
     from tests.kv.machines import ManagerMachine
 
