@@ -149,12 +149,12 @@ def demo() -> TrainConfig:
         num_kv_heads=2,
         intermediate_size=512,
         batch_size=8,
-        num_steps=300,
+        num_steps=400,
         learning_rate=6e-3,
         warmup_steps=20,
         eval_every=100,
         eval_tokens=16_384,
-        checkpoint_every=150,
+        checkpoint_every=200,
     )
 
 

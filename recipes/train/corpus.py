@@ -8,10 +8,12 @@ contents only, so the same library gives the same corpus and the same digest eve
 import dataclasses
 import hashlib
 import json
+import math
+import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from blocks._checks import check, fail
@@ -77,7 +79,8 @@ def load_corpus(
 
     Args:
         path: a text file (its last part is held out) or a folder (files are held out by hash).
-        max_bytes: cap on the training text; files are taken in the order of their hashed names.
+        max_bytes: cap on the training text (a tenth of it on the held-out text); files are taken
+            in the order of their hashed names.
         held_out_share: expected share of files held out.
         with_pairs: also collect docstring pairs.
 
@@ -88,13 +91,12 @@ def load_corpus(
     root = Path(sysconfig.get_path("stdlib")) if path is None else Path(path)
     check(root.exists(), "corpus", "an existing file or folder", str(root))
     if root.is_file():
-        train, held_out = _split_file(root, held_out_share)
+        train, held_out = _split_file(root, held_out_share, max_bytes)
     else:
-        train, held_out = _split_folder(root, held_out_share, only_python=standard)
-    pairs = _collect_pairs(train, standard) if with_pairs else ()
-    train, held_out = _cap(train, max_bytes), _cap(held_out, max_bytes)
+        train, held_out = _split_folder(root, held_out_share, max_bytes, only_python=standard)
     if not train or not held_out:
         raise fail("corpus", "at least two text files or one long one", str(root))
+    pairs = _collect_pairs(train, standard) if with_pairs else ()
     if standard:
         version = sys.version.split()[0]
         source = f"standard library of Python {version}, tests and tables left out"
@@ -115,50 +117,77 @@ def _read(path: Path) -> str | None:
         text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError):
         return None
-    if not text.strip() or "\0" in text or len(data) > MAX_FILE_BYTES or is_table(text):
+    if not text.strip() or "\0" in text or len(data) > MAX_FILE_BYTES:
         return None
     return text.replace("\r\n", "\n")
 
 
-def _split_folder(root: Path, share: float, *, only_python: bool):
-    documents = []
-    for path in root.rglob("*.py" if only_python else "*"):
-        inside = path.relative_to(root)
-        folders = set(inside.parts[:-1])
-        hidden = any(part.startswith(".") for part in inside.parts)
-        skipped = folders & SKIPPED_FOLDERS or any(
-            part.startswith(SKIPPED_PREFIXES) for part in inside.parts
-        )
-        if hidden or skipped or path.is_symlink() or not path.is_file():
-            continue
+def _split_folder(
+    root: Path, share: float, max_bytes: int | None, *, only_python: bool
+) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
+    """Training and held-out documents, in the order of their hashed names."""
+    names = {_hash(path.relative_to(root).as_posix()): path for path in _files(root, only_python)}
+    train, held_out = [], []
+    for key in sorted(names):
+        (held_out if int(key[:8], 16) < share * 2.0**32 else train).append(names[key])
+    if not held_out:
+        held_out, train = train[:1], train[1:]
+    return (
+        _read_all(train, root, max_bytes, only_python),
+        _read_all(held_out, root, _held_out_cap(max_bytes), only_python),
+    )
+
+
+def _files(root: Path, only_python: bool) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not (_skipped(name) or name in SKIPPED_FOLDERS)]
+        for name in names:
+            path = Path(folder, name)
+            wanted = name.endswith(".py") or not only_python
+            if wanted and not _skipped(name) and not path.is_symlink() and path.is_file():
+                yield path
+
+
+def _skipped(name: str) -> bool:
+    return name.startswith((".", *SKIPPED_PREFIXES))
+
+
+def _read_all(
+    paths: list[Path], root: Path, max_bytes: int | None, drop_tables: bool
+) -> tuple[Document, ...]:
+    """The texts among the files, up to ``max_bytes`` in all; the last one may be cut."""
+    documents, room = [], math.inf if max_bytes is None else max_bytes
+    for path in paths:
+        if room <= 0:
+            break
         text = _read(path)
-        if text is not None:
-            documents.append(Document(inside.as_posix(), text))
-    documents.sort(key=lambda document: _hash(document.name))
-    limit = share * 2.0**32
-    held_out = [d for d in documents if int(_hash(d.name)[:8], 16) < limit] or documents[:1]
-    return tuple(documents[len(held_out) :]), tuple(held_out)
+        if text is not None and not (drop_tables and is_table(text)):
+            text = _cut(text, room)
+            documents.append(Document(path.relative_to(root).as_posix(), text))
+            room -= len(text.encode())
+    return tuple(documents)
 
 
-def _split_file(path: Path, share: float):
+def _held_out_cap(max_bytes: int | None) -> int | None:
+    return None if max_bytes is None else max(1, max_bytes // 10)
+
+
+def _cut(text: str, max_bytes: float) -> str:
+    data = text.encode()
+    return text if len(data) <= max_bytes else data[: int(max_bytes)].decode(errors="ignore")
+
+
+def _split_file(
+    path: Path, share: float, max_bytes: int | None
+) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
+    """The head of a text for training, its end held out."""
     text = _read(path)
     if text is None or len(text) < 1000:
         raise fail("corpus", "a text of at least 1000 characters in UTF-8", str(path))
     cut = text.rfind("\n", 0, int(len(text) * (1 - share))) + 1 or int(len(text) * (1 - share))
-    return (Document(path.name, text[:cut]),), (Document(path.name + " (end)", text[cut:]),)
-
-
-def _cap(documents: tuple[Document, ...], max_bytes: int | None) -> tuple[Document, ...]:
-    if max_bytes is None:
-        return documents
-    kept, total = [], 0
-    for document in documents:
-        room = max_bytes - total
-        if room <= 0:
-            break
-        kept.append(Document(document.name, document.text[:room]))
-        total += len(kept[-1].text.encode())
-    return tuple(kept)
+    limit = math.inf if max_bytes is None else max_bytes
+    head, end = _cut(text[:cut], limit), _cut(text[cut:], _held_out_cap(max_bytes) or limit)
+    return (Document(path.name, head),), (Document(f"{path.name} (end)", end),)
 
 
 def _collect_pairs(documents: Iterable[Document], standard: bool) -> tuple[Pair, ...]:
@@ -176,19 +205,20 @@ def _collect_pairs(documents: Iterable[Document], standard: bool) -> tuple[Pair,
     return tuple(pairs[name] for name in sorted(pairs))
 
 
-def _introspected():
+def _introspected() -> Iterator[tuple[str, str, str]]:
     """Docstrings of the running standard library, imported in an isolated process."""
     command = [sys.executable, "-I", str(Path(docstrings.__file__))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     for line in done.stdout.splitlines():
-        yield json.loads(line)
+        kind, name, docstring = json.loads(line)
+        yield kind, name, docstring
 
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _digest(train, held_out, pairs) -> str:
+def _digest(train: Iterable[Document], held_out: Iterable[Document], pairs: Iterable[Pair]) -> str:
     digest = hashlib.sha256()
     for part in (train, held_out):
         for document in part:

@@ -114,7 +114,8 @@ def plot_log(entries: Sequence[dict[str, Any]], path: Path, title: str = "") -> 
             fontsize=9,
             color="#c0392b",
         )
-    axes.set(xlabel="million tokens", ylabel="loss, nats per token", title=title)
+    axes.set(xlabel="million tokens", ylabel="loss, nats per token")
+    axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     figure.savefig(path)

@@ -19,6 +19,7 @@ from recipes.train.optim import build_optimizers, learning_rate
 from recipes.train.prepare import Prepared, prepare
 
 MAX_SKIPPED_IN_A_ROW = 25
+EVAL_TOKENS_AT_ONCE = 4096
 
 
 class TrainingDiverged(RuntimeError):
@@ -104,7 +105,7 @@ class Trainer:
             self.data.held_out,
             self.data.token_bytes,
             context_len=self.config.context_len,
-            batch_size=self.config.batch_size,
+            batch_size=max(1, EVAL_TOKENS_AT_ONCE // self.config.context_len),
             max_tokens=max_tokens,
         )
 
@@ -225,7 +226,7 @@ def train(
         _run(trainer, out, log, on_log or (lambda entry: None))
         entries = read_log(log.path)
         model = export_model(trainer.decoder, data.tokenizer, out / "model")
-        title = f"{num_parameters / 1e6:.1f} M parameters, {data.corpus.source}"
+        title = f"{num_parameters / 1e6:.1f} M parameters, {data.corpus.source.split(',')[0]}"
         plot = out / "loss.png" if plot_log(entries, out / "loss.png", title) else None
     finally:
         torch.set_num_threads(threads)

@@ -1,0 +1,120 @@
+"""Figures of recipes.train and of the bundled model."""
+
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+
+import torch
+from tokenizers import Tokenizer
+
+from benches.figures.row import Measured, Row
+from recipes.model import load_model
+from recipes.model.bundled import bundled_model
+from recipes.train import TrainConfig, bundled, chat, demo, load_corpus, train
+from recipes.train.card import measure_held_out
+from recipes.train.prepare import prepare
+from recipes.train.recall import measure_recall
+from recipes.train.trainer import Trainer
+
+COMMAND = "python -m benches.figures --area train"
+
+
+def rows() -> Iterator[Row]:
+    yield Row(
+        "training step in bfloat16 over float32, bundled preset, eager, one thread",
+        ">= 1.5x",
+        COMMAND,
+        _bf16_ratio,
+    )
+    yield Row("bundled model, weights on disk", "<= 8,000,000 bytes", COMMAND, _size)
+    yield Row(
+        "bundled model, held-out files of this Python's library",
+        "<= 1.85 bits/byte",
+        COMMAND,
+        _bits_per_byte,
+    )
+    yield Row("bundled model, exact answers on 100 builtins and common names", "", COMMAND, _recall)
+    yield Row(
+        "demo preset from scratch, 2 threads: loss and time",
+        "loss -2.5 nats in <= 90 s",
+        COMMAND + " --nightly",
+        _demo,
+        nightly=True,
+    )
+    yield Row(
+        "bundled preset compiled over eager, one thread", "", COMMAND + " --nightly", _compile,
+        nightly=True,
+    )  # fmt: skip
+
+
+def _seconds_per_step(variants: list[TrainConfig], num_rounds: int) -> list[list[float]]:
+    """CPU seconds of training steps, the variants taking turns so that noise meets all alike."""
+    data = prepare(dataclasses.replace(variants[0], max_corpus_bytes=400_000))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        trainers = [Trainer(config, data) for config in variants]
+        for trainer in trainers:
+            trainer.train_step()
+        times: list[list[float]] = [[] for _ in trainers]
+        for _ in range(num_rounds):
+            for trainer, found in zip(trainers, times, strict=True):
+                started = time.process_time()
+                trainer.train_step()
+                found.append(time.process_time() - started)
+    finally:
+        torch.set_num_threads(threads)
+    return times
+
+
+def _ratio(slow: TrainConfig, fast: TrainConfig, target: float | None) -> Measured:
+    times = _seconds_per_step([slow, fast], num_rounds=7)
+    ratios = sorted(a / b for a, b in zip(*times, strict=True))
+    ratio = statistics.median(ratios)
+    rate = fast.tokens_per_step / statistics.median(times[1])
+    text = f"{ratio:.2f}x ({ratios[0]:.2f}-{ratios[-1]:.2f}); {rate:,.0f} tokens per CPU second"
+    return Measured(text, None if target is None else ratio >= target)
+
+
+def _bf16_ratio() -> Measured:
+    base = dataclasses.replace(bundled(), compile=False, chat_share=0.0)
+    return _ratio(dataclasses.replace(base, dtype="float32"), base, 1.5)
+
+
+def _compile() -> Measured:
+    base = dataclasses.replace(bundled(), chat_share=0.0)
+    return _ratio(dataclasses.replace(base, compile=False), base, None)
+
+
+def _size() -> Measured:
+    num_bytes = (bundled_model() / "model.safetensors").stat().st_size
+    return Measured(f"{num_bytes:,} bytes", num_bytes <= 8_000_000)
+
+
+def _bits_per_byte() -> Measured:
+    folder = bundled_model()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    found = measure_held_out(load_model(folder), tokenizer, load_corpus())
+    text = f"{found.bits_per_byte:.3f} bits/byte ({found.loss:.3f} nats per token)"
+    return Measured(text, found.bits_per_byte <= 1.85)
+
+
+def _recall() -> Measured:
+    folder = bundled_model()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    pairs = [pair for pair in load_corpus(with_pairs=True).pairs if chat.is_common(pair)]
+    found = measure_recall(load_model(folder), tokenizer, pairs, num_asked=100)
+    return Measured(f"{found.num_exact} of {found.num_asked}", None)
+
+
+def _demo() -> Measured:
+    with tempfile.TemporaryDirectory() as out:
+        result = train(dataclasses.replace(demo(), num_threads=2), out=out)
+    first, last = result.entries[0].loss, result.entries[-1].loss
+    text = (
+        f"{first:.2f} to {last:.2f} nats in {result.seconds:.0f} s, "
+        f"{result.held_out.bits_per_byte:.2f} bits/byte held out"
+    )
+    return Measured(text, first - last >= 2.5 and result.seconds <= 90)

@@ -1,0 +1,59 @@
+import dataclasses
+import json
+
+import pytest
+
+from recipes.train.log import JsonLog, LogEntry, duration, plot_log, read_log
+
+ENTRY = LogEntry(
+    step=5,
+    num_steps=10,
+    loss=3.25,
+    held_out_loss=3.5,
+    bits_per_byte=1.75,
+    learning_rate=1e-3,
+    grad_norm=0.5,
+    num_tokens=500,
+    tokens_per_s=1234.5,
+    num_skipped_steps=0,
+    eta_s=75.2,
+)
+
+
+def test_a_line_says_all_of_it():
+    line = ENTRY.line()
+    for words in ("5/10", "3.250", "1.750 bits/byte", "1.0e-03", "0.50", "1,234 tokens/s", "1:15"):
+        assert words in line
+    assert "skipped" not in line
+    assert "skipped 2" in dataclasses.replace(ENTRY, num_skipped_steps=2).line()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3725, "1:02:05")])
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_a_log_opened_at_a_step_drops_what_came_after_and_a_torn_line(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = JsonLog(path, after_step=0)
+    for step in range(1, 7):
+        log.write(dataclasses.replace(ENTRY, step=step))
+    with path.open("a") as file:
+        file.write('{"step": 7, "lo')
+    assert [entry["step"] for entry in read_log(path)] == [1, 2, 3, 4, 5, 6]
+    again = JsonLog(path, after_step=3)
+    again.write(dataclasses.replace(ENTRY, step=4))
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_numbers_survive_the_log_exactly(tmp_path):
+    log = JsonLog(tmp_path / "log.jsonl", after_step=0)
+    entry = dataclasses.replace(ENTRY, loss=0.1 + 0.2, grad_norm=1 / 3)
+    log.write(entry)
+    assert LogEntry(**read_log(log.path)[0]) == entry
+
+
+def test_the_plot_is_an_image(tmp_path):
+    entries = [dataclasses.asdict(dataclasses.replace(ENTRY, step=s)) for s in (1, 2, 3)]
+    assert plot_log(entries, tmp_path / "loss.png", "a title")
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")

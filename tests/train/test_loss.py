@@ -1,0 +1,95 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recipes.model import ModelConfig, batched_attend
+from recipes.train.attend import blocked_attend
+from recipes.train.evaluate import bits_per_byte, evaluate
+from recipes.train.loss import CHUNK_ROWS, linear_cross_entropy
+from tests.numerics import assert_close
+
+
+@given(
+    num_rows=st.sampled_from([0, 1, 5, CHUNK_ROWS - 1, CHUNK_ROWS + 1, 2 * CHUNK_ROWS]),
+    ignored=st.sampled_from([0.0, 0.5, 1.0]),
+    seed=st.integers(0, 3),
+)
+def test_chunked_loss_and_gradients_are_those_of_cross_entropy(num_rows, ignored, seed):
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(num_rows, 8, generator=generator, requires_grad=True)
+    weight = torch.randn(17, 8, generator=generator, requires_grad=True)
+    labels = torch.randint(0, 17, (num_rows,), generator=generator)
+    labels[torch.rand(num_rows, generator=generator) < ignored] = -100
+    grads = []
+    for loss in (
+        linear_cross_entropy(hidden, weight, labels),
+        F.cross_entropy(hidden @ weight.T, labels, ignore_index=-100, reduction="sum"),
+    ):
+        grads.append((loss, *torch.autograd.grad(3 * loss, (hidden, weight))))
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_the_loss_of_bfloat16_states_stays_close():
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(300, 32, generator=generator).bfloat16()
+    weight = torch.randn(50, 32, generator=generator) * 0.3
+    labels = torch.randint(0, 50, (300,), generator=generator)
+    ours = linear_cross_entropy(hidden, weight, labels)
+    theirs = F.cross_entropy(hidden.float() @ weight.T, labels, reduction="sum")
+    assert ours.dtype == torch.float32
+    assert abs(ours - theirs) < 2e-3 * theirs
+
+
+@pytest.mark.parametrize("seq_len", [1, 100, 128, 129, 300])
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+def test_blocked_attention_is_causal_attention(seq_len, num_kv_heads):
+    config = ModelConfig(
+        family="llama",
+        vocab_size=8,
+        hidden_size=32,
+        intermediate_size=8,
+        num_layers=1,
+        num_heads=4,
+        num_kv_heads=num_kv_heads,
+        head_dim=8,
+        max_positions=512,
+    )
+    generator = torch.Generator().manual_seed(seq_len)
+    shapes = [(2 * seq_len, heads, 8) for heads in (4, num_kv_heads, num_kv_heads)]
+    tensors = [torch.randn(s, generator=generator, requires_grad=True) for s in shapes]
+    slope = torch.randn(shapes[0], generator=generator)
+    results = []
+    for attend in (blocked_attend(config, seq_len), batched_attend(config, seq_len)):
+        out = attend(0, *tensors)
+        results.append((out, *torch.autograd.grad(out, tensors, slope)))
+    for ours, theirs in zip(*results, strict=True):
+        assert_close(ours, theirs)
+
+
+def test_bits_per_byte_of_a_uniform_guess_over_bytes_is_eight():
+    assert bits_per_byte(100 * math.log(256), 100) == pytest.approx(8.0)
+
+
+@given(length=st.integers(2, 100), context_len=st.integers(1, 20), batch_size=st.integers(1, 5))
+def test_evaluation_predicts_each_token_once(length, context_len, batch_size):
+    stream = np.arange(length, dtype=np.uint16)
+    lengths = np.arange(length) % 7
+    seen = []
+
+    def loss_sum(inputs, labels):
+        assert (labels == inputs + 1).all()
+        seen.extend(labels.flatten().tolist())
+        return torch.tensor(0.5 * labels.numel())
+
+    found = evaluate(loss_sum, stream, lengths, context_len=context_len, batch_size=batch_size)
+    counted = (length - 1) // context_len * context_len or length - 1
+    assert seen == list(range(1, counted + 1))
+    assert found.loss == pytest.approx(0.5)
+    if num_bytes := lengths[1 : counted + 1].sum():
+        assert found.bits_per_byte == pytest.approx(0.5 * counted / math.log(2) / num_bytes)
