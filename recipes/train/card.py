@@ -35,6 +35,7 @@ from recipes.train.tokenizer import token_bytes
 PROMPTS = (
     "def fibonacci(n):\n",
     "import os\nimport sys\n\n",
+    "import os\nimport sys\n\n\ndef main():\n",
     "class Stack:\n    def __init__(self",
 )
 QUESTIONS = (
@@ -157,7 +158,7 @@ NOTICE = """\
 model.safetensors and tokenizer.json in this folder were made from the standard library of
 Python {python}.
 
-Copyright (c) 2001-2023 Python Software Foundation. All Rights Reserved.
+{copyright}
 
 Summary of changes: the text of {num_files} library files (tests, tables and generated help left
 out) and the docstrings of {num_pairs} public names were used to learn a vocabulary and the weights
@@ -226,7 +227,10 @@ def _write_notice(folder: Path, corpus: Corpus, facts: dict[str, Any]) -> None:
     if facts["corpus"] is None and licence.exists():
         names = "\n".join(document.name for document in (*corpus.train, *corpus.held_out))
         digest = hashlib.sha256(names.encode()).hexdigest()
-        head = NOTICE.format(**facts, num_files=len(corpus.train), files_digest=digest)
+        owner = sys.copyright.split("\n\n")[0]
+        head = NOTICE.format(
+            **facts, num_files=len(corpus.train), files_digest=digest, copyright=owner
+        )
         (folder / "NOTICE").write_text(head + licence.read_text())
 
 

@@ -13,6 +13,11 @@ from recipes.train import PRESETS, TrainConfig
 from recipes.train.recall import answer, complete
 
 FOLDER = bundled_model()
+PROMPTS = [
+    "import os\nimport sys\n\n\ndef main():\n",
+    'class Stack:\n    """A stack."""\n\n    def __init__(self',
+    "    def __repr__(self):\n        return",
+]
 CARD = json.loads((FOLDER / "card.json").read_text())
 
 
@@ -73,11 +78,14 @@ def test_tokens_and_chats_are_those_of_transformers():
     ]
     rendered = theirs.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     assert rendered.endswith("<|assistant|>")
-    assert ours.apply_chat_template(messages) == theirs(rendered)["input_ids"]
+    assert (
+        ours.apply_chat_template(messages, add_generation_prompt=True)
+        == theirs(rendered)["input_ids"]
+    )
     assert ours.eos_token_id == theirs.eos_token_id
 
 
-@pytest.mark.parametrize("prompt", ["def read_lines(path):\n", "import os\n", "class Stack:\n"])
+@pytest.mark.parametrize("prompt", PROMPTS)
 def test_it_goes_on_in_the_shape_of_python(decoder, tokenizer, prompt):
     text = complete(decoder, tokenizer, [prompt], max_tokens=60)[0]
     words = ("self", "def ", "return", "import", "None", "class ", '"""', "if ")
