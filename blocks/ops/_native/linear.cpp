@@ -69,36 +69,22 @@ struct Problem {
     int64_t num_rows, inputs, outputs;
 };
 
-// Which rows of the next tile's weights this pass asks for in advance: [first, first + count).
-struct Prefetch {
-    int first, count;
-};
-
-template <class T, int R>
-inline void prefetch(const T* next, int64_t inputs, Prefetch ahead) {
-    if (ahead.count == 0) return;
-    const T* from = next + ahead.first * inputs;
-    __builtin_prefetch(from);
-    if (ahead.count == 1) return;
-    __builtin_prefetch(from + inputs);
-    if (ahead.count == 2) return;
-    __builtin_prefetch(from + 2 * inputs);
-    __builtin_prefetch(from + 3 * inputs);
-}
-
-// Results of weight rows [out, out + R) for rows [row, row + M).
-template <class T, int R, int M>
-void tile(const Problem<T>& p, int64_t out, int64_t row, Prefetch ahead) {
+// Results of weight rows [out, out + R) for rows [row, row + M). Meanwhile the next tile's weight
+// rows [ahead, ahead + P) are asked for.
+template <class T, int R, int M, int P>
+void tile(const Problem<T>& p, int64_t out, int64_t row, int64_t ahead) {
     using S = Step<T>;
     const T* w = p.weight + out * p.inputs;
     const T* x = p.x + row * p.inputs;
+    const T* next = w + (R + ahead) * p.inputs;
     f32x16 sums[R][M] = {};
     int64_t k = 0;
     for (; k + S::kInputs <= p.inputs; k += S::kInputs) {
         typename S::Vector weights[R];
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) weights[r] = S::load(w + r * p.inputs + k);
-        prefetch<T, R>(w + R * p.inputs + k, p.inputs, ahead);
+#pragma GCC unroll 8
+        for (int r = 0; r < P; ++r) __builtin_prefetch(next + r * p.inputs + k);
 #pragma GCC unroll 8
         for (int i = 0; i < M; ++i) {
             const auto input = S::load(x + i * p.inputs + k);
@@ -125,25 +111,35 @@ void tile(const Problem<T>& p, int64_t out, int64_t row, Prefetch ahead) {
     }
 }
 
-// All rows of x against weight rows [out, out + R), in passes of nearly equal size.
+template <class T, int R, int P>
+void pass(const Problem<T>& p, int64_t out, int64_t row, int64_t size, int64_t ahead) {
+    switch (size) {
+        case 1: return tile<T, R, 1, P>(p, out, row, ahead);
+        case 2: return tile<T, R, 2, P>(p, out, row, ahead);
+        case 3: return tile<T, R, 3, P>(p, out, row, ahead);
+        case 4: return tile<T, R, 4, P>(p, out, row, ahead);
+        case 5: return tile<T, R, 5, P>(p, out, row, ahead);
+        default: return tile<T, R, kTileRows, P>(p, out, row, ahead);
+    }
+}
+
+// All rows of x against weight rows [out, out + R), in passes of nearly equal size that share the
+// prefetching among them.
 template <class T, int R>
 void all_rows(const Problem<T>& p, int64_t out) {
     const int64_t passes = (p.num_rows + kTileRows - 1) / kTileRows;
-    const int share = passes == 1 ? 4 : passes < 4 ? 2 : 1;  // rows to prefetch in each pass
-    int64_t row = 0;
-    for (int64_t pass = 0; pass < passes; ++pass) {
-        const int64_t size = (p.num_rows - row) / (passes - pass);
-        const bool more = R == kTileOutputs && pass * share < R;
-        const Prefetch ahead = more ? Prefetch{int(pass) * share, share} : Prefetch{0, 0};
-        switch (size) {
-            case 1: tile<T, R, 1>(p, out, row, ahead); break;
-            case 2: tile<T, R, 2>(p, out, row, ahead); break;
-            case 3: tile<T, R, 3>(p, out, row, ahead); break;
-            case 4: tile<T, R, 4>(p, out, row, ahead); break;
-            case 5: tile<T, R, 5>(p, out, row, ahead); break;
-            default: tile<T, R, kTileRows>(p, out, row, ahead); break;
+    const int64_t share = R == 1 ? 0 : passes == 1 ? 4 : passes < 4 ? 2 : 1;
+    int64_t row = 0, ahead = 0;
+    for (int64_t i = 0; i < passes; ++i) {
+        const int64_t size = (p.num_rows - row) / (passes - i);
+        switch (ahead < R ? share : 0) {
+            case 0: pass<T, R, 0>(p, out, row, size, 0); break;
+            case 1: pass<T, R, 1>(p, out, row, size, ahead); break;
+            case 2: pass<T, R, 2>(p, out, row, size, ahead); break;
+            default: pass<T, R, 4>(p, out, row, size, ahead); break;
         }
         row += size;
+        ahead += share;
     }
 }
 
