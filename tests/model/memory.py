@@ -4,9 +4,14 @@ import subprocess
 import sys
 
 SCRIPT = """
-import resource, sys
+import re, sys
+from pathlib import Path
+import torch
 from recipes.model import load_model
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+def peak():  # getrusage would count what the parent had resident when it forked
+    return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
 before = peak()
 model = load_model(sys.argv[1])
 print(peak() - before)

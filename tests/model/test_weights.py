@@ -135,7 +135,7 @@ def test_reading_needs_no_second_copy_of_the_model(tmp_path):
     save_model(random_decoder(config), tmp_path)
     size = (tmp_path / "model.safetensors").stat().st_size
     assert size > 200 << 20
-    assert peak_growth_of_loading(tmp_path) < size + (48 << 20)
+    assert 0.9 * size < peak_growth_of_loading(tmp_path) < size + (48 << 20)
 
 
 BROKEN = {
