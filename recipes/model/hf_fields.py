@@ -60,10 +60,16 @@ class Fields:
             raise self.wrong(key, "a string")
         return value
 
-    def optional_integer(self, key: str) -> int | None:
+    def optional_integer(self, key: str, absent: int | None = None) -> int | None:
+        """None where the key is null; ``absent`` where it is not there at all."""
+        if key not in self.raw:
+            return absent
         return self.integer(key) if self.has(key) else None
 
-    def optional_number(self, key: str) -> float | None:
+    def optional_number(self, key: str, absent: float | None = None) -> float | None:
+        """None where the key is null; ``absent`` where it is not there at all."""
+        if key not in self.raw:
+            return absent
         return self.number(key) if self.has(key) else None
 
     def object(self, key: str) -> "Fields":

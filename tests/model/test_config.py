@@ -112,6 +112,23 @@ def test_defaults_a_short_config_leaves_out():
     assert (gpt2.intermediate_size, gpt2.max_positions, gpt2.tie_embeddings) == (128, 1024, True)
 
 
+@pytest.mark.parametrize("case", ["llama", "qwen2", "qwen3", "mistral", "mixtral", "gemma2"])
+def test_keys_that_are_absent_mean_what_they_mean_in_transformers(case):
+    """Absent is the family's default, null is none: the two differ in Mistral and Gemma-2."""
+    name, _ = CASES[case]
+    sizes = {key: value for key, value in LLAMA.items() if key != "num_key_value_heads"}
+    import transformers
+
+    config = getattr(transformers, f"{name}Config")(**sizes)
+    whole = json.loads(config.to_json_string(use_diff=False))
+    short = sizes | {"model_type": name.lower()}
+    ours, theirs = ModelConfig.from_hf(short), ModelConfig.from_hf(whole)
+    assert dataclasses.replace(ours, **IDS) == dataclasses.replace(theirs, **IDS)
+
+
+IDS: dict[str, Any] = {"bos_token_id": None, "eos_token_ids": (), "pad_token_id": None}
+
+
 def test_attention_of_a_layer_and_cache_bytes():
     config = tiny(windows=(None, 5), attention_softcap=30.0)
     assert config.attention(0) == (8**-0.5, None, 30.0)

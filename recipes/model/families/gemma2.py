@@ -25,9 +25,9 @@ NORMS = {
 
 def read(fields: Fields) -> dict[str, Any]:
     fields.refuse("use_bidirectional_attention", "only causal attention is built")
-    shape = llama.read_shape(fields)
+    shape = llama.read_shape(fields, absent_kv_heads=4)
     num_layers = shape["num_layers"]
-    window = fields.optional_integer("sliding_window")
+    window = fields.optional_integer("sliding_window", absent=4096)
     bias = fields.flag("attention_bias", False)
     scalar = fields.number("query_pre_attn_scalar", 256)
     if not scalar > 0:
@@ -42,8 +42,8 @@ def read(fields: Fields) -> dict[str, Any]:
         "out_bias": bias,
         "rope": read_rope(fields),
         "query_scale": scalar**-0.5,
-        "attention_softcap": fields.optional_number("attn_logit_softcapping"),
-        "logit_softcap": fields.optional_number("final_logit_softcapping"),
+        "attention_softcap": fields.optional_number("attn_logit_softcapping", absent=50.0),
+        "logit_softcap": fields.optional_number("final_logit_softcapping", absent=30.0),
         "windows": read_layer_types(
             fields, num_layers, window, [SLIDING, FULL] * (num_layers // 2 + 1)
         ),

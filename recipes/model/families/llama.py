@@ -45,16 +45,24 @@ def pieces(config: ModelConfig) -> Iterator[Piece]:
         yield from mlp_pieces(config, theirs, ours)
 
 
-def read_shape(fields: Fields, default_theta: float = 10000.0) -> dict[str, Any]:
-    """What every relative of Llama has: sizes, rotary settings, norm."""
+def read_shape(
+    fields: Fields, default_theta: float = 10000.0, absent_kv_heads: int | None = None
+) -> dict[str, Any]:
+    """What every relative of Llama has: sizes, rotary settings, norm.
+
+    ``absent_kv_heads`` is what the family has where the file does not say; None for one a head.
+    """
     num_heads = fields.size("num_attention_heads")
     hidden_size = fields.size("hidden_size")
+    said = "num_key_value_heads" in fields.raw
     return {
         "hidden_size": hidden_size,
         "intermediate_size": fields.size("intermediate_size"),
         "num_layers": fields.size("num_hidden_layers", limit=MAX_LAYERS),
         "num_heads": num_heads,
-        "num_kv_heads": fields.size("num_key_value_heads", num_heads),
+        "num_kv_heads": fields.size(
+            "num_key_value_heads", num_heads if said else absent_kv_heads or num_heads
+        ),
         "head_dim": fields.size("head_dim", hidden_size // num_heads),
         "max_positions": fields.size("max_position_embeddings"),
         "norm_eps": fields.number("rms_norm_eps", 1e-6),

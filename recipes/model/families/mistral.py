@@ -15,16 +15,18 @@ pieces = llama.pieces
 
 
 def read(fields: Fields) -> dict[str, Any]:
-    return llama.read_shape(fields) | {"windows": read_window(fields)}
+    return llama.read_shape(fields, absent_kv_heads=8) | {
+        "windows": read_window(fields, absent=4096)
+    }
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
     return llama.write_shape(config) | write_window(config)
 
 
-def read_window(fields: Fields) -> tuple[int | None, ...]:
+def read_window(fields: Fields, absent: int | None) -> tuple[int | None, ...]:
     """One window for all layers, or none."""
-    window = fields.optional_integer("sliding_window")
+    window = fields.optional_integer("sliding_window", absent)
     return () if window is None else (window,) * fields.size("num_hidden_layers", limit=MAX_LAYERS)
 
 

@@ -16,9 +16,9 @@ PREFIX = "model."
 
 
 def read(fields: Fields) -> dict[str, Any]:
-    return llama.read_shape(fields, default_theta=1e6) | {
+    return llama.read_shape(fields, default_theta=1e6, absent_kv_heads=8) | {
         "norm_eps": fields.number("rms_norm_eps", 1e-5),
-        "windows": mistral.read_window(fields),
+        "windows": mistral.read_window(fields, absent=None),
         "num_experts": fields.size("num_local_experts", 8),
         "num_experts_per_token": fields.size("num_experts_per_tok", 2),
     }

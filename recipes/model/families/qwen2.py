@@ -16,7 +16,10 @@ pieces = llama.pieces
 
 
 def read(fields: Fields) -> dict[str, Any]:
-    return llama.read_shape(fields) | {"qkv_bias": True, "windows": read_windows(fields)}
+    return llama.read_shape(fields, absent_kv_heads=32) | {
+        "qkv_bias": True,
+        "windows": read_windows(fields),
+    }
 
 
 def write(config: ModelConfig) -> dict[str, Any]:

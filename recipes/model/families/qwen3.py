@@ -17,7 +17,7 @@ PREFIX = "model."
 
 def read(fields: Fields) -> dict[str, Any]:
     bias = fields.flag("attention_bias", False)
-    return llama.read_shape(fields) | {
+    return llama.read_shape(fields, absent_kv_heads=32) | {
         "head_dim": fields.size("head_dim", 128),
         "qkv_bias": bias,
         "out_bias": bias,
