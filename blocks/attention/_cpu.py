@@ -65,7 +65,7 @@ def attention(
     k_block, k_slot, k_head, k_dim = key.stride()
     v_block, v_slot, v_head, v_dim = value.stride()
     if block_table is None:
-        k_slot, v_slot = k_block, v_block
+        k_slot, v_slot, block_size = k_block, v_block, 0
     dtype = DTYPES.get(query.dtype)
     if k_dim != 1 or v_dim != 1 or dtype is None:
         raise _refusal(query, k_dim, v_dim)

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from blocks._checks import check_positive
 from blocks._work import Work
-from blocks.attention import _cpu, _torch, reference
+from blocks.attention import _cpu, _launch, _torch, reference
 from blocks.attention._count import attention_work
 from blocks.attention._layout import check_lengths, check_paged, choose
 from blocks.attention._options import resolve_options
 
-HAS = ("native", "torch", "reference")
+HAS = ("native", "triton", "torch", "reference")
 
 
 def paged_decode(
@@ -62,6 +62,17 @@ def paged_decode(
     options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
     how = choose(impl, HAS, query, key_cache, value_cache)
     check_num_splits(num_splits, how)
+    if how == "triton":
+        return _launch.decode(
+            query,
+            key_cache,
+            value_cache,
+            block_table,
+            seq_lens,
+            options,
+            num_splits=num_splits,
+            return_lse=return_lse,
+        )
     if how == "native":
         result = _cpu.attention(
             query,

@@ -8,12 +8,12 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 
 from blocks._work import Work
-from blocks.attention import _cpu, _torch, reference
+from blocks.attention import _cpu, _launch, _torch, reference
 from blocks.attention._count import attention_work
 from blocks.attention._layout import check_bounds, check_lengths, check_paged, choose
 from blocks.attention._options import resolve_options
 
-HAS = ("native", "torch", "reference")
+HAS = ("native", "triton", "torch", "reference")
 
 
 def paged_extend(
@@ -66,6 +66,17 @@ def paged_extend(
     check_paged(query, key_cache, value_cache, block_table, seq_lens, cu_seqlens_q)
     options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
     how = choose(impl, HAS, query, key_cache, value_cache)
+    if how == "triton":
+        return _launch.attend(
+            query,
+            key_cache,
+            value_cache,
+            block_table,
+            seq_lens,
+            cu_seqlens_q,
+            options,
+            return_lse=return_lse,
+        )
     if how == "native":
         result = _cpu.attention(
             query,

@@ -6,11 +6,11 @@ from torch import Tensor
 
 from blocks._checks import check_dtype, check_same_device, check_shape
 from blocks._work import Work
-from blocks.attention import reference
+from blocks.attention import _launch, reference
 from blocks.attention._layout import REFERENCE_DTYPES, choose
 from blocks.attention.output import AttentionOutput
 
-HAS = ("reference",)
+HAS = ("triton", "reference")
 
 
 def merge_states(
@@ -50,7 +50,8 @@ def merge_states(
     check_same_device(outputs=outputs, lses=lses)
     if outputs.shape[0] == 0:
         raise ValueError("outputs: expected at least one state, got 0; there is nothing to merge")
-    choose(impl, HAS, outputs, lses)
+    if choose(impl, HAS, outputs, lses) == "triton":
+        return _launch.merge(outputs, lses, outputs.dtype)
     return reference.merge_states(outputs, lses)
 
 

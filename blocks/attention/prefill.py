@@ -8,12 +8,12 @@ from torch import Tensor
 
 from blocks._checks import fail
 from blocks._work import Work
-from blocks.attention import _cpu, _torch, reference
+from blocks.attention import _cpu, _launch, _torch, reference
 from blocks.attention._count import attention_work
 from blocks.attention._layout import check_bounds, check_packed, choose
 from blocks.attention._options import resolve_options
 
-HAS = ("native", "torch", "reference")
+HAS = ("native", "triton", "torch", "reference")
 
 
 def prefill(
@@ -76,6 +76,19 @@ def prefill(
     if window is not None and not causal:
         raise fail("window", "None when causal=False", window, "a window looks back only")
     how = choose(impl, HAS, query, key, value)
+    if how == "triton":
+        key_sums = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
+        return _launch.attend(
+            query,
+            key,
+            value,
+            None,
+            key_sums,
+            cu_seqlens_q,
+            options,
+            causal=causal,
+            return_lse=return_lse,
+        )
     if how == "native":
         key_sums = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
         result = _cpu.attention(

@@ -37,12 +37,13 @@ struct Args {
   int64_t causal, window, threads;
   float scale, softcap;
 
+  bool paged() const { return block_size > 0; }
   int64_t group() const { return num_heads / num_kv_heads; }
   int64_t query_start(int64_t s) const { return cu_q ? cu_q[s] : s; }
   int64_t query_len(int64_t s) const { return cu_q ? cu_q[s + 1] - cu_q[s] : 1; }
-  int64_t key_start(int64_t s) const { return block_table ? 0 : seq_lens[s]; }
+  int64_t key_start(int64_t s) const { return paged() ? 0 : seq_lens[s]; }
   int64_t key_len(int64_t s) const {
-    return block_table ? seq_lens[s] : seq_lens[s + 1] - seq_lens[s];
+    return paged() ? seq_lens[s] : seq_lens[s + 1] - seq_lens[s];
   }
   // First and one past the last position that queries [t0, t1) of sequence s see.
   int64_t first_key(int64_t s, int64_t t0) const {
@@ -144,7 +145,7 @@ struct Attention {
     tile.position = position;
     tile.first = (int)std::max<int64_t>(0, item.first - position);
     tile.last = (int)std::min<int64_t>(kTile, item.end - position);
-    if (!a.block_table) {
+    if (!a.paged()) {
       const int64_t row = a.key_start(item.seq) + position;
       for (int i = tile.first; i < tile.last; ++i) {
         tile.keys[i] = a.key + (row + i) * a.k_slot * sizeof(E);
@@ -441,7 +442,7 @@ int64_t first_bad_sequence(const Args& a) {
     const int64_t start = a.query_start(s), query_len = a.query_len(s), key_len = a.key_len(s);
     if ((s == 0 && start != 0) || query_len < 0 || key_len < 0) return 1 + s;
     if (start + query_len > a.num_tokens) return 1 + s;
-    if (!a.block_table) {
+    if (!a.paged()) {
       const int64_t key_start = a.key_start(s);
       if ((s == 0 && key_start != 0) || key_start + key_len > a.num_blocks) return 1 + s;
       continue;
@@ -456,15 +457,15 @@ int64_t first_bad_sequence(const Args& a) {
       most = std::max(most, (uint32_t)blocks[b]);
     if (end > 0 && most >= (uint64_t)a.num_blocks) return 1 + s;
   }
-  const bool keys_end = a.block_table || a.seq_lens[a.num_seqs] == a.num_blocks;
+  const bool keys_end = a.paged() || a.seq_lens[a.num_seqs] == a.num_blocks;
   const int64_t tokens = a.cu_q ? a.cu_q[a.num_seqs] : a.num_seqs;
   return keys_end && tokens == a.num_tokens ? 0 : 1 + a.num_seqs;
 }
 
 }  // namespace
 
-// Attention of packed queries. With block_table, keys lie in blocks and seq_lens holds lengths;
-// without, keys are packed, seq_lens holds their running sums and num_blocks their number.
+// Attention of packed queries. Keys lie in blocks and seq_lens holds lengths; or, with block_size 0,
+// keys are packed, seq_lens holds their running sums and num_blocks their number.
 // cu_q null: one query a sequence. dtype: 0 float32, 1 bfloat16, 2 float16. window 0 and softcap 0:
 // none. Strides count elements. Returns 0, or 1 + the first sequence that was refused.
 extern "C" int64_t blocks_attention(

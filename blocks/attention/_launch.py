@@ -1,0 +1,215 @@
+"""Host side of the Triton kernels: allocate, choose tiles and grid, launch.
+
+Nothing here looks at the contents of a tensor, so no launch waits for the device and every one can
+be captured in a graph.
+"""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blocks.attention import _tiles
+from blocks.attention._layout import DTYPES
+from blocks.attention._options import Options
+from blocks.attention.output import AttentionOutput
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    block_table: Tensor | None,
+    lens: Tensor,
+    cu_seqlens_q: Tensor,
+    options: Options,
+    *,
+    causal: bool = True,
+    return_lse: bool = False,
+) -> Any:
+    """``prefill`` (no block_table; ``lens`` are running sums) and ``paged_extend``."""
+    from blocks.attention._triton.attend import _attend_kernel
+
+    kernel: Any = _attend_kernel
+
+    num_tokens, num_heads, head_dim = query.shape
+    num_kv_heads = key.shape[-2]
+    group, paged = num_heads // num_kv_heads, block_table is not None
+    query, key, value = _prepare(query, key, value)
+    block_table = None if block_table is None else _contiguous_rows(block_table)
+    output = torch.empty((num_tokens, num_heads, head_dim), dtype=query.dtype, device=query.device)
+    lse = output.new_empty((num_tokens, num_heads), dtype=torch.float32) if return_lse else None
+    num_seqs = cu_seqlens_q.shape[0] - 1
+    if num_tokens and num_seqs:
+        name = _tiles.chip(query.device)
+        tiles = _tiles.attend_tiles(name, head_dim, group, query.itemsize)
+        blocks = num_tokens // (tiles.q // group) + num_seqs
+        kernel[(blocks, num_kv_heads)](
+            query,
+            key,
+            value,
+            lens if block_table is None else block_table,
+            lens.contiguous(),
+            cu_seqlens_q.contiguous(),
+            options.sinks,
+            options.alibi_slopes,
+            output,
+            lse,
+            num_seqs,
+            num_heads,
+            key.shape[0],
+            query.stride(0),
+            query.stride(1),
+            *_strides(key),
+            *_strides(value),
+            0 if block_table is None else block_table.stride(0),
+            *_numbers(options),
+            GROUP=group,
+            HEAD_DIM=head_dim,
+            BLOCK_SIZE=key.shape[1] if paged else 1,
+            TILE_Q=tiles.q,
+            TILE_KV=tiles.kv,
+            TILE_D=_tiles.power_of_two(head_dim),
+            PAGED=paged,
+            CAUSAL=causal,
+            HAS_LSE=return_lse,
+            **_settings(query, options),
+            **_launch_options(tiles.warps, tiles.stages),
+        )
+    return output if lse is None else AttentionOutput(output, lse)
+
+
+def decode(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_table: Tensor,
+    seq_lens: Tensor,
+    options: Options,
+    *,
+    num_splits: int | None = None,
+    return_lse: bool = False,
+) -> Any:
+    """``paged_decode``: one launch a split of the context, and one that merges them."""
+    from blocks.attention._triton.decode import _paged_decode_kernel
+
+    kernel: Any = _paged_decode_kernel
+
+    num_seqs, num_heads, head_dim = query.shape
+    block_size, num_kv_heads = key_cache.shape[1:3]
+    query, key_cache, value_cache = _prepare(query, key_cache, value_cache)
+    block_table = _contiguous_rows(block_table)
+    if num_splits is None:
+        num_splits = _tiles.choose_num_splits(
+            num_seqs * num_kv_heads,
+            block_table.shape[1] * block_size,
+            _tiles.num_processors(query.device),
+        )
+    group = num_heads // num_kv_heads
+    tiles = _tiles.decode_tiles(_tiles.chip(query.device), head_dim, group, query.itemsize)
+    partial = query.dtype if num_splits == 1 else torch.float32
+    shape = (num_splits, num_seqs, num_heads)
+    outputs = torch.empty((*shape, head_dim), dtype=partial, device=query.device)
+    lses = torch.empty(shape, dtype=torch.float32, device=query.device)
+    if num_seqs:
+        kernel[(num_seqs, num_kv_heads, num_splits)](
+            query,
+            key_cache,
+            value_cache,
+            block_table,
+            seq_lens.contiguous(),
+            options.sinks,
+            options.alibi_slopes,
+            outputs,
+            lses,
+            num_seqs,
+            num_heads,
+            key_cache.shape[0],
+            num_splits,
+            query.stride(0),
+            query.stride(1),
+            *_strides(key_cache),
+            *_strides(value_cache),
+            block_table.stride(0),
+            *_numbers(options),
+            GROUP=group,
+            HEAD_DIM=head_dim,
+            BLOCK_SIZE=block_size,
+            TILE_Q=tiles.q,
+            TILE_KV=tiles.kv,
+            TILE_D=_tiles.power_of_two(head_dim),
+            **_settings(query, options),
+            **_launch_options(tiles.warps, tiles.stages),
+        )
+    if num_splits == 1:
+        state = AttentionOutput(outputs[0], lses[0])
+    else:
+        state = merge(outputs, lses, query.dtype)
+    return state if return_lse else state.output
+
+
+def merge(outputs: Tensor, lses: Tensor, dtype: torch.dtype) -> AttentionOutput:
+    """``merge_states``, with the result in ``dtype``."""
+    from blocks.attention._triton.merge import _merge_states_kernel
+
+    kernel: Any = _merge_states_kernel
+
+    num_states, num_tokens, num_heads, head_dim = outputs.shape
+    output = torch.empty((num_tokens, num_heads, head_dim), dtype=dtype, device=outputs.device)
+    lse = torch.empty((num_tokens, num_heads), dtype=torch.float32, device=outputs.device)
+    num_rows = num_tokens * num_heads
+    if num_rows:
+        kernel[(num_rows,)](
+            outputs.contiguous(),
+            lses.contiguous(),
+            output,
+            lse,
+            num_states,
+            num_rows,
+            HEAD_DIM=head_dim,
+            TILE_D=_tiles.power_of_two(head_dim),
+            **_launch_options(1 if head_dim <= 64 else 2, 2),
+        )
+    return AttentionOutput(output, lse)
+
+
+def _prepare(query: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
+    if query.dtype not in DTYPES:
+        names = ", ".join(str(dtype) for dtype in DTYPES)
+        raise TypeError(f"query dtype: expected one of {names}, got {query.dtype}")
+    if query.shape[-1] > 256:
+        raise ValueError(
+            f"head_dim: expected at most 256 with impl='triton', got {query.shape[-1]}"
+        )
+    if any(cache.stride(-1) != 1 for cache in caches):
+        raise ValueError("head_dim stride: expected 1 for keys and values; call .contiguous() once")
+    return (_contiguous_rows(query), *caches)
+
+
+def _contiguous_rows(tensor: Tensor) -> Tensor:
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _launch_options(num_warps: int, num_stages: int) -> dict[str, Any]:
+    return {"num_warps": num_warps, "num_stages": num_stages}
+
+
+def _strides(cache: Tensor) -> tuple[int, ...]:
+    """Strides of block, slot and head; a packed tensor has no blocks."""
+    return (0, *cache.stride()[:2]) if cache.dim() == 3 else cache.stride()[:3]
+
+
+def _numbers(options: Options) -> tuple[float, float, int]:
+    return options.scale, options.softcap or 1.0, options.window or 0
+
+
+def _settings(query: Tensor, options: Options) -> dict[str, object]:
+    return {
+        "HAS_WINDOW": options.window is not None,
+        "HAS_SOFTCAP": options.softcap is not None,
+        "HAS_SINKS": options.sinks is not None,
+        "HAS_SLOPES": options.alibi_slopes is not None,
+        "INTERPRET": os.environ.get("TRITON_INTERPRET") == "1",
+        "PRECISION": "ieee" if query.dtype == torch.float32 else "tf32",
+    }

@@ -1,0 +1,239 @@
+"""Attention of blocks of queries over packed or paged keys: ``prefill`` and ``paged_extend``."""
+
+import triton
+import triton.language as tl
+
+from blocks.attention._triton.softmax import base2_scores, normalise, product, softmax_step
+
+
+@triton.jit
+def find_sequence(cu_q_ptr, block, num_seqs, TOKENS: tl.constexpr):
+    """The sequence whose blocks of queries contain ``block``.
+
+    Sequence s owns blocks from ``cu_q[s] // TOKENS + s``: enough for its queries, never
+    overlapping, and computed without knowing the other lengths.
+    """
+    low = 0
+    high = num_seqs
+    while low < high:
+        middle = (low + high) // 2
+        start = tl.load(cu_q_ptr + middle) // TOKENS + middle
+        if start <= block:
+            low = middle + 1
+        else:
+            high = middle
+    return low - 1
+
+
+@triton.jit
+def kv_rows(
+    table_ptr,
+    offs_kv,
+    mask_kv,
+    key_start,
+    num_blocks,
+    stride_block,
+    stride_slot,
+    PAGED: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+):
+    """Offsets of key rows in elements, and which may be read; ids outside the cache may not."""
+    if PAGED:
+        ids = tl.load(table_ptr + offs_kv // BLOCK_SIZE, mask=mask_kv, other=0)
+        mask_kv = mask_kv & (ids >= 0) & (ids < num_blocks)
+        rows = ids.to(tl.int64) * stride_block + (offs_kv % BLOCK_SIZE).to(tl.int64) * stride_slot
+    else:
+        rows = (key_start + offs_kv).to(tl.int64) * stride_slot
+    return rows, mask_kv
+
+
+@triton.jit
+def _attend_kernel(
+    query_ptr,  # [num_tokens, num_heads, HEAD_DIM]
+    key_ptr,  # [num_blocks, BLOCK_SIZE, num_kv_heads, HEAD_DIM], or [num_keys, ...] when not PAGED
+    value_ptr,  # as key
+    table_ptr,  # int32 [num_seqs, max_blocks]; unused when not PAGED
+    lens_ptr,  # int32 [num_seqs] context lengths; running sums of key lengths when not PAGED
+    cu_q_ptr,  # int32 [num_seqs + 1]
+    sinks_ptr,  # float32 [num_heads] when HAS_SINKS
+    slopes_ptr,  # float32 [num_heads] when HAS_SLOPES
+    output_ptr,  # [num_tokens, num_heads, HEAD_DIM], contiguous
+    lse_ptr,  # float32 [num_tokens, num_heads] when HAS_LSE
+    num_seqs,
+    num_heads,
+    num_blocks,
+    stride_q_token,
+    stride_q_head,
+    stride_k_block,
+    stride_k_slot,
+    stride_k_head,
+    stride_v_block,
+    stride_v_slot,
+    stride_v_head,
+    stride_table,
+    scale,
+    softcap,
+    window,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    TILE_Q: tl.constexpr,
+    TILE_KV: tl.constexpr,
+    TILE_D: tl.constexpr,
+    PAGED: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
+    HAS_SLOPES: tl.constexpr,
+    HAS_LSE: tl.constexpr,
+    INTERPRET: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One program: one key head, TILE_Q rows = up to TILE_Q // GROUP queries of one sequence.
+
+    Rows are (query, head of the group), query-major, so they share every key and value tile. Loops
+    over the context in tiles of TILE_KV keys, several cache blocks each: first the tiles all rows
+    see whole (without window), then those that need a mask. The host guarantees
+    GROUP <= TILE_Q, HEAD_DIM <= TILE_D, contiguous head_dim, and a grid of
+    (num_tokens // TOKENS + num_seqs, num_kv_heads).
+    """
+    TOKENS: tl.constexpr = TILE_Q // GROUP
+    block = tl.program_id(0)
+    kv_head = tl.program_id(1)
+    seq = find_sequence(cu_q_ptr, block, num_seqs, TOKENS)
+    q_start = tl.load(cu_q_ptr + seq)
+    query_len = tl.load(cu_q_ptr + seq + 1) - q_start
+    first_token = (block - (q_start // TOKENS + seq)) * TOKENS
+    if first_token >= query_len:
+        return
+    if PAGED:
+        key_start = 0
+        key_len = tl.load(lens_ptr + seq)
+    else:
+        key_start = tl.load(lens_ptr + seq)
+        key_len = tl.load(lens_ptr + seq + 1) - key_start
+    table_ptr += seq.to(tl.int64) * stride_table
+
+    offs_row = tl.arange(0, TILE_Q)
+    offs_d = tl.arange(0, TILE_D)
+    token = first_token + offs_row // GROUP
+    head = kv_head * GROUP + offs_row % GROUP
+    mask_row = (offs_row < TOKENS * GROUP) & (token < query_len)
+    mask_d = offs_d < HEAD_DIM
+    position = key_len - query_len + token  # [TILE_Q]
+    q_rows = (q_start + token).to(tl.int64) * stride_q_token + head.to(tl.int64) * stride_q_head
+    q = tl.load(
+        query_ptr + q_rows[:, None] + offs_d[None, :],
+        mask=mask_row[:, None] & mask_d[None, :],
+        other=0.0,
+    )
+    slopes = tl.zeros([TILE_Q], tl.float32)
+    if HAS_SLOPES:
+        slopes = tl.load(slopes_ptr + head, mask=mask_row, other=0.0)
+    m_i = tl.full([TILE_Q], float("-inf"), tl.float32)
+    l_i = tl.zeros([TILE_Q], tl.float32)
+    if HAS_SINKS:
+        m_i = tl.load(sinks_ptr + head, mask=mask_row, other=0.0) * 1.4426950408889634
+        l_i += tl.where(m_i == float("-inf"), 0.0, 1.0)
+    acc = tl.zeros([TILE_Q, TILE_D], tl.float32)
+
+    first_position = key_len - query_len + first_token
+    last_token = tl.minimum(first_token + TOKENS, query_len)
+    end = key_len
+    whole = key_len  # keys before it are seen by every row
+    if CAUSAL:
+        end = tl.maximum(0, key_len - query_len + last_token)
+        whole = tl.maximum(0, first_position + 1)
+    start = 0
+    if HAS_WINDOW:
+        start = tl.maximum(0, first_position - window + 1)
+        whole = 0
+    tile_start = start // TILE_KV * TILE_KV
+    tile_whole = tl.maximum(tile_start, whole // TILE_KV * TILE_KV)
+    key_ptr += kv_head.to(tl.int64) * stride_k_head
+    value_ptr += kv_head.to(tl.int64) * stride_v_head
+
+    for tile in tl.range(tile_start, tile_whole, TILE_KV):
+        offs_kv = tile + tl.arange(0, TILE_KV)
+        k_rows, mask_kv = kv_rows(
+            table_ptr,
+            offs_kv,
+            offs_kv < end,
+            key_start,
+            num_blocks,
+            stride_k_block,
+            stride_k_slot,
+            PAGED,
+            BLOCK_SIZE,
+        )
+        mask_k = mask_kv[None, :] & mask_d[:, None]
+        k = tl.load(key_ptr + k_rows[None, :] + offs_d[:, None], mask=mask_k, other=0.0)
+        products = product(q, k, tl.zeros([TILE_Q, TILE_KV], tl.float32), INTERPRET, PRECISION)
+        distance = position[:, None] - offs_kv[None, :]
+        scores = base2_scores(products, scale, softcap, slopes, distance, HAS_SOFTCAP, HAS_SLOPES)
+        weights, m_i, l_i, acc = softmax_step(scores, m_i, l_i, acc)
+        v_rows, mask_kv = kv_rows(
+            table_ptr,
+            offs_kv,
+            offs_kv < end,
+            key_start,
+            num_blocks,
+            stride_v_block,
+            stride_v_slot,
+            PAGED,
+            BLOCK_SIZE,
+        )
+        mask_v = mask_kv[:, None] & mask_d[None, :]
+        v = tl.load(value_ptr + v_rows[:, None] + offs_d[None, :], mask=mask_v, other=0.0)
+        acc = product(weights.to(v.dtype), v, acc, INTERPRET, PRECISION)
+
+    for tile in tl.range(tile_whole, end, TILE_KV):
+        offs_kv = tile + tl.arange(0, TILE_KV)
+        k_rows, mask_kv = kv_rows(
+            table_ptr,
+            offs_kv,
+            (offs_kv >= start) & (offs_kv < end),
+            key_start,
+            num_blocks,
+            stride_k_block,
+            stride_k_slot,
+            PAGED,
+            BLOCK_SIZE,
+        )
+        mask_k = mask_kv[None, :] & mask_d[:, None]
+        k = tl.load(key_ptr + k_rows[None, :] + offs_d[:, None], mask=mask_k, other=0.0)
+        products = product(q, k, tl.zeros([TILE_Q, TILE_KV], tl.float32), INTERPRET, PRECISION)
+        distance = position[:, None] - offs_kv[None, :]
+        scores = base2_scores(products, scale, softcap, slopes, distance, HAS_SOFTCAP, HAS_SLOPES)
+        visible = (offs_kv < end)[None, :] & mask_row[:, None]
+        if CAUSAL:
+            visible = visible & (distance >= 0)
+        if HAS_WINDOW:
+            visible = visible & (distance < window)
+        scores = tl.where(visible, scores, float("-inf"))
+        weights, m_i, l_i, acc = softmax_step(scores, m_i, l_i, acc)
+        v_rows, mask_kv = kv_rows(
+            table_ptr,
+            offs_kv,
+            (offs_kv >= start) & (offs_kv < end),
+            key_start,
+            num_blocks,
+            stride_v_block,
+            stride_v_slot,
+            PAGED,
+            BLOCK_SIZE,
+        )
+        mask_v = mask_kv[:, None] & mask_d[None, :]
+        v = tl.load(value_ptr + v_rows[:, None] + offs_d[None, :], mask=mask_v, other=0.0)
+        acc = product(weights.to(v.dtype), v, acc, INTERPRET, PRECISION)
+
+    output, lse = normalise(m_i, l_i, acc)
+    out_rows = (q_start + token).to(tl.int64) * num_heads + head
+    tl.store(
+        output_ptr + out_rows[:, None] * HEAD_DIM + offs_d[None, :],
+        output.to(output_ptr.dtype.element_ty),
+        mask=mask_row[:, None] & mask_d[None, :],
+    )
+    if HAS_LSE:
+        tl.store(lse_ptr + out_rows, lse, mask=mask_row)
