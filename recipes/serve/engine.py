@@ -181,6 +181,7 @@ class Engine:
             num_running=scheduler.num_running,
             num_waiting=scheduler.num_waiting,
             kv_usage=1 - manager.num_free_blocks / manager.num_usable_blocks,
+            kv_waste=self._kv_waste(),
             num_preemptions=counters.num_preemptions,
             prefix_queries=counters.prefix_query_tokens,
             prefix_hits=counters.prefix_hit_tokens,
@@ -188,6 +189,16 @@ class Engine:
             generation_tokens=self._num_output_tokens,
             num_failed_steps=self._num_failed_steps,
         )
+
+    def _kv_waste(self) -> float:
+        """Share of the slots of the last step's sequences without a token; 0 when idle."""
+        tensors = self._runner.last_step
+        if tensors is None or not self.scheduler.num_running:
+            return 0.0
+        tokens = int(tensors.seq_lens.sum())
+        size = self.cache.block_size
+        slots = int((-(-tensors.seq_lens // size)).sum()) * size
+        return 1 - tokens / slots
 
     # ---- the parts of a step ----
 

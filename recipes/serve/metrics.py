@@ -33,6 +33,7 @@ class EngineStats:
 
     num_running, num_waiting: sequences in steps, requests in the queue.
     kv_usage: share of the cache blocks that live sequences hold [0 to 1].
+    kv_waste: share of the slots of the last step's sequences that held no token [0 to 1].
     num_preemptions, prefix_queries, prefix_hits, prompt_tokens, generation_tokens: running sums
         (prefix figures in tokens).
     num_failed_steps: steps that raised and were rolled back.
@@ -41,6 +42,7 @@ class EngineStats:
     num_running: int = 0
     num_waiting: int = 0
     kv_usage: float = 0.0
+    kv_waste: float = 0.0
     num_preemptions: int = 0
     prefix_queries: int = 0
     prefix_hits: int = 0
@@ -53,6 +55,7 @@ GAUGES = {
     "num_requests_running": ("Sequences in the running batch.", "num_running"),
     "num_requests_waiting": ("Requests waiting to be admitted.", "num_waiting"),
     "kv_cache_usage_perc": ("Share of cache blocks in use; 1 is full.", "kv_usage"),
+    "kv_cache_waste_perc": ("Share of the slots in use without a token.", "kv_waste"),
 }
 COUNTERS = {
     "num_preemptions": ("Sequences whose blocks were taken back.", "num_preemptions"),

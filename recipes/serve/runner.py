@@ -32,6 +32,7 @@ class Runner:
         self._decoder = decoder
         self._cache = cache
         self._manager = manager
+        self.last_step: StepTensors | None = None
         self.tensors = BatchTensors(
             manager.table,
             num_rows=max_num_seqs,
@@ -50,7 +51,7 @@ class Runner:
         copies = self._manager.take_copies()
         if copies:
             self._cache.copy_blocks(copies)
-        step = self.tensors.build(batch)
+        step = self.last_step = self.tensors.build(batch)
         attend = paged_attend(
             self._decoder.config,
             self._cache,
