@@ -17,8 +17,13 @@ from blocks.ops._library import choose, functions
 
 HAS = ("reference", "torch")
 
-MAX_NATIVE_ROWS = {torch.bfloat16: 64, torch.float32: 16}
-"""Most rows for which streaming the weights beats torch's own matrix product."""
+MAX_NATIVE_ROWS = {torch.bfloat16: 32, torch.float32: 64}
+"""Most rows for which streaming the weights beats torch's own matrix product.
+
+Measured on Zen 5 (AVX512_BF16, 2 cores) against torch 2.13, weights [5632, 1024] and [1024, 2816]:
+bf16 is about twice as fast up to 12 rows, 0.9 to 1.2 times at 32 and 0.8 to 1.0 at 48; fp32 is 1.4
+to 2.8 times as fast from 1 row to 64.
+"""
 
 
 def linear(

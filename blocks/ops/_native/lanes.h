@@ -5,6 +5,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 namespace lanes {
 
@@ -33,13 +36,17 @@ inline f32x16 load(const bf16* from) {
     return (f32x16)(__builtin_convertvector(half, u32x16) << 16);
 }
 
-// Round to nearest, ties to even; a NaN stays one.
+// Round to nearest, ties to even; a NaN stays one. (The instruction takes subnormals as zero.)
 inline u16x16 round_to_bf16(f32x16 value) {
+#ifdef __AVX512BF16__
+    return (u16x16)_mm512_cvtneps_pbh((__m512)value);
+#else
     const u32x16 bits = (u32x16)value;
     const u32x16 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     const i32x16 is_nan = value != value;
     const u32x16 chosen = is_nan ? (bits >> 16) | 0x40u : rounded;
     return __builtin_convertvector(chosen, u16x16);
+#endif
 }
 
 inline void store(float* to, f32x16 value) { std::memcpy(to, &value, sizeof value); }
