@@ -37,7 +37,7 @@ def rows() -> Iterator[Row]:
     )
     yield Row("bundled model, exact answers on 100 builtins and common names", "", COMMAND, _recall)
     yield Row(
-        "demo preset from scratch, 2 threads: loss and time",
+        "demo preset from scratch: loss and time",
         "loss -2.5 nats in <= 90 s",
         COMMAND + " --nightly",
         _demo,
@@ -111,7 +111,7 @@ def _recall() -> Measured:
 
 def _demo() -> Measured:
     with tempfile.TemporaryDirectory() as out:
-        result = train(dataclasses.replace(demo(), num_threads=2), out=out)
+        result = train(demo(), out=out)
     first, last = result.entries[0].loss, result.entries[-1].loss
     text = (
         f"{first:.2f} to {last:.2f} nats in {result.seconds:.0f} s, "

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import types
+from pathlib import Path
 from typing import Any
 
 from blocks._checks import check, check_positive, fail
@@ -23,7 +24,8 @@ class TrainConfig:
     optimizer: "adamw", or "muon" (matrices by Muon, the rest by AdamW).
     learning_rate: peak, reached after warmup_steps; min_lr_share: what is left of it at the end.
     weight_decay: decoupled, on matrices only. clip_norm: largest global gradient norm.
-    dtype: of forward and backward; parameters and optimizer state stay float32.
+    dtype: of forward and backward; parameters and optimizer state stay float32. "auto" takes
+        bfloat16 where the processor multiplies it natively, else float32.
     compile: torch.compile the loss (worth its minute of compilation in long runs only).
     num_threads: torch threads; None leaves torch's choice. Part of what makes a resume exact.
     log_every, eval_every, checkpoint_every: in steps; the last step does all three.
@@ -110,7 +112,7 @@ _POSITIVE = (
     "eval_tokens",
     "checkpoint_every",
 )
-_CHOICES = {"optimizer": ("adamw", "muon"), "dtype": ("float32", "bfloat16")}
+_CHOICES = {"optimizer": ("adamw", "muon"), "dtype": ("auto", "float32", "bfloat16")}
 
 
 def tiny() -> TrainConfig:
@@ -152,6 +154,8 @@ def demo() -> TrainConfig:
         num_steps=400,
         learning_rate=6e-3,
         warmup_steps=20,
+        dtype="auto",
+        num_threads=1,  # a second one gains little at this size and loses much on a busy machine
         eval_every=100,
         eval_tokens=16_384,
         checkpoint_every=200,
@@ -175,6 +179,21 @@ def bundled() -> TrainConfig:
 
 
 PRESETS = {"tiny": tiny, "demo": demo, "bundled": bundled}
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """The config with "auto" decided for this machine."""
+    if config.dtype != "auto":
+        return config
+    return dataclasses.replace(config, dtype="bfloat16" if _native_bfloat16() else "float32")
+
+
+def _native_bfloat16() -> bool:
+    try:
+        words = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def override(config: TrainConfig, settings: list[str]) -> TrainConfig:

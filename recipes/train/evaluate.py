@@ -42,19 +42,20 @@ def evaluate(
 
     Args:
         stream: the held-out tokens. lengths: bytes each token id stands for.
-        max_tokens: look at the first so many only (rounded down to whole windows, at least one).
+        max_tokens: look at so many only, in windows spread evenly (at least one window).
     """
     num_windows = (len(stream) - 1) // context_len
     if num_windows == 0:
         context_len, num_windows = len(stream) - 1, 1
+    wanted = num_windows
     if max_tokens is not None:
-        num_windows = max(1, min(num_windows, max_tokens // context_len))
-    stop = num_windows * context_len
-    inputs = torch.from_numpy(stream[:stop].astype(np.int64)).view(num_windows, context_len)
-    labels = torch.from_numpy(stream[1 : stop + 1].astype(np.int64)).view(num_windows, context_len)
+        wanted = max(1, min(num_windows, max_tokens // context_len))
+    starts = np.arange(wanted) * num_windows // wanted * context_len  # spread over the stream
+    windows = np.stack([stream[start : start + context_len + 1] for start in starts])
+    tokens = torch.from_numpy(windows.astype(np.int64))  # [wanted, context_len + 1]
     total = sum(
-        loss_sum(inputs[i : i + batch_size], labels[i : i + batch_size]).double().item()
-        for i in range(0, num_windows, batch_size)
+        loss_sum(tokens[i : i + batch_size, :-1], tokens[i : i + batch_size, 1:]).double().item()
+        for i in range(0, wanted, batch_size)
     )
-    num_bytes = int(lengths[stream[1 : stop + 1]].sum())
-    return HeldOut(total / stop, bits_per_byte(total, num_bytes))
+    num_bytes = int(lengths[windows[:, 1:]].sum())
+    return HeldOut(total / (wanted * context_len), bits_per_byte(total, num_bytes))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blocks._checks import check, fail
 from recipes.train.checkpoint import Checkpoint, list_checkpoints, load_latest, save_checkpoint
-from recipes.train.config import TrainConfig
+from recipes.train.config import TrainConfig, resolve
 from recipes.train.evaluate import HeldOut, evaluate
 from recipes.train.log import JsonLog, LogEntry, plot_log, read_log
 from recipes.train.model import build_decoder, export_model, make_loss
@@ -205,7 +205,7 @@ def train(
             resumed.
         TrainingDiverged: numbers that are not finite, for good.
     """
-    out = Path(out)
+    out, config = Path(out), resolve(config)
     started = time.perf_counter()
     threads = torch.get_num_threads()
     note = on_note or (lambda text: None)

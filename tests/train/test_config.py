@@ -4,6 +4,7 @@ import pytest
 
 from recipes.train import PRESETS, TrainConfig, override, tiny
 from recipes.train.__main__ import main
+from recipes.train.config import resolve
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -46,6 +47,12 @@ def test_bad_settings_are_refused_with_the_way_out(setting, words):
     with pytest.raises(ValueError, match=r".") as error:
         override(tiny(), [setting])
     assert words in str(error.value)
+
+
+def test_auto_is_decided_before_the_run():
+    config = override(tiny(), ["dtype=auto"])
+    assert resolve(config).dtype in ("float32", "bfloat16")
+    assert resolve(tiny()) == tiny()
 
 
 def test_the_command_line_reports_errors_and_returns_one(tmp_path, capsys):

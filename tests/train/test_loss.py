@@ -93,3 +93,19 @@ def test_evaluation_predicts_each_token_once(length, context_len, batch_size):
     assert found.loss == pytest.approx(0.5)
     if num_bytes := lengths[1 : counted + 1].sum():
         assert found.bits_per_byte == pytest.approx(0.5 * counted / math.log(2) / num_bytes)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 10, 35, 100, 1000])
+def test_a_short_look_is_spread_over_the_stream(max_tokens):
+    seen = []
+
+    def loss_sum(inputs, labels):
+        seen.extend(inputs[:, 0].tolist())
+        return torch.tensor(1.0)
+
+    stream, lengths = np.arange(101, dtype=np.uint16), np.ones(101, dtype=np.int64)
+    evaluate(loss_sum, stream, lengths, context_len=10, batch_size=2, max_tokens=max_tokens)
+    count = max(1, min(10, max_tokens // 10))
+    assert len(seen) == len(set(seen)) == count
+    assert all(start % 10 == 0 for start in seen)
+    assert max(seen) >= 100 - 2 * 100 / count
