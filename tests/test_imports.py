@@ -43,10 +43,10 @@ def test_planning_side_of_kv_imports_without_torch() -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_public_names_are_sorted_and_exist(block: str) -> None:
+def test_public_names_exist(block: str) -> None:
     run(
         f"import blocks.{block} as block\n"
-        "assert block.__all__ == sorted(block.__all__), block.__all__\n"
+        "assert block.__all__\n"
         "assert block.__doc__\n"
         "for name in block.__all__: getattr(block, name)\n"
     )

@@ -11,7 +11,7 @@ PAGES = sorted(
     path
     for folder in ("blocks", "recipes", "benches")
     for path in (ROOT / folder).rglob("README.md")
-    if FENCE.search(path.read_text())
+    if path.parent.name != "bundled" and FENCE.search(path.read_text())  # a card shows output
 )
 
 
