@@ -187,9 +187,7 @@ class Tokenizer:
         token can form across them.
         """
         ids: list[int] = []
-        for i, piece in enumerate(
-            re.split(f"{OPEN}([^{OPEN}{CLOSE}]*){CLOSE}|[{OPEN}{CLOSE}]", text)
-        ):
+        for i, piece in enumerate(MARKED.split(text)):
             if piece:
                 ids += self._encode_inner(piece, plain=i % 2 == 1, first=not ids)
         return ids
