@@ -1,6 +1,7 @@
 """Settings of the engine and of the server: small frozen records, most important fields first."""
 
 import dataclasses
+import ipaddress
 
 from blocks._checks import check
 from recipes.serve.sizes import format_bytes
@@ -94,8 +95,16 @@ class ServerConfig:
 
     @property
     def is_loopback(self) -> bool:
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+        return self.host in ("localhost", "::1") or is_loopback_address(self.host)
 
     @property
     def body_limit(self) -> str:
         return format_bytes(self.max_body_bytes)
+
+
+def is_loopback_address(host: str) -> bool:
+    """Whether it is an address such as 127.0.0.2; a name that begins like one may lead anywhere."""
+    try:
+        return ipaddress.IPv4Address(host).is_loopback
+    except ValueError:
+        return False

@@ -10,7 +10,7 @@ import secrets
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from recipes.serve.config import ServerConfig
+from recipes.serve.config import ServerConfig, is_loopback_address
 from recipes.serve.errors import ApiError
 
 OPEN_PATHS = frozenset({"/health"})
@@ -61,7 +61,7 @@ class Gate:
             return
         allowed = {"localhost", "127.0.0.1", "[::1]", "testserver", *self._config.allowed_hosts}
         host = _host_name(headers.get("host") or "")
-        if host not in allowed and not host.startswith("127."):
+        if host not in allowed and not is_loopback_address(host):
             message = f"host: {host[:80]!r} is not served; start with --allow-host to add it"
             raise ApiError(403, message, code="host_not_allowed")
         origin = headers.get("origin")

@@ -63,12 +63,19 @@ def test_the_key_opens_and_health_needs_none(locked):
     assert locked.get("/health").status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "10.0.0.1", ""])
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example", "localhost.evil.example", "127.evil.example", "127.0.0.1.nip.example"),
+        *("10.0.0.1", ""),
+    ],
+)
 def test_on_loopback_other_host_names_are_refused(host):
     with client() as made:
         assert made.get("/health", headers={"host": host}).status_code == 403
         assert made.get("/health", headers={"host": "localhost:8000"}).status_code == 200
         assert made.get("/health", headers={"host": "[::1]:8000"}).status_code == 200
+        assert made.get("/health", headers={"host": "127.0.0.2:8000"}).status_code == 200
 
 
 def test_other_web_pages_are_refused():
