@@ -139,10 +139,11 @@ class Engine:
             ignore_eos=params.ignore_eos,
             namespace=namespace,
         )
-        self.scheduler.add(request)
         seed = int.from_bytes(os.urandom(7), "big") if params.seed is None else params.seed
         end_tokens = {*params.stop_token_ids, *(() if params.ignore_eos else self._eos)}
-        self._live[job.request_id] = Live(job, seed, tuple(end_tokens), self._detokenizer)
+        live = Live(job, seed, tuple(end_tokens), self._detokenizer)
+        self.scheduler.add(request)  # last of what may raise
+        self._live[job.request_id] = live
         self._num_prompt_tokens += len(job.prompt_tokens)
 
     def cancel(self, request_id: str) -> bool:
@@ -161,10 +162,11 @@ class Engine:
         try:
             hidden, tensors = self._runner.forward(batch)
             logits = self._runner.logits(hidden, tensors.last)
+            errors = self._score_prompts(batch, hidden)
+            drawn = self._draw(batch, logits)
         except Exception as error:
             return self._roll_back(batch, error)
-        errors = self._score_prompts(batch, hidden)
-        return self._take(batch, self._draw(batch, logits), errors)
+        return self._take(batch, drawn, errors)
 
     def abort_all(self, error: str) -> list[Delta]:
         """Fail every request and start over with an empty cache, after an error of our own."""

@@ -72,6 +72,7 @@ def test_200_requests_under_churn_equal_one_at_a_time_runs():
     waiting = collections.deque(enumerate(jobs))
     answers = {j.request_id: [Completion(i) for i in range(j.params.n)] for j in jobs}
     alive: list[int] = []
+    gone: set[str] = set()
     while waiting or engine.has_work():
         for _ in range(rng.choice([0, 0, 1, 3])):
             if waiting:
@@ -79,7 +80,8 @@ def test_200_requests_under_churn_equal_one_at_a_time_runs():
                 engine.add(one)
                 alive.append(index)
         if rng.random() < 0.1 and (doomed := [i for i in alive if i in cancelled]):
-            engine.cancel(f"r{doomed[0]}")
+            if engine.cancel(f"r{doomed[0]}"):
+                gone.add(f"r{doomed[0]}")
             alive.remove(doomed[0])
         for delta in engine.step():
             answers[delta.request_id][delta.index].add(delta)
@@ -94,6 +96,7 @@ def test_200_requests_under_churn_equal_one_at_a_time_runs():
         wanted = greedy(decoder, tuple(one.prompt_tokens), one.params.max_tokens or 0, EOS)
         for completion in answers[one.request_id]:
             if completion.finish_reason is None:
+                assert one.request_id in gone
                 num_cancelled += 1
                 assert completion.token_ids == wanted[: len(completion.token_ids)]
             else:

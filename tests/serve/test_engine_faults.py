@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from recipes.serve import Engine
 from recipes.serve import engine as engine_module
 from recipes.serve.runner import Runner
 from tests.serve.models import EOS, tiny_decoder, tiny_engine
@@ -54,6 +55,37 @@ def test_a_forward_pass_that_raises_once_is_recomputed(monkeypatch, step):
     assert_others_identical(run_crowd(engine, jobs), jobs, failed=set())
     assert engine.stats().num_failed_steps == 1
     assert_clean(engine)
+
+
+@pytest.mark.parametrize("part", ["_score_prompts", "_draw"])
+def test_a_step_that_raises_after_its_forward_pass_is_recomputed(monkeypatch, part):
+    """Not what one request caused, which is contained: our own mistake between two passes."""
+    calls, original = itertools.count(1), getattr(Engine, part)
+
+    def broken(self, *args):
+        if next(calls) == 3:
+            raise KeyError("unforeseen")
+        return original(self, *args)
+
+    monkeypatch.setattr(Engine, part, broken)
+    engine, jobs = tiny_engine(token_budget=32), crowd()
+    assert_others_identical(run_crowd(engine, jobs), jobs, failed=set())
+    assert engine.stats().num_failed_steps == 1
+    assert_clean(engine)
+
+
+def test_a_request_whose_start_raises_is_not_left_in_the_queue(monkeypatch):
+    engine, jobs = tiny_engine(), crowd(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_detokenizer", broken_detokenizer)
+        with pytest.raises(RuntimeError, match="no detokenizer"):
+            engine.add(jobs[0])
+    assert_clean(engine)
+    assert_others_identical(run_crowd(engine, jobs), jobs, failed=set())
+
+
+def broken_detokenizer(skip):
+    raise RuntimeError("no detokenizer")
 
 
 def test_a_request_that_breaks_every_forward_pass_is_found_and_ended(monkeypatch):
