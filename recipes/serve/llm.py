@@ -111,9 +111,8 @@ class LLM:
                     answers[delta.request_id].add(delta)
                     line.count(len(delta.token_ids), delta.finish_reason is not None)
                 self._feed(waiting)
-        except BaseException:  # Ctrl-C too: leave an engine that can be used again
-            for job in jobs:
-                self.engine.cancel(job.request_id)
+        except BaseException:  # Ctrl-C too, in the middle of a step: leave a usable engine
+            self.engine.abort_all("interrupted")
             raise
         finally:
             line.close()

@@ -1,10 +1,13 @@
 """Offline generation."""
 
+import itertools
+
 import pytest
 
 from recipes.model import save_model
 from recipes.serve import LLM, SamplingParams
 from recipes.serve.loading import load
+from recipes.serve.runner import Runner
 from tests.serve.models import EOS, tiny_decoder, tiny_loaded, tiny_tokenizer
 from tests.serve.oracle import greedy
 
@@ -59,18 +62,23 @@ def test_one_bad_prompt_refuses_the_call_before_anything_runs(llm):
     assert not llm.engine.has_work()
 
 
-def test_an_interrupted_call_leaves_a_usable_engine(llm, monkeypatch):
+@pytest.mark.parametrize("where", ["forward", "logits"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_a_call_interrupted_inside_a_step_leaves_a_usable_engine(llm, monkeypatch, where, error):
+    calls, original = itertools.count(), getattr(Runner, where)
+
+    def interrupted(self, *args):
+        if next(calls) == 2:
+            raise error
+        return original(self, *args)
+
     with monkeypatch.context() as patch:
-        patch.setattr(llm.engine, "step", _interrupt)
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr(Runner, where, interrupted)
+        with pytest.raises(error):
             llm.generate([[1, 2, 3]] * 8, GREEDY)
     assert not llm.engine.has_work()
     (answer,) = llm.generate([[1, 2, 3]], GREEDY)
     assert answer.token_ids == expected([1, 2, 3])
-
-
-def _interrupt():
-    raise KeyboardInterrupt
 
 
 def test_progress_counts_samples_and_tokens(llm, capsys):
