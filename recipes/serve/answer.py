@@ -1,5 +1,6 @@
 """From a stream of deltas to a response: one JSON object, or events as they come."""
 
+import logging
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ from recipes.serve.errors import ApiError
 from recipes.serve.outputs import Delta
 from recipes.serve.service import Service, json_response
 from recipes.serve.sse import DONE, KEEP_ALIVE, EventStream, frame, watch_disconnect
+
+log = logging.getLogger("recipes.serve")
 
 
 class Writer(Protocol):
@@ -78,6 +81,9 @@ async def _frames(service: Service, stream: Stream, writer: Writer) -> AsyncIter
             yield frame(_cancelled(str(error)).body()) + DONE
     except ApiError as error:
         yield frame(error.body()) + DONE
+    except Exception:  # the status has been sent: without this frame the client sees a cut stream
+        log.exception("stream of %s failed", ", ".join(stream.positions))
+        yield frame(errors.internal().body()) + DONE
 
 
 def _batches(service: Service, stream: Stream) -> AsyncIterator[list[Delta]]:

@@ -63,8 +63,7 @@ async def _contained(endpoint: Endpoint, service: Service, request: Request) -> 
         raise
     except Exception:
         log.exception("request %s failed", request.state.request_id)
-        message = "internal error; the server's log has more"
-        raise ApiError(500, message, code="internal_error") from None
+        raise errors.internal() from None
 
 
 async def models(service: Service, request: Request) -> Response:

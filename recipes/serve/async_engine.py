@@ -16,6 +16,7 @@ from typing import Protocol
 
 import torch
 
+from blocks._checks import check
 from blocks.sched import QueueFull
 from recipes.serve.job import Job
 from recipes.serve.metrics import Metrics
@@ -184,6 +185,7 @@ class AsyncEngine:
             ValueError: a job that can never run, in the words of the engine.
         """
         wanted = sum(job.params.n for job in jobs)
+        check(wanted <= self._max_sequences, "n", f"at most {self._max_sequences} samples", wanted)
         if self._num_sequences + wanted > self._max_sequences:
             raise QueueFull(f"{self._num_sequences} samples are in flight already")
         stream = Stream(jobs, self._cancel)
@@ -241,17 +243,17 @@ class AsyncEngine:
                 self._wake.wait()
                 self._wake.clear()
             while self._commands:
-                self._commands.popleft()()
+                self._guarded(self._commands.popleft())
             if self._engine.has_work():
-                self._post(self._guarded_step())
+                self._guarded(lambda: self._post(self._engine.step()))
                 self._last_progress = self._clock()
 
-    def _guarded_step(self) -> list[Delta]:
+    def _guarded(self, work: Callable[[], object]) -> None:
         try:
-            return self._engine.step()
+            work()
         except Exception:  # the engine contains what requests cause; this is its own fault
             log.exception("the engine failed; every running request ends with an error")
-            return self._engine.abort_all("internal engine error")
+            self._post(self._engine.abort_all("internal engine error"))
 
     def _add(self, jobs: Sequence[Job], accepted: asyncio.Future[None]) -> None:
         added: list[Job] = []

@@ -17,7 +17,7 @@ from recipes.serve.service import Service
 from recipes.serve.usage import Usage
 
 RESERVED = frozenset(
-    {"messages", "tools", "documents", "chat_template", "tokenize", "control_tokens"}
+    {"messages", "tools", "documents", "chat_template", "tokenize", "control_tokens", "self"}
 )
 """Template arguments that a request may not set."""
 

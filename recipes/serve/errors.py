@@ -86,6 +86,12 @@ def failed(message: str) -> ApiError:
     return ApiError(500, message, code="engine_error", headers={"x-should-retry": "false"})
 
 
+def internal() -> ApiError:
+    """Something nobody foresaw; what it was stands in the log only."""
+    message = "internal error; the server's log has more"
+    return ApiError(500, message, code="internal_error")
+
+
 def _kind(status: int) -> str:
     kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
     if status >= 500:

@@ -117,6 +117,8 @@ class Service:
         try:
             if self.draining:
                 raise errors.unavailable("the server is shutting down")
+            if not self.engine.is_alive:
+                raise errors.unavailable("the engine has stopped")
             for job in jobs:
                 check_prompt(
                     job.prompt_tokens,

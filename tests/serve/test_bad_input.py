@@ -113,6 +113,12 @@ CASES = {
         400,
         "chat_template_kwargs.control_tokens",
     ),
+    "template argument self": (
+        chat(chat_template_kwargs={"self": True}),
+        400,
+        "chat_template_kwargs.self",
+    ),
+    "more samples than are ever queued": (text(prompt=["a"] * 10, n=128), 400, "n"),
     "2 MB body": (text(prompt="x" * 2_000_000), 413, None),
 }
 

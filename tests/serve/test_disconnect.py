@@ -1,5 +1,6 @@
 """A client that leaves gives its blocks back, at whatever moment, streaming or not."""
 
+import itertools
 import json
 import random
 import socket
@@ -7,6 +8,8 @@ import time
 
 import pytest
 
+from recipes.serve import Engine
+from recipes.serve.completions import CompletionWriter
 from recipes.serve.runner import Runner
 from tests.serve.live_server import LiveServer, serving, wait_until
 from tests.serve.models import tiny_loaded
@@ -142,6 +145,46 @@ def test_an_error_in_the_engine_ends_the_request_and_not_the_server(monkeypatch)
         status, _ = server.post("/v1/completions", {"prompt": [8, 9], "max_tokens": 2})
         assert status == 200
         server.wait_idle()
+
+
+def test_a_command_that_raises_does_not_end_the_engines_thread(monkeypatch):
+    original, calls = Engine.cancel, itertools.count()
+
+    def cancel(self, request_id):
+        if next(calls) == 0:
+            raise KeyError(request_id)
+        return original(self, request_id)
+
+    monkeypatch.setattr(Engine, "cancel", cancel)
+    with serving(tiny_loaded()) as server:
+        sock = open_request(server, True)
+        wait_until(lambda: b"data:" in sock.recv(4096))
+        sock.close()
+        wait_until(lambda: not server.engine.has_work())
+        status, _ = server.post("/v1/completions", {"prompt": [8, 9], "max_tokens": 2})
+        assert status == 200
+        server.wait_idle()
+
+
+def test_an_unforeseen_exception_in_a_stream_ends_it_with_an_error_event(monkeypatch):
+    def events(self, delta):
+        raise RuntimeError("secret path /etc/shadow")
+
+    monkeypatch.setattr(CompletionWriter, "events", events)
+    with serving(tiny_loaded()) as server:
+        status, raw = server.post("/v1/completions", {"prompt": [8, 9], "stream": True})
+        assert (status, b"secret" in raw) == (200, False)
+        assert b'"code":"internal_error"' in raw
+        assert raw.endswith(b"data: [DONE]\n\n")
+        server.wait_idle()
+
+
+def test_without_its_thread_the_engine_is_unavailable_and_nobody_waits():
+    with serving(tiny_loaded()) as server:
+        server.service.engine.join(10)
+        status, payload = server.post("/v1/completions", {"prompt": [8, 9]})
+        assert (status, payload["error"]["code"]) == (503, "server_unavailable")
+        assert server.request("GET", "/health")[0] == 503
 
 
 def test_readiness_is_lost_while_pending_work_makes_no_progress(monkeypatch):
