@@ -26,15 +26,13 @@ import openai
 from recipes.train import demo, train
 
 OUT = Path("out/demo")
+SERVE = ("recipes.serve",)
 
 PREAMBLE = "You answer questions about the Python standard library in one sentence."
-QUESTIONS = (
-    "What does json.dumps do?",
-    "What does math.sqrt do?",
-    "What does random.shuffle do?",
-    "What does os.path.join do?",
-    "What does shutil.copyfile do?",
-    "What does textwrap.dedent do?",
+NAMES = (
+    *("json.dumps", "math.sqrt", "random.shuffle", "os.path.join", "shutil.copyfile"),
+    *("textwrap.dedent", "itertools.chain", "str.upper", "os.getcwd", "functools.reduce"),
+    *("sorted", "dict.get", "list.append", "str.split", "time.sleep", "abs"),
 )
 CODE = (
     "import os\nimport sys\n\n\ndef main(",
@@ -42,6 +40,8 @@ CODE = (
     "def read_config(path):\n    with open(path",
     "    def test_empty(self):\n",
 )
+NUM_SEEDS = 8
+"""Continuations of each piece of code, all at once; the first of each is printed."""
 
 
 def main() -> int:
@@ -71,7 +71,7 @@ def server() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([sys.executable, "-m", "recipes.serve", "--port", str(port)])
+    process = subprocess.Popen([sys.executable, "-m", *SERVE, "--port", str(port)])
     try:
         wait_ready(url, process)
         yield url
@@ -102,23 +102,28 @@ def sparkline(values: list[float], width: int = 40) -> str:
 
 
 async def drive(url: str) -> None:
-    """All requests at once; prints each completion, then the totals."""
+    """All requests at once; prints answers, one continuation of each code, then the totals."""
     client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none")
     model = (await client.models.list()).data[0].id
     samples: list[dict[str, float]] = []
     watcher = asyncio.create_task(watch(url, samples))
     start = time.monotonic()
-    answers = await asyncio.gather(
-        *(chat(client, model, question) for question in QUESTIONS),
-        *(complete(client, model, prompt) for prompt in CODE),
+    answers, continuations = await asyncio.gather(
+        asyncio.gather(*(chat(client, model, f"What does {name} do?") for name in NAMES)),
+        asyncio.gather(
+            *(complete(client, model, code, seed) for seed in range(NUM_SEEDS) for code in CODE)
+        ),
     )
     seconds = time.monotonic() - start
     watcher.cancel()
-    for prompt, text, _ in answers:
-        print(f"\n--- {prompt!r}\n{text.rstrip()}")
-    tokens = sum(count for _, _, count in answers)
+    for question, text, _ in answers:
+        print(f"{question}  {text}")
+    for _, text, _ in continuations[: len(CODE)]:
+        print(f"---\n{text.rstrip()}")
+    done = [*answers, *continuations]
+    tokens = sum(count for _, _, count in done)
     print(
-        f"\n{len(answers)} requests, {tokens} tokens in {seconds:.1f} s: {tokens / seconds:.0f}/s"
+        f"---\n{len(done)} requests, {tokens} tokens in {seconds:.1f} s: {tokens / seconds:.0f}/s"
     )
     report(samples, scrape(url))
 
@@ -145,14 +150,16 @@ async def chat(client: openai.AsyncOpenAI, model: str, question: str) -> tuple[s
     return question, text, tokens
 
 
-async def complete(client: openai.AsyncOpenAI, model: str, prompt: str) -> tuple[str, str, int]:
+async def complete(
+    client: openai.AsyncOpenAI, model: str, prompt: str, seed: int
+) -> tuple[str, str, int]:
     """Continue one piece of code; returns prompt, text and number of tokens."""
     stream = await client.completions.create(
         model=model,
         prompt=prompt,
         max_tokens=96,
         temperature=0.6,
-        seed=1,
+        seed=seed,
         stream=True,
         stream_options={"include_usage": True},
     )
@@ -166,10 +173,10 @@ async def complete(client: openai.AsyncOpenAI, model: str, prompt: str) -> tuple
 
 
 async def watch(url: str, samples: list[dict[str, float]]) -> None:
-    """Read the server's metrics ten times a second until cancelled."""
+    """Read the server's metrics, several times a second, until cancelled."""
     while True:
         samples.append(await asyncio.to_thread(scrape, url))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.05)
 
 
 def scrape(url: str) -> dict[str, float]:
