@@ -12,6 +12,7 @@ from blocks._checks import fail
 from recipes.model.chat import ChatTemplate, Message
 from recipes.model.detokenizer import Detokenizer
 from recipes.model.folder import find, open_folder, read_json, read_text, require, write_json
+from recipes.model.token_bytes import bytes_of_token
 
 FILE, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 MAX_TOKENIZER_BYTES = 256 << 20
@@ -105,6 +106,10 @@ class Tokenizer:
             return self.backend.decode(list(ids), skip_special_tokens=skip_control_tokens)
         except (OverflowError, TypeError):
             raise fail("ids", "token ids", repr(ids)[:80]) from None
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes one token adds to a text; half a character stays half a character."""
+        return bytes_of_token(self.backend, token_id)
 
     def detokenizer(self, *, skip_control_tokens: bool = True) -> Detokenizer:
         """A fresh decoder of one stream of ids."""

@@ -23,8 +23,9 @@ def chat_logprobs(tokens: Sequence[TokenLogprob], tokenizer: Tokenizer) -> dict[
 
 
 def _entry(token_id: int, logprob: float, tokenizer: Tokenizer) -> dict[str, Any]:
-    text = _text(token_id, tokenizer)
-    return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode())}
+    raw = tokenizer.token_bytes(token_id)
+    text = raw.decode(errors="replace")
+    return {"token": text, "logprob": _finite(logprob), "bytes": list(raw)}
 
 
 def completion_logprobs(
@@ -60,7 +61,7 @@ def _top(token: TokenLogprob, tokenizer: Tokenizer) -> dict[str, float]:
 
 
 def _text(token_id: int, tokenizer: Tokenizer) -> str:
-    return tokenizer.decode([token_id], skip_control_tokens=False)
+    return tokenizer.token_bytes(token_id).decode(errors="replace")
 
 
 def _finite(logprob: float) -> float:

@@ -175,7 +175,25 @@ def test_chat_logprobs(client):
     for token in content:
         assert len(token.top_logprobs) == 4
         assert token.logprob == token.top_logprobs[0].logprob
-        assert bytes(token.bytes).decode() == token.token
+        assert bytes(token.bytes).decode(errors="replace") == token.token
+
+
+def test_bytes_of_logprobs_join_to_the_text_even_across_characters(client):
+    """The model says single bytes of a character; only their bytes tell which."""
+    ids = tiny_tokenizer().encode("é😀")
+    content = []
+    for token_id in ids:
+        answer = client.chat.completions.create(
+            model="tiny",
+            messages=CHAT,
+            max_tokens=1,
+            logprobs=True,
+            temperature=0,
+            logit_bias={token_id: 100},
+        )
+        content += answer.choices[0].logprobs.content
+    assert len(content) > 2
+    assert bytes(byte for token in content for byte in token.bytes).decode() == "é😀"
 
 
 def test_a_seed_repeats_a_draw_and_n_samples_differ(client):
