@@ -7,6 +7,7 @@ in the forward pass rolls the step back, and the scheduler narrows down whose fa
 
 import logging
 import os
+import secrets
 import time
 from collections.abc import Callable
 
@@ -126,7 +127,7 @@ class Engine:
         params, max_tokens = job.params, self.check(job)
         namespace = job.namespace
         if params.prompt_logprobs is not None:  # every position must be computed, none found
-            namespace = f"{namespace}\0{job.request_id}"
+            namespace = f"{namespace}\0{secrets.token_hex(16)}"  # no client's salt equals it
         request = Request(
             request_id=job.request_id,
             prompt_tokens=job.prompt_tokens,
@@ -170,7 +171,9 @@ class Engine:
 
     def abort_all(self, error: str) -> list[Delta]:
         """Fail every request and start over with an empty cache, after an error of our own."""
-        deltas = [delta for live in self._live.values() for delta in live.fail(error)]
+        deltas = [
+            delta for live in self._live.values() for delta in self._end_with_error(live, error)
+        ]
         self._live.clear()
         self._reset()
         return deltas
@@ -301,9 +304,12 @@ class Engine:
             return []
         ids = [sequence.sequence_id for sequence in self.scheduler.sequences(request_id)]
         self.scheduler.fail_sequences(ids)
+        return self._end_with_error(live, error)
+
+    def _end_with_error(self, live: Live, error: str) -> list[Delta]:
         deltas = live.fail(error)
         for _ in deltas:
-            self.metrics.finished(0.0, "error")
+            self.metrics.finished(None, "error")
         return deltas
 
     def _roll_back(self, batch: Batch, error: Exception) -> list[Delta]:

@@ -113,8 +113,10 @@ class Metrics:
     def next_token(self, seconds: float) -> None:
         self._inter_token.observe(seconds)
 
-    def finished(self, seconds: float, reason: str) -> None:
-        self._request.observe(seconds)
+    def finished(self, seconds: float | None, reason: str) -> None:
+        """A sequence ended; ``seconds`` is None for one that failed and has no latency to tell."""
+        if seconds is not None:
+            self._request.observe(seconds)
         self._finished.labels(reason).inc()
 
     def refused(self, status: int) -> None:

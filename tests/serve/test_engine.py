@@ -146,6 +146,16 @@ def test_namespaces_do_not_share_cached_blocks():
     assert other.num_cached_tokens == 0
 
 
+@pytest.mark.parametrize("salt", ["b", "\0b"])
+def test_no_salt_makes_a_scored_prompt_find_its_blocks(salt):
+    engine = tiny_engine()
+    prompt = list(range(1, 30))
+    run(engine, job("a", prompt, namespace=salt))
+    (scored,) = run(engine, job("b", prompt, prompt_logprobs=0))
+    assert scored.prompt_logprobs is not None
+    assert None not in scored.prompt_logprobs[1:]
+
+
 def test_min_tokens_and_stop_tokens_and_eos():
     engine = tiny_engine()
     (free,) = run(engine, job("a", [5, 6, 7], max_tokens=6, ignore_eos=True))

@@ -50,3 +50,15 @@ def test_usage_shows_while_requests_run():
     found = values(engine)
     assert found["blocks_num_requests_running"] == 1
     assert 0 < found["blocks_kv_cache_usage_perc"] < 0.1
+
+
+def test_failed_requests_are_counted_and_leave_the_latencies_alone():
+    engine = tiny_engine()
+    params = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
+    for name in ("a", "b"):
+        engine.add(Job(name, list(range(1, 20)), params))
+    engine.step()
+    engine.abort_all("gone")
+    found = values(engine)
+    assert found['blocks_request_success_total{finished_reason="error"}'] == 2
+    assert found["blocks_e2e_request_latency_seconds_count"] == 0
