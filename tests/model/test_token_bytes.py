@@ -16,6 +16,7 @@ def test_byte_pieces_are_their_byte():
     backend = byte_fallback()
     for byte in range(256):
         token_id = backend.token_to_id(f"<0x{byte:02X}>")
+        assert token_id is not None
         assert bytes_of_token(backend, token_id) == bytes([byte])
 
 
