@@ -20,7 +20,7 @@ import torch
 from tokenizers import Tokenizer
 
 from recipes.model import Decoder, load_model
-from recipes.train import chat
+from recipes.train import chat, docstrings
 from recipes.train.attend import blocked_attend
 from recipes.train.checkpoint import list_checkpoints, load_checkpoint
 from recipes.train.config import TrainConfig
@@ -82,6 +82,19 @@ def measure(decoder: Decoder, tokenizer: Tokenizer, corpus: Corpus) -> Measured:
     )
 
 
+def share_in_answers(corpus: Corpus) -> float:
+    """Share of the held-out text that is docstring sentences which the questions also teach."""
+    answers = {pair.answer for pair in corpus.pairs}
+    found = (
+        docstrings.first_sentences(docstring)
+        for document in corpus.held_out
+        if document.name.endswith(".py")
+        for _, _, docstring in docstrings.parse_docstrings(document.text, "")
+    )
+    known = sum(len(sentences.encode()) for sentences in found if sentences in answers)
+    return known / corpus.held_out_bytes
+
+
 def show(decoder: Decoder, tokenizer: Tokenizer) -> str:
     """Completions and answers, as markdown."""
     parts = []
@@ -126,7 +139,8 @@ key-value heads, SwiGLU {intermediate_size}, tied embedding |
 and answers |
 | hardware | one CPU core (AMD Zen 5), {time} of steps |
 | held-out loss | {loss:.3f} nats per token, **{bpb:.3f} bits per byte** on {held_out_kb:.0f} kB \
-of library files never trained on |
+of library files left out of the code; {asked_percent:.1f} % of their text, docstrings' first \
+sentences, is among the answers |
 | recall, all names | {exact}/{asked} drawn at random answered exactly, {begun}/{asked} right in \
 the first 20 characters |
 | recall, builtins and common modules | {common_exact}/{common_asked} exactly, \
@@ -198,6 +212,7 @@ def write_card(run: Path) -> Path:
         "source": corpus.source,
         "train_mb": corpus.train_bytes / 1e6,
         "held_out_kb": corpus.held_out_bytes / 1e3,
+        "asked_percent": 100 * share_in_answers(corpus),
         "num_pairs": len(corpus.pairs),
         "tokens": last["num_tokens"] / 1e6,
         "chat_percent": 100 * config.chat_share,

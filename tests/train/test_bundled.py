@@ -47,6 +47,7 @@ def test_the_card_speaks_of_this_file():
     assert digest in card
     assert CARD["corpus_digest"] in card
     assert f"{CARD['bpb']:.3f} bits per byte" in card
+    assert f"{CARD['asked_percent']:.1f} % of their text" in card
     assert "python -m recipes.train --preset bundled" in card
 
 
