@@ -44,6 +44,7 @@ def check_paged(
         and q[2] == k[3] > 0
         and k[1] > 0
         and k[2] > 0
+        and q[1] > 0
         and q[1] % k[2] == 0
         and dtype == key_cache.dtype == value_cache.dtype
         and dtype in REFERENCE_DTYPES

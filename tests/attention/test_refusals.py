@@ -112,6 +112,26 @@ def test_shapes_that_do_not_fit(case):
         extend(*change(case, key_cache=flipped), impl="native")
 
 
+@pytest.mark.parametrize("impl", ["native", "torch", "reference"])
+def test_no_heads_are_refused(case, impl):
+    none = change(case, query=case.query[:, :0])
+    with pytest.raises(ValueError, match="num_heads"):
+        extend(*none, impl=impl)
+    with pytest.raises(ValueError, match="num_heads"):
+        decode(case.query[:2, :0], *none[1:5], impl=impl)
+
+
+@pytest.mark.parametrize("impl", ["native", "torch", "reference"])
+def test_queries_of_no_sequence_are_refused(case, impl):
+    nobody = {"block_table": case.block_table[:0], "seq_lens": case.seq_lens[:0]}
+    bounds = case.cu_seqlens_q[-1:]  # ends at the last token, but never begins
+    with pytest.raises(ValueError, match="cu_seqlens_q"):
+        extend(*change(case, cu_seqlens_q=bounds, **nobody), impl=impl)
+    query = case.query
+    with pytest.raises(ValueError, match="cu_seqlens_q"):
+        packed(query, query, query, bounds, impl=impl)
+
+
 def test_dtypes_that_do_not_fit(case):
     wrong = {
         "query": case.query.int(),

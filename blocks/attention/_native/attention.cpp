@@ -86,6 +86,9 @@ struct State {
   float *m, *l, *o;
 };
 
+// A row saw no key exactly when its denominator is 0: its maximum is -inf where all scores are NaN,
+// too, and those must reach the output.
+
 size_t state_floats(int64_t rows, int64_t width) { return rows * width + 2 * round_up((int)rows, 16); }
 
 State state_at(float* p, int64_t rows) {
@@ -103,9 +106,9 @@ float exp2_of(float x) { return vexp2(vset(x))[0]; }
 // Fold state b into a. The order of folding is part of the result.
 void fold(State a, State b, int64_t rows, int64_t width) {
   for (int64_t r = 0; r < rows; ++r) {
-    if (b.m[r] == -INFINITY) continue;
+    if (b.l[r] == 0.f) continue;
     float *to = a.o + r * width, *from = b.o + r * width;
-    if (a.m[r] == -INFINITY) {
+    if (a.l[r] == 0.f) {
       a.m[r] = b.m[r];
       a.l[r] = b.l[r];
       std::memcpy(to, from, width * sizeof(float));
@@ -279,11 +282,12 @@ struct Attention {
         l = std::fma(l, shrink, exp2_of(sink - base));
         m = most;
       }
-      if (a.lse) a.lse[token * a.num_heads + h] = m == -INFINITY ? m : m / kLog2e + std::log(l);
-      const float by = s.m[r] == -INFINITY ? 0.f : shrink / l;
+      if (a.lse) a.lse[token * a.num_heads + h] = l == 0.f ? -INFINITY : m / kLog2e + std::log(l);
+      const bool seen = s.l[r] != 0.f;
+      const float by = seen ? shrink / l : 0.f;
       E* out = (E*)a.out + (token * a.num_heads + h) * a.head_dim;
       for (int64_t d = 0; d < a.head_dim; d += kLanes) {
-        const V o = s.m[r] == -INFINITY ? V{} : in_order<E>(s.o + r * width, (int)d / kLanes) * by;
+        const V o = seen ? in_order<E>(s.o + r * width, (int)d / kLanes) * by : V{};
         store_elements(out + d, o, (int)(a.head_dim - d));
       }
     }
@@ -457,6 +461,7 @@ int64_t first_bad_sequence(const Args& a) {
       most = std::max(most, (uint32_t)blocks[b]);
     if (end > 0 && most >= (uint64_t)a.num_blocks) return 1 + s;
   }
+  if (a.num_seqs == 0 && a.num_tokens > 0) return 1;
   const bool keys_end = a.paged() || a.seq_lens[a.num_seqs] == a.num_blocks;
   const int64_t tokens = a.cu_q ? a.cu_q[a.num_seqs] : a.num_seqs;
   return keys_end && tokens == a.num_tokens ? 0 : 1 + a.num_seqs;

@@ -39,7 +39,7 @@ def _merge_states_kernel(
         total = total * shrink + weight
         most = new
         at += num_rows
-    seen = total > 0
+    seen = total != 0  # NaN counts as seen, so that it reaches the output
     safe = tl.where(seen, total, 1.0)
     output = (acc / safe).to(output_ptr.dtype.element_ty)
     tl.store(output_ptr + row * HEAD_DIM + offs_d, output, mask=mask_d)

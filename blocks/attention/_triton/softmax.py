@@ -55,7 +55,7 @@ def softmax_step(scores, m_i, l_i, acc):
 def normalise(m_i, l_i, acc):
     """Final output and natural-log LSE; zeros and -inf for rows that saw no key."""
     ln2: tl.constexpr = 0.6931471805599453
-    seen = l_i > 0
+    seen = l_i != 0  # NaN counts as seen, so that it reaches the output
     safe = tl.where(seen, l_i, 1.0)
     output = acc / safe[:, None]
     lse = tl.where(seen, (m_i + tl.log2(safe)) * ln2, float("-inf"))
