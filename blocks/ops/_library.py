@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blocks import _native
+from blocks._checks import fail
 from blocks._impl import choose_impl
 
 SUFFIXES = {torch.bfloat16: "bf16", torch.float32: "f32"}
@@ -17,11 +18,11 @@ ARGUMENT_TYPES = {"p": c_void_p, "n": c_int64, "f": c_float, "i": c_int}
 
 
 def native_takes(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether the C++ functions can compute on these: CPU, and one dtype they know."""
+    """Whether the C++ functions can compute on these: all on the CPU, in one dtype they know."""
     dtype = x.dtype
     if dtype not in SUFFIXES or not x.is_cpu:
         return False
-    return all(other is None or other.dtype == dtype for other in others)
+    return all(o is None or (o.dtype == dtype and o.is_cpu) for o in others)
 
 
 def choose(
@@ -36,6 +37,10 @@ def choose(
         if impl is None and not traced and native_ready():
             return "native"
         has = (*has, "native")
+    for other in others:
+        if other is not None and other.device != x.device:
+            where = f"all tensors on {x.device}"
+            raise fail("devices", where, other.device, "move them with .to(device)")
     return choose_impl(impl, has, x, grad=traced)
 
 

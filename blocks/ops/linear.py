@@ -87,7 +87,7 @@ def _too_many_rows(x: Tensor) -> bool:
 
 
 def _run_native(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    x = x.contiguous()
+    x, bias = x.contiguous(), None if bias is None else bias.contiguous()
     inputs, outputs = x.shape[-1], weight.shape[0]
     y = x.new_empty(*x.shape[:-1], outputs)
     num_rows = y.numel() // outputs if outputs else 0

@@ -88,7 +88,7 @@ def rms_norm(
     Reference: Zhang and Sennrich 2019, "Root mean square layer normalization", equation 4.
     """
     _check(x, weight, None, residual, eps)
-    chosen = choose(impl, HAS, x, weight, traced=must_trace(x, weight, residual))
+    chosen = choose(impl, HAS, x, weight, residual, traced=must_trace(x, weight, residual))
     if chosen == "native":
         normed = _native_rms_norm(x, weight, eps, residual, weight_offset)
     elif chosen == "triton":
@@ -155,7 +155,8 @@ def layer_norm(
     Reference: Ba, Kiros and Hinton 2016, "Layer normalization", equations 3 and 4.
     """
     _check(x, weight, bias, residual, eps)
-    chosen = choose(impl, HAS, x, weight, bias, traced=must_trace(x, weight, bias, residual))
+    traced = must_trace(x, weight, bias, residual)
+    chosen = choose(impl, HAS, x, weight, bias, residual, traced=traced)
     if chosen == "native":
         normed = _native_layer_norm(x, weight, bias, eps, residual)
     elif chosen == "triton":

@@ -102,6 +102,8 @@ def _check(query: Tensor, key: Tensor, positions: Tensor, cos_sin: Tensor) -> No
     _checks.check_dtype("positions", positions, (torch.int64, torch.int32))
     _checks.check_shape("cos_sin", cos_sin, ("max_positions", "rotary_dim"))
     _checks.check_dtype("cos_sin", cos_sin, (torch.float32,), "make it with rope_table")
+    if not query.device == key.device == positions.device == cos_sin.device:
+        _checks.check_same_device(query=query, key=key, positions=positions, cos_sin=cos_sin)
     rotary_dim = cos_sin.shape[1]
     if rotary_dim % 2 != 0 or rotary_dim > head_dim:
         raise _checks.fail("rotary_dim", f"an even number up to head_dim {head_dim}", rotary_dim)

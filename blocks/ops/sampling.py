@@ -153,7 +153,7 @@ def sample_work(num_rows: int, vocab_size: int, dtype_bytes: int) -> Work:
 def _native_sample(logits: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
     num_rows, vocab_size = logits.shape
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
-    parameters = tuple(p.contiguous() for p in parameters)
+    parameters = tuple((p if p.is_cpu else p.cpu()).contiguous() for p in parameters)
     drawn = torch.empty(num_rows, dtype=torch.int64)
     out_of_range = _functions()[logits.dtype](
         logits.data_ptr(),

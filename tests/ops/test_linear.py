@@ -120,3 +120,12 @@ def test_other_dtypes_have_no_native_path() -> None:
 def test_misuse_is_refused(weight: torch.Tensor, bias: torch.Tensor | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         inspect.unwrap(linear)(torch.ones(2, 8), weight, bias)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_bias_may_have_any_stride(dtype: torch.dtype) -> None:
+    x, weight, _ = matrices(0, 2, 40, 9, dtype)
+    column = torch.arange(27.0).to(dtype).view(9, 3)[:, 1]
+    for bias in (column, column[:1].expand(9)):
+        expected = linear(x.double(), weight.double(), bias.double())
+        assert_close(linear(x, weight, bias, impl="native"), expected, slack=2)
