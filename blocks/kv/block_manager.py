@@ -193,7 +193,9 @@ class BlockManager:
         if num_tokens > limit:
             raise fail("num_tokens", f"at most {limit}, the tokens with slots", num_tokens)
         last = num_tokens // size
-        if self._caching:
+        if self._caching and table.block_ids[first] in self._prefixes:
+            first = self._pass_committed(table, tokens, last)
+        if self._caching and first < last:
             full = table.block_ids[first:last]
             full_tokens = tokens[first * size : last * size]
             prefix = self._prefixes.insert(table.prefix, full_tokens, full, table.namespace)
@@ -323,6 +325,18 @@ class BlockManager:
         if found and len(found) * self.block_size >= len(tokens):
             return found[:-1]
         return found
+
+    def _pass_committed(self, table: BlockTable, tokens: Sequence[int], last: int) -> int:
+        """Walk over blocks that a fork sharing them has committed; the first that is not."""
+        size, first = self.block_size, table.num_committed
+        while first < last:
+            block_id = table.block_ids[first]
+            known = self._prefixes.prefix_of(block_id, tokens[first * size : (first + 1) * size])
+            if known is None:
+                break
+            table.prefix = known
+            first += 1
+        return first
 
     def _copy_last_block(self, block_ids: list[int]) -> None:
         (own,) = self._pool.allocate(1)

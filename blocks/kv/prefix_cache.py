@@ -167,6 +167,11 @@ class PrefixCache:
             owner[block_id] = parent
         return parent
 
+    def prefix_of(self, block_id: int, tokens: Sequence[int]) -> Prefix | None:
+        """The prefix that ends with this block, if it is indexed as holding ``tokens``."""
+        node = self._owner.get(block_id)
+        return node if node is not None and node.tokens == _pack(tokens) else None
+
     def forget(self, block_id: int) -> None:
         """Take a block out of the index, if it is there; its contents are gone or invalid."""
         node = self._owner.pop(block_id, None)

@@ -177,6 +177,7 @@ def _check(
         and key.dtype == value.dtype
         and key.is_floating_point()
         and slots.dtype == torch.int64
+        and slots.dim() == 1
         and len(shape) == 4
         and value_cache.shape == shape
         and key.shape == value.shape == (*slots.shape, *shape[2:])

@@ -237,3 +237,27 @@ def test_misuse_is_refused_and_changes_nothing(misuse):
         misuse(m)
     assert m.usage() == before
     m.check_invariants()
+
+
+def test_forks_may_both_commit_the_blocks_they_share():
+    m = manager()
+    m.allocate(0, tokens(8), 8)
+    m.fork(0, 1)
+    m.commit(0, tokens(8), 8)
+    m.append(1, 12)
+    m.commit(1, tokens(12), 12)
+    assert m.match_prefix(tokens(13)) == 12
+    m.check_invariants()
+    m.free(0)
+    m.free(1)
+    m.check_invariants()
+
+
+def test_a_fork_cannot_commit_a_shared_block_as_something_else():
+    m = manager()
+    m.allocate(0, tokens(8), 8)
+    m.fork(0, 1)
+    m.commit(0, tokens(8), 8)
+    with pytest.raises(ValueError, match="block id: expected a block not indexed yet"):
+        m.commit(1, tokens(8, start=50), 8)
+    m.check_invariants()
