@@ -21,3 +21,9 @@ def test_elements_move_in_wide_accesses(case):
     moves = {op for op in report.opcodes if op.startswith(("global_load", "global_store"))}
     assert moves <= {f"global_{op}_dwordx{n}" for op in ("load", "store") for n in (2, 4)}, moves
     assert len(moves) >= 2
+
+
+def test_a_bad_choice_is_caught() -> None:
+    report = compile_all("tests.kv.aot_bad_cases", "gfx942")["spills"]
+    with pytest.raises(AssertionError, match="spills on gfx942 spills"):
+        check_report(report)
