@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -61,16 +62,25 @@ def measure(row: Row) -> tuple[Measured, str]:
     return measured, verdict
 
 
-def write_table(area: str, lines: list[str]) -> list[Path]:
-    """Put the table between the area's marks in every README that has them."""
+def write_table(area: str, lines: list[str], left_out: Sequence[str] = ()) -> list[Path]:
+    """Put the table between the area's marks in every README that has them.
+
+    Args:
+        left_out: claims that were not measured this time; the rows they have there stay.
+    """
     mark = re.compile(rf"(<!-- figures:{area} -->\n).*?(<!-- /figures:{area} -->)", re.DOTALL)
     written = []
     for path in sorted(ROOT.rglob("README.md")):
         if {".venv", ".git", "node_modules"} & set(path.parts):
             continue
         text = path.read_text()
-        if mark.search(text):
-            table = "\n".join(lines) + "\n"
+        if found := mark.search(text):
+            old = found[0].splitlines()
+            kept = [line for line in old if line.startswith(tuple(f"| {c} |" for c in left_out))]
+            end = len(lines) - 2  # before the line that says what it was measured on
+            table = "\n".join([*lines[:end], *kept, *lines[end:]]) + "\n"
+            if kept:
+                table += f"Measured earlier, with --nightly: the last {len(kept)}.\n"
             path.write_text(mark.sub(lambda m, t=table: m.group(1) + t + m.group(2), text))
             written.append(path)
     return written
@@ -85,10 +95,12 @@ def main() -> int:
     short = 0
     for area in options.area or areas():
         print(f"== {area}: {environment()}", flush=True)
+        left_out: list[str] = []
         lines = ["| claim | target | measured | command | |", "|---|---|---|---|---|"]
         for row in importlib.import_module(f"benches.figures.{area}").rows():
             if row.nightly and not options.nightly:
                 print(f"   {row.claim}: left out, add --nightly", flush=True)
+                left_out.append(row.claim)
                 continue
             measured, verdict = measure(row)
             short += verdict == "short"
@@ -97,7 +109,7 @@ def main() -> int:
             print(f"   {row.claim}: {measured.text} (target {row.target}) {verdict}", flush=True)
         lines += ["", f"Measured on {environment()}."]
         if options.write:
-            for path in write_table(area, lines):
+            for path in write_table(area, lines, left_out):
                 print(f"   wrote {path.relative_to(ROOT)}", flush=True)
     return 1 if short else 0
 
