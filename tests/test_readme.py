@@ -18,7 +18,10 @@ PAGES = sorted(
 @pytest.mark.parametrize(
     "page", [ROOT / "README.md", *PAGES], ids=lambda p: str(p.relative_to(ROOT))
 )
-def test_examples_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_examples_run(
+    page: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # an example may write a folder; the sources stay as they are
     examples = FENCE.findall(page.read_text())
     assert examples
     namespace: dict[str, object] = {"__name__": "readme"}
