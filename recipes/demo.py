@@ -8,6 +8,7 @@
    a shared prefix, and prints the completions and what the server says of itself.
 """
 
+import argparse
 import asyncio
 import contextlib
 import re
@@ -44,7 +45,8 @@ NUM_SEEDS = 8
 """Continuations of each piece of code, all at once; the first of each is printed."""
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
+    parse(arguments)
     start = time.monotonic()
     title("1. train from scratch")
     shutil.rmtree(OUT, ignore_errors=True)
@@ -58,6 +60,16 @@ def main() -> int:
         asyncio.run(drive(url))
     print(f"\ndone in {time.monotonic() - start:.0f} s")
     return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """There are no options; ``--help`` tells what the demo does."""
+    parser = argparse.ArgumentParser(
+        "python -m recipes.demo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser.parse_args(arguments)
 
 
 def title(text: str) -> None:

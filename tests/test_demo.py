@@ -29,3 +29,10 @@ def test_server_that_cannot_start_is_reported(monkeypatch: pytest.MonkeyPatch) -
 def test_sparkline_falls() -> None:
     assert demo.sparkline([4.0, 3.0, 2.0, 1.0]) == "█▆▃▁"
     assert demo.sparkline([1.0, 1.0]) == "▁▁"
+
+
+def test_help_tells_and_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        demo.main(["--help"])
+    assert left.value.code == 0
+    assert "Trains a small model" in capsys.readouterr().out
