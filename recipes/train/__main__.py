@@ -3,7 +3,7 @@
 python -m recipes.train                                    # the demo preset, about a minute
 python -m recipes.train --preset tiny num_steps=100 seed=7
 python -m recipes.train --corpus ~/my/texts --out out/mine
-python -m recipes.train --out out/mine --resume            # after an interruption
+python -m recipes.train --corpus ~/my/texts --out out/mine --resume   # after an interruption
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
             on_log=lambda entry: print(entry.line(), flush=True),
             on_note=lambda text: print(text, flush=True),
         )
-    except (ValueError, TrainingDiverged) as error:
+    except (ValueError, OSError, TrainingDiverged) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     first, last = result.entries[0], result.entries[-1]

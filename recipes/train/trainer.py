@@ -219,6 +219,8 @@ def train(
         if checkpoint is not None:
             trainer.restore(checkpoint)
             note(f"resumed at step {trainer.step} of {config.num_steps}")
+        elif resume:
+            note(f"nothing to resume in {out}: starting at step 0")
         num_parameters = sum(p.numel() for p in trainer.decoder.parameters())
         note(f"model: {num_parameters:,} parameters, {torch.get_num_threads()} threads")
         out.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from recipes.train import TrainingDiverged, read_log, tiny, train
+from recipes.train.__main__ import main
 from recipes.train.checkpoint import list_checkpoints
 from recipes.train.log import TIMINGS
 from recipes.train.prepare import prepare
@@ -214,3 +215,16 @@ def test_the_log_is_json_lines(unbroken):
     lines = (unbroken[1] / "log.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines]
     assert steps == [1, 4, 8, 12, 16, 20, 24]
+
+
+def test_resume_of_nothing_says_so(tmp_path) -> None:
+    notes: list[str] = []
+    config = dataclasses.replace(SMALL, num_steps=1)
+    train(config, out=tmp_path / "new", resume=True, on_note=notes.append)
+    assert f"nothing to resume in {tmp_path / 'new'}: starting at step 0" in notes
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["--preset", "tiny", "num_steps=1", "--out", str(tmp_path / "file" / "run")]) == 1
+    assert "error: " in capsys.readouterr().err
