@@ -24,7 +24,7 @@ def main() -> int:
     print("loading", options.model or "the bundled model", "...", file=sys.stderr, flush=True)
     try:
         loaded = load(options.model, engine)
-    except ValueError as error:
+    except (ValueError, MemoryError) as error:
         return _fail(error, 4)
     service = build_service(loaded, server)
     print(loaded.explain(), greeting(service, sock), sep="\n", flush=True)

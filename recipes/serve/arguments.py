@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     add("model", nargs="?", help="folder in the Hugging Face layout (default: the bundled model)")
     add("--host", default=server.host, help="address to listen on (default %(default)s)")
     add("--port", type=int, default=server.port, help="0 for any free one (default %(default)s)")
-    add("--kv-memory", type=parse_bytes, help="memory for keys and values, such as 256MiB")
+    add("--kv-memory", type=_bytes, help="memory for keys and values, such as 256MiB")
     add("--max-model-len", type=int, help="longest prompt plus output in tokens")
     add("--max-num-seqs", type=int, default=engine.max_num_seqs, help="default %(default)s")
     add("--token-budget", type=int, default=engine.token_budget, help="default %(default)s")
@@ -40,6 +40,13 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def _bytes(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def engine_config(options: argparse.Namespace) -> EngineConfig:
     return EngineConfig(
         kv_bytes=options.kv_memory,
@@ -57,7 +64,9 @@ def server_config(options: argparse.Namespace) -> ServerConfig:
     return ServerConfig(
         host=options.host,
         port=options.port,
-        api_key=options.api_key or os.environ.get(KEY_VARIABLE) or None,
+        api_key=os.environ.get(KEY_VARIABLE) or None
+        if options.api_key is None
+        else options.api_key,
         model_name=options.model_name,
         allowed_hosts=tuple(options.allow_host),
         request_timeout=options.request_timeout,

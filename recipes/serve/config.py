@@ -2,6 +2,7 @@
 
 import dataclasses
 import ipaddress
+import math
 
 from blocks._checks import check
 from recipes.serve.sizes import format_bytes
@@ -36,10 +37,12 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "token_budget", "block_size", "max_waiting"):
             value = getattr(self, name)
-            check(value >= 1, name, "a positive number", value)
+            ok = isinstance(value, int) and value >= 1
+            check(ok, name, "a positive whole number", value)
         for name in ("kv_bytes", "max_model_len"):
             value = getattr(self, name)
-            check(value is None or value >= 1, name, "a positive number or None", value)
+            ok = value is None or (isinstance(value, int) and value >= 1)
+            check(ok, name, "a positive whole number or None", value)
         check(self.policy in ("fcfs", "priority"), "policy", "'fcfs' or 'priority'", self.policy)
         check(
             self.token_budget >= self.max_num_seqs,
@@ -84,6 +87,14 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         check(0 <= self.port <= 65535, "port", "0 to 65535", self.port)
+        for name in (
+            *("header_timeout", "body_timeout", "write_timeout", "request_timeout"),
+            *("stall_timeout", "keep_alive_comment", "drain_timeout"),
+        ):
+            seconds = getattr(self, name)
+            fits = seconds >= 0 if name == "drain_timeout" else seconds > 0
+            least = "0 or more" if name == "drain_timeout" else "more than 0"
+            check(fits and math.isfinite(seconds), name, f"{least} seconds, finite", seconds)
         check(self.api_key is None or len(self.api_key) >= 1, "api_key", "a non-empty key", "''")
         check(
             self.is_loopback or self.api_key is not None,

@@ -1,6 +1,7 @@
 """Offline generation: a list of prompts in, a list of finished answers out."""
 
 import itertools
+import operator
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -87,7 +88,14 @@ class LLM:
         return self._run(batch, params, progress)
 
     def _encode(self, prompt: Prompt) -> list[int]:
-        return self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt)
+        try:
+            if isinstance(prompt, bytes):
+                raise TypeError
+            return [operator.index(token) for token in prompt]
+        except TypeError:
+            raise fail("prompts", "texts or lists of token ids", repr(prompt)[:80]) from None
 
     def _run(
         self,
@@ -175,8 +183,8 @@ class Progress:
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, str):
-        return [prompts]
+    if isinstance(prompts, str | bytes) or not isinstance(prompts, Sequence):
+        return [prompts]  # bytes and None are refused with the other prompts that are none
     if prompts and all(isinstance(item, int) for item in prompts):
         return [prompts]  # pyright: ignore[reportReturnType]
     if any(isinstance(item, int) for item in prompts):

@@ -55,6 +55,7 @@ def load(model: str | Path | None = None, config: EngineConfig | None = None) ->
 
     Raises:
         ValueError: a folder or setting that cannot work, with what to do about it.
+        MemoryError: keys and values that memory has no room for.
     """
     config = config or EngineConfig()
     started = time.perf_counter()
@@ -65,6 +66,7 @@ def load(model: str | Path | None = None, config: EngineConfig | None = None) ->
         limit = f"at most {known.max_positions}, the context the model was made for"
         raise fail("max_model_len", limit, config.max_model_len, hint)
     dtype = None if config.dtype is None else _dtype(config.dtype)
+    _check_device(config.device)
     tokenizer = Tokenizer.from_folder(folder)
     decoder = load_model(folder, dtype, config.device, max_positions=config.max_model_len)
     decoder.requires_grad_(False).eval()
@@ -83,3 +85,14 @@ def _dtype(name: str) -> torch.dtype:
     if name not in known:
         raise fail("dtype", " or ".join(known), name)
     return known[name]
+
+
+def _check_device(name: str) -> None:
+    """Refuse a device this machine or this build of torch does not have."""
+    try:
+        if torch.device(name).type == "meta":
+            raise fail("device", "one that holds numbers", name)
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        hint = str(error).splitlines()[0]
+        raise fail("device", "one that works here, such as cpu", name, hint) from None

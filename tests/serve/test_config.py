@@ -9,6 +9,9 @@ from recipes.serve import EngineConfig, ServerConfig
     "settings",
     [
         {"kv_bytes": 0},
+        {"kv_bytes": "2GiB"},
+        {"kv_bytes": float("nan")},
+        {"max_num_seqs": 1.5},
         {"max_model_len": 0},
         {"max_num_seqs": 0},
         {"block_size": 0},

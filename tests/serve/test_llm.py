@@ -59,6 +59,9 @@ def test_one_bad_prompt_refuses_the_call_before_anything_runs(llm):
         llm.generate([[1, 2], [9999]], GREEDY)
     with pytest.raises(ValueError, match="mix"):
         llm.generate([1, "a"], GREEDY)  # type: ignore
+    for prompts in (None, [1.5], [["a"]], b"abc", [b"abc"], {"a": 1}):
+        with pytest.raises(ValueError, match="prompts: expected texts or lists of token ids, got"):
+            llm.generate(prompts, GREEDY)
     assert not llm.engine.has_work()
 
 
