@@ -53,6 +53,8 @@ def linear(
     >>> linear(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [5.0, 6.0]]))
     tensor([[11., 17.]])
     """
+    if x.dim() == 0:
+        raise _checks.fail("x shape", "at least one dimension", [])
     num_columns = x.shape[-1]
     if weight.dim() != 2 or weight.shape[1] != num_columns:
         _checks.check_shape("weight", weight, ("out_features", num_columns), "as x has columns")

@@ -56,7 +56,7 @@ def apply_rope(
 
     Raises:
         ValueError, TypeError: shapes that disagree, positions that are not integers or lie outside
-            the table, ``inplace`` where gradients are needed.
+            the table, ``inplace`` where gradients are needed or on an expanded view.
 
     >>> from blocks.ops import rope_frequencies, rope_table
     >>> import torch
@@ -71,6 +71,11 @@ def apply_rope(
     traced = must_trace(query, key)
     if inplace and traced and torch.is_grad_enabled():
         raise ValueError("inplace: expected no gradients, got inputs that require grad")
+    if inplace and (0 in query.stride() or 0 in key.stride()):  # would turn the same memory twice
+        got = (query.stride(), key.stride())
+        raise _checks.fail(
+            "inplace", "strides above 0", got, "call .contiguous() on expanded views"
+        )
     chosen = choose(impl, HAS, query, key, traced=traced)
     if chosen == "native":
         return _native_rope(query, key, positions, cos_sin, interleaved, inplace)

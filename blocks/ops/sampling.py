@@ -206,9 +206,16 @@ def _per_row(rule: Rule, value: PerRow, num_rows: int) -> Tensor:
     """A parameter as a tensor [num_rows] of the rule's dtype."""
     if isinstance(value, (int, float)):
         rule.check_kind(torch.int64 if isinstance(value, int) else torch.float32)
-        return _same_for_all(value, rule.dtype, num_rows)
+        try:
+            return _same_for_all(value, rule.dtype, num_rows)
+        except RuntimeError as error:
+            raise _checks.fail(rule.name, f"a number that fits {rule.dtype}", value) from error
     if not isinstance(value, Tensor):
-        value = torch.tensor(value, dtype=None if len(value) else rule.dtype)
+        try:
+            value = torch.tensor(value, dtype=None if len(value) else rule.dtype)
+        except (RuntimeError, TypeError, ValueError) as error:
+            what = f"numbers that fit {rule.dtype}, one per row"
+            raise _checks.fail(rule.name, what, str(value)[:80]) from error
     rule.check_kind(value.dtype)
     if value.dim() == 0:
         value = value.expand(num_rows)

@@ -122,6 +122,11 @@ def test_misuse_is_refused(weight: torch.Tensor, bias: torch.Tensor | None, mess
         inspect.unwrap(linear)(torch.ones(2, 8), weight, bias)
 
 
+def test_a_single_number_is_no_row() -> None:
+    with pytest.raises(ValueError, match="x shape: expected at least one dimension"):
+        inspect.unwrap(linear)(torch.tensor(1.0), torch.ones(1, 1))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_bias_may_have_any_stride(dtype: torch.dtype) -> None:
     x, weight, _ = matrices(0, 2, 40, 9, dtype)

@@ -233,3 +233,12 @@ def test_misuse_is_refused(change: dict, message: str) -> None:
 def test_bad_settings_are_refused(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("impl", ["native", "triton", "reference"])
+def test_expanded_views_are_not_turned_in_place(impl) -> None:
+    query, key = torch.ones(1, 1, 4).expand(2, 1, 4), torch.ones(2, 1, 4)
+    table = rope_table(rope_frequencies(4), 8)
+    with pytest.raises(ValueError, match="inplace: expected strides above 0"):
+        apply_rope(query, key, torch.tensor([1, 2]), table, inplace=True, impl=impl)
+    assert torch.equal(query, torch.ones(2, 1, 4))
