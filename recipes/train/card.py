@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from blocks._checks import check
 from recipes.model import Decoder, load_model
 from recipes.train import chat, docstrings
 from recipes.train.attend import blocked_attend
@@ -191,7 +192,9 @@ The licence of that library follows in full.
 def write_card(run: Path) -> Path:
     """Measure ``run/model`` and write its README.md, card.json, NOTICE and loss.png."""
     folder = run / "model"
-    state = load_checkpoint(list_checkpoints(run / "checkpoints")[-1]).state
+    checkpoints = list_checkpoints(run / "checkpoints")
+    check(bool(checkpoints), "run", "the folder of a finished run", f"{run} without checkpoints")
+    state = load_checkpoint(checkpoints[-1]).state
     config = TrainConfig(**state["config"])
     corpus = load_corpus(
         config.corpus,
@@ -258,10 +261,15 @@ def _seconds(entries: list[dict[str, Any]]) -> float:
     return total
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m recipes.train.card", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of a finished run")
-    print(write_card(parser.parse_args().run).read_text())
+    options = parser.parse_args(arguments)
+    try:
+        print(write_card(options.run).read_text())
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

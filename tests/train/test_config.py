@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from recipes.train import PRESETS, TrainConfig, override, tiny
+from recipes.train import PRESETS, TrainConfig, card, override, tiny
 from recipes.train.__main__ import main
 from recipes.train.config import resolve
 
@@ -70,3 +70,8 @@ def test_the_command_line_trains(tmp_path, capsys):
     assert "step     6/6" in printed
     assert "bits/byte" in printed
     assert (tmp_path / "out" / "model" / "model.safetensors").exists()
+
+
+def test_a_card_of_no_run_is_one_clear_error(tmp_path, capsys):
+    assert card.main([str(tmp_path)]) == 1
+    assert "run: expected the folder of a finished run" in capsys.readouterr().err
