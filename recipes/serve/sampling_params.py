@@ -61,12 +61,24 @@ class SamplingParams:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
+        self._check_kinds()
         object.__setattr__(self, "stop", tuple(self.stop))
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         self._check_draw()
         self._check_length()
         self._check_stops()
         self._check_reports()
+
+    def _check_kinds(self) -> None:
+        for name in ("stop", "stop_token_ids"):
+            value = getattr(self, name)
+            ok = isinstance(value, list | tuple | set | frozenset)
+            check(ok, name, "a list or tuple", type(value).__name__)
+        is_map = isinstance(self.logit_bias, Mapping)
+        check(is_map, "logit_bias", "a mapping of token ids", type(self.logit_bias).__name__)
+        for name in ("ignore_eos", "skip_special_tokens"):
+            value = getattr(self, name)
+            check(isinstance(value, bool), name, "True or False", repr(value)[:40])
 
     def _check_draw(self) -> None:
         _check_range("temperature", self.temperature, 0, 10)

@@ -20,9 +20,11 @@ REFUSED = [
     ("repetition_penalty", [0, -1, 11, math.nan]),
     ("logprobs", [-1, 21]),
     ("prompt_logprobs", [-1, 21]),
-    ("stop", [("",), ("x" * 257,), ("a",) * 17, (1,)]),
-    ("stop_token_ids", [(-1,), (2**31,), tuple(range(65)), (1.5,)]),
-    ("logit_bias", [{-1: 0.0}, {1: 101.0}, {1: math.nan}, dict.fromkeys(range(1025), 0.0)]),
+    ("stop", [("",), ("x" * 257,), ("a",) * 17, (1,), 5, None]),
+    ("stop_token_ids", [(-1,), (2**31,), tuple(range(65)), (1.5,), 3]),
+    ("logit_bias", [{-1: 0.0}, {1: 101.0}, {1: math.nan}, dict.fromkeys(range(1025), 0.0), 3, [1]]),
+    ("ignore_eos", ["yes", 1, None]),
+    ("skip_special_tokens", ["no", 0]),
 ]
 
 
