@@ -87,7 +87,9 @@ def write_table(area: str, lines: list[str], left_out: Sequence[str] = ()) -> li
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Measure an area's figures.")
+    parser = argparse.ArgumentParser(
+        "python -m benches.figures", description="Measure an area's figures."
+    )
     parser.add_argument("--area", choices=areas(), action="append", help="default: all")
     parser.add_argument("--nightly", action="store_true", help="also the rows that take minutes")
     parser.add_argument("--write", action="store_true", help="update the README tables")
