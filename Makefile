@@ -30,7 +30,7 @@ test: $(VENV)/.ready  ## the test suite
 check: $(VENV)/.ready  ## lint, format, types, import contracts
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
-	@$(VENV)/bin/pyright
+	@$(VENV)/bin/pyright --pythonpath $(RUN)
 	@$(VENV)/bin/lint-imports
 
 format: $(VENV)/.ready  ## rewrite the sources as `check` wants them
