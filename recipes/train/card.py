@@ -121,7 +121,7 @@ language: en
 library_name: transformers
 pipeline_tag: text-generation
 ---
-# Bundled model
+# Docstring model
 
 A {millions:.2f} M parameter toy: it answers "What does json.dumps do?" with docstrings of Python's
 standard library it has learnt by heart, and continues text in the shape of Python. It does not
@@ -138,7 +138,7 @@ key-value heads, SwiGLU {intermediate_size}, tied embedding |
 | corpus digest | `{corpus_digest}` |
 | tokens seen | {tokens:.1f} M in {num_steps} steps; {chat_percent:.0f} % of rows are questions \
 and answers |
-| hardware | one CPU core (AMD Zen 5), {time} of steps |
+| time | {time} of steps on {threads} |
 | held-out loss | {loss:.3f} nats per token, **{bpb:.3f} bits per byte** on {held_out_kb:.0f} kB \
 of library files left out of the code; {asked_percent:.1f} % of their text, docstrings' first \
 sentences, is among the answers |
@@ -220,6 +220,7 @@ def write_card(run: Path) -> Path:
         "tokens": last["num_tokens"] / 1e6,
         "chat_percent": 100 * config.chat_share,
         "time": duration(seconds),
+        "threads": f"{config.num_threads or torch.get_num_threads()} CPU thread(s)",
         "loss": measured.held_out.loss,
         "bpb": measured.held_out.bits_per_byte,
         "exact": measured.recall.num_exact,
