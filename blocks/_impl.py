@@ -1,8 +1,9 @@
 """Choice of implementation: the name of an operation is its meaning, ``impl`` is only how.
 
 ``reference`` is the eager specification, ``torch`` a faster arrangement of torch calls, ``native``
-C++ for the CPU, ``triton`` the Triton kernels. Every operation passes the ones it has. An explicit
-choice runs or raises; nothing falls back in silence.
+C++ for the CPU, ``triton`` the Triton kernels. Every operation passes the ones it has and, where
+gradients may flow, the ones that carry them. An explicit choice runs or raises; nothing falls back
+in silence.
 """
 
 import functools
@@ -16,28 +17,37 @@ from blocks import _native
 Impl = Literal["reference", "torch", "native", "triton"]
 
 
-def choose_impl(impl: str | None, has: tuple[str, ...], *tensors: Any, grad: bool = False) -> str:
+def choose_impl(
+    impl: str | None,
+    has: tuple[str, ...],
+    *tensors: Any,
+    grad: bool = False,
+    differentiable: tuple[str, ...] = ("reference", "torch"),
+) -> str:
     """Resolve ``impl`` for an operation that has the implementations ``has``.
 
     Args:
         impl: the caller's wish, or None for the best one for where the tensors live.
         has: implementations of this operation.
         tensors: the operation's tensors; the first decides the device.
-        grad: whether gradients must flow; only ``reference`` and ``torch`` are differentiable.
+        grad: whether gradients must flow.
+        differentiable: implementations of this operation through which gradients flow.
 
     Raises:
         ValueError: unknown or unavailable implementation, with what would make it available.
     """
     device = tensors[0].device.type
     if impl is None:
-        return _default(has, device, grad)
+        if grad:
+            has = tuple(name for name in has if name in differentiable)
+        return _default(has, device)
     if impl not in has:
         raise ValueError(f"impl: expected one of {list(has)} or None, got {impl!r}")
     if impl == "triton":
         _require_triton(device)
     if impl == "native":
         _require_native(device)
-    if grad and impl in ("native", "triton"):
+    if grad and impl not in differentiable:
         raise ValueError(
             f"impl: expected a differentiable implementation, got {impl!r} with inputs that "
             "require grad; pass impl='reference' or call under torch.no_grad()"
@@ -45,12 +55,10 @@ def choose_impl(impl: str | None, has: tuple[str, ...], *tensors: Any, grad: boo
     return impl
 
 
-def _default(has: tuple[str, ...], device: str, grad: bool) -> str:
-    if grad:
-        return "torch" if "torch" in has else "reference"
-    if device != "cpu":
-        return "triton" if "triton" in has else "reference"
-    if "native" in has and _native_ready():
+def _default(has: tuple[str, ...], device: str) -> str:
+    if device != "cpu" and "triton" in has:
+        return "triton"
+    if device == "cpu" and "native" in has and _native_ready():
         return "native"
     return "torch" if "torch" in has else "reference"
 

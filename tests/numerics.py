@@ -52,3 +52,34 @@ def assert_close(
             f", worst {worst:.2e} (limit {worst_limit * slack:.0e}) at {at}: "
             f"got {a[at]:.6g}, reference {e[at]:.6g}"
         )
+
+
+def assert_like_torch(
+    actual: torch.Tensor,
+    torch_result: torch.Tensor,
+    exact: torch.Tensor,
+    *,
+    factor: float = 2.0,
+    what: str = "result",
+) -> None:
+    """The FlashAttention rule: no worse than ``factor`` times what torch itself gets wrong.
+
+    Args:
+        actual: what is tested, in some dtype.
+        torch_result: the same formula in plain torch operations of that dtype.
+        exact: the same in float32 or float64.
+        factor: 2, or 3 where a tanh is in the formula.
+
+    Reference: Dao 2023, FlashAttention-2, the tests of its repository.
+    """
+    assert actual.dtype == torch_result.dtype, f"{what}: {actual.dtype} != {torch_result.dtype}"
+    assert actual.shape == torch_result.shape == exact.shape, f"{what}: shapes differ"
+    if actual.numel() == 0:
+        return
+    exact = exact.detach().double().cpu()
+    error = (actual.detach().double().cpu() - exact).abs().max()
+    allowed = (torch_result.detach().double().cpu() - exact).abs().max()
+    noise = torch.finfo(actual.dtype).eps * exact.abs().max()  # one unit in the last place
+    limit = factor * allowed + 2 * noise
+    message = f"{what}: error {error:.3e}, torch's own {allowed:.3e}, limit {limit:.3e}"
+    assert error <= limit, message

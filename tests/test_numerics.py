@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.numerics import assert_close
+from tests.numerics import assert_close, assert_like_torch
 
 EXPECTED = torch.tensor([1.0, torch.nan, torch.inf, -torch.inf])
 
@@ -33,3 +33,13 @@ def test_a_wrong_number_is_told(index: int, number: float, says: str) -> None:
 def test_a_wrong_shape_is_told() -> None:
     with pytest.raises(AssertionError, match="shape"):
         assert_close(torch.ones(2, 1), torch.ones(2))
+
+
+def test_the_rule_of_torchs_own_error_can_say_no() -> None:
+    exact = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    rounded = exact.half()
+    assert_like_torch(rounded, rounded, exact)
+    with pytest.raises(AssertionError, match="torch's own"):
+        assert_like_torch(rounded + 0.01, rounded, exact)
+    with pytest.raises(AssertionError, match="nan"):
+        assert_like_torch(rounded * torch.nan, rounded, exact)
