@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from blocks.attention._triton.softmax import base2_scores, normalise, product, softmax_step
+from blocks.attention._triton.tile import load_tile
 
 
 @triton.jit
@@ -26,25 +27,91 @@ def find_sequence(cu_q_ptr, block, num_seqs, TOKENS: tl.constexpr):
 
 
 @triton.jit
-def kv_rows(
+def attend_tile(
+    tile,
+    q,
+    position,
+    mask_row,
+    slopes,
+    m_i,
+    l_i,
+    acc,
+    key_ptr,
+    value_ptr,
     table_ptr,
-    offs_kv,
-    mask_kv,
+    start,
+    end,
     key_start,
     num_blocks,
-    stride_block,
-    stride_slot,
-    PAGED: tl.constexpr,
+    stride_k_block,
+    stride_k_slot,
+    stride_v_block,
+    stride_v_slot,
+    scale,
+    softcap,
+    window,
+    HEAD_DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    TILE_KV: tl.constexpr,
+    PAGED: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    HAS_SLOPES: tl.constexpr,
+    MASKED: tl.constexpr,
+    INTERPRET: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
-    """Offsets of key rows in elements, and which may be read; ids outside the cache may not."""
-    if PAGED:
-        ids = tl.load(table_ptr + offs_kv // BLOCK_SIZE, mask=mask_kv, other=0)
-        mask_kv = mask_kv & (ids >= 0) & (ids < num_blocks)
-        rows = ids.to(tl.int64) * stride_block + (offs_kv % BLOCK_SIZE).to(tl.int64) * stride_slot
-    else:
-        rows = (key_start + offs_kv).to(tl.int64) * stride_slot
-    return rows, mask_kv
+    """Fold the keys from ``tile`` on into all rows; without MASKED every row sees every key."""
+    TILE_Q: tl.constexpr = q.shape[0]
+    TILE_D: tl.constexpr = q.shape[1]
+    offs_kv = tile + tl.arange(0, TILE_KV)
+    mask_kv = offs_kv < end
+    if MASKED:
+        mask_kv = mask_kv & (offs_kv >= start)
+    k = load_tile(
+        key_ptr,
+        table_ptr,
+        offs_kv,
+        mask_kv,
+        key_start,
+        num_blocks,
+        stride_k_block,
+        stride_k_slot,
+        HEAD_DIM,
+        TILE_D,
+        PAGED,
+        BLOCK_SIZE,
+        True,
+    )
+    products = product(q, k, tl.zeros([TILE_Q, TILE_KV], tl.float32), INTERPRET, PRECISION)
+    distance = position[:, None] - offs_kv[None, :]
+    scores = base2_scores(products, scale, softcap, slopes, distance, HAS_SOFTCAP, HAS_SLOPES)
+    if MASKED:
+        visible = (offs_kv < end)[None, :] & mask_row[:, None]
+        if CAUSAL:
+            visible = visible & (distance >= 0)
+        if HAS_WINDOW:
+            visible = visible & (distance < window)
+        scores = tl.where(visible, scores, float("-inf"))
+    weights, m_i, l_i, acc = softmax_step(scores, m_i, l_i, acc)
+    v = load_tile(
+        value_ptr,
+        table_ptr,
+        offs_kv,
+        mask_kv,
+        key_start,
+        num_blocks,
+        stride_v_block,
+        stride_v_slot,
+        HEAD_DIM,
+        TILE_D,
+        PAGED,
+        BLOCK_SIZE,
+        False,
+    )
+    acc = product(weights.to(v.dtype), v, acc, INTERPRET, PRECISION)
+    return m_i, l_i, acc
 
 
 @triton.jit
@@ -94,7 +161,7 @@ def _attend_kernel(
 
     Rows are (query, head of the group), query-major, so they share every key and value tile. Loops
     over the context in tiles of TILE_KV keys, several cache blocks each: first the tiles all rows
-    see whole (without window), then those that need a mask. The host guarantees
+    see whole (without window), then those that need a mask (``attend_tile``). The host guarantees
     GROUP <= TILE_Q, HEAD_DIM <= TILE_D, contiguous head_dim, and a grid of
     (num_tokens // TOKENS + num_seqs, num_kv_heads).
     """
@@ -154,79 +221,45 @@ def _attend_kernel(
     key_ptr += kv_head.to(tl.int64) * stride_k_head
     value_ptr += kv_head.to(tl.int64) * stride_v_head
 
-    for tile in tl.range(tile_start, tile_whole, TILE_KV):
-        offs_kv = tile + tl.arange(0, TILE_KV)
-        k_rows, mask_kv = kv_rows(
-            table_ptr,
-            offs_kv,
-            offs_kv < end,
-            key_start,
-            num_blocks,
-            stride_k_block,
-            stride_k_slot,
-            PAGED,
-            BLOCK_SIZE,
-        )
-        mask_k = mask_kv[None, :] & mask_d[:, None]
-        k = tl.load(key_ptr + k_rows[None, :] + offs_d[:, None], mask=mask_k, other=0.0)
-        products = product(q, k, tl.zeros([TILE_Q, TILE_KV], tl.float32), INTERPRET, PRECISION)
-        distance = position[:, None] - offs_kv[None, :]
-        scores = base2_scores(products, scale, softcap, slopes, distance, HAS_SOFTCAP, HAS_SLOPES)
-        weights, m_i, l_i, acc = softmax_step(scores, m_i, l_i, acc)
-        v_rows, mask_kv = kv_rows(
-            table_ptr,
-            offs_kv,
-            offs_kv < end,
-            key_start,
-            num_blocks,
-            stride_v_block,
-            stride_v_slot,
-            PAGED,
-            BLOCK_SIZE,
-        )
-        mask_v = mask_kv[:, None] & mask_d[None, :]
-        v = tl.load(value_ptr + v_rows[:, None] + offs_d[None, :], mask=mask_v, other=0.0)
-        acc = product(weights.to(v.dtype), v, acc, INTERPRET, PRECISION)
-
-    for tile in tl.range(tile_whole, end, TILE_KV):
-        offs_kv = tile + tl.arange(0, TILE_KV)
-        k_rows, mask_kv = kv_rows(
-            table_ptr,
-            offs_kv,
-            (offs_kv >= start) & (offs_kv < end),
-            key_start,
-            num_blocks,
-            stride_k_block,
-            stride_k_slot,
-            PAGED,
-            BLOCK_SIZE,
-        )
-        mask_k = mask_kv[None, :] & mask_d[:, None]
-        k = tl.load(key_ptr + k_rows[None, :] + offs_d[:, None], mask=mask_k, other=0.0)
-        products = product(q, k, tl.zeros([TILE_Q, TILE_KV], tl.float32), INTERPRET, PRECISION)
-        distance = position[:, None] - offs_kv[None, :]
-        scores = base2_scores(products, scale, softcap, slopes, distance, HAS_SOFTCAP, HAS_SLOPES)
-        visible = (offs_kv < end)[None, :] & mask_row[:, None]
-        if CAUSAL:
-            visible = visible & (distance >= 0)
-        if HAS_WINDOW:
-            visible = visible & (distance < window)
-        scores = tl.where(visible, scores, float("-inf"))
-        weights, m_i, l_i, acc = softmax_step(scores, m_i, l_i, acc)
-        v_rows, mask_kv = kv_rows(
-            table_ptr,
-            offs_kv,
-            (offs_kv >= start) & (offs_kv < end),
-            key_start,
-            num_blocks,
-            stride_v_block,
-            stride_v_slot,
-            PAGED,
-            BLOCK_SIZE,
-        )
-        mask_v = mask_kv[:, None] & mask_d[None, :]
-        v = tl.load(value_ptr + v_rows[:, None] + offs_d[None, :], mask=mask_v, other=0.0)
-        acc = product(weights.to(v.dtype), v, acc, INTERPRET, PRECISION)
+    for masked in tl.static_range(2):
+        first = tile_whole if masked else tile_start
+        last = end if masked else tile_whole
+        for tile in tl.range(first, last, TILE_KV):
+            m_i, l_i, acc = attend_tile(
+                tile,
+                q,
+                position,
+                mask_row,
+                slopes,
+                m_i,
+                l_i,
+                acc,
+                key_ptr,
+                value_ptr,
+                table_ptr,
+                start,
+                end,
+                key_start,
+                num_blocks,
+                stride_k_block,
+                stride_k_slot,
+                stride_v_block,
+                stride_v_slot,
+                scale,
+                softcap,
+                window,
+                HEAD_DIM,
+                BLOCK_SIZE,
+                TILE_KV,
+                PAGED,
+                CAUSAL,
+                HAS_WINDOW,
+                HAS_SOFTCAP,
+                HAS_SLOPES,
+                masked == 1,
+                INTERPRET,
+                PRECISION,
+            )
 
     output, lse = normalise(m_i, l_i, acc)
     out_rows = (q_start + token).to(tl.int64) * num_heads + head
