@@ -3,6 +3,7 @@
 from blocks.attention.decode import paged_decode, paged_decode_work
 from blocks.attention.extend import paged_extend, paged_extend_work
 from blocks.attention.merge import merge_states, merge_states_work
+from blocks.attention.mla import mla_decode, mla_decode_work
 from blocks.attention.output import AttentionOutput
 from blocks.attention.prefill import prefill, prefill_work
 
@@ -10,6 +11,8 @@ __all__ = [
     "AttentionOutput",
     "merge_states",
     "merge_states_work",
+    "mla_decode",
+    "mla_decode_work",
     "paged_decode",
     "paged_decode_work",
     "paged_extend",

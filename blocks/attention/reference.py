@@ -18,7 +18,7 @@ from blocks.attention.output import AttentionOutput
 def attend(
     query: Float[Tensor, "query_len num_heads head_dim"],
     key: Float[Tensor, "key_len num_kv_heads head_dim"],
-    value: Float[Tensor, "key_len num_kv_heads head_dim"],
+    value: Float[Tensor, "key_len num_kv_heads value_dim"],
     query_positions: Tensor,
     key_positions: Tensor,
     options: Options,
@@ -146,6 +146,33 @@ def paged_decode(
         alibi_slopes=alibi_slopes,
         return_lse=return_lse,
     )
+
+
+def mla_decode(
+    query: Float[Tensor, "num_seqs num_heads row_dim"],
+    latent_cache: Float[Tensor, "num_blocks block_size row_dim"],
+    block_table: Int32[Tensor, "num_seqs max_blocks"],
+    seq_lens: Int32[Tensor, " num_seqs"],
+    *,
+    scale: float,
+    latent_dim: int = 512,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " num_heads"] | None = None,
+    alibi_slopes: Float[Tensor, " num_heads"] | None = None,
+    return_lse: bool = False,
+) -> Any:
+    """One key head for all query heads, whose values are the leading part of the keys."""
+    options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
+    states = []
+    for s, seq_len in enumerate(seq_lens.tolist()):
+        first = 0 if window is None else max(0, seq_len - window)
+        positions = torch.arange(first, seq_len, device=query.device)
+        rows = gather_tokens(latent_cache, block_table[s], positions)[:, None]
+        last = torch.tensor([seq_len - 1], device=query.device)
+        values = rows[..., :latent_dim]
+        states.append(attend(query[s : s + 1], rows, values, last, positions, options))
+    return _pack(states, query[..., :latent_dim], return_lse)
 
 
 def merge_states(

@@ -1,0 +1,109 @@
+"""Host side of the latent attention kernel: tiles, splits, launch, merge."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blocks._checks import fail
+from blocks.attention import _launch, _tiles
+from blocks.attention._layout import DTYPES
+from blocks.attention._options import Options
+from blocks.attention.output import AttentionOutput
+
+FIXED_SHARE = 1024
+"""Tokens of a split when splits lie at fixed positions."""
+MAX_SPLITS = 64
+
+
+def mla_tiles(chip: str, num_heads: int, itemsize: int) -> _tiles.Tiles:
+    """Heads and keys of a tile. A tile keeps heads x latent sums in registers (64 x 512 is half of
+    all there are), so wide tiles need eight warps; Hopper's wide product wants 64 rows."""
+    if chip == "cpu":
+        return _tiles.Tiles(16, 32, 4, 1)
+    if itemsize == 4:
+        return _tiles.Tiles(16, 16, 4, 1)
+    if chip.startswith("gfx"):
+        return _tiles.Tiles(32 if num_heads > 16 else 16, 16, 8 if num_heads > 16 else 4, 1)
+    if chip == "sm_90" and num_heads > 32:
+        return _tiles.Tiles(64, 64, 8, 2)
+    return _tiles.Tiles(16, 32, 4, 2) if num_heads <= 16 else _tiles.Tiles(32, 32, 8, 2)
+
+
+def decode(
+    query: Tensor,
+    latent_cache: Tensor,
+    block_table: Tensor,
+    seq_lens: Tensor,
+    options: Options,
+    *,
+    latent_dim: int,
+    num_splits: int | None,
+    batch_invariant: bool,
+    return_lse: bool,
+) -> Any:
+    """``mla_decode``: one launch over heads and splits, and one that merges the splits."""
+    from blocks.attention._triton.mla import _mla_decode_kernel
+
+    if query.dtype not in DTYPES:
+        names = ", ".join(str(dtype) for dtype in DTYPES)
+        raise TypeError(f"query dtype: expected one of {names}, got {query.dtype}")
+    if latent_dim > 512:
+        raise fail("latent_dim", "at most 512 with impl='triton'", latent_dim)
+    num_seqs, num_heads, row_dim = query.shape
+    num_blocks, block_size, _ = latent_cache.shape
+    query = query if query.stride(2) == 1 else query.contiguous()
+    block_table = block_table if block_table.stride(1) == 1 else block_table.contiguous()
+    tiles = mla_tiles(_tiles.chip(query.device), num_heads, query.itemsize)
+    head_tiles = -(-num_heads // tiles.q)
+    capacity = block_table.shape[1] * block_size
+    if batch_invariant:
+        num_splits = max(1, -(-capacity // FIXED_SHARE))
+    elif num_splits is None:
+        processors = _tiles.num_processors(query.device)
+        wanted = -(-2 * processors // max(num_seqs * head_tiles, 1))
+        num_splits = max(1, min(wanted, capacity // 256, MAX_SPLITS))
+    shape = (num_splits, num_seqs, num_heads)
+    partial = query.dtype if num_splits == 1 else torch.float32
+    outputs = torch.empty((*shape, latent_dim), dtype=partial, device=query.device)
+    lses = torch.empty(shape, dtype=torch.float32, device=query.device)
+    kernel: Any = _mla_decode_kernel
+    if num_seqs:
+        kernel[(num_seqs, head_tiles, num_splits)](
+            query,
+            latent_cache,
+            block_table,
+            seq_lens.contiguous(),
+            options.sinks,
+            options.alibi_slopes,
+            outputs,
+            lses,
+            num_seqs,
+            num_heads,
+            num_blocks,
+            num_splits,
+            FIXED_SHARE if batch_invariant else 0,
+            query.stride(0),
+            query.stride(1),
+            latent_cache.stride(0),
+            latent_cache.stride(1),
+            block_table.stride(0),
+            options.scale,
+            options.softcap or 1.0,
+            options.window or 0,
+            LATENT_DIM=latent_dim,
+            ROPE_DIM=row_dim - latent_dim,
+            BLOCK_SIZE=block_size,
+            TILE_Q=tiles.q,
+            TILE_KV=tiles.kv,
+            TILE_L=_tiles.power_of_two(latent_dim),
+            TILE_R=_tiles.power_of_two(row_dim - latent_dim),
+            **_launch._settings(query, options),
+            num_warps=tiles.warps,
+            num_stages=tiles.stages,
+        )
+    if num_splits == 1:
+        state = AttentionOutput(outputs[0], lses[0])
+    else:
+        state = _launch.merge(outputs, lses, query.dtype)
+    return state if return_lse else state.output
