@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from blocks.attention._triton.attend import kv_rows
 from blocks.attention._triton.softmax import base2_scores, normalise, product, softmax_step
+from blocks.attention._triton.tile import kv_rows
 
 
 @triton.jit
