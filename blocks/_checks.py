@@ -4,7 +4,13 @@ Tensors are looked at through ``shape``, ``dtype`` and ``device`` only, so this 
 torch and ``blocks.sched`` can use it.
 """
 
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def fail(what: str, expected: object, got: object, hint: str = "") -> ValueError:
@@ -49,6 +55,14 @@ def check_dtype(name: str, tensor: Any, allowed: tuple[Any, ...], hint: str = ""
         raise TypeError(message + (f"; {hint}" if hint else ""))
 
 
+def check_kind(name: str, tensor: Any, kind: str) -> None:
+    """Check that ``tensor`` is of ``kind``: ``floating point`` or ``whole number``."""
+    floating = tensor.is_floating_point()
+    integer = not (floating or tensor.is_complex() or str(tensor.dtype) == "torch.bool")
+    if not (floating if kind == "floating point" else integer):
+        raise TypeError(f"{name} dtype: expected a {kind} dtype, got {tensor.dtype}")
+
+
 def check_same_device(**tensors: Any) -> None:
     """Check that all given tensors (None is skipped) live on one device."""
     devices = {name: t.device for name, t in tensors.items() if t is not None}
@@ -61,3 +75,44 @@ def check_positive(name: str, value: int | float | None, hint: str = "") -> None
     """Check that a number, when given, is greater than zero (NaN is refused)."""
     if value is not None and not value > 0:
         raise fail(name, "a positive number", value, hint)
+
+
+def expects_tensors(operation: Callable[P, T]) -> Callable[P, T]:
+    """Decorator: an argument that is no tensor is refused with the house ``TypeError``.
+
+    Nothing is looked at before the call: only when it breaks on a missing attribute are its
+    arguments compared with the annotations.
+
+    >>> from blocks.ops import relu
+    >>> relu([1.0])
+    Traceback (most recent call last):
+    ...
+    TypeError: x: expected a tensor, got list
+    """
+
+    @functools.wraps(operation)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return operation(*args, **kwargs)
+        except AttributeError as error:
+            _refuse_non_tensors(operation, args, kwargs, error)
+            raise
+
+    return checked
+
+
+def _refuse_non_tensors(
+    operation: Callable[..., Any], args: Any, kwargs: Any, cause: AttributeError
+) -> None:
+    import torch
+
+    signature = inspect.signature(operation)
+    for name, value in signature.bind(*args, **kwargs).arguments.items():
+        annotation = signature.parameters[name].annotation
+        text = annotation if isinstance(annotation, str) else str(annotation)
+        optional = "None" in text
+        if "Tensor" not in text or isinstance(value, torch.Tensor) or (optional and value is None):
+            continue
+        if any(word in text for word in ("list", "Sequence", "float", "int |")):
+            continue  # takes other things beside a tensor
+        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}") from cause

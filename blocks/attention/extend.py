@@ -7,6 +7,7 @@ from typing import Any
 from jaxtyping import Float, Int32
 from torch import Tensor
 
+from blocks._checks import expects_tensors
 from blocks._work import Work
 from blocks.attention import _cpu, _launch, _torch, reference
 from blocks.attention._count import attention_work
@@ -16,6 +17,7 @@ from blocks.attention._options import resolve_options
 HAS = ("native", "triton", "torch", "reference")
 
 
+@expects_tensors
 def paged_extend(
     query: Float[Tensor, "num_tokens num_heads head_dim"],
     key_cache: Float[Tensor, "num_blocks block_size num_kv_heads head_dim"],

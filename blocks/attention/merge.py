@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from blocks._checks import check_dtype, check_same_device, check_shape
+from blocks._checks import check_dtype, check_same_device, check_shape, expects_tensors
 from blocks._work import Work
 from blocks.attention import _launch, reference
 from blocks.attention._layout import REFERENCE_DTYPES, choose
@@ -13,6 +13,7 @@ from blocks.attention.output import AttentionOutput
 HAS = ("triton", "reference")
 
 
+@expects_tensors
 def merge_states(
     outputs: Float[Tensor, "num_states num_tokens num_heads head_dim"],
     lses: Float[Tensor, "num_states num_tokens num_heads"],

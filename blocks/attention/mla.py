@@ -7,7 +7,14 @@ import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
-from blocks._checks import check, check_dtype, check_same_device, check_shape, fail
+from blocks._checks import (
+    check,
+    check_dtype,
+    check_same_device,
+    check_shape,
+    expects_tensors,
+    fail,
+)
 from blocks._work import Work
 from blocks.attention import _cpu, _launch_mla, reference
 from blocks.attention._count import read_keys, visible_pairs
@@ -19,6 +26,7 @@ from blocks.attention.output import AttentionOutput
 HAS = ("native", "triton", "reference")
 
 
+@expects_tensors
 def mla_decode(
     query: Float[Tensor, "num_seqs num_heads row_dim"],
     latent_cache: Float[Tensor, "num_blocks block_size row_dim"],

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from blocks._checks import fail
+from blocks._checks import expects_tensors, fail
 from blocks._impl import choose_impl
 from blocks._work import Work
 from blocks.kv import reference
@@ -18,6 +18,7 @@ TILE = 2048
 """Elements one program copies."""
 
 
+@expects_tensors
 def copy_blocks(
     planes: Float[Tensor, "num_planes num_blocks *block"],
     pairs: list[tuple[int, int]],

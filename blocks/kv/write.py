@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from blocks import _native
-from blocks._checks import check_dtype, check_same_device, check_shape, fail
+from blocks._checks import check_dtype, check_same_device, check_shape, expects_tensors, fail
 from blocks._impl import choose_impl
 from blocks._work import Work
 from blocks.kv import reference
@@ -21,6 +21,7 @@ MAX_TILE = 2048
 """Most elements of a row that one program of the Triton kernel moves."""
 
 
+@expects_tensors
 def write_kv(
     key: Float[Tensor, "num_tokens num_kv_heads head_dim"],
     value: Float[Tensor, "num_tokens num_kv_heads head_dim"],

@@ -1,6 +1,13 @@
 """The small operations between attention calls: norms, rope, activations, linear, sampling."""
 
-from blocks.ops.activation import gated_work, gelu, gelu_and_mul, relu, silu_and_mul
+from blocks.ops.activation import (
+    activation_work,
+    gated_work,
+    gelu,
+    gelu_and_mul,
+    relu,
+    silu_and_mul,
+)
 from blocks.ops.linear import linear, linear_work
 from blocks.ops.logprobs import TokenLogprobs, top_logprobs
 from blocks.ops.norm import Normed, layer_norm, norm_work, rms_norm
@@ -25,6 +32,7 @@ __all__ = [
     "RopeScaling",
     "TokenLogprobs",
     "YarnScaling",
+    "activation_work",
     "add_logit_bias",
     "apply_penalties",
     "apply_rope",

@@ -21,6 +21,7 @@ TILE = 1024
 Approximate = Literal["none", "tanh"]
 
 
+@_checks.expects_tensors
 def silu_and_mul(
     gate_up: Float[Tensor, "*rows two_hidden"], *, impl: Impl | None = None
 ) -> Float[Tensor, "*rows hidden"]:
@@ -50,6 +51,7 @@ def silu_and_mul(
     return reference.silu_and_mul(gate_up)
 
 
+@_checks.expects_tensors
 def gelu_and_mul(
     gate_up: Float[Tensor, "*rows two_hidden"],
     *,
@@ -86,6 +88,7 @@ def gelu_and_mul(
     return reference.gelu_and_mul(gate_up, approximate=approximate)
 
 
+@_checks.expects_tensors
 def gelu(
     x: Float[Tensor, "*shape"], *, approximate: Approximate = "none", impl: Impl | None = None
 ) -> Float[Tensor, "*shape"]:
@@ -100,12 +103,18 @@ def gelu(
     return reference.gelu(x, approximate=approximate)
 
 
+@_checks.expects_tensors
 def relu(x: Float[Tensor, "*shape"], *, impl: Impl | None = None) -> Float[Tensor, "*shape"]:
     """``max(x, 0)``; NaN stays NaN."""
     _check_floating(x)
     if choose_impl(impl, HAS, x, grad=must_trace(x)) == "triton":
         return _triton_activation("relu", x, gated=False)
     return reference.relu(x)
+
+
+def activation_work(num_elements: int, dtype_bytes: int) -> Work:
+    """Work of ``gelu`` or ``relu``: four operations an element, each read and written once."""
+    return Work(4 * num_elements, 2 * num_elements * dtype_bytes)
 
 
 def gated_work(num_rows: int, hidden_size: int, dtype_bytes: int) -> Work:

@@ -26,6 +26,7 @@ to 2.8 times as fast from 1 row to 64.
 """
 
 
+@_checks.expects_tensors
 def linear(
     x: Float[Tensor, "*rows in_features"],
     weight: Float[Tensor, "out_features in_features"],
@@ -60,6 +61,8 @@ def linear(
         _checks.check_shape("weight", weight, ("out_features", num_columns), "as x has columns")
     if bias is not None:
         _checks.check_shape("bias", bias, (weight.shape[0],), "one addend per row of weight")
+    if weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype):
+        _check_dtypes(x, weight=weight, bias=bias)
     traced = must_trace(x, weight, bias)
     if impl is None and (traced or _too_many_rows(x)):
         return F.linear(x, weight, bias)
@@ -81,6 +84,14 @@ def linear_work(
     flops = 2 * num_rows * in_features * out_features
     elements = out_features * in_features + num_rows * (in_features + out_features)
     return Work(flops, (elements + bias * out_features) * dtype_bytes)
+
+
+def _check_dtypes(x: Tensor, **others: Tensor | None) -> None:
+    if torch.is_autocast_enabled(x.device.type):
+        return  # it brings them to one dtype
+    for name, tensor in others.items():
+        if tensor is not None:
+            _checks.check_dtype(name, tensor, (x.dtype,), "x, weight and bias share a dtype")
 
 
 def _too_many_rows(x: Tensor) -> bool:

@@ -23,6 +23,7 @@ class TokenLogprobs(NamedTuple):
     top_ids: Tensor
 
 
+@_checks.expects_tensors
 def top_logprobs(
     logits: Float[Tensor, "num_rows vocab_size"],
     token_ids: Int[Tensor, " num_rows"],
@@ -48,6 +49,9 @@ def top_logprobs(
     _checks.check_shape("logits", logits, ("num_rows", "vocab_size"))
     num_rows, vocab_size = logits.shape
     _checks.check_shape("token_ids", token_ids, (num_rows,), "one token per row of logits")
+    _checks.check_kind("logits", logits, "floating point")
+    _checks.check_kind("token_ids", token_ids, "whole number")
+    _checks.check_same_device(logits=logits, token_ids=token_ids)
     _checks.check(0 <= num_top <= vocab_size, "num_top", f"within [0, {vocab_size}]", num_top)
     if logits.device.type == "cpu" and num_rows > 0:
         low, high = (int(n) for n in token_ids.aminmax())

@@ -51,6 +51,7 @@ def rms_norm(
     weight_offset: float = ...,
     impl: Impl | None = None,
 ) -> Normed: ...
+@_checks.expects_tensors
 def rms_norm(
     x: Float[Tensor, "*rows hidden_size"],
     weight: Float[Tensor, " hidden_size"],
@@ -120,6 +121,7 @@ def layer_norm(
     residual: Tensor,
     impl: Impl | None = None,
 ) -> Normed: ...
+@_checks.expects_tensors
 def layer_norm(
     x: Float[Tensor, "*rows hidden_size"],
     weight: Float[Tensor, " hidden_size"],
@@ -176,8 +178,9 @@ def norm_work(num_rows: int, hidden_size: int, dtype_bytes: int, *, residual: bo
 def _check(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, eps: float
 ) -> None:
-    if not x.is_floating_point():
-        raise TypeError(f"x dtype: expected a floating point dtype, got {x.dtype}")
+    for name, tensor in (("x", x), ("weight", weight), ("bias", bias)):
+        if tensor is not None and not tensor.is_floating_point():
+            raise TypeError(f"{name} dtype: expected a floating point dtype, got {tensor.dtype}")
     _checks.check(x.dim() >= 1, "x shape", "at least one dimension", x.shape)
     hidden_size = x.shape[-1]
     _checks.check_shape("weight", weight, (hidden_size,), "one factor per column of x")

@@ -11,6 +11,7 @@ from torch import Tensor
 from blocks import _checks
 
 
+@_checks.expects_tensors
 def apply_penalties(
     logits: Float[Tensor, "num_rows vocab_size"],
     rows: Int[Tensor, " num_entries"],
@@ -45,8 +46,8 @@ def apply_penalties(
     Reference: Keskar et al. 2019, "CTRL", section 4.1 (repetition); OpenAI API reference
     (presence and frequency).
     """
-    _check_coordinates(logits, rows, token_ids)
-    _checks.check_shape("output_counts", output_counts, (rows.shape[0],), "one count per entry")
+    _check_coordinates(logits, rows, token_ids, output_counts=output_counts)
+    _checks.check_kind("output_counts", output_counts, "whole number")
     repetition_, presence_, frequency_ = (
         _of_entries(name, value, logits, rows)
         for name, value in (
@@ -67,6 +68,7 @@ def apply_penalties(
     return logits
 
 
+@_checks.expects_tensors
 def add_logit_bias(
     logits: Float[Tensor, "num_rows vocab_size"],
     rows: Int[Tensor, " num_entries"],
@@ -83,8 +85,8 @@ def add_logit_bias(
     Raises:
         ValueError: lengths that disagree, coordinates outside logits, a NaN bias.
     """
-    _check_coordinates(logits, rows, token_ids)
-    _checks.check_shape("bias", bias, (rows.shape[0],), "one number per entry")
+    _check_coordinates(logits, rows, token_ids, bias=bias)
+    _checks.check_kind("bias", bias, "floating point")
     ok = logits.device.type != "cpu" or not bool(bias.isnan().any())
     _checks.check(ok, "bias", "numbers", "NaN")
     logits[rows, token_ids] = (logits[rows, token_ids].float() + bias).to(logits.dtype)
@@ -99,10 +101,18 @@ def _of_entries(name: str, value: Tensor | float, logits: Tensor, rows: Tensor) 
     return per_row[rows]
 
 
-def _check_coordinates(logits: Tensor, rows: Tensor, token_ids: Tensor) -> None:
+def _check_coordinates(
+    logits: Tensor, rows: Tensor, token_ids: Tensor, **per_entry: Tensor
+) -> None:
     _checks.check_shape("logits", logits, ("num_rows", "vocab_size"))
     _checks.check_shape("rows", rows, ("num_entries",))
     _checks.check_shape("token_ids", token_ids, (rows.shape[0],), "one token id per entry of rows")
+    for name, tensor in per_entry.items():
+        _checks.check_shape(name, tensor, (rows.shape[0],), "one number per entry of rows")
+    _checks.check_kind("logits", logits, "floating point")
+    _checks.check_kind("rows", rows, "whole number")
+    _checks.check_kind("token_ids", token_ids, "whole number")
+    _checks.check_same_device(logits=logits, rows=rows, token_ids=token_ids, **per_entry)
     if logits.device.type != "cpu" or rows.numel() == 0:
         return
     for name, index, limit in (

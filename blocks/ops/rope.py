@@ -25,6 +25,7 @@ TILE_PAIRS = 512
 """Pairs of dimensions one Triton program turns, over its heads."""
 
 
+@_checks.expects_tensors
 def apply_rope(
     query: Float[Tensor, "num_tokens num_heads head_dim"],
     key: Float[Tensor, "num_tokens num_kv_heads head_dim"],

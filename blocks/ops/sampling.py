@@ -71,6 +71,7 @@ RULES = (
 )
 
 
+@_checks.expects_tensors
 def sample(
     logits: Float[Tensor, "num_rows vocab_size"],
     *,
