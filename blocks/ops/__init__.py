@@ -8,10 +8,19 @@ from blocks.ops.activation import (
     relu,
     silu_and_mul,
 )
+from blocks.ops.grouped_linear import grouped_linear, grouped_linear_work
 from blocks.ops.linear import linear, linear_work
 from blocks.ops.logprobs import TokenLogprobs, top_logprobs
+from blocks.ops.moe import moe, moe_work
 from blocks.ops.norm import Normed, layer_norm, norm_work, rms_norm
 from blocks.ops.penalties import add_logit_bias, apply_penalties
+from blocks.ops.quant import (
+    QuantizedRows,
+    QuantizedWeight,
+    quantize_rows,
+    quantize_weight,
+)
+from blocks.ops.quant_linear import quant_linear, quant_linear_work
 from blocks.ops.rope import apply_rope, rope_work
 from blocks.ops.rope_frequencies import (
     LinearScaling,
@@ -22,14 +31,18 @@ from blocks.ops.rope_frequencies import (
     rope_frequencies,
     rope_table,
 )
+from blocks.ops.routing import Routing, route
 from blocks.ops.sampling import sample, sample_work
 
 __all__ = [
     "LinearScaling",
     "Llama3Scaling",
     "Normed",
+    "QuantizedRows",
+    "QuantizedWeight",
     "RopeFrequencies",
     "RopeScaling",
+    "Routing",
     "TokenLogprobs",
     "YarnScaling",
     "activation_work",
@@ -39,15 +52,24 @@ __all__ = [
     "gated_work",
     "gelu",
     "gelu_and_mul",
+    "grouped_linear",
+    "grouped_linear_work",
     "layer_norm",
     "linear",
     "linear_work",
+    "moe",
+    "moe_work",
     "norm_work",
+    "quant_linear",
+    "quant_linear_work",
+    "quantize_rows",
+    "quantize_weight",
     "relu",
     "rms_norm",
     "rope_frequencies",
     "rope_table",
     "rope_work",
+    "route",
     "sample",
     "sample_work",
     "silu_and_mul",

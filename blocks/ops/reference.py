@@ -5,11 +5,14 @@ model rounds earlier are said in the docstring of the public function. All but `
 differentiable.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from blocks.ops._noise import uniform_noise
+from blocks.ops.quant import QuantizedWeight, quantize_rows
 
 
 def rms_norm(
@@ -82,6 +85,80 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """See ``linear.linear``."""
     output = x.float() @ weight.float().t()
     return (output if bias is None else output + bias.float()).to(x.dtype)
+
+
+def quant_linear(
+    x: Tensor, weight: QuantizedWeight, bias: Tensor | None, *, quantize_input: bool
+) -> Tensor:
+    """See ``quant_linear.quant_linear``."""
+    if not quantize_input:
+        return linear(x, weight.dequantize(), bias)
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    format = "int8" if weight.format == "int8" else "fp8"
+    group = None if weight.scales.shape[1] <= 1 else weight.group[1]
+    rounded = quantize_rows(rows, format=format, group_size=group, impl="reference")
+    y = linear(rounded.dequantize(), weight.dequantize(), bias)
+    return y.to(x.dtype).view(*x.shape[:-1], weight.shape[0])
+
+
+def grouped_linear(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+    """See ``grouped_linear.grouped_linear``."""
+    bounds = offsets.tolist()
+    parts = [
+        wide(x[begin:end]) @ wide(matrix).t()
+        for matrix, begin, end in zip(weight, bounds[:-1], bounds[1:], strict=True)
+    ]
+    outside = wide(x.new_zeros(len(x) - bounds[-1], weight.shape[1]))
+    return torch.cat((*parts, outside)).to(x.dtype)
+
+
+def choose_experts(
+    logits: Tensor,
+    top_k: int,
+    *,
+    scoring: str,
+    normalize: bool,
+    bias: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Experts (int32) and weights of ``routing.route``, each [num_tokens, top_k]."""
+    scores = wide(logits).softmax(-1) if scoring == "softmax" else wide(logits).sigmoid()
+    preference = scores.detach() if bias is None else scores.detach() + bias.detach()
+    ordered = preference.nan_to_num(nan=-torch.inf).sort(dim=-1, descending=True, stable=True)
+    experts = ordered.indices[:, :top_k]
+    weights = scores.gather(1, experts)
+    if normalize:
+        weights = weights / weights.sum(-1, keepdim=True)
+    return experts.to(torch.int32), weights * scale
+
+
+def moe(
+    x: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    experts: Tensor,
+    weights: Tensor,
+    *,
+    activation: str,
+) -> Tensor:
+    """See ``moe.moe``: every expert over every token, weighted by 0 where it was not chosen."""
+    total = torch.zeros_like(wide(x))
+    for expert in range(len(gate_up)):
+        gate, up = (wide(x) @ wide(gate_up[expert]).t()).to(x.dtype).chunk(2, dim=-1)
+        if activation == "silu":
+            inner = F.silu(wide(gate)) * wide(up)
+        else:
+            formula = "none" if activation == "gelu" else "tanh"
+            inner = F.gelu(wide(gate), approximate=formula) * wide(up)
+        y = (wide(inner.to(x.dtype)) @ wide(down[expert]).t()).to(x.dtype)
+        share = torch.where(experts == expert, weights, 0).sum(-1)  # [num_tokens]
+        total = total + share[:, None] * wide(y)
+    return total.to(x.dtype)
+
+
+def wide(x: Tensor) -> Tensor:
+    """In the precision computed in: fp32, and fp64 for fp64."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def sample(

@@ -1,0 +1,257 @@
+"""Weights and rows held in eight or four bits: the data, how it is made, and what it stands for."""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from blocks import _checks
+from blocks._impl import Impl, choose_impl
+
+Format = Literal["int8", "fp8", "int4"]
+GroupSize = Literal["tensor", "channel"] | int | tuple[int, int]
+
+STORED = {"int8": torch.int8, "fp8": torch.float8_e4m3fn, "int4": torch.uint8}
+"""dtype of the stored values; int4 is two to a byte."""
+LARGEST = {"int8": 127.0, "fp8": 448.0, "int4": 7.0}
+"""What the largest magnitude of a group becomes."""
+PACK = 64
+"""int4: a run of 64 columns is 32 bytes; byte b holds column b low and column b + 32 high."""
+ZERO = 8
+"""int4 without zero points: the stored number that stands for 0."""
+SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class QuantizedWeight:
+    """A matrix in few bits: ``weight[r, c] = (stored[r, c] - zero) * scale``, a scale a group.
+
+    Element (r, c) belongs to group (r // group[0], c // group[1]). Every field that holds data is
+    a plain tensor, so a checkpoint keeps them under three names.
+
+    Attributes:
+        values: int8 or float8_e4m3fn [out_features, in_features]; int4 as uint8
+            [out_features, 32 * ceil(in_features / 64)], packed as ``PACK`` says.
+        scales: fp32 [row groups, column groups].
+        zeros: uint8 like ``scales``, int4 with zero points only; None stands for 8 in int4 and for
+            0 in the other formats.
+        shape: (out_features, in_features).
+        group: rows and columns that share a scale.
+    """
+
+    values: Tensor
+    scales: Tensor
+    zeros: Tensor | None
+    shape: tuple[int, int]
+    group: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        _checks.check_dtype("values", self.values, tuple(STORED.values()))
+        rows, columns = self.shape
+        stored = -(-columns // PACK) * PACK // 2 if self.format == "int4" else columns
+        _checks.check_shape("values", self.values, (rows, stored))
+        _check_group(self.group)
+        groups = tuple(-(-n // g) for n, g in zip(self.shape, self.group, strict=True))
+        _checks.check_shape("scales", self.scales, groups)
+        _checks.check_dtype("scales", self.scales, (torch.float32,))
+        if self.zeros is not None:
+            _checks.check(self.format == "int4", "zeros", f"None for {self.format}", "a tensor")
+            _checks.check_shape("zeros", self.zeros, groups)
+            _checks.check_dtype("zeros", self.zeros, (torch.uint8,))
+        _checks.check_same_device(values=self.values, scales=self.scales, zeros=self.zeros)
+
+    @property
+    def format(self) -> Format:
+        """``int8``, ``fp8`` or ``int4``, told by the dtype of ``values``."""
+        dtype = self.values.dtype
+        return "int8" if dtype == torch.int8 else "int4" if dtype == torch.uint8 else "fp8"
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors: what one pass over the weight reads."""
+        tensors = (self.values, self.scales, self.zeros)
+        return sum(t.numel() * t.itemsize for t in tensors if t is not None)
+
+    def to(self, device: torch.device | str) -> "QuantizedWeight":
+        """The same weight on another device."""
+        zeros = None if self.zeros is None else self.zeros.to(device)
+        moved = {"values": self.values.to(device), "scales": self.scales.to(device), "zeros": zeros}
+        return dataclasses.replace(self, **moved)
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The matrix that stands behind the numbers: computed in fp32, rounded to ``dtype``."""
+        stored = unpack_int4(self.values, self.shape[1]) if self.format == "int4" else self.values
+        numbers = stored.float()
+        if self.format == "int4":
+            numbers -= ZERO if self.zeros is None else spread(self.zeros.float(), self)
+        return (numbers * spread(self.scales, self)).to(dtype)
+
+
+class QuantizedRows(NamedTuple):
+    """Rows in eight bits: ``x[r, c] = values[r, c] * scales[r, c // group_size]``.
+
+    values: int8 or float8_e4m3fn [num_rows, num_columns].
+    scales: fp32 [num_rows, groups of a row].
+    group_size: columns that share a scale.
+    """
+
+    values: Tensor
+    scales: Tensor
+    group_size: int
+
+    def dequantize(self) -> Tensor:
+        """The fp32 rows that stand behind the numbers."""
+        return self.values.float() * _spread(self.scales, (1, self.group_size), self.values.shape)
+
+
+def quantize_weight(
+    weight: Float[Tensor, "out_features in_features"],
+    *,
+    format: Format = "int8",
+    group_size: GroupSize | None = None,
+    symmetric: bool = True,
+) -> QuantizedWeight:
+    """Round a weight to int8, fp8 (e4m3) or int4 with one scale a group of elements.
+
+    The scale of a group makes its largest magnitude the largest number of the format (127, 448 or
+    7), so nothing is clipped: an integer format is off by at most half a scale, fp8 by at most a
+    sixteenth of the value (below ``scale / 64``, by ``scale / 1024``).
+
+    Args:
+        weight: fp32, bf16, fp16 or fp64, finite.
+        format: ``int8``, ``fp8`` or ``int4``.
+        group_size: who shares a scale. ``tensor``: all; ``channel``: a row; a number: so many
+            columns of a row; two numbers: a block of rows and columns. None takes ``channel``, and
+            128 columns for int4. Columns come in multiples of 64.
+        symmetric: False fits int4 between the smallest and the largest of the group (and 0), with
+            a zero point: finer where a group leans to one side.
+
+    Raises:
+        ValueError, TypeError: a format or group that does not exist, a weight that is not finite.
+
+    >>> import torch
+    >>> quantize_weight(torch.tensor([[1.27, -0.5, 0.004]])).values
+    tensor([[127, -50,   0]], dtype=torch.int8)
+
+    Reference: Dettmers et al. 2022, LLM.int8; Micikevicius et al. 2022, FP8 formats for deep
+    learning; Frantar et al. 2023, GPTQ (grouped int4); DeepSeek-AI 2024, DeepSeek-V3, 3.3.
+    """
+    _checks.check(format in STORED, "format", f"one of {sorted(STORED)}", repr(format))
+    if weight.dim() != 2:
+        _checks.check_shape("weight", weight, ("out_features", "in_features"))
+    if not weight.is_floating_point():
+        raise TypeError(f"weight dtype: expected a floating point dtype, got {weight.dtype}")
+    hint = "int8 and fp8 have a sign; only int4 takes zero points"
+    _checks.check(symmetric or format == "int4", "symmetric", f"True for {format}", False, hint)
+    group = _group(group_size, format, weight)
+    wide = weight.detach().float()
+    finite = bool(wide.isfinite().all())
+    _checks.check(finite, "weight", "finite numbers", "infinity or NaN")
+    if symmetric:
+        low, extent = None, _grouped(wide.abs(), group, "amax") / LARGEST[format]
+    else:
+        low = _grouped(wide, group, "amin").clamp_max(0)
+        extent = (_grouped(wide, group, "amax").clamp_min(0) - low) / 15
+    scales = extent.clamp_min(SMALLEST_SCALE)
+    zeros = None if low is None else (-low / scales).round().to(torch.uint8)
+    scaled = wide / _spread(scales, group, wide.shape)
+    if format == "fp8":
+        values = scaled.clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
+    elif format == "int8":
+        values = scaled.round().clamp(-127, 127).to(torch.int8)
+    else:
+        zero = ZERO if zeros is None else _spread(zeros.float(), group, wide.shape)
+        values = pack_int4((scaled.round() + zero).clamp(0, 15).to(torch.uint8))
+    return QuantizedWeight(values, scales, zeros, (weight.shape[0], weight.shape[1]), group)
+
+
+def quantize_rows(
+    x: Float[Tensor, "num_rows num_columns"],
+    *,
+    format: Literal["int8", "fp8"] = "int8",
+    group_size: int | None = None,
+    impl: Impl | None = None,
+) -> QuantizedRows:
+    """Round rows to eight bits, each with scales from its own largest magnitudes.
+
+    Args:
+        x: fp32, bf16 or fp16. A row with a NaN or an infinity has no meaning after this.
+        format: ``int8`` or ``fp8`` (e4m3).
+        group_size: columns that share a scale; None for whole rows.
+        impl: None for the fastest where the tensor lives.
+
+    Raises:
+        ValueError: a format or a group size that does not exist.
+
+    Reference: DeepSeek-AI 2024, DeepSeek-V3 technical report, 3.3.2 (groups of 128).
+    """
+    _checks.check(format in ("int8", "fp8"), "format", "'int8' or 'fp8'", repr(format))
+    _checks.check_positive("group_size", group_size)
+    if x.dim() != 2:
+        _checks.check_shape("x", x, ("num_rows", "num_columns"))
+    width = group_size or max(x.shape[1], 1)
+    choose_impl(impl, ("reference",), x)
+    wide = x.detach().float()
+    scales = (_grouped(wide.abs(), (1, width), "amax") / LARGEST[format]).clamp_min(SMALLEST_SCALE)
+    scaled = wide / _spread(scales, (1, width), wide.shape)
+    if format == "fp8":
+        values = scaled.clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
+    else:
+        values = scaled.round().clamp(-127, 127).to(torch.int8)
+    return QuantizedRows(values, scales, width)
+
+
+def pack_int4(numbers: Tensor) -> Tensor:
+    """uint8 numbers 0 to 15, [rows, columns], two to a byte as ``PACK`` says; padded with 8."""
+    padding = -numbers.shape[1] % PACK
+    padded = F.pad(numbers, (0, padding), value=ZERO)
+    runs = padded.view(len(padded), padded.shape[1] // PACK, 2, PACK // 2)
+    return (runs[:, :, 0] | runs[:, :, 1] << 4).flatten(1)
+
+
+def unpack_int4(packed: Tensor, num_columns: int) -> Tensor:
+    """The numbers 0 to 15 that ``pack_int4`` was given."""
+    half = PACK // 2
+    runs = packed.view(len(packed), packed.shape[1] // half, half)
+    return torch.stack((runs & 15, runs >> 4), dim=2).flatten(1)[:, :num_columns]
+
+
+def spread(per_group: Tensor, weight: QuantizedWeight) -> Tensor:
+    """A number a group as a number an element."""
+    return _spread(per_group, weight.group, weight.shape)
+
+
+def _group(group_size: Any, format: str, weight: Tensor) -> tuple[int, int]:
+    rows, columns = (max(n, 1) for n in weight.shape)
+    whole = -(-columns // PACK) * PACK
+    if group_size is None:
+        group_size = 128 if format == "int4" else "channel"
+    if isinstance(group_size, str):
+        names = "'tensor', 'channel', a number or two"
+        _checks.check(group_size in ("tensor", "channel"), "group_size", names, repr(group_size))
+        return (rows if group_size == "tensor" else 1, whole)
+    group = (1, group_size) if isinstance(group_size, int) else group_size
+    _check_group(group)
+    return group
+
+
+def _check_group(group: Any) -> None:
+    ok = len(group) == 2 and group[0] > 0 and group[1] > 0 and group[1] % PACK == 0
+    _checks.check(ok, "group_size", f"positive rows, columns in multiples of {PACK}", group)
+
+
+def _grouped(x: Tensor, group: tuple[int, int], how: Literal["amax", "amin"]) -> Tensor:
+    """Largest or smallest element of each group; elements that pad the last group are 0."""
+    rows, columns = group
+    x = F.pad(x, (0, -x.shape[1] % columns, 0, -x.shape[0] % rows))
+    blocks = x.view(x.shape[0] // rows, rows, x.shape[1] // columns, columns)
+    return blocks.amax((1, 3)) if how == "amax" else blocks.amin((1, 3))
+
+
+def _spread(per_group: Tensor, group: tuple[int, int], shape: tuple[int, ...]) -> Tensor:
+    rows, columns = shape
+    per_row = per_group.repeat_interleave(group[0], 0)[:rows]
+    return per_row.repeat_interleave(group[1], 1)[:, :columns]

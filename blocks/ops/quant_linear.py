@@ -1,0 +1,124 @@
+"""Multiplication of rows by a weight held in int8, fp8 or int4."""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from blocks import _checks
+from blocks._impl import Impl, choose_impl
+from blocks._work import Work
+from blocks.ops import reference
+from blocks.ops._autograd import must_trace
+from blocks.ops.quant import QuantizedWeight, quantize_rows
+
+HAS = ("reference", "torch")
+
+
+def quant_linear(
+    x: Float[Tensor, "*rows in_features"],
+    weight: QuantizedWeight,
+    bias: Float[Tensor, " out_features"] | None = None,
+    *,
+    quantize_input: bool = False,
+    impl: Impl | None = None,
+) -> Float[Tensor, "*rows out_features"]:
+    """``x @ weight.dequantize().T + bias``, accumulated in fp32 and rounded once.
+
+    The weight stays in few bits on its way from memory, so a step of few rows takes the time of
+    its bytes. With ``quantize_input`` the rows of x are rounded too (``quantize_rows``) and the
+    product is one of eight-bit numbers: int8 exactly in integers, fp8 with a scale a row, or a row
+    and column group where the weight has column groups. That pays where there are many rows.
+
+    Args:
+        x: any leading dimensions; fp32, bf16 or fp16.
+        weight: from ``quantize_weight``, or built of a checkpoint's tensors.
+        bias: one addend per output, in x's dtype, or None.
+        quantize_input: round x to the weight's format as well; int8 or fp8.
+        impl: None for the fastest where the tensors live.
+
+    Raises:
+        ValueError, TypeError: shapes or dtypes that disagree, int4 with ``quantize_input``, int8
+            with ``quantize_input`` and column groups, gradients through rounded rows.
+
+    >>> import torch
+    >>> from blocks.ops import quantize_weight
+    >>> weight = quantize_weight(torch.tensor([[1.27, 0.5], [0.0, 127.0]]))
+    >>> quant_linear(torch.tensor([[1.0, 2.0]]), weight)
+    tensor([[  2.2700, 254.0000]])
+
+    Reference: Dettmers et al. 2022, LLM.int8, 2; Frantar et al. 2024, Marlin; DeepSeek-AI 2024,
+    DeepSeek-V3, 3.3.
+    """
+    _check(x, weight, bias, quantize_input)
+    traced = must_trace(x, bias)
+    chosen = choose_impl(impl, HAS, x, grad=traced)
+    if chosen == "reference":
+        return reference.quant_linear(x, weight, bias, quantize_input=quantize_input)
+    return _run_torch(x, weight, bias, quantize_input)
+
+
+def quant_linear_work(num_rows: int, weight: QuantizedWeight, dtype_bytes: int) -> Work:
+    """Work of ``quant_linear``: the stored weight, the rows and the result cross memory once."""
+    outputs, inputs = weight.shape
+    flops = 2 * num_rows * inputs * outputs
+    return Work(flops, weight.num_bytes + num_rows * (inputs + outputs) * dtype_bytes)
+
+
+def input_group(weight: QuantizedWeight) -> int | None:
+    """Columns of x that share a scale under ``quantize_input``; None for whole rows."""
+    return None if weight.scales.shape[1] <= 1 else weight.group[1]
+
+
+def _check(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, quantize_input: bool) -> None:
+    if x.dim() == 0:
+        raise _checks.fail("x shape", "at least one dimension", [])
+    outputs, inputs = weight.shape
+    if x.shape[-1] != inputs:
+        _checks.check_shape("x", x, ("...", inputs), "as weight has columns")
+    if not x.is_floating_point():
+        raise TypeError(f"x dtype: expected a floating point dtype, got {x.dtype}")
+    if bias is not None:
+        _checks.check_shape("bias", bias, (outputs,), "one addend per row of weight")
+        _checks.check_dtype("bias", bias, (x.dtype,), "as x has")
+    _checks.check_same_device(x=x, weight=weight.values, bias=bias)
+    if not quantize_input:
+        return
+    hint = "int4 is for weights; quantize to int8 or fp8"
+    _checks.check(weight.format != "int4", "quantize_input", "False for int4", True, hint)
+    if weight.format == "int8":
+        whole = input_group(weight) is None
+        hint = "quantize the weight with group_size='channel'"
+        _checks.check(whole, "quantize_input", "one scale a row of weight", "column groups", hint)
+    needs = torch.is_grad_enabled() and x.requires_grad
+    hint = "rounding has no gradient; leave quantize_input off or call under torch.no_grad()"
+    _checks.check(not needs, "quantize_input", "x without requires_grad", True, hint)
+
+
+def _run_torch(
+    x: Tensor, weight: QuantizedWeight, bias: Tensor | None, quantize_input: bool
+) -> Tensor:
+    if not quantize_input:
+        return F.linear(x, weight.dequantize(x.dtype), bias)
+    flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    rows = quantize_rows(flat, format=_row_format(weight), group_size=input_group(weight))
+    # torch 2.11 to 2.13 multiply one column wrongly, and no rows not at all.
+    if weight.format == "int8" and x.is_cpu and len(flat) and flat.shape[1] > 1:
+        sums = torch._int_mm(rows.values, weight.values.t())
+        y = sums.float() * rows.scales * scale_per_output(weight)
+    else:
+        y = F.linear(rows.dequantize(), weight.dequantize())
+    y = y if bias is None else y + bias.float()
+    return y.to(x.dtype).view(*x.shape[:-1], weight.shape[0])
+
+
+def _row_format(weight: QuantizedWeight) -> Literal["int8", "fp8"]:
+    return "int8" if weight.format == "int8" else "fp8"
+
+
+def scale_per_output(weight: QuantizedWeight) -> Tensor:
+    """Scales of a weight without column groups, one a row of it."""
+    return weight.scales[:, 0].repeat_interleave(weight.group[0])[: weight.shape[0]]
