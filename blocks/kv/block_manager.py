@@ -149,6 +149,9 @@ class BlockManager:
 
         Returns:
             False when blocks are short; then nothing has changed.
+
+        Raises:
+            ValueError: an unknown sequence, or a negative ``num_tokens``.
         """
         table = self._tables.get(sequence_id)
         if table is None:
@@ -156,6 +159,7 @@ class BlockManager:
         block_ids, size, pool = table.block_ids, self.block_size, self._pool
         held = table.num_tokens
         if num_tokens <= held:
+            check(num_tokens >= 0, "num_tokens", "at least 0", num_tokens)
             return True
         num_new = -(-num_tokens // size) - len(block_ids)
         if not held % size:  # the last block is full, or there is none

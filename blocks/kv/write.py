@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64, Num
 from torch import Tensor
 
 from blocks import _native
 from blocks._checks import check_dtype, check_same_device, check_shape, expects_tensors, fail
 from blocks._impl import choose_impl
 from blocks._work import Work
-from blocks.kv import reference
+from blocks.kv import _quantised, reference
+from blocks.kv.scales import LIMITS, checked_scales
 
 HAS = ("reference", "torch", "native", "triton")
-CACHE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+CACHE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, *LIMITS)
 MAX_TILE = 2048
 """Most elements of a row that one program of the Triton kernel moves."""
 
@@ -25,15 +26,19 @@ MAX_TILE = 2048
 def write_kv(
     key: Float[Tensor, "num_tokens num_kv_heads head_dim"],
     value: Float[Tensor, "num_tokens num_kv_heads head_dim"],
-    key_cache: Float[Tensor, "num_blocks block_size num_kv_heads head_dim"],
-    value_cache: Float[Tensor, "num_blocks block_size num_kv_heads head_dim"],
+    key_cache: Num[Tensor, "num_blocks block_size num_kv_heads head_dim"],
+    value_cache: Num[Tensor, "num_blocks block_size num_kv_heads head_dim"],
     slot_mapping: Int64[Tensor, "num_tokens"],
     *,
+    k_scale: Float32[Tensor, "..."] | None = None,
+    v_scale: Float32[Tensor, "..."] | None = None,
     impl: str | None = None,
 ) -> None:
     """Write each token's key and value into its slot of the paged cache, in place.
 
-    No gradient flows through the cache.
+    No gradient flows through the cache. A cache of float8_e4m3fn or int8 is quantised: what is
+    stored is ``value / scale`` to the nearest, ties to even, saturated. NaN stays NaN in fp8 and
+    becomes 0 in int8.
 
     Args:
         key: new keys; converted to the cache's dtype.
@@ -42,17 +47,28 @@ def write_kv(
         value_cache: one layer's values, likewise, with the strides of ``key_cache``.
         slot_mapping: ``block_id * block_size + offset`` for each token, -1 to skip it. No slot
             twice: which write stays would be undefined.
+        k_scale, v_scale: for a quantised cache, float32: ``[]``, ``[num_kv_heads]`` or
+            ``[num_blocks, num_kv_heads]`` are read; ``[num_blocks, block_size, num_kv_heads]`` are
+            measured (each token's and head's largest magnitude is stored as the largest number
+            there is) and written in place. A NaN then makes its scale NaN, in either dtype.
         impl: None for the fastest on this device.
 
     Raises:
         ValueError, TypeError: shapes, dtypes, strides or devices that do not fit; on the CPU also
             a slot beyond the cache, before anything is written. On an accelerator such a slot is
-            skipped: looking would mean waiting for the device.
+            skipped: looking would mean waiting for the device. Nor are scales looked at there;
+            on the CPU those that are read must be positive and finite.
 
     Reference: Kwon et al., 2023, PagedAttention, section 5.1.
     """
     _check(key, value, key_cache, value_cache, slot_mapping)
     chosen = choose_impl(impl, HAS, key_cache)
+    if k_scale is not None or v_scale is not None or key_cache.dtype in LIMITS:
+        scales = checked_scales(key_cache, k_scale, v_scale)
+        if scales is not None:
+            new, caches = (key.detach(), value.detach()), (key_cache, value_cache)
+            _write_quantised(chosen, new, caches, scales, slot_mapping)
+            return
     if key.dtype != key_cache.dtype:
         key, value = key.to(key_cache.dtype), value.to(key_cache.dtype)
     if key.requires_grad or value.requires_grad:
@@ -68,9 +84,48 @@ def write_kv(
         reference.write_kv(key, value, key_cache, value_cache, slot_mapping)
 
 
-def write_kv_work(num_tokens: int, num_kv_heads: int, head_dim: int, itemsize: int) -> Work:
-    """Every key and value is read once and written once, every slot read once."""
-    return Work(flops=0, bytes=num_tokens * (4 * num_kv_heads * head_dim * itemsize + 8))
+def write_kv_work(
+    num_tokens: int,
+    num_kv_heads: int,
+    head_dim: int,
+    itemsize: int,
+    *,
+    cache_itemsize: int | None = None,
+    token_scales: bool = False,
+) -> Work:
+    """Every key and value is read once and written once, every slot read once.
+
+    ``cache_itemsize`` where it is not that of the inputs; ``token_scales`` are written beside.
+    """
+    element = itemsize + (itemsize if cache_itemsize is None else cache_itemsize)
+    row = head_dim * element + 4 * token_scales
+    return Work(flops=0, bytes=num_tokens * (2 * num_kv_heads * row + 8))
+
+
+def _write_quantised(
+    chosen: str,
+    new: tuple[Tensor, Tensor],
+    caches: tuple[Tensor, Tensor],
+    scales: tuple[Tensor, Tensor],
+    slots: Tensor,
+) -> None:
+    if chosen == "native":
+        if new[0].dtype not in (torch.bfloat16, torch.float32):
+            new = (new[0].float(), new[1].float())
+        slots = slots.contiguous()
+        bad = _quantised.write_native((_rows(new[0]), _rows(new[1])), caches, scales, slots)
+        if bad >= 0:
+            raise _bad_slot(int(slots[bad]), caches[0])
+        return
+    if slots.device.type == "cpu":
+        _check_slots(slots, caches[0])
+        _quantised.check_scale_values(caches, scales, slots)
+    if chosen == "triton" and slots.shape[0] > 0:
+        _quantised.write_triton((_rows(new[0]), _rows(new[1])), caches, scales, slots)
+    elif chosen == "torch":
+        _quantised.write_torch(new, caches, scales, slots)
+    elif chosen == "reference":
+        reference.write_kv(*new, *caches, slots, k_scale=scales[0], v_scale=scales[1])
 
 
 def _write_torch(

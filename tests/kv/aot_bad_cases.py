@@ -4,7 +4,4 @@ import dataclasses
 
 from tests.kv.aot_cases import copy_case
 
-COPY = copy_case("spills", "fp32")
-CASES = [
-    dataclasses.replace(COPY, constexprs={"TILE": 65536}, num_warps=1),
-]
+CASES = [dataclasses.replace(copy_case("spills", "i32", tile=65536), num_warps=1)]

@@ -1,6 +1,8 @@
 """Kernels of blocks.kv to compile ahead of time, at the shapes of real models."""
 
-from tests.aot import AotCase
+from tests.aot import TARGETS, AotCase
+
+SCALE_PLACES = ("block", "slot", "head")
 
 
 def write_case(name: str, dtype: str, tile: int) -> AotCase:
@@ -18,19 +20,58 @@ def write_case(name: str, dtype: str, tile: int) -> AotCase:
     )
 
 
-def copy_case(name: str, dtype: str) -> AotCase:
+def quantised_case(
+    name: str, dtype: str, *, dim: int = 128, is_int8: bool, dynamic: bool, hardware: bool = False
+) -> AotCase:
+    tensors = dict.fromkeys(("key_ptr", "value_ptr"), f"*{dtype}")
+    caches = dict.fromkeys(("key_cache_ptr", "value_cache_ptr"), "*u8")
+    scales = dict.fromkeys(("k_scale_ptr", "v_scale_ptr"), "*fp32")
+    strides = [f"stride_{name}_{of}" for name in ("key", "value") for of in ("token", "head")]
+    strides += ["stride_block", "stride_slot"]
+    of_scales = [f"stride_{n}_{of}" for n in ("k_scale", "v_scale") for of in SCALE_PLACES]
+    sizes = dict.fromkeys((*strides, *of_scales, "num_slots", "num_heads", "head_dim"), "i32")
+    return AotCase(
+        name=name,
+        kernel="blocks.kv._triton.write_quantised:write_quantised_kernel",
+        signature={**tensors, **caches, **scales, "slot_mapping_ptr": "*i64", **sizes},
+        constexprs={
+            "BLOCK_SIZE": 16,
+            "TILE_HEADS": 1024 // dim,
+            "TILE_DIM": dim,
+            "K_DYNAMIC": dynamic,
+            "V_DYNAMIC": dynamic,
+            "IS_INT8": is_int8,
+            "HARDWARE": hardware,
+        },
+        aligned=(*tensors, *caches, *scales, "slot_mapping_ptr", *strides, "head_dim"),
+        num_warps=4,
+        targets=("sm_90",) if hardware else TARGETS,
+    )
+
+
+def copy_case(name: str, word: str, *, scales: bool = False, tile: int = 2048) -> AotCase:
+    ends = ("source", "target")
+    strides = [f"stride_{end}_{of}" for end in ends for of in ("plane", "block")]
+    of_scales = [f"stride_{end}_scales_{of}" for end in ends for of in ("plane", "block")]
+    signature = {
+        **{f"{end}_ptr": f"*{word}" for end in ends},
+        **dict.fromkeys(strides, "i64"),
+        "num_words": "i32",
+        "pairs_ptr": "*i64",
+        "num_tiles": "i32",
+    }
+    if scales:
+        signature |= {f"{end}_scales_ptr": "*i32" for end in ends}
+    signature |= dict.fromkeys((*of_scales, "num_scales"), "i32")
+    odd = ("num_tiles", "num_words") if word == "u8" else ("num_tiles",)
+    aligned = [name for name in signature if name not in odd]
+    none = {} if scales else {f"{end}_scales_ptr": None for end in ends}
     return AotCase(
         name=name,
         kernel="blocks.kv._triton.copy:copy_blocks_kernel",
-        signature={
-            "planes_ptr": f"*{dtype}",
-            "stride_plane": "i64",
-            "stride_block": "i32",
-            "pairs_ptr": "*i64",
-            "block_elements": "i32",
-        },
-        constexprs={"TILE": 2048},
-        aligned=("planes_ptr", "stride_plane", "stride_block", "pairs_ptr", "block_elements"),
+        signature=signature,
+        constexprs={**none, "TILE": tile},
+        aligned=tuple(aligned),
     )
 
 
@@ -38,6 +79,11 @@ CASES = [
     write_case("write-bf16", "bf16", tile=1024),  # 8 heads of 128, and smaller
     write_case("write-bf16-wide", "bf16", tile=2048),
     write_case("write-fp32", "fp32", tile=1024),
-    copy_case("copy-bf16", "bf16"),
-    copy_case("copy-fp32", "fp32"),
+    quantised_case("write-fp8-token", "bf16", is_int8=False, dynamic=True),
+    quantised_case("write-fp8-token-sm90", "bf16", is_int8=False, dynamic=True, hardware=True),
+    quantised_case("write-fp8-static", "fp16", is_int8=False, dynamic=False, dim=64),
+    quantised_case("write-int8-token", "bf16", is_int8=True, dynamic=True),
+    copy_case("copy", "i32"),
+    copy_case("copy-scales", "i32", scales=True),
+    copy_case("copy-odd", "u8"),  # blocks of an odd number of bytes
 ]

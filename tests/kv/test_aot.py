@@ -2,19 +2,23 @@
 
 import pytest
 
-from tests.aot import TARGETS, check_report, compile_all
+from tests.aot import check_report, compile_all
 from tests.kv.aot_cases import CASES
 
+WIDE = ("write-bf16", "write-bf16-wide", "write-fp32", "copy", "copy-scales")
+COPIES = [case for case in CASES if case.name in WIDE]
+PAIRS = [(case, target) for case in CASES for target in case.targets]
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+@pytest.mark.parametrize(("case", "target"), PAIRS, ids=lambda x: getattr(x, "name", x))
 def test_compiles(case, target):
     report = compile_all("tests.kv.aot_cases", target)[case.name]
     check_report(report)
-    assert report.shared_bytes == 0, "a plain copy needs no shared memory"
+    if "token" not in case.name:  # the largest magnitude is found across threads
+        assert report.shared_bytes == 0, "a plain copy needs no shared memory"
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", COPIES, ids=lambda case: case.name)
 def test_elements_move_in_wide_accesses(case):
     """Opcodes carry their width on this chip; losing alignment shows as 2-byte accesses."""
     report = compile_all("tests.kv.aot_cases", "gfx942")[case.name]

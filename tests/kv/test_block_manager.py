@@ -216,6 +216,7 @@ def test_usage_takes_the_callers_word_for_growth_inside_a_block():
         lambda m: m.allocate(1, tokens(4), 5),
         lambda m: m.allocate(1, tokens(4), -1),
         lambda m: m.append(7, 1),
+        lambda m: m.append(0, -2),
         lambda m: m.commit(7, tokens(4), 4),
         lambda m: m.commit(0, tokens(40), 40),
         lambda m: m.commit(0, tokens(7), 8),

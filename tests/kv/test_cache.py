@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from blocks.kv import KVCache, bytes_per_token
+from blocks.kv import KVCache, bytes_per_token, dequantise, write_kv
 
 SIZES: dict[str, Any] = {
     "num_layers": 3,
@@ -94,3 +94,92 @@ def test_blocks_are_copied_in_all_layers_in_order():
 
 def test_opt_13b_takes_800_kib_a_token():
     assert bytes_per_token(40, 40, 128, torch.float16) == 800 * 1024
+
+
+@pytest.mark.parametrize(
+    ("kind", "token_bytes", "block_bytes", "shared_bytes"),
+    [
+        ("tensor", 2 * 3 * 2 * 8, 0, 2 * 3 * 4),
+        ("head", 2 * 3 * 2 * 8, 0, 2 * 3 * 2 * 4),
+        ("block", 2 * 3 * 2 * 8, 2 * 3 * 2 * 4, 0),
+        ("token", 2 * 3 * 2 * (8 + 4), 0, 0),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_scales_are_counted_in_the_budget(dtype, kind, token_bytes, block_bytes, shared_bytes):
+    block = 4 * token_bytes + block_bytes
+    for spare in (0, block - 1):
+        cache = KVCache.from_budget(
+            5 * block + shared_bytes + spare, **sizes(dtype=dtype, scales=kind)
+        )
+        assert cache.num_blocks == 5
+        assert cache.storage.nbytes + cache.scales.nbytes == 5 * block + shared_bytes
+        text = cache.explain()
+        assert f"{spare} bytes unused" in text
+        assert f"one token takes {token_bytes} bytes" in text
+        assert ("scale of 4 bytes each" if kind == "token" else f"one scale per {kind}") in text
+    with pytest.raises(ValueError, match=f"at least {2 * block + shared_bytes} "):
+        KVCache.from_budget(2 * block + shared_bytes - 1, **sizes(dtype=dtype, scales=kind))
+
+
+def test_twice_the_tokens_fit_but_for_the_scales():
+    wide = KVCache.from_budget(1 << 20, **sizes(head_dim=128, dtype=torch.bfloat16))
+    narrow = KVCache.from_budget(1 << 20, **sizes(head_dim=128, dtype=torch.int8))
+    assert narrow.scale_kind == "token"
+    assert narrow.num_tokens / wide.num_tokens == pytest.approx(256 / 132, rel=0.02)
+
+
+def test_a_plain_cache_has_no_scales_and_takes_none():
+    cache = KVCache(4, **SIZES)
+    assert cache.key_scale(0) is cache.value_scale(2) is cache.scales is None
+    with pytest.raises(ValueError, match=r"scales: expected None with a cache of torch.float16"):
+        KVCache(4, **sizes(scales="head"))
+    with pytest.raises(ValueError, match="scales: expected one of"):
+        _undecorated(KVCache.__init__)(cache, 4, **sizes(dtype=torch.int8, scales="row"))
+
+
+@pytest.mark.parametrize("kind", ["tensor", "head", "block", "token"])
+def test_copied_blocks_mean_the_same(kind):
+    """A block written, copied, swapped out and in again reads the same everywhere."""
+    cache = KVCache(4, **sizes(dtype=torch.int8, scales=kind))
+    host = KVCache(3, **sizes(dtype=torch.int8, scales=kind))
+    new, slots = torch.randn(4, 2, 8), torch.arange(4, 8)
+    for layer in range(3):
+        for plane in (cache.key_scale(layer), cache.value_scale(layer)):
+            if kind == "block":
+                plane[1] = 0.03
+            elif kind != "token":
+                plane.fill_(0.03)
+        caches = (cache.key(layer), cache.value(layer))
+        given = {"k_scale": cache.key_scale(layer), "v_scale": cache.value_scale(layer)}
+        write_kv((layer + 1) * new, -new, *caches, slots, **given)
+    if kind in ("tensor", "head"):
+        host.scales.copy_(cache.scales)
+    cache.copy_blocks([(1, 2)])
+    cache.swap_blocks(host, [(2, 1)])
+    host.swap_blocks(cache, [(1, 3)])
+    for layer in range(3):
+        for pages, scale in (
+            (cache.key(layer), cache.key_scale(layer)),
+            (cache.value(layer), cache.value_scale(layer)),
+        ):
+            found = dequantise(pages, scale)
+            assert found[1].abs().sum() > 0
+            assert torch.equal(found[2], found[1])
+            assert torch.equal(found[3], found[1])
+
+
+def test_swapping_needs_caches_alike():
+    cache = KVCache(4, **sizes(dtype=torch.int8, scales="head"))
+    with pytest.raises(ValueError, match="scales: expected head in both caches, got token"):
+        cache.swap_blocks(KVCache(4, **sizes(dtype=torch.int8)), [(1, 1)])
+    other = KVCache(4, **sizes(dtype=torch.int8, scales="head"))
+    other.scales.mul_(2)
+    with pytest.raises(ValueError, match="scales: expected the same in both caches"):
+        cache.swap_blocks(other, [(1, 1)])
+
+
+def _undecorated(function):
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    return function
