@@ -126,6 +126,15 @@ TABLE = {
         any_shape=("planes",),
         any_dtype=("planes",),
     ),
+    "kv.swap_blocks": Operation(
+        lambda: {
+            "source": normal(2, 5, 3, 4),
+            "target": normal(2, 4, 3, 4),
+            "pairs": [(0, 2), (2, 1), (4, 0)],
+        },
+        "swap_blocks_work",
+        written=("target",),
+    ),
     "kv.write_kv": Operation(new_tokens, "write_kv_work", written=("key_cache", "value_cache")),
     "ops.add_logit_bias": Operation(
         lambda: coordinates(bias=normal(3)), written=("logits",), any_shape=("logits",)

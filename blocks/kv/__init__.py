@@ -4,9 +4,9 @@ from blocks.kv.block_manager import BlockManager
 from blocks.kv.block_pool import NULL_BLOCK, BlockPool, OutOfBlocks
 from blocks.kv.block_table import BlockTable
 from blocks.kv.cache import KVCache, bytes_per_token
-from blocks.kv.copy import copy_blocks, copy_blocks_work, swap_blocks
+from blocks.kv.copy import copy_blocks, copy_blocks_work, swap_blocks, swap_blocks_work
 from blocks.kv.prefix_cache import Prefix, PrefixCache
-from blocks.kv.scales import ScaleKind, dequantise, scale_kind, spread_scale
+from blocks.kv.scales import ScaleKind
 from blocks.kv.usage import KVUsage
 from blocks.kv.write import write_kv, write_kv_work
 
@@ -24,10 +24,8 @@ __all__ = [
     "bytes_per_token",
     "copy_blocks",
     "copy_blocks_work",
-    "dequantise",
-    "scale_kind",
-    "spread_scale",
     "swap_blocks",
+    "swap_blocks_work",
     "write_kv",
     "write_kv_work",
 ]

@@ -102,9 +102,9 @@ def swap_blocks(
             if x.device.type == "cpu" and not x.is_pinned():
                 raise fail(name, "pinned host memory", "pageable", "make it with pin_memory()")
     if chosen == "reference":
-        reference.swap_blocks(source, target, pairs)
-        if source_scales is not None and target_scales is not None:
-            reference.swap_blocks(source_scales, target_scales, pairs)
+        reference.swap_blocks(
+            source, target, pairs, source_scales=source_scales, target_scales=target_scales
+        )
     elif pairs:
         run = _copy_triton if chosen == "triton" else _copy_torch
         run((source, target), (source_scales, target_scales), pairs)
@@ -188,3 +188,8 @@ def _check_pairs(pairs: list[tuple[int, int]], num_sources: int, num_targets: in
 def copy_blocks_work(num_pairs: int, num_planes: int, block_bytes: int) -> Work:
     """Every block is read once and written once in every plane."""
     return Work(flops=0, bytes=2 * num_pairs * num_planes * block_bytes)
+
+
+def swap_blocks_work(num_pairs: int, num_planes: int, block_bytes: int) -> Work:
+    """As `copy_blocks_work`; between device and host the bytes cross the link once."""
+    return copy_blocks_work(num_pairs, num_planes, block_bytes)

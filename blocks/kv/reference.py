@@ -52,7 +52,12 @@ def swap_blocks(
     source: Num[Tensor, "num_planes num_source_blocks *block"],
     target: Num[Tensor, "num_planes num_target_blocks *block"],
     pairs: list[tuple[int, int]],
+    *,
+    source_scales: Float32[Tensor, "num_planes num_source_blocks *scales"] | None = None,
+    target_scales: Float32[Tensor, "num_planes num_target_blocks *scales"] | None = None,
 ) -> None:
     """Copy blocks of one cache into blocks of another, in every plane, one pair after the other."""
     for from_block, to_block in pairs:
         target[:, to_block] = source[:, from_block].to(target.device)
+        if source_scales is not None and target_scales is not None:
+            target_scales[:, to_block] = source_scales[:, from_block].to(target.device)

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from blocks.kv import KVCache, bytes_per_token, dequantise, write_kv
+from blocks.kv import KVCache, bytes_per_token, write_kv
+from blocks.kv.scales import dequantise
 
 SIZES: dict[str, Any] = {
     "num_layers": 3,

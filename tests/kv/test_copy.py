@@ -67,7 +67,8 @@ def test_swapping_copies_into_another_cache(impl, pairs, dtype, scales):
     swap_blocks(moved[0], moved[1], pairs, **given, impl=impl)
     assert same_bytes(moved[1], expected[0])
     assert same_bytes(moved[3], expected[1])
-    reference.swap_blocks(source, target, pairs)
+    given = {"source_scales": source_scales, "target_scales": target_scales}
+    reference.swap_blocks(source, target, pairs, **given)
     assert same_bytes(target, expected[0])
 
 

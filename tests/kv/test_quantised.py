@@ -5,8 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocks.kv import dequantise, reference, scale_kind, spread_scale, write_kv, write_kv_work
-from blocks.kv.scales import LIMITS, SMALLEST, quantise, token_scale
+from blocks.kv import reference, write_kv, write_kv_work
+from blocks.kv.scales import (
+    LIMITS,
+    SMALLEST,
+    dequantise,
+    quantise,
+    scale_kind,
+    spread_scale,
+    token_scale,
+)
 from tests.kv.test_write import place
 
 IMPLS = ("torch", "native", "triton")
