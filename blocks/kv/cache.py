@@ -60,7 +60,7 @@ class KVCache:
         _check_sizes(num_layers, block_size, num_kv_heads, head_dim)
         if dtype not in CACHE_DTYPES:
             raise TypeError(f"dtype: expected one of {CACHE_DTYPES}, got {dtype}")
-        self.scale_kind = _scale_kind(scales, dtype)
+        self.scale_kind: ScaleKind | None = _scale_kind(scales, dtype)
         shape = (num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim)
         self.storage = _zeros(shape, dtype, device)
         self.scales: Tensor | None = None

@@ -110,7 +110,7 @@ def test_opt_13b_takes_800_kib_a_token():
 def test_scales_are_counted_in_the_budget(dtype, kind, token_bytes, block_bytes, shared_bytes):
     block = 4 * token_bytes + block_bytes
     for spare in (0, block - 1):
-        cache = KVCache.from_budget(
+        cache: Any = KVCache.from_budget(
             5 * block + shared_bytes + spare, **sizes(dtype=dtype, scales=kind)
         )
         assert cache.num_blocks == 5
@@ -131,7 +131,7 @@ def test_twice_the_tokens_fit_but_for_the_scales():
 
 
 def test_a_plain_cache_has_no_scales_and_takes_none():
-    cache = KVCache(4, **SIZES)
+    cache: Any = KVCache(4, **SIZES)
     assert cache.key_scale(0) is cache.value_scale(2) is cache.scales is None
     with pytest.raises(ValueError, match=r"scales: expected None with a cache of torch.float16"):
         KVCache(4, **sizes(scales="head"))
@@ -142,8 +142,8 @@ def test_a_plain_cache_has_no_scales_and_takes_none():
 @pytest.mark.parametrize("kind", ["tensor", "head", "block", "token"])
 def test_copied_blocks_mean_the_same(kind):
     """A block written, copied, swapped out and in again reads the same everywhere."""
-    cache = KVCache(4, **sizes(dtype=torch.int8, scales=kind))
-    host = KVCache(3, **sizes(dtype=torch.int8, scales=kind))
+    cache: Any = KVCache(4, **sizes(dtype=torch.int8, scales=kind))
+    host: Any = KVCache(3, **sizes(dtype=torch.int8, scales=kind))
     new, slots = torch.randn(4, 2, 8), torch.arange(4, 8)
     for layer in range(3):
         for plane in (cache.key_scale(layer), cache.value_scale(layer)):
@@ -152,7 +152,10 @@ def test_copied_blocks_mean_the_same(kind):
             elif kind != "token":
                 plane.fill_(0.03)
         caches = (cache.key(layer), cache.value(layer))
-        given = {"k_scale": cache.key_scale(layer), "v_scale": cache.value_scale(layer)}
+        given: dict[str, Any] = {
+            "k_scale": cache.key_scale(layer),
+            "v_scale": cache.value_scale(layer),
+        }
         write_kv((layer + 1) * new, -new, *caches, slots, **given)
     if kind in ("tensor", "head"):
         host.scales.copy_(cache.scales)
@@ -171,10 +174,10 @@ def test_copied_blocks_mean_the_same(kind):
 
 
 def test_swapping_needs_caches_alike():
-    cache = KVCache(4, **sizes(dtype=torch.int8, scales="head"))
+    cache: Any = KVCache(4, **sizes(dtype=torch.int8, scales="head"))
     with pytest.raises(ValueError, match="scales: expected head in both caches, got token"):
         cache.swap_blocks(KVCache(4, **sizes(dtype=torch.int8)), [(1, 1)])
-    other = KVCache(4, **sizes(dtype=torch.int8, scales="head"))
+    other: Any = KVCache(4, **sizes(dtype=torch.int8, scales="head"))
     other.scales.mul_(2)
     with pytest.raises(ValueError, match="scales: expected the same in both caches"):
         cache.swap_blocks(other, [(1, 1)])

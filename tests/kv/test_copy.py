@@ -1,5 +1,7 @@
 """copy_blocks: any list of copies gives what one copy after the other gives."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -12,7 +14,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, tor
 PAIRS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=8)
 
 
-def random_planes(num_blocks, dtype, block, scales, seed=0):
+def random_planes(num_blocks, dtype, block, scales, seed=0) -> tuple[Any, Any]:
     """Three planes and, where wanted, as many of scales."""
     g = torch.Generator().manual_seed(seed)
     planes = torch.randint(-100, 100, (3, num_blocks, *block), generator=g).float().to(dtype)
@@ -54,20 +56,20 @@ def test_swapping_copies_into_another_cache(impl, pairs, dtype, scales):
     pairs = list({target: (source, target) for source, target in pairs}.values())
     source, source_scales = random_planes(6, dtype, (4, 2, 8), scales)
     target, target_scales = random_planes(4, dtype, (4, 2, 8), scales, seed=1)
-    expected = [None if x is None else x.clone() for x in (target, target_scales)]
+    expected: Any = [None if x is None else x.clone() for x in (target, target_scales)]
     for from_block, to_block in pairs:
         expected[0][:, to_block] = source[:, from_block]
         if scales is not None:
             expected[1][:, to_block] = source_scales[:, from_block]
-    moved = [
+    moved: Any = [
         None if x is None else x.to(place(impl))
         for x in (source, target, source_scales, target_scales)
     ]
-    given = {"source_scales": moved[2], "target_scales": moved[3]}
+    given: Any = {"source_scales": moved[2], "target_scales": moved[3]}
     swap_blocks(moved[0], moved[1], pairs, **given, impl=impl)
     assert same_bytes(moved[1], expected[0])
     assert same_bytes(moved[3], expected[1])
-    given = {"source_scales": source_scales, "target_scales": target_scales}
+    given: Any = {"source_scales": source_scales, "target_scales": target_scales}
     reference.swap_blocks(source, target, pairs, **given)
     assert same_bytes(target, expected[0])
 
@@ -85,7 +87,11 @@ def test_swapping_copies_into_another_cache(impl, pairs, dtype, scales):
 )
 def test_a_swap_that_does_not_fit_is_refused_before_anything_is_copied(impl, change, error, says):
     target = torch.full((3, 4, 8), -1.0)
-    given = {"source": torch.zeros(3, 6, 8), "target": target, "pairs": [(0, 0)]} | change
+    given: dict[str, Any] = {
+        "source": torch.zeros(3, 6, 8),
+        "target": target,
+        "pairs": [(0, 0)],
+    } | change
     with pytest.raises(error, match=says):
         swap_blocks(given.pop("source"), given.pop("target"), given.pop("pairs"), **given)
     assert (target == -1).all()

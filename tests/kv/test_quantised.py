@@ -1,5 +1,7 @@
 """Quantised caches: what a scale's shape means, how values round, every implementation alike."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -65,8 +67,8 @@ def test_equals_the_reference_bit_for_bit(
     slots = torch.randperm(num_blocks * block_size, generator=g)[:num_tokens]
     slots[torch.rand(num_tokens, generator=g) < 0.3] = -1
     scales = [make_scale(kind, (num_blocks, block_size, heads[0]), g) for kind in kinds]
-    caches = [poisoned((num_blocks, block_size, *heads), dtype) for _ in range(2)]
-    moved = [x.to(place(impl)) for x in (key, value, *caches, slots)]
+    caches: Any = [poisoned((num_blocks, block_size, *heads), dtype) for _ in range(2)]
+    moved: Any = [x.to(place(impl)) for x in (key, value, *caches, slots)]
     theirs = [scale.to(place(impl), copy=True) for scale in scales]
     write_kv(*moved, k_scale=theirs[0], v_scale=theirs[1], impl=impl)
     reference.write_kv(key, value, *caches, slots, k_scale=scales[0], v_scale=scales[1])
@@ -177,7 +179,7 @@ def test_scales_may_be_views_of_all_layers(impl):
 @pytest.mark.parametrize("impl", [i for i in ("reference", *IMPLS) if place(i) == "cpu"])
 @pytest.mark.parametrize("bad", [0.0, -1.0, torch.nan, torch.inf, 1e-40])
 def test_a_scale_that_cannot_divide_is_refused_before_anything_is_written(impl, bad):
-    caches = [poisoned((2, 4, 2, 8), torch.int8) for _ in range(2)]
+    caches: Any = [poisoned((2, 4, 2, 8), torch.int8) for _ in range(2)]
     new = torch.zeros(2, 2, 8)
     good, broken = torch.ones(2), torch.tensor([1.0, bad])
     slots = torch.tensor([0, 5])
@@ -191,7 +193,7 @@ def test_a_scale_that_cannot_divide_is_refused_before_anything_is_written(impl, 
 
 @pytest.mark.parametrize("impl", [i for i in ("reference", *IMPLS) if place(i) == "cpu"])
 def test_a_slot_beyond_the_cache_is_refused_before_anything_is_written(impl):
-    caches = [poisoned((2, 4, 1, 8), torch.int8) for _ in range(2)]
+    caches: Any = [poisoned((2, 4, 1, 8), torch.int8) for _ in range(2)]
     scales = torch.full((2, 2, 4, 1), torch.nan)
     new = torch.zeros(2, 1, 8)
     for slots in torch.tensor([[0, 8], [0, 1 << 40], [0, -2]]):
