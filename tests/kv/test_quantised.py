@@ -71,7 +71,9 @@ def test_equals_the_reference_bit_for_bit(
     moved: Any = [x.to(place(impl)) for x in (key, value, *caches, slots)]
     theirs = [scale.to(place(impl), copy=True) for scale in scales]
     write_kv(*moved, k_scale=theirs[0], v_scale=theirs[1], impl=impl)
-    reference.write_kv(key, value, *caches, slots, k_scale=scales[0], v_scale=scales[1])
+    reference.write_kv(
+        key, value, caches[0], caches[1], slots, k_scale=scales[0], v_scale=scales[1]
+    )
     for got, expected in zip(moved[2:4], caches, strict=True):
         assert torch.equal(as_bytes(got), as_bytes(expected))
     for got, expected in zip(theirs, scales, strict=True):
@@ -185,10 +187,12 @@ def test_a_scale_that_cannot_divide_is_refused_before_anything_is_written(impl, 
     slots = torch.tensor([0, 5])
     for k_scale, v_scale in ((good, broken), (broken, good)):
         with pytest.raises(ValueError, match="k_scale, v_scale: expected finite numbers"):
-            write_kv(new, new, *caches, slots, k_scale=k_scale, v_scale=v_scale, impl=impl)
+            write_kv(
+                new, new, caches[0], caches[1], slots, k_scale=k_scale, v_scale=v_scale, impl=impl
+            )
     assert all((as_bytes(c) == 0x7F).all() for c in caches)
     slots = torch.tensor([-1, -1])  # read none
-    write_kv(new, new, *caches, slots, k_scale=good, v_scale=broken, impl=impl)
+    write_kv(new, new, caches[0], caches[1], slots, k_scale=good, v_scale=broken, impl=impl)
 
 
 @pytest.mark.parametrize("impl", [i for i in ("reference", *IMPLS) if place(i) == "cpu"])
@@ -198,7 +202,16 @@ def test_a_slot_beyond_the_cache_is_refused_before_anything_is_written(impl):
     new = torch.zeros(2, 1, 8)
     for slots in torch.tensor([[0, 8], [0, 1 << 40], [0, -2]]):
         with pytest.raises(ValueError, match="slot_mapping: expected slots from 0 to 7"):
-            write_kv(new, new, *caches, slots, k_scale=scales[0], v_scale=scales[1], impl=impl)
+            write_kv(
+                new,
+                new,
+                caches[0],
+                caches[1],
+                slots,
+                k_scale=scales[0],
+                v_scale=scales[1],
+                impl=impl,
+            )
     assert all((as_bytes(c) == 0x7F).all() for c in caches)
     assert scales.isnan().all()
 
