@@ -58,13 +58,14 @@ def choose_impl(
 def _default(has: tuple[str, ...], device: str) -> str:
     if device != "cpu" and "triton" in has:
         return "triton"
-    if device == "cpu" and "native" in has and _native_ready():
+    if device == "cpu" and "native" in has and native_ready():
         return "native"
     return "torch" if "torch" in has else "reference"
 
 
 @functools.cache
-def _native_ready() -> bool:
+def native_ready() -> bool:
+    """Whether there is a compiler, so that C++ functions can be had; warns once where not."""
     if _native.compiler() is not None:
         return True
     warnings.warn(

@@ -1,5 +1,6 @@
 """The small operations between attention calls: norms, rope, activations, linear, sampling."""
 
+from blocks.ops._norm import Normed, norm_backward_work, norm_work
 from blocks.ops.activation import (
     activation_work,
     gated_work,
@@ -9,10 +10,10 @@ from blocks.ops.activation import (
     silu_and_mul,
 )
 from blocks.ops.grouped_linear import grouped_linear, grouped_linear_work
+from blocks.ops.layer_norm import layer_norm
 from blocks.ops.linear import linear, linear_work
 from blocks.ops.logprobs import TokenLogprobs, top_logprobs
 from blocks.ops.moe import moe, moe_work
-from blocks.ops.norm import Normed, layer_norm, norm_work, rms_norm
 from blocks.ops.penalties import add_logit_bias, apply_penalties
 from blocks.ops.quant import (
     QuantizedRows,
@@ -21,6 +22,7 @@ from blocks.ops.quant import (
     quantize_weight,
 )
 from blocks.ops.quant_linear import quant_linear, quant_linear_work
+from blocks.ops.rms_norm import rms_norm
 from blocks.ops.rope import apply_rope, rope_work
 from blocks.ops.rope_frequencies import (
     LinearScaling,
@@ -59,6 +61,7 @@ __all__ = [
     "linear_work",
     "moe",
     "moe_work",
+    "norm_backward_work",
     "norm_work",
     "quant_linear",
     "quant_linear_work",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blocks import _native
 from blocks._checks import fail
-from blocks._impl import choose_impl
+from blocks._impl import choose_impl, native_ready
 
 SUFFIXES = {torch.bfloat16: "bf16", torch.float32: "f32"}
 ARGUMENT_TYPES = {"p": c_void_p, "n": c_int64, "f": c_float, "i": c_int}
@@ -26,28 +26,40 @@ def native_takes(x: Tensor, *others: Tensor | None) -> bool:
 
 
 def choose(
-    impl: str | None, has: tuple[str, ...], x: Tensor, *others: Tensor | None, traced: bool
+    impl: str | None,
+    has: tuple[str, ...],
+    x: Tensor,
+    *others: Tensor | None,
+    traced: bool,
+    differentiable: tuple[str, ...] = ("reference", "torch"),
 ) -> str:
     """``choose_impl`` with ``native`` among the implementations where the tensors allow it.
 
     The usual call, no wish and tensors the C++ functions take, is decided first: it is made
-    several times a layer, and each microsecond counts when there is one row.
+    several times a layer, and each microsecond counts when there is one row. Under torch.compile
+    on a CPU the reference is the choice: its parts are fused with their neighbours there.
     """
+    compiling = torch.compiler.is_compiling()
     if native_takes(x, *others):
-        if impl is None and not traced and native_ready():
+        if impl is not None:
+            has = (*has, "native")
+        elif (not traced or ("native" in differentiable and not compiling)) and native_ready():
             return "native"
-        has = (*has, "native")
+    if compiling and impl in has and impl in differentiable:
+        return impl  # whether it can run here is found out when it does
     for other in others:
         if other is not None and other.device != x.device:
             where = f"all tensors on {x.device}"
             raise fail("devices", where, other.device, "move them with .to(device)")
-    return choose_impl(impl, has, x, grad=traced)
+    return choose_impl(impl, has, x, grad=traced, differentiable=differentiable)
 
 
 @functools.cache
-def native_ready() -> bool:
-    """Whether there is a compiler, so that the C++ functions can be had."""
-    return _native.compiler() is not None
+def num_processors(device: torch.device) -> int:
+    """Processors that run Triton programs side by side; a few on a CPU, for the interpreter."""
+    if device.type != "cuda":
+        return 3
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def functions(

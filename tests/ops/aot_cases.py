@@ -1,22 +1,29 @@
 """What is compiled ahead of time: every kernel at the shapes of real models."""
 
-from blocks.ops.norm import norm_tiles
+from blocks.ops._norm_launch import TILE_PARTIALS, TILE_SUMS, norm_backward_tiles, norm_tiles
 from blocks.ops.rope import rope_tiles
 from blocks.ops.sampling import TILE as SAMPLE_TILE
 from tests.aot import AotCase
 
 NORM = "blocks.ops._triton.norm:_norm_kernel"
+NORM_BACKWARD = "blocks.ops._triton.norm_backward:_norm_backward_kernel"
+SUM_PARTIALS = "blocks.ops._triton.norm_backward:_sum_partials_kernel"
 ROPE = "blocks.ops._triton.rope:_rope_kernel"
 ACTIVATION = "blocks.ops._triton.activation:_activation_kernel"
 SAMPLE = "blocks.ops._triton.sampling:_sample_kernel"
 
 
-def norm(name: str, hidden_size: int, *, residual: bool, layer: bool = False) -> AotCase:
+def norm(
+    name: str, hidden_size: int, *, residual: bool, layer: bool = False, save: bool = False
+) -> AotCase:
     tile_rows, tile_hidden, num_warps = norm_tiles(hidden_size)
     signature = {"x_ptr": "*bf16", "weight_ptr": "*bf16", "y_ptr": "*bf16"}
-    absent = dict.fromkeys(("residual_ptr", "total_ptr", "bias_ptr"))
+    absent = dict.fromkeys(("residual_ptr", "total_ptr", "bias_ptr", "mean_ptr", "rstd_ptr"))
     present = [*(["residual_ptr", "total_ptr"] if residual else []), *(["bias_ptr"] * layer)]
     signature |= dict.fromkeys(present, "*bf16")
+    kept = [*(["mean_ptr"] * (save and layer)), *(["rstd_ptr"] * save)]
+    signature |= dict.fromkeys(kept, "*fp32")
+    present += kept
     signature |= {"num_rows": "i32", "hidden_size": "i32", "eps": "fp32", "weight_offset": "fp32"}
     return AotCase(
         name=name,
@@ -31,6 +38,49 @@ def norm(name: str, hidden_size: int, *, residual: bool, layer: bool = False) ->
         },
         aligned=("x_ptr", "weight_ptr", "y_ptr", "hidden_size", *present),
         num_warps=num_warps,
+    )
+
+
+def norm_backward(
+    name: str, hidden_size: int, *, residual: bool, layer: bool = False, dtype: str = "*bf16"
+) -> AotCase:
+    tiles = norm_backward_tiles(hidden_size)
+    signature = dict.fromkeys(("dy_ptr", "x_ptr", "weight_ptr", "dx_ptr"), dtype)
+    signature |= {"rstd_ptr": "*fp32", "dweight_ptr": "*fp32"}
+    signature |= {"dtotal_ptr": dtype} if residual else {}
+    signature |= {"mean_ptr": "*fp32", "dbias_ptr": "*fp32"} if layer else {}
+    absent = [key for key in ("dtotal_ptr", "mean_ptr", "dbias_ptr") if key not in signature]
+    tensors = tuple(signature)
+    signature |= {"num_rows": "i32", "hidden_size": "i32", "weight_offset": "fp32"}
+    return AotCase(
+        name=name,
+        kernel=NORM_BACKWARD,
+        signature=signature,
+        constexprs={
+            **dict.fromkeys(absent),
+            "ROUND_FIRST": not layer,
+            "TILE_ROWS": tiles.rows,
+            "TILE_HIDDEN": tiles.hidden,
+            "REREAD": tiles.reread,
+            "NUM_STAGES": tiles.num_stages,
+        },
+        aligned=(*tensors, "hidden_size"),
+        num_warps=tiles.num_warps,
+    )
+
+
+def sum_partials(name: str) -> AotCase:
+    return AotCase(
+        name=name,
+        kernel=SUM_PARTIALS,
+        signature={
+            "partials_ptr": "*fp32",
+            "out_ptr": "*bf16",
+            "num_partials": "i32",
+            "hidden_size": "i32",
+        },
+        constexprs={"TILE_PARTIALS": TILE_PARTIALS, "TILE_HIDDEN": TILE_SUMS},
+        aligned=("partials_ptr", "out_ptr", "hidden_size"),
     )
 
 
@@ -92,10 +142,15 @@ def sample(name: str, vocab_size: int, dtype: str) -> AotCase:
 
 
 CASES = [
-    norm("rms-4096-residual", 4096, residual=True),
+    norm("rms-4096-residual", 4096, residual=True, save=True),
     norm("rms-head-128", 128, residual=False),
     norm("rms-32768-residual", 32768, residual=True),
     norm("layer-12288-residual", 12288, residual=True, layer=True),
+    norm_backward("rms-backward-128", 128, residual=False),
+    norm_backward("rms-backward-4096-residual", 4096, residual=True),
+    norm_backward("rms-backward-16384-residual", 16384, residual=True),
+    norm_backward("layer-backward-8192-residual", 8192, residual=True, layer=True),
+    sum_partials("norm-backward-sums"),
     rope("rope-128-inplace", 128, 64, inplace=True, interleaved=False),
     rope("rope-partial-interleaved", 256, 32, inplace=False, interleaved=True),
     activation("silu", gated=True),

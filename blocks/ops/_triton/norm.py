@@ -12,6 +12,8 @@ def _norm_kernel(
     bias_ptr,  # [hidden_size] or None
     y_ptr,  # [num_rows, hidden_size]
     total_ptr,  # [num_rows, hidden_size] or None
+    mean_ptr,  # [num_rows] fp32, or None; written for the backward pass, as rstd is
+    rstd_ptr,  # [num_rows] fp32, or None
     num_rows,
     hidden_size,
     eps,
@@ -42,8 +44,13 @@ def _norm_kernel(
     if IS_LAYER:
         mean = tl.sum(x, axis=1) / hidden_size
         x = tl.where(mask, x - mean[:, None], 0.0)
+        if mean_ptr is not None:
+            tl.store(mean_ptr + rows, mean, mask=rows < num_rows)
     variance = tl.sum(x * x, axis=1) / hidden_size
-    scaled = x * (1.0 / tl.sqrt(variance + eps))[:, None]
+    rstd = 1.0 / tl.sqrt(variance + eps)
+    if rstd_ptr is not None:
+        tl.store(rstd_ptr + rows, rstd, mask=rows < num_rows)
+    scaled = x * rstd[:, None]
     if ROUND_FIRST:
         scaled = scaled.to(dtype).to(tl.float32)
     weight = tl.load(weight_ptr + columns, mask=column_mask, other=0.0).to(tl.float32)
