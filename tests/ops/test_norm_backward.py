@@ -178,7 +178,7 @@ def test_an_unused_output_costs_no_gradient(impl: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("impl", FAST)
-def test_views_and_leading_dimensions_have_gradients(impl: str) -> None:
+def test_views_and_leading_dimensions_have_gradients(impl) -> None:
     fused = rows(0, 5, 4 * 16).requires_grad_()
     weight = rows(1, 16).requires_grad_()
     found = {}
