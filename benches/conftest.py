@@ -1,6 +1,7 @@
 """The ``timed`` fixture: one way to time a call and to record what it did."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -23,7 +24,9 @@ def timed(benchmark: Any, device: torch.device) -> Callable[..., Any]:
 
     The caches are flushed before each round (``cold``), outside the timing; the device is waited
     for inside it. With ``work``, FLOPs, bytes, GB/s, TFLOP/s and the share of what the machine
-    reaches in the same process go to ``extra_info``, beside device, versions and commit. Under
+    reaches in the same process go to ``extra_info``, beside device, versions and commit; on an
+    accelerator they are those of the kernels alone, whose time is recorded beside the wall time.
+    ``peers`` (name to call) are timed in turn with ``call`` and recorded with their ratios. Under
     ``--benchmark-disable`` the call runs once, unmeasured.
     """
 
@@ -34,9 +37,12 @@ def timed(benchmark: Any, device: torch.device) -> Callable[..., Any]:
         dtype: torch.dtype = torch.bfloat16,
         cold: bool = True,
         budget_s: float = 0.5,
+        peers: Mapping[str, machine.Call] | None = None,
         **info: object,
     ) -> Any:
         if benchmark.disabled:
+            for peer in (peers or {}).values():
+                peer()
             return benchmark(call)
         result = call()
         once = machine.seconds(call, device, cold=cold)
@@ -48,26 +54,23 @@ def timed(benchmark: Any, device: torch.device) -> Callable[..., Any]:
 
         flush = (lambda: machine.flush_caches(device)) if cold else None
         benchmark.pedantic(timed_call, setup=flush, rounds=rounds, warmup_rounds=1)
-        benchmark.extra_info.update(machine.environment(), cold=cold, **info)
+        wall = machine.Timing.of(benchmark.stats.stats.data)
+        spread = {"p10_s": wall.p10_s, "p90_s": wall.p90_s, "dtype": str(dtype).split(".")[-1]}
+        benchmark.extra_info.update(machine.environment(), cold=cold, **spread, **info)
+        best = wall
+        if peers or device.type == "cuda":
+            calls = {"ours": call, **(peers or {})}
+            found = machine.interleaved(calls, device, budget_s=budget_s, cold=cold)
+            best = found["ours"].kernel or wall
+            benchmark.extra_info["timings"] = {n: dataclasses.asdict(t) for n, t in found.items()}
+            benchmark.extra_info["peer_ratios"] = {
+                name: round(times.best.median_s / found["ours"].best.median_s, 3)
+                for name, times in found.items()
+                if name != "ours"
+            }
         if work is not None:
-            median = benchmark.stats.stats.median
-            benchmark.extra_info.update(_rates(work, median, device, dtype))
+            rates = machine.rates(work, best.median_s, device, dtype)
+            benchmark.extra_info.update(rates)
         return result
 
     return run
-
-
-def _rates(work: Work, median_s: float, device: torch.device, dtype: torch.dtype) -> dict:
-    bandwidth, flops = machine.peak_bandwidth(device), machine.peak_flops(device, dtype)
-    bound_s = max(work.bytes / bandwidth, work.flops / flops)
-    return {
-        "flops": work.flops,
-        "bytes": work.bytes,
-        "gb_per_s": round(work.bytes / median_s / 1e9, 2),
-        "tflop_per_s": round(work.flops / median_s / 1e12, 4),
-        "peak_gb_per_s": round(bandwidth / 1e9, 1),
-        "peak_tflop_per_s": round(flops / 1e12, 3),
-        "share_of_bandwidth": round(work.bytes / median_s / bandwidth, 3),
-        "share_of_flops": round(work.flops / median_s / flops, 3),
-        "share_of_roofline": round(bound_s / median_s, 3),
-    }
