@@ -96,7 +96,7 @@ def seconds(call: Call, device: torch.device, *, cold: bool = True) -> float:
     return time.perf_counter() - start
 
 
-def race(calls: dict[str, Call], device: torch.device, *, rounds: int = 9, cold: bool = True):
+def race(calls: Mapping[str, Call], device: torch.device, *, rounds: int = 9, cold: bool = True):
     """Median wall seconds of each call, taken in turn so that noise strikes all alike."""
     for call in calls.values():
         call()
