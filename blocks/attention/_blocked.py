@@ -35,14 +35,13 @@ def forward(
         rows = range(start, min(start + block, query_len))
         keys = _seen(rows, query_len, key_len, options, causal)
         q = _row_matrices(query[:, start : rows.stop], num_kv_heads).mul_(options.scale)
-        scores, _ = _scores(
-            q, k[:, keys.start : keys.stop], slopes, rows, keys, key_len - query_len, options, causal
-        )
+        seen = (slice(None), slice(keys.start, keys.stop))
+        scores, _ = _scores(q, k[seen], slopes, rows, keys, key_len - query_len, options, causal)
         sums = scores.logsumexp(-1, keepdim=True)  # [batch * num_kv_heads, group, rows, 1]
         if sinks is not None:
             sums = torch.logaddexp(sums, sinks.expand_as(sums))
         weights = scores.sub_(_never_empty(sums)).exp_().flatten(1, 2)
-        part = weights @ v[:, keys.start : keys.stop]
+        part = weights @ v[seen]
         output[:, start : rows.stop] = _rows_back(part, batch, len(rows))
         lse[:, start : rows.stop] = _rows_back(sums.flatten(1, 2), batch, len(rows))[..., 0]
     return output, lse
@@ -169,7 +168,8 @@ def _row_matrices(t: Tensor, num_kv_heads: int) -> Tensor:
     """[batch, rows, num_heads, n] as [batch * num_kv_heads, group * rows, n], always a copy."""
     compute = torch.promote_types(t.dtype, torch.float32)
     rows = t.unflatten(2, (num_kv_heads, -1)).permute(0, 2, 3, 1, 4)
-    return rows.to(compute, copy=True, memory_format=torch.contiguous_format).flatten(0, 1).flatten(1, 2)
+    rows = rows.to(compute, copy=True, memory_format=torch.contiguous_format)
+    return rows.flatten(0, 1).flatten(1, 2)
 
 
 def _rows_back(t: Tensor, batch: int, num_rows: int) -> Tensor:
