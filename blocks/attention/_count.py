@@ -1,8 +1,33 @@
 """Counts shared by the ``*_work`` functions."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from blocks._work import Work
+
+
+class StoredKeys(NamedTuple):
+    """How keys and values lie in memory.
+
+    itemsize: bytes of an element.
+    scale_kind: what a scale belongs to: ``none``, ``tensor``, ``head``, ``block`` or ``token``.
+    block_size: tokens of a block.
+    """
+
+    itemsize: int
+    scale_kind: str = "none"
+    block_size: int = 16
+
+    def scale_bytes(self, num_keys: Sequence[int], num_kv_heads: int) -> int:
+        """Bytes of the scales of keys and values, for so many keys of each sequence."""
+        counts = {
+            "none": 0,
+            "tensor": 1,
+            "head": num_kv_heads,
+            "block": sum(-(-n // self.block_size) for n in num_keys) * num_kv_heads,
+            "token": sum(num_keys) * num_kv_heads,
+        }
+        return 2 * 4 * counts[self.scale_kind]
 
 
 def visible_pairs(query_len: int, key_len: int, window: int | None, causal: bool = True) -> int:
@@ -37,13 +62,16 @@ def attention_work(
     itemsize: int,
     window: int | None,
     causal: bool = True,
+    stored: StoredKeys | None = None,
 ) -> Work:
     """Two products per visible pair and head; queries, outputs and seen keys and values once."""
+    stored = stored or StoredKeys(itemsize)
     lens = list(zip(query_lens, key_lens, strict=True))
     pairs = sum(visible_pairs(q, k, window, causal) for q, k in lens)
-    keys = sum(read_keys(q, k, window) for q, k in lens)
+    keys = [read_keys(q, k, window) for q, k in lens]
     rows = 2 * sum(query_lens) * num_heads
+    key_bytes = 2 * sum(keys) * num_kv_heads * head_dim * stored.itemsize
     return Work(
         flops=4 * pairs * num_heads * head_dim,
-        bytes=(rows + 2 * keys * num_kv_heads) * head_dim * itemsize,
+        bytes=rows * head_dim * itemsize + key_bytes + stored.scale_bytes(keys, num_kv_heads),
     )

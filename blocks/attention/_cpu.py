@@ -8,7 +8,7 @@ after a refusal does Python look for what was wrong.
 import ctypes
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,16 +16,48 @@ from torch import Tensor
 from blocks import _native
 from blocks._checks import fail
 from blocks.attention._options import Options
+from blocks.attention._scales import NO_SCALES, Scales, scale_kind
 from blocks.attention.output import AttentionOutput
 
 SOURCE = Path(__file__).parent / "_native" / "attention.cpp"
+QUANTISED_SOURCE = SOURCE.with_name("quantised.cpp")
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+STORED = {torch.float8_e4m3fn: 3, torch.int8: 4}
+KINDS = {"none": 0, "tensor": 1, "head": 2, "block": 3, "token": 4}
+
+
+class Rows(NamedTuple):
+    """What few calls say of their queries, one token or sequence at a time; see ``args.h``.
+
+    tree: int64 [num_tokens], bit j set where the token sees draft token j of its sequence.
+    positions: int32 [num_tokens], where each query sits; default: at the tail of its keys.
+    starts: int32 [num_seqs], the first key to attend to; default: 0.
+    wide: give the output in float32.
+    """
+
+    tree: Tensor | None = None
+    positions: Tensor | None = None
+    starts: Tensor | None = None
+    wide: bool = False
+
+
+class _Extra(ctypes.Structure):
+    _fields_ = (
+        ("k_scale", ctypes.c_void_p),
+        ("k_kind", ctypes.c_int64),
+        ("v_scale", ctypes.c_void_p),
+        ("v_kind", ctypes.c_int64),
+        ("tree", ctypes.c_void_p),
+        ("positions", ctypes.c_void_p),
+        ("starts", ctypes.c_void_p),
+        ("wide", ctypes.c_int64),
+    )
 
 
 @functools.cache
-def _entry() -> Any:
-    function = _native.load(SOURCE).blocks_attention
-    pointers, sizes = [ctypes.c_void_p] * 10, [ctypes.c_int64] * 21
+def _entry(quantised: bool) -> Any:
+    function = _native.load(QUANTISED_SOURCE if quantised else SOURCE).blocks_attention
+    pointers, sizes = [ctypes.c_void_p] * 11, [ctypes.c_int64] * 22
     function.argtypes = [*pointers, *sizes, ctypes.c_double, ctypes.c_double]
     function.restype = ctypes.c_int64
     return function
@@ -39,7 +71,9 @@ def attention(
     seq_lens: Tensor,
     cu_seqlens_q: Tensor | None,
     options: Options,
+    scales: Scales = NO_SCALES,
     *,
+    rows: Rows | None = None,
     causal: bool = True,
     return_lse: bool = False,
 ) -> Any:
@@ -67,15 +101,21 @@ def attention(
     if block_table is None:
         k_slot, v_slot, block_size = k_block, v_block, 0
     dtype = DTYPES.get(query.dtype)
+    stored = STORED.get(key.dtype, dtype)
     if k_dim != 1 or v_dim != 1 or dtype is None:
         raise _refusal(query, k_dim, v_dim)
-    output = torch.empty((num_tokens, num_heads, head_dim), dtype=query.dtype)
+    extra = None
+    if rows is not None or scales is not NO_SCALES:
+        rows = Rows() if rows is None else rows
+        extra = ctypes.byref(_extra(rows, scales, key))
+    wide = rows is not None and rows.wide
+    output = torch.empty(query.shape, dtype=torch.float32 if wide else query.dtype)
     lse = torch.empty((num_tokens, num_heads), dtype=torch.float32) if return_lse else None
     seq_lens = seq_lens.contiguous()  # these names keep copies alive during the call
     cu_seqlens_q = None if cu_seqlens_q is None else cu_seqlens_q.contiguous()
     sinks = None if options.sinks is None else options.sinks.contiguous()
     slopes = None if options.alibi_slopes is None else options.alibi_slopes.contiguous()
-    refused = _entry()(
+    refused = _entry(stored != dtype)(
         query.data_ptr(),
         key.data_ptr(),
         value.data_ptr(),
@@ -86,6 +126,7 @@ def attention(
         None if slopes is None else slopes.data_ptr(),
         output.data_ptr(),
         None if lse is None else lse.data_ptr(),
+        extra,
         num_seqs,
         num_tokens,
         num_heads,
@@ -104,15 +145,34 @@ def attention(
         v_slot,
         v_head,
         dtype,
+        stored,
         causal,
         options.window or 0,
         torch.get_num_threads(),
         options.scale,
         options.softcap or 0.0,
     )
+    if refused < 0:
+        raise MemoryError("attention: expected memory for its working tiles, got none")
     if refused:
         return None
     return output if lse is None else AttentionOutput(output, lse)
+
+
+def _extra(rows: Rows, scales: Scales, key: Tensor) -> _Extra:
+    def pointer(tensor: Tensor | None) -> int | None:
+        return None if tensor is None else tensor.data_ptr()
+
+    return _Extra(
+        pointer(scales.k),
+        KINDS[scale_kind(scales.k, key)],
+        pointer(scales.v),
+        KINDS[scale_kind(scales.v, key)],
+        pointer(rows.tree),
+        pointer(rows.positions),
+        pointer(rows.starts),
+        rows.wide,
+    )
 
 
 def _refusal(query: Tensor, k_dim: int, v_dim: int) -> Exception:

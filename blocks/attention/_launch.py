@@ -13,6 +13,8 @@ from torch import Tensor
 from blocks.attention import _tiles
 from blocks.attention._layout import DTYPES
 from blocks.attention._options import Options
+from blocks.attention._scales import NO_SCALES, Scales, scale_kind
+from blocks.attention._splits import FIXED_SPLIT, choose_num_splits, num_fixed_splits
 from blocks.attention.output import AttentionOutput
 
 
@@ -24,6 +26,7 @@ def attend(
     lens: Tensor,
     cu_seqlens_q: Tensor,
     options: Options,
+    scales: Scales = NO_SCALES,
     *,
     causal: bool = True,
     return_lse: bool = False,
@@ -36,6 +39,7 @@ def attend(
     num_tokens, num_heads, head_dim = query.shape
     num_kv_heads = key.shape[-2]
     group, paged = num_heads // num_kv_heads, block_table is not None
+    kinds = _scale_kinds(scales, key)
     query, key, value = _prepare(query, key, value)
     block_table = None if block_table is None else _contiguous_rows(block_table)
     output = torch.empty((num_tokens, num_heads, head_dim), dtype=query.dtype, device=query.device)
@@ -43,7 +47,7 @@ def attend(
     num_seqs = cu_seqlens_q.shape[0] - 1
     if num_tokens and num_seqs:
         name = _tiles.chip(query.device)
-        tiles = _tiles.attend_tiles(name, head_dim, group, query.itemsize)
+        tiles = _tiles.attend_tiles(name, head_dim, group, query.itemsize, key.itemsize == 1)
         blocks = num_tokens // (tiles.q // group) + num_seqs
         kernel[(blocks, num_kv_heads)](
             query,
@@ -52,6 +56,8 @@ def attend(
             lens if block_table is None else block_table,
             lens.contiguous(),
             cu_seqlens_q.contiguous(),
+            scales.k,
+            scales.v,
             options.sinks,
             options.alibi_slopes,
             output,
@@ -72,6 +78,7 @@ def attend(
             TILE_KV=tiles.kv,
             TILE_D=_tiles.power_of_two(head_dim),
             PAGED=paged,
+            **kinds,
             CAUSAL=causal,
             HAS_LSE=return_lse,
             **_settings(query, options),
@@ -87,38 +94,81 @@ def decode(
     block_table: Tensor,
     seq_lens: Tensor,
     options: Options,
+    scales: Scales = NO_SCALES,
     *,
     num_splits: int | None = None,
+    batch_invariant: bool = False,
     return_lse: bool = False,
 ) -> Any:
-    """``paged_decode``: one launch a split of the context, and one that merges them."""
+    """``paged_decode``: one launch over splits of the context, and one that merges them."""
+    if num_splits is None:
+        num_splits = _num_splits(query, key_cache, block_table, batch_invariant)
+    outputs, lses = partial_states(query, num_splits, batch_invariant or num_splits > 1)
+    decode_splits(
+        query,
+        key_cache,
+        value_cache,
+        block_table,
+        seq_lens,
+        options,
+        scales,
+        outputs,
+        lses,
+        batch_invariant=batch_invariant,
+    )
+    if outputs.dtype == query.dtype and num_splits == 1:
+        state = AttentionOutput(outputs[0], lses[0])
+    else:
+        state = merge(outputs, lses, query.dtype)
+    return state if return_lse else state.output
+
+
+def partial_states(query: Tensor, num_states: int, wide: bool) -> tuple[Tensor, Tensor]:
+    """Memory for states to be merged; in float32 where ``wide``, else as the query."""
+    shape = (num_states, *query.shape[:2])
+    dtype = torch.float32 if wide else query.dtype
+    outputs = torch.empty((*shape, query.shape[2]), dtype=dtype, device=query.device)
+    return outputs, torch.empty(shape, dtype=torch.float32, device=query.device)
+
+
+def decode_splits(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_table: Tensor,
+    seq_lens: Tensor,
+    options: Options,
+    scales: Scales,
+    outputs: Tensor,
+    lses: Tensor,
+    *,
+    batch_invariant: bool,
+    starts: Tensor | None = None,
+) -> None:
+    """Fill ``outputs`` and ``lses`` with one state a split; positions before ``starts`` are left
+    to others. The output of a split with LSE -inf is not written, unless it is the only one."""
     from blocks.attention._triton.decode import _paged_decode_kernel
 
     kernel: Any = _paged_decode_kernel
 
     num_seqs, num_heads, head_dim = query.shape
     block_size, num_kv_heads = key_cache.shape[1:3]
+    kinds = _scale_kinds(scales, key_cache)
     query, key_cache, value_cache = _prepare(query, key_cache, value_cache)
     block_table = _contiguous_rows(block_table)
-    if num_splits is None:
-        num_splits = _tiles.choose_num_splits(
-            num_seqs * num_kv_heads,
-            block_table.shape[1] * block_size,
-            _tiles.num_processors(query.device),
-        )
     group = num_heads // num_kv_heads
-    tiles = _tiles.decode_tiles(_tiles.chip(query.device), head_dim, group, query.itemsize)
-    partial = query.dtype if num_splits == 1 else torch.float32
-    shape = (num_splits, num_seqs, num_heads)
-    outputs = torch.empty((*shape, head_dim), dtype=partial, device=query.device)
-    lses = torch.empty(shape, dtype=torch.float32, device=query.device)
+    name, quantised = _tiles.chip(query.device), key_cache.itemsize == 1
+    tiles = _tiles.decode_tiles(name, head_dim, group, query.itemsize, quantised)
     if num_seqs:
-        kernel[(num_seqs, num_kv_heads, num_splits)](
+        kernel[(num_seqs, num_kv_heads, outputs.shape[0])](
             query,
             key_cache,
             value_cache,
             block_table,
             seq_lens.contiguous(),
+            starts,
+            scales.k,
+            scales.v,
             options.sinks,
             options.alibi_slopes,
             outputs,
@@ -126,7 +176,8 @@ def decode(
             num_seqs,
             num_heads,
             key_cache.shape[0],
-            num_splits,
+            outputs.shape[0],
+            FIXED_SPLIT,
             query.stride(0),
             query.stride(1),
             *_strides(key_cache),
@@ -139,14 +190,29 @@ def decode(
             TILE_Q=tiles.q,
             TILE_KV=tiles.kv,
             TILE_D=_tiles.power_of_two(head_dim),
+            **kinds,
+            FIXED_SPLITS=batch_invariant,
+            HAS_STARTS=starts is not None,
             **_settings(query, options),
             **_launch_options(tiles.warps, tiles.stages),
         )
-    if num_splits == 1:
-        state = AttentionOutput(outputs[0], lses[0])
-    else:
-        state = merge(outputs, lses, query.dtype)
-    return state if return_lse else state.output
+
+
+def _num_splits(
+    query: Tensor, key_cache: Tensor, block_table: Tensor, batch_invariant: bool
+) -> int:
+    _, block_size, num_kv_heads, head_dim = key_cache.shape
+    capacity = block_table.shape[1] * block_size
+    if batch_invariant:
+        return num_fixed_splits(capacity)
+    return choose_num_splits(
+        block_table.shape[0] * num_kv_heads,
+        capacity,
+        _tiles.num_processors(query.device),
+        rows=query.shape[1] // num_kv_heads,
+        head_dim=head_dim,
+        kv_itemsize=key_cache.itemsize,
+    )
 
 
 def merge(outputs: Tensor, lses: Tensor, dtype: torch.dtype) -> AttentionOutput:
@@ -184,7 +250,18 @@ def _prepare(query: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
         )
     if any(cache.stride(-1) != 1 for cache in caches):
         raise ValueError("head_dim stride: expected 1 for keys and values; call .contiguous() once")
-    return (_contiguous_rows(query), *caches)
+    return (_contiguous_rows(query), *(_stored(cache) for cache in caches))
+
+
+def _stored(cache: Tensor) -> Tensor:
+    """The cache as the kernels load it: float8 as bytes where the chip does not know its format."""
+    if cache.dtype != torch.float8_e4m3fn or _tiles.converts_float8(_tiles.chip(cache.device)):
+        return cache
+    return cache.view(torch.uint8)
+
+
+def _scale_kinds(scales: Scales, cache: Tensor) -> dict[str, str]:
+    return {"K_SCALE": scale_kind(scales.k, cache), "V_SCALE": scale_kind(scales.v, cache)}
 
 
 def _contiguous_rows(tensor: Tensor) -> Tensor:

@@ -1,17 +1,21 @@
 """Checks of how tensors lie: shapes, dtypes, devices, and (where the host may look) lengths.
 
 The shape checks run on every layer of every step, so each is one condition that is cheap when it
-holds; the message is worked out only when it does not. Block ids and lengths are looked at by the
-CPU implementations alone: an accelerator would have to be waited for.
+holds; the message is worked out only when it does not. Block ids and lengths are looked at where
+the tensors are on the CPU; an accelerator would have to be waited for, so there only if asked for
+(``BLOCKS_VALIDATE=1``).
 """
 
+import functools
 import itertools
+import os
 
 import torch
 from torch import Tensor
 
 from blocks._checks import check, check_dtype, check_same_device, check_shape, fail
 from blocks._impl import choose_impl
+from blocks.attention._scales import QUANTISED
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 REFERENCE_DTYPES = (*DTYPES, torch.float64)
@@ -23,6 +27,23 @@ def choose(impl: str | None, has: tuple[str, ...], query: Tensor, *others: Tenso
     if query.dtype == torch.float64:
         has = tuple(name for name in has if name in ("torch", "reference"))
     return choose_impl(impl, has, query, grad=grad)
+
+
+def check_batch_invariant(batch_invariant: bool, how: str) -> None:
+    """``batch_invariant`` can be asked of the implementations that cut the context themselves."""
+    if batch_invariant and how not in ("native", "triton"):
+        raise fail("impl", "native or triton with batch_invariant", how, "torch chooses its own")
+
+
+def may_look(tensor: Tensor) -> bool:
+    """Whether the host may read lengths and block ids: it waits for the device to do so."""
+    return tensor.device.type == "cpu" or validating()
+
+
+@functools.cache
+def validating() -> bool:
+    """``BLOCKS_VALIDATE=1``: check tensor contents on accelerators too; read once a process."""
+    return os.environ.get("BLOCKS_VALIDATE") == "1"
 
 
 def check_paged(
@@ -46,7 +67,8 @@ def check_paged(
         and k[2] > 0
         and q[1] > 0
         and q[1] % k[2] == 0
-        and dtype == key_cache.dtype == value_cache.dtype
+        and key_cache.dtype == value_cache.dtype
+        and (dtype == key_cache.dtype or key_cache.dtype in QUANTISED)
         and dtype in REFERENCE_DTYPES
         and block_table.dtype == seq_lens.dtype == torch.int32
         and block_table.dim() == 2
@@ -83,8 +105,9 @@ def _explain_paged(
     check(min(key_cache.shape[1:]) > 0, "key_cache shape", "sizes above 0", list(key_cache.shape))
     check_heads(query.shape[1], key_cache.shape[2])
     check_dtype("query", query, REFERENCE_DTYPES)
-    check_dtype("key_cache", key_cache, (query.dtype,), "the dtype of query")
-    check_dtype("value_cache", value_cache, (query.dtype,), "the dtype of query")
+    allowed = (query.dtype, *QUANTISED)
+    check_dtype("key_cache", key_cache, allowed, "the dtype of query, or a quantised one")
+    check_dtype("value_cache", value_cache, (key_cache.dtype,), "the dtype of key_cache")
     check_shape("seq_lens", seq_lens, ("num_seqs",))
     num_seqs = seq_lens.shape[0]
     check_shape("block_table", block_table, (num_seqs, "max_blocks"), "one row per sequence")

@@ -41,13 +41,25 @@ def num_processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def attend_tiles(name: str, head_dim: int, group: int, itemsize: int) -> Tiles:
-    """Tiles of ``prefill`` and ``paged_extend``: rows are (query, head of the group)."""
+def converts_float8(name: str) -> bool:
+    """Whether the chip converts float8 e4m3 (the format without infinities, bias 7) itself."""
+    return name.startswith("sm_") and int(name.removeprefix("sm_")) >= 89
+
+
+def attend_tiles(
+    name: str, head_dim: int, group: int, itemsize: int, quantised: bool = False
+) -> Tiles:
+    """Tiles of ``prefill`` and ``paged_extend``: rows are (query, head of the group).
+
+    ``itemsize`` is that of queries. Quantised keys pass through registers, which gfx942 has no
+    more of.
+    """
     if name == "cpu":
         return Tiles(power_of_two(group), 64, 4, 1)
     wide = power_of_two(head_dim) * itemsize // 2  # head_dim in units of 16 bits
     if name.startswith("gfx"):
         rows, keys, warps, stages = (128, 32, 8, 1) if wide <= 128 else (64, 16, 8, 1)
+        keys = 16 if quantised else keys
     elif name == "sm_90" and wide <= 128:
         rows, keys, warps, stages = 128, 64, 8, 3
     elif name == "sm_90" and itemsize == 4:
@@ -63,22 +75,14 @@ def attend_tiles(name: str, head_dim: int, group: int, itemsize: int) -> Tiles:
     return Tiles(max(rows, power_of_two(group)), keys, warps, stages)
 
 
-def decode_tiles(name: str, head_dim: int, group: int, itemsize: int) -> Tiles:
+def decode_tiles(
+    name: str, head_dim: int, group: int, itemsize: int, quantised: bool = False
+) -> Tiles:
     """Tiles of ``paged_decode``: rows are the heads of a group, padded to 16."""
     rows = power_of_two(group)
     if name == "cpu":
         return Tiles(rows, 64, 4, 1)
     wide = power_of_two(head_dim) * itemsize // 2
     if name.startswith("gfx"):
-        return Tiles(rows, 64 if wide <= 128 else 32, 4, 1)
+        return Tiles(rows, 64 if wide <= 128 and not quantised else 32, 4, 1)
     return Tiles(rows, 64 if wide <= 256 else 32, 4, 3 if wide <= 128 else 2)
-
-
-def choose_num_splits(num_programs: int, max_context: int, processors: int) -> int:
-    """Splits of a decode from what the host knows without waiting: never from actual lengths.
-
-    Enough programs for two rounds over the processors, shares of at least 256 positions of the
-    longest context the block table could hold, and at most 64 states to merge.
-    """
-    wanted = -(-2 * processors // max(num_programs, 1))
-    return max(1, min(wanted, max_context // 256, 64))

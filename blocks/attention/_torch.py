@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blocks.attention._options import Options
+from blocks.attention._scales import NO_SCALES, Scales
 from blocks.attention.reference import attend, gather_tokens
 
 
@@ -47,15 +48,16 @@ def paged(
     seq_lens: list[int],
     bounds: list[int],
     options: Options,
+    scales: Scales = NO_SCALES,
 ) -> Tensor:
-    """Attention over pages, gathered one sequence at a time."""
+    """Attention over pages, gathered (and dequantised) one sequence at a time."""
     outputs = []
     for s, seq_len in enumerate(seq_lens):
         q = query[bounds[s] : bounds[s + 1]]
         first = 0 if options.window is None else max(0, seq_len - len(q) - options.window + 1)
         positions = torch.arange(first, seq_len, device=query.device)
-        k = gather_tokens(key_cache, block_table[s], positions)
-        v = gather_tokens(value_cache, block_table[s], positions)
+        k = gather_tokens(key_cache, block_table[s], positions, scales.k).to(q.dtype)
+        v = gather_tokens(value_cache, block_table[s], positions, scales.v).to(q.dtype)
         outputs.append(one_sequence(q, k, v, options, True))
     return torch.cat(outputs) if outputs else torch.zeros_like(query)
 

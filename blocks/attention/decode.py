@@ -3,15 +3,22 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int32, Shaped
 from torch import Tensor
 
-from blocks._checks import check_positive, expects_tensors
+from blocks._checks import check_positive, expects_tensors, fail
 from blocks._work import Work
 from blocks.attention import _cpu, _launch, _torch, reference
-from blocks.attention._count import attention_work
-from blocks.attention._layout import check_lengths, check_paged, choose
+from blocks.attention._count import StoredKeys, attention_work
+from blocks.attention._layout import (
+    check_batch_invariant,
+    check_lengths,
+    check_paged,
+    choose,
+    may_look,
+)
 from blocks.attention._options import resolve_options
+from blocks.attention._scales import resolve_scales
 
 HAS = ("native", "triton", "torch", "reference")
 
@@ -19,8 +26,8 @@ HAS = ("native", "triton", "torch", "reference")
 @expects_tensors
 def paged_decode(
     query: Float[Tensor, "num_seqs num_heads head_dim"],
-    key_cache: Float[Tensor, "num_blocks block_size num_kv_heads head_dim"],
-    value_cache: Float[Tensor, "num_blocks block_size num_kv_heads head_dim"],
+    key_cache: Shaped[Tensor, "num_blocks block_size num_kv_heads head_dim"],
+    value_cache: Shaped[Tensor, "num_blocks block_size num_kv_heads head_dim"],
     block_table: Int32[Tensor, "num_seqs max_blocks"],
     seq_lens: Int32[Tensor, " num_seqs"],
     *,
@@ -29,7 +36,10 @@ def paged_decode(
     softcap: float | None = None,
     sinks: Float[Tensor, " num_heads"] | None = None,
     alibi_slopes: Float[Tensor, " num_heads"] | None = None,
+    k_scale: Float[Tensor, "..."] | None = None,
+    v_scale: Float[Tensor, "..."] | None = None,
     num_splits: int | None = None,
+    batch_invariant: bool = False,
     return_lse: bool = False,
     impl: str | None = None,
 ) -> Any:
@@ -44,15 +54,22 @@ def paged_decode(
         key_cache, value_cache, block_table, seq_lens: see ``paged_extend``; a sequence of length 0
             (a padding row) gets zeros and an LSE of -inf.
         scale, window, softcap, sinks, alibi_slopes, return_lse, impl: see ``prefill``.
+        k_scale, v_scale: of quantised caches, see ``paged_extend``.
         num_splits: slices of the context a sequence is cut into, for ``impl="triton"``; default
             from the number of processors and the shape of the call, without waiting for the
             device. The CPU implementations always cut at fixed positions.
+        batch_invariant: cut the context at fixed positions (every 512), so that a row's bits
+            depend on its own query and context alone: not on the batch, on the width of the block
+            table, on which blocks hold the context, nor on the number of processors. ``native``
+            always does. For ``triton`` this says nothing about the bits of ``paged_extend``, which
+            folds the same context in one piece; the two agree to rounding.
 
     Returns:
         Output of query's shape and dtype, or ``AttentionOutput(output, lse)``.
 
     Raises:
-        ValueError: as ``paged_extend``; also ``num_splits`` where it cannot take effect.
+        ValueError: as ``paged_extend``; also ``num_splits`` or ``batch_invariant`` where it cannot
+            take effect.
         TypeError: dtypes that do not fit together.
 
     Reference:
@@ -61,19 +78,12 @@ def paged_decode(
     """
     check_paged(query, key_cache, value_cache, block_table, seq_lens, None)
     options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
+    scales = resolve_scales(key_cache, value_cache, k_scale, v_scale)
     how = choose(impl, HAS, query, key_cache, value_cache)
+    check_batch_invariant(batch_invariant, how)
     check_num_splits(num_splits, how)
-    if how == "triton":
-        return _launch.decode(
-            query,
-            key_cache,
-            value_cache,
-            block_table,
-            seq_lens,
-            options,
-            num_splits=num_splits,
-            return_lse=return_lse,
-        )
+    if num_splits is not None and batch_invariant:
+        raise fail("num_splits", "None with batch_invariant", num_splits, "its splits are fixed")
     if how == "native":
         result = _cpu.attention(
             query,
@@ -83,22 +93,40 @@ def paged_decode(
             seq_lens,
             None,
             options,
+            scales,
             return_lse=return_lse,
         )
         if result is not None:
             return result
-    lens = seq_lens.tolist()
-    check_lengths([int(n != 0) for n in lens], lens, block_table, key_cache, window)
+    lens = seq_lens.tolist() if how != "triton" or may_look(query) else None
+    if lens is not None:
+        check_lengths([int(n != 0) for n in lens], lens, block_table, key_cache, window)
     assert how != "native", "the C++ kernel refused what the checks find right"
+    if lens is None or how == "triton":
+        return _launch.decode(
+            query,
+            key_cache,
+            value_cache,
+            block_table,
+            seq_lens,
+            options,
+            scales,
+            num_splits=num_splits,
+            batch_invariant=batch_invariant,
+            return_lse=return_lse,
+        )
     if how == "torch" and not _torch.needs_eager(options, return_lse):
         bounds = list(range(len(lens) + 1))
-        return _torch.paged(query, key_cache, value_cache, block_table, lens, bounds, options)
+        paged = key_cache, value_cache, block_table, lens, bounds
+        return _torch.paged(query, *paged, options, scales)
     return reference.paged_decode(
         query,
         key_cache,
         value_cache,
         block_table,
         seq_lens,
+        k_scale=k_scale,
+        v_scale=v_scale,
         return_lse=return_lse,
         **options._asdict(),
     )
@@ -122,11 +150,25 @@ def paged_decode_work(
     head_dim: int,
     itemsize: int,
     window: int | None = None,
+    kv_itemsize: int | None = None,
+    scale_kind: str = "none",
+    block_size: int = 16,
 ) -> Work:
-    """Work of one ``paged_decode``: every visible key and value once.
+    """Work of one ``paged_decode``: every visible key and value once, with its scale.
+
+    Args:
+        seq_lens: context of each sequence.
+        num_heads, num_kv_heads, head_dim, window: of the call.
+        itemsize: bytes of an element of the query.
+        kv_itemsize: bytes of an element of the cache; None for that of the query.
+        scale_kind: what a scale of keys and one of values belong to: ``none``, ``tensor``,
+            ``head``, ``block`` or ``token``.
+        block_size: tokens of a block; only scales by block depend on it.
 
     >>> paged_decode_work([16], num_heads=4, num_kv_heads=2, head_dim=8, itemsize=2)
     Work(flops=2048, bytes=1152)
     """
     query_lens = [min(n, 1) for n in seq_lens]
-    return attention_work(query_lens, seq_lens, num_heads, num_kv_heads, head_dim, itemsize, window)
+    heads = num_heads, num_kv_heads, head_dim
+    stored = StoredKeys(itemsize if kv_itemsize is None else kv_itemsize, scale_kind, block_size)
+    return attention_work(query_lens, seq_lens, *heads, itemsize, window, stored=stored)

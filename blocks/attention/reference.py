@@ -8,10 +8,11 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int32, Shaped
 from torch import Tensor
 
 from blocks.attention._options import Options, resolve_options
+from blocks.attention._scales import QUANTISED, view_scale
 from blocks.attention.output import AttentionOutput
 
 
@@ -88,8 +89,8 @@ def prefill(
 
 def paged_extend(
     query: Float[Tensor, "num_tokens num_heads head_dim"],
-    key_cache: Float[Tensor, "num_blocks block_size num_kv_heads head_dim"],
-    value_cache: Float[Tensor, "num_blocks block_size num_kv_heads head_dim"],
+    key_cache: Shaped[Tensor, "num_blocks block_size num_kv_heads head_dim"],
+    value_cache: Shaped[Tensor, "num_blocks block_size num_kv_heads head_dim"],
     block_table: Int32[Tensor, "num_seqs max_blocks"],
     seq_lens: Int32[Tensor, " num_seqs"],
     cu_seqlens_q: Int32[Tensor, " num_bounds"],
@@ -99,6 +100,8 @@ def paged_extend(
     softcap: float | None = None,
     sinks: Float[Tensor, " num_heads"] | None = None,
     alibi_slopes: Float[Tensor, " num_heads"] | None = None,
+    k_scale: Float[Tensor, "..."] | None = None,
+    v_scale: Float[Tensor, "..."] | None = None,
     return_lse: bool = False,
 ) -> Any:
     """Gather each sequence's visible keys from its blocks, then attend."""
@@ -110,16 +113,16 @@ def paged_extend(
         query_positions = torch.arange(q.shape[0], device=q.device) + (seq_len - q.shape[0])
         first = 0 if window is None else max(0, seq_len - q.shape[0] - window + 1)
         key_positions = torch.arange(first, seq_len, device=q.device)
-        k = gather_tokens(key_cache, block_table[s], key_positions)
-        v = gather_tokens(value_cache, block_table[s], key_positions)
+        k = gather_tokens(key_cache, block_table[s], key_positions, k_scale)
+        v = gather_tokens(value_cache, block_table[s], key_positions, v_scale)
         states.append(attend(q, k, v, query_positions, key_positions, options))
     return _pack(states, query, return_lse)
 
 
 def paged_decode(
     query: Float[Tensor, "num_seqs num_heads head_dim"],
-    key_cache: Float[Tensor, "num_blocks block_size num_kv_heads head_dim"],
-    value_cache: Float[Tensor, "num_blocks block_size num_kv_heads head_dim"],
+    key_cache: Shaped[Tensor, "num_blocks block_size num_kv_heads head_dim"],
+    value_cache: Shaped[Tensor, "num_blocks block_size num_kv_heads head_dim"],
     block_table: Int32[Tensor, "num_seqs max_blocks"],
     seq_lens: Int32[Tensor, " num_seqs"],
     *,
@@ -128,6 +131,8 @@ def paged_decode(
     softcap: float | None = None,
     sinks: Float[Tensor, " num_heads"] | None = None,
     alibi_slopes: Float[Tensor, " num_heads"] | None = None,
+    k_scale: Float[Tensor, "..."] | None = None,
+    v_scale: Float[Tensor, "..."] | None = None,
     return_lse: bool = False,
 ) -> Any:
     """One query a sequence, at its last position; a sequence of length 0 sees nothing."""
@@ -144,6 +149,8 @@ def paged_decode(
         softcap=softcap,
         sinks=sinks,
         alibi_slopes=alibi_slopes,
+        k_scale=k_scale,
+        v_scale=v_scale,
         return_lse=return_lse,
     )
 
@@ -192,11 +199,19 @@ def merge_states(
     return AttentionOutput(output.to(outputs.dtype), merged.float())
 
 
-def gather_tokens(cache: Tensor, block_row: Tensor, positions: Tensor) -> Tensor:
-    """Tokens of one sequence at ``positions``: [num_positions, num_kv_heads, head_dim]."""
+def gather_tokens(
+    cache: Tensor, block_row: Tensor, positions: Tensor, scale: Tensor | None = None
+) -> Tensor:
+    """Tokens of one sequence at ``positions``: [num_positions, num_kv_heads, head_dim].
+
+    Quantised ones come out as float32, times their scale.
+    """
     block_size = cache.shape[1]
-    blocks = block_row[positions // block_size].long()
-    return cache[blocks, positions % block_size]
+    at = block_row[positions // block_size].long(), positions % block_size
+    if cache.dtype in QUANTISED:
+        values = cache.view(torch.uint8)[at].view(cache.dtype).float()
+        return values if scale is None else values * view_scale(scale, cache)[at][..., None]
+    return cache[at]
 
 
 def _pack(states: list[AttentionOutput], query: Tensor, return_lse: bool) -> Any:

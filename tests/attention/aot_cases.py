@@ -15,15 +15,27 @@ STRIDES = [
 POINTERS = ("query_ptr", "key_ptr", "value_ptr", "table_ptr", "lens_ptr", "output_ptr", "lse_ptr")
 
 
-def _signature(dtype: str, tensors: dict[str, str], counts: list[str]) -> dict[str, str]:
-    pointers = {"query_ptr": f"*{dtype}", "key_ptr": f"*{dtype}", "value_ptr": f"*{dtype}"}
+def _stored(target: str, stored: str) -> str:
+    """Element type of the cache as launched: float8 comes as bytes where a chip cannot convert."""
+    return "u8" if stored == "fp8e4nv" and not _tiles.converts_float8(target) else stored
+
+
+def _signature(
+    dtype: str, stored: str, scale: str, tensors: dict[str, str], counts: list[str]
+) -> dict[str, str]:
+    pointers = {"query_ptr": f"*{dtype}", "key_ptr": f"*{stored}", "value_ptr": f"*{stored}"}
     pointers |= {"table_ptr": "*i32", "lens_ptr": "*i32"} | tensors
+    if scale != "none":
+        pointers |= {"k_scale_ptr": "*fp32", "v_scale_ptr": "*fp32"}
     numbers = dict.fromkeys([*counts, *STRIDES, "stride_table"], "i32")
     return pointers | numbers | {"scale": "fp32", "softcap": "fp32", "window": "i32"}
 
 
-def _settings(softcap: bool, window: bool, dtype: str) -> dict[str, object]:
-    return {
+def _settings(softcap: bool, window: bool, dtype: str, scale: str) -> dict[str, object]:
+    names = ("k_scale_ptr", "v_scale_ptr") if scale == "none" else ()
+    return dict.fromkeys(names) | {
+        "K_SCALE": scale,
+        "V_SCALE": scale,
         "HAS_WINDOW": window,
         "HAS_SOFTCAP": softcap,
         "HAS_SINKS": False,
@@ -44,18 +56,21 @@ def attend_case(
     dtype: str = "bf16",
     softcap: bool = False,
     window: bool = False,
+    stored: str = "",
+    scale: str = "none",
     tiles: _tiles.Tiles | None = None,
 ) -> AotCase:
     """``paged_extend``, or ``prefill`` when not ``paged``, as launched on ``target``."""
-    tiles = tiles or _tiles.attend_tiles(target, head_dim, group, BYTES[dtype])
+    tiles = tiles or _tiles.attend_tiles(target, head_dim, group, BYTES[dtype], stored != "")
     outputs = {"cu_q_ptr": "*i32", "output_ptr": f"*{dtype}", "lse_ptr": "*fp32"}
     counts = ["num_seqs", "num_heads", "num_blocks", "stride_q_token", "stride_q_head"]
-    options = "-".join(n for n, on in (("softcap", softcap), ("window", window)) if on)
+    named = ((stored, stored), (scale, stored), ("softcap", softcap), ("window", window))
+    options = "-".join(name for name, on in named if on)
     operation = "extend" if paged else "prefill"
     return AotCase(
         name=f"{operation}-{dtype}-d{head_dim}-g{group}-{options or 'plain'}",
         kernel="blocks.attention._triton.attend:_attend_kernel",
-        signature=_signature(dtype, outputs, counts),
+        signature=_signature(dtype, _stored(target, stored or dtype), scale, outputs, counts),
         constexprs={
             "GROUP": group,
             "HEAD_DIM": head_dim,
@@ -66,7 +81,7 @@ def attend_case(
             "PAGED": paged,
             "CAUSAL": True,
             "HAS_LSE": True,
-            **_settings(softcap, window, dtype),
+            **_settings(softcap, window, dtype, scale),
         },
         aligned=(*POINTERS, "cu_q_ptr", "stride_q_token", "stride_q_head", *STRIDES),
         num_warps=tiles.warps,
@@ -75,15 +90,25 @@ def attend_case(
     )
 
 
-def decode_case(target: str, head_dim: int, group: int, *, dtype: str = "bf16") -> AotCase:
+def decode_case(
+    target: str,
+    head_dim: int,
+    group: int,
+    *,
+    dtype: str = "bf16",
+    stored: str = "",
+    scale: str = "none",
+) -> AotCase:
     """``paged_decode`` as launched on ``target``, one split of several."""
-    tiles = _tiles.decode_tiles(target, head_dim, group, BYTES[dtype])
+    tiles = _tiles.decode_tiles(target, head_dim, group, BYTES[dtype], stored != "")
     outputs = {"output_ptr": "*fp32", "lse_ptr": "*fp32"}
-    counts = ["num_seqs", "num_heads", "num_blocks", "num_splits", "stride_q_seq", "stride_q_head"]
+    counts = ["num_seqs", "num_heads", "num_blocks", "num_splits", "split_len"]
+    counts += ["stride_q_seq", "stride_q_head"]
+    options = f"-{stored}-{scale}" if stored else ""
     return AotCase(
-        name=f"decode-{dtype}-d{head_dim}-g{group}",
+        name=f"decode-{dtype}-d{head_dim}-g{group}{options}",
         kernel="blocks.attention._triton.decode:_paged_decode_kernel",
-        signature=_signature(dtype, outputs, counts),
+        signature=_signature(dtype, _stored(target, stored or dtype), scale, outputs, counts),
         constexprs={
             "GROUP": group,
             "HEAD_DIM": head_dim,
@@ -91,7 +116,10 @@ def decode_case(target: str, head_dim: int, group: int, *, dtype: str = "bf16") 
             "TILE_Q": tiles.q,
             "TILE_KV": tiles.kv,
             "TILE_D": _tiles.power_of_two(head_dim),
-            **_settings(False, False, dtype),
+            "FIXED_SPLITS": False,
+            "HAS_STARTS": False,
+            "starts_ptr": None,
+            **_settings(False, False, dtype, scale),
         },
         aligned=(*POINTERS, "stride_q_seq", "stride_q_head", *STRIDES),
         num_warps=tiles.warps,
@@ -133,6 +161,10 @@ CASES = [
         decode_case(target, 64, 4),
         decode_case(target, 128, 4),
         decode_case(target, 256, 2),
+        decode_case(target, 128, 4, stored="fp8e4nv", scale="head"),
+        decode_case(target, 128, 4, stored="i8", scale="token"),
+        attend_case(target, 128, 4, stored="fp8e4nv", scale="head"),
+        attend_case(target, 128, 4, stored="i8", scale="token"),
         merge_case(target),
     )
 ]

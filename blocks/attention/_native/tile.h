@@ -7,6 +7,7 @@
 
 #include <type_traits>
 
+#include "quant.h"
 #include "vec.h"
 
 constexpr int kTile = 64;  // keys a tile holds; a multiple of 2 * kLanes
@@ -82,13 +83,19 @@ static inline Product product_of(int rows, int cols) {
   return table[rows - 1][cols - 1];
 }
 
-// Sixteen words from a row of elements.
-template <class E>
-static inline V load_words(const E* p) {
+// Sixteen words of E from a row of stored elements C: of E itself, or quantised.
+template <class E, class C>
+static inline V load_words(const C* p) {
 #if BLOCKS_AVX512
+  if constexpr (sizeof(C) == 1) {
+#if BLOCKS_BF16_DOT
+    if constexpr (kPairs<E>) return pairs_of(p, 0xffffffffu);
+#endif
+    return lanes_of(p, 0xffff);
+  }
   if constexpr (kPairs<E> || sizeof(E) == 4) return vload((const float*)p);
   const __m256i half = _mm256_loadu_si256((const __m256i*)p);
-  if constexpr (std::is_same<E, fp16>::value) return _mm512_cvtph_ps(half);
+  if constexpr (std::is_same<C, fp16>::value) return _mm512_cvtph_ps(half);
   return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
 #else
   V out;
@@ -97,20 +104,24 @@ static inline V load_words(const E* p) {
 #endif
 }
 
-// Sixteen words from a row of elements, of which the first `count` elements exist.
-template <class E>
-static inline V load_words(const E* p, int count) {
+// The same of a row of which the first `count` elements exist.
+template <class E, class C>
+static inline V load_words(const C* p, int count) {
 #if BLOCKS_AVX512
-  if constexpr (sizeof(E) == 4) {
-    const __mmask16 has = count >= 16 ? 0xffff : (__mmask16)((1u << count) - 1);
+  const __mmask16 has = count >= 16 ? 0xffff : (__mmask16)((1u << count) - 1);
+  const __mmask32 has_pairs = count >= 32 ? 0xffffffffu : (1u << count) - 1;
+  if constexpr (sizeof(C) == 1) {
+#if BLOCKS_BF16_DOT
+    if constexpr (kPairs<E>) return pairs_of(p, has_pairs);
+#endif
+    return lanes_of(p, has);
+  } else if constexpr (sizeof(C) == 4) {
     return _mm512_maskz_loadu_ps(has, p);
   } else if constexpr (kPairs<E>) {
-    const __mmask32 has = count >= 32 ? 0xffffffffu : (1u << count) - 1;
-    return (V)_mm512_maskz_loadu_epi16(has, p);
+    return (V)_mm512_maskz_loadu_epi16(has_pairs, p);
   } else {
-    const __mmask16 has = count >= 16 ? 0xffff : (__mmask16)((1u << count) - 1);
     const __m256i half = _mm256_maskz_loadu_epi16(has, p);
-    if constexpr (std::is_same<E, fp16>::value) return _mm512_cvtph_ps(half);
+    if constexpr (std::is_same<C, fp16>::value) return _mm512_cvtph_ps(half);
     return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
   }
 #else
@@ -140,7 +151,7 @@ static inline void store_elements(E* p, V v, int count) {
 template <class E>
 static inline void pack_row(const E* p, int head_dim, float* out) {
   for (int d = 0; d < head_dim; d += kLanes * kPerWord<E>, out += kLanes)
-    vstore(out, load_words(p + d, head_dim - d));
+    vstore(out, load_words<E>(p + d, head_dim - d));
 }
 
 // A 16 x 16 matrix of words, transposed, to rows `stride` words apart.
@@ -174,11 +185,11 @@ static inline void store_transposed(const V* in, float* out, long stride) {
 
 // Keys of a tile, transposed: out[word of the head][kTile]. Keys outside [first, last) become 0
 // and are not read; nothing is written for groups of 16 keys from round_up(last, 16) on.
-template <class E>
+template <class E, class C>
 static inline void pack_keys(const char* const* rows, long offset, int first, int last,
                              int head_dim, float* out, Ahead& ahead) {
   constexpr int step = kLanes * kPerWord<E>;
-  const int lines = round_up(head_dim * (int)sizeof(E) / 2, 64) / 64 * 16;
+  const int lines = round_up(head_dim * (int)sizeof(C) / 2, 64) / 64 * 16;
   for (int key = 0; key < last; key += kLanes) {
     ahead.fetch(lines);
     const bool whole = key >= first && key + kLanes <= last && head_dim % step == 0;
@@ -186,13 +197,13 @@ static inline void pack_keys(const char* const* rows, long offset, int first, in
       float* to = out + d / kPerWord<E> * kTile + key;
       V in[kLanes];
       if (whole) {
-        for (int i = 0; i < kLanes; ++i) in[i] = load_words((const E*)(rows[key + i] + offset) + d);
+        for (int i = 0; i < kLanes; ++i) in[i] = load_words<E>((const C*)(rows[key + i] + offset) + d);
         store_transposed(in, to, kTile);
         continue;
       }
       for (int i = 0; i < kLanes; ++i) {
         const bool read = key + i >= first && key + i < last;
-        in[i] = read ? load_words((const E*)(rows[key + i] + offset) + d, head_dim - d) : V{};
+        in[i] = read ? load_words<E>((const C*)(rows[key + i] + offset) + d, head_dim - d) : V{};
       }
       store_transposed(in, to, kTile);
     }
@@ -224,23 +235,23 @@ static inline V in_order(const float* o, int j) {
 
 // Values of a tile: out[word of the tile][stride], a word holding one key or two. Keys outside
 // [first, last) become 0 and are not read.
-template <class E>
+template <class E, class C>
 static inline void pack_values(const char* const* rows, long offset, int first, int last,
                                int head_dim, float* out, int stride, Ahead& ahead) {
   constexpr int per_word = kPerWord<E>, step = kLanes * per_word;
-  const int lines = round_up(head_dim * (int)sizeof(E) / 2, 64) / 64;
+  const int lines = round_up(head_dim * (int)sizeof(C) / 2, 64) / 64;
   const auto has = [&](int key) { return key >= first && key < last; };
   for (int key = 0; key < last; key += per_word, out += stride) {
-    const E* row[per_word];
+    const C* row[per_word];
     for (int i = 0; i < per_word; ++i) {
-      row[i] = has(key + i) ? (const E*)(rows[key + i] + offset) : nullptr;
+      row[i] = has(key + i) ? (const C*)(rows[key + i] + offset) : nullptr;
       ahead.fetch(lines);
     }
     if (row[0] && row[per_word - 1] && head_dim % step == 0) {
       for (int d = 0; d < head_dim; d += step) {
-        if constexpr (per_word == 1) vstore(out + d, load_words(row[0] + d));
+        if constexpr (per_word == 1) vstore(out + d, load_words<E>(row[0] + d));
 #if BLOCKS_BF16_DOT
-        else store_interleaved(load_words(row[0] + d), load_words(row[1] + d), out + d);
+        else store_interleaved(load_words<E>(row[0] + d), load_words<E>(row[1] + d), out + d);
 #endif
       }
       continue;
@@ -248,7 +259,7 @@ static inline void pack_values(const char* const* rows, long offset, int first, 
     for (int d = 0; d < head_dim; d += step) {
       V in[per_word];
       for (int i = 0; i < per_word; ++i)
-        in[i] = row[i] ? load_words(row[i] + d, head_dim - d) : V{};
+        in[i] = row[i] ? load_words<E>(row[i] + d, head_dim - d) : V{};
       if constexpr (per_word == 1) vstore(out + d, in[0]);
 #if BLOCKS_BF16_DOT
       else store_interleaved(in[0], in[1], out + d);

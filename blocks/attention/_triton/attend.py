@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from blocks.attention._triton.softmax import base2_scores, normalise, product, softmax_step
-from blocks.attention._triton.tile import load_tile
+from blocks.attention._triton.softmax import base2_scores, normalise, softmax_step
+from blocks.attention._triton.tile import add_values, key_products, load_scale
 
 
 @triton.jit
@@ -38,10 +38,14 @@ def attend_tile(
     acc,
     key_ptr,
     value_ptr,
+    k_scale_ptr,
+    v_scale_ptr,
     table_ptr,
     start,
     end,
     key_start,
+    kv_head,
+    num_kv_heads,
     num_blocks,
     stride_k_block,
     stride_k_slot,
@@ -54,6 +58,8 @@ def attend_tile(
     BLOCK_SIZE: tl.constexpr,
     TILE_KV: tl.constexpr,
     PAGED: tl.constexpr,
+    K_SCALE: tl.constexpr,
+    V_SCALE: tl.constexpr,
     CAUSAL: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
@@ -63,28 +69,30 @@ def attend_tile(
     PRECISION: tl.constexpr,
 ):
     """Fold the keys from ``tile`` on into all rows; without MASKED every row sees every key."""
-    TILE_Q: tl.constexpr = q.shape[0]
-    TILE_D: tl.constexpr = q.shape[1]
     offs_kv = tile + tl.arange(0, TILE_KV)
     mask_kv = offs_kv < end
     if MASKED:
         mask_kv = mask_kv & (offs_kv >= start)
-    k = load_tile(
-        key_ptr,
-        table_ptr,
+    products = key_products(
+        q,
         offs_kv,
         mask_kv,
+        key_ptr,
+        k_scale_ptr,
+        table_ptr,
         key_start,
+        kv_head,
+        num_kv_heads,
         num_blocks,
         stride_k_block,
         stride_k_slot,
         HEAD_DIM,
-        TILE_D,
         PAGED,
         BLOCK_SIZE,
-        True,
+        K_SCALE,
+        INTERPRET,
+        PRECISION,
     )
-    products = product(q, k, tl.zeros([TILE_Q, TILE_KV], tl.float32), INTERPRET, PRECISION)
     distance = position[:, None] - offs_kv[None, :]
     scores = base2_scores(products, scale, softcap, slopes, distance, HAS_SOFTCAP, HAS_SLOPES)
     if MASKED:
@@ -95,22 +103,28 @@ def attend_tile(
             visible = visible & (distance < window)
         scores = tl.where(visible, scores, float("-inf"))
     weights, m_i, l_i, acc = softmax_step(scores, m_i, l_i, acc)
-    v = load_tile(
-        value_ptr,
-        table_ptr,
+    acc = add_values(
+        weights,
+        acc,
         offs_kv,
         mask_kv,
+        value_ptr,
+        v_scale_ptr,
+        table_ptr,
         key_start,
+        kv_head,
+        num_kv_heads,
         num_blocks,
         stride_v_block,
         stride_v_slot,
+        q.dtype,
         HEAD_DIM,
-        TILE_D,
         PAGED,
         BLOCK_SIZE,
-        False,
+        V_SCALE,
+        INTERPRET,
+        PRECISION,
     )
-    acc = product(weights.to(v.dtype), v, acc, INTERPRET, PRECISION)
     return m_i, l_i, acc
 
 
@@ -122,6 +136,8 @@ def _attend_kernel(
     table_ptr,  # int32 [num_seqs, max_blocks]; unused when not PAGED
     lens_ptr,  # int32 [num_seqs] context lengths; running sums of key lengths when not PAGED
     cu_q_ptr,  # int32 [num_seqs + 1]
+    k_scale_ptr,  # float32, of the shape K_SCALE says
+    v_scale_ptr,  # float32, of the shape V_SCALE says
     sinks_ptr,  # float32 [num_heads] when HAS_SINKS
     slopes_ptr,  # float32 [num_heads] when HAS_SLOPES
     output_ptr,  # [num_tokens, num_heads, HEAD_DIM], contiguous
@@ -148,6 +164,8 @@ def _attend_kernel(
     TILE_KV: tl.constexpr,
     TILE_D: tl.constexpr,
     PAGED: tl.constexpr,
+    K_SCALE: tl.constexpr,
+    V_SCALE: tl.constexpr,
     CAUSAL: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
@@ -161,7 +179,9 @@ def _attend_kernel(
 
     Rows are (query, head of the group), query-major, so they share every key and value tile. Loops
     over the context in tiles of TILE_KV keys, several cache blocks each: first the tiles all rows
-    see whole (without window), then those that need a mask (``attend_tile``). The host guarantees
+    see whole (without window), then those that need a mask (``attend_tile``). Scales of quantised
+    keys and values: a head's are applied once, those of positions a tile at a time. The host
+    guarantees
     GROUP <= TILE_Q, HEAD_DIM <= TILE_D, contiguous head_dim, and a grid of
     (num_tokens // TOKENS + num_seqs, num_kv_heads).
     """
@@ -220,6 +240,7 @@ def _attend_kernel(
     tile_whole = tl.maximum(tile_start, whole // TILE_KV * TILE_KV)
     key_ptr += kv_head.to(tl.int64) * stride_k_head
     value_ptr += kv_head.to(tl.int64) * stride_v_head
+    scale = scale * load_scale(k_scale_ptr, kv_head, K_SCALE)
 
     for masked in tl.static_range(2):
         first = tile_whole if masked else tile_start
@@ -236,10 +257,14 @@ def _attend_kernel(
                 acc,
                 key_ptr,
                 value_ptr,
+                k_scale_ptr,
+                v_scale_ptr,
                 table_ptr,
                 start,
                 end,
                 key_start,
+                kv_head,
+                tl.num_programs(1),
                 num_blocks,
                 stride_k_block,
                 stride_k_slot,
@@ -252,6 +277,8 @@ def _attend_kernel(
                 BLOCK_SIZE,
                 TILE_KV,
                 PAGED,
+                K_SCALE,
+                V_SCALE,
                 CAUSAL,
                 HAS_WINDOW,
                 HAS_SOFTCAP,
@@ -261,6 +288,7 @@ def _attend_kernel(
                 PRECISION,
             )
 
+    acc *= load_scale(v_scale_ptr, kv_head, V_SCALE)
     output, lse = normalise(m_i, l_i, acc)
     out_rows = (q_start + token).to(tl.int64) * num_heads + head
     tl.store(
