@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Tensors = tuple[Tensor, ...]
-
 
 def must_trace(*tensors: Tensor | None) -> bool:
     """True when a gradient may be asked for, or torch.compile is tracing the call."""
@@ -30,17 +28,17 @@ class Operation:
     """A function with a hand-written gradient; calling it records what the gradient needs.
 
     Registers ``blocks::<name>`` and ``blocks::<name>_backward``. The annotations of ``run`` and
-    ``backward`` become their schemas: tensors, optional tensors and plain numbers or strings in, a
-    tuple of new tensors out, none of which may be an input or share its memory. Where nothing is
-    traced (``must_trace``), call ``run`` and save the detour.
+    ``backward`` become their schemas: tensors, optional tensors and plain numbers or strings in; a
+    tensor or a tuple of tensors out, none of which may be an input or share its memory. Where
+    nothing is traced (``must_trace``), call ``run`` and save the detour.
 
     Args:
         name: of the operator.
-        run: computes the outputs.
-        fake: outputs of ``run`` without contents: ``torch.empty`` of shape, dtype and device.
-        save: ``save(ctx, inputs, outputs)`` keeps tensors (``ctx.save_for_backward``) and options.
+        run: computes the output.
+        fake: output of ``run`` without contents: ``torch.empty`` of shape, dtype and device.
+        save: ``save(ctx, inputs, output)`` keeps tensors (``ctx.save_for_backward``) and options.
         backward: computes gradients from what was saved.
-        fake_backward: outputs of ``backward`` without contents.
+        fake_backward: output of ``backward`` without contents.
         gradients: ``gradients(ctx, backward, *output_gradients)`` calls ``backward`` and returns
             a gradient or None for each input of ``run``. The gradient of an unused output is None.
     """
@@ -49,23 +47,23 @@ class Operation:
         self,
         name: str,
         *,
-        run: Callable[..., Tensors],
-        fake: Callable[..., Tensors],
-        save: Callable[[Any, tuple[Any, ...], Tensors], None],
-        backward: Callable[..., Tensors],
-        fake_backward: Callable[..., Tensors],
-        gradients: Callable[..., tuple[Tensor | None, ...]],
+        run: Callable[..., Any],
+        fake: Callable[..., Any],
+        save: Callable[[Any, tuple[Any, ...], Any], None],
+        backward: Callable[..., Any],
+        fake_backward: Callable[..., Any],
+        gradients: Callable[..., tuple[Any, ...]],
     ) -> None:
-        def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.set_materialize_grads(False)
             save(ctx, inputs, output)
 
         class _Eager(torch.autograd.Function):
             @staticmethod
-            def forward(ctx: Any, *inputs: Any) -> Tensors:
-                outputs = run(*inputs)
-                keep(ctx, inputs, outputs)
-                return outputs
+            def forward(ctx: Any, *inputs: Any) -> Any:
+                output = run(*inputs)
+                keep(ctx, inputs, output)
+                return output
 
             @staticmethod
             @once_differentiable
@@ -84,8 +82,8 @@ class Operation:
         self.operator.register_autograd(traced_gradients, setup_context=keep)
         self._eager = _Eager
 
-    def __call__(self, *inputs: Any) -> Tensors:
-        """The outputs of ``run``, with gradients; tuples go in and come out as ``run`` has them."""
+    def __call__(self, *inputs: Any) -> Any:
+        """The result of ``run``, with gradients."""
         if torch.compiler.is_compiling():
             return self.operator(*inputs)
-        return self._eager.apply(*inputs)  # type: ignore[return-value]
+        return self._eager.apply(*inputs)

@@ -2,7 +2,9 @@
 
 from blocks.ops._norm import Normed, norm_backward_work, norm_work
 from blocks.ops.activation import (
+    activation_backward_work,
     activation_work,
+    gated_backward_work,
     gated_work,
     gelu,
     gelu_and_mul,
@@ -47,10 +49,12 @@ __all__ = [
     "Routing",
     "TokenLogprobs",
     "YarnScaling",
+    "activation_backward_work",
     "activation_work",
     "add_logit_bias",
     "apply_penalties",
     "apply_rope",
+    "gated_backward_work",
     "gated_work",
     "gelu",
     "gelu_and_mul",

@@ -32,15 +32,17 @@ def choose(
     *others: Tensor | None,
     traced: bool,
     differentiable: tuple[str, ...] = ("reference", "torch"),
+    native: bool = True,
 ) -> str:
     """``choose_impl`` with ``native`` among the implementations where the tensors allow it.
 
     The usual call, no wish and tensors the C++ functions take, is decided first: it is made
     several times a layer, and each microsecond counts when there is one row. Under torch.compile
     on a CPU the reference is the choice: its parts are fused with their neighbours there.
+    ``native`` says whether the operation has C++ functions at all.
     """
     compiling = torch.compiler.is_compiling()
-    if native_takes(x, *others):
+    if native and native_takes(x, *others):
         if impl is not None:
             has = (*has, "native")
         elif (not traced or ("native" in differentiable and not compiling)) and native_ready():

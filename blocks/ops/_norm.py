@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from blocks import _checks
+from blocks._autograd import Operation
 from blocks._work import Work
-from blocks.ops._autograd import Operation
 from blocks.ops._norm_launch import native_backward, native_norm, triton_backward, triton_norm
 
 HAS = ("reference", "triton")

@@ -1,23 +1,21 @@
 """Activations of the feed-forward layers, alone and fused with the gate's multiplication."""
 
-import functools
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from blocks import _checks
-from blocks._impl import Impl, choose_impl
+from blocks._autograd import must_trace
+from blocks._impl import Impl
 from blocks._work import Work
 from blocks.ops import reference
-from blocks.ops._autograd import must_trace
-from blocks.ops._library import choose, functions
+from blocks.ops._activation import activate
+from blocks.ops._library import choose
 
 HAS = ("reference", "triton")
-TILE = 1024
-"""Results of one Triton program."""
+DIFFERENTIABLE = ("reference", "native", "triton")
+
 Approximate = Literal["none", "tanh"]
 
 
@@ -43,12 +41,11 @@ def silu_and_mul(
     Reference: Shazeer 2020, "GLU variants improve transformer", equation 6.
     """
     _check_halves(gate_up)
-    chosen = choose(impl, HAS, gate_up, traced=must_trace(gate_up))
-    if chosen == "native":
-        return _native_gated("silu_and_mul", gate_up)
-    if chosen == "triton":
-        return _triton_activation("silu", gate_up, gated=True)
-    return reference.silu_and_mul(gate_up)
+    traced = must_trace(gate_up)
+    chosen = choose(impl, HAS, gate_up, traced=traced, differentiable=DIFFERENTIABLE)
+    if chosen == "reference":
+        return reference.silu_and_mul(gate_up)
+    return activate(gate_up, "silu", True, chosen, traced)
 
 
 @_checks.expects_tensors
@@ -77,15 +74,17 @@ def gelu_and_mul(
     _check_halves(gate_up)
     _check_approximate(approximate)
     traced = must_trace(gate_up)
-    if approximate == "tanh":
-        chosen = choose(impl, HAS, gate_up, traced=traced)
-    else:
-        chosen = choose_impl(impl, HAS, gate_up, grad=traced)
-    if chosen == "native":
-        return _native_gated("gelu_tanh_and_mul", gate_up)
-    if chosen == "triton":
-        return _triton_activation(_gelu_name(approximate), gate_up, gated=True)
-    return reference.gelu_and_mul(gate_up, approximate=approximate)
+    chosen = choose(
+        impl,
+        HAS,
+        gate_up,
+        traced=traced,
+        differentiable=DIFFERENTIABLE,
+        native=approximate == "tanh",
+    )
+    if chosen == "reference":
+        return reference.gelu_and_mul(gate_up, approximate=approximate)
+    return activate(gate_up, _gelu_name(approximate), True, chosen, traced)
 
 
 @_checks.expects_tensors
@@ -98,18 +97,22 @@ def gelu(
     """
     _check_floating(x)
     _check_approximate(approximate)
-    if choose_impl(impl, HAS, x, grad=must_trace(x)) == "triton":
-        return _triton_activation(_gelu_name(approximate), x, gated=False)
-    return reference.gelu(x, approximate=approximate)
+    traced = must_trace(x)
+    chosen = choose(impl, HAS, x, traced=traced, differentiable=HAS, native=False)
+    if chosen == "reference":
+        return reference.gelu(x, approximate=approximate)
+    return activate(x, _gelu_name(approximate), False, chosen, traced)
 
 
 @_checks.expects_tensors
 def relu(x: Float[Tensor, "*shape"], *, impl: Impl | None = None) -> Float[Tensor, "*shape"]:
     """``max(x, 0)``; NaN stays NaN."""
     _check_floating(x)
-    if choose_impl(impl, HAS, x, grad=must_trace(x)) == "triton":
-        return _triton_activation("relu", x, gated=False)
-    return reference.relu(x)
+    traced = must_trace(x)
+    chosen = choose(impl, HAS, x, traced=traced, differentiable=HAS, native=False)
+    if chosen == "reference":
+        return reference.relu(x)
+    return activate(x, "relu", False, chosen, traced)
 
 
 def activation_work(num_elements: int, dtype_bytes: int) -> Work:
@@ -121,6 +124,17 @@ def gated_work(num_rows: int, hidden_size: int, dtype_bytes: int) -> Work:
     """Work of ``silu_and_mul`` or ``gelu_and_mul``; ``hidden_size`` columns come out."""
     elements = num_rows * hidden_size
     return Work(5 * elements, 3 * elements * dtype_bytes)
+
+
+def activation_backward_work(num_elements: int, dtype_bytes: int) -> Work:
+    """Work of the gradient of ``gelu`` or ``relu``: two tensors in, one out."""
+    return Work(8 * num_elements, 3 * num_elements * dtype_bytes)
+
+
+def gated_backward_work(num_rows: int, hidden_size: int, dtype_bytes: int) -> Work:
+    """Work of the gradient of ``silu_and_mul`` or ``gelu_and_mul``: three halves in, two out."""
+    elements = num_rows * hidden_size
+    return Work(12 * elements, 5 * elements * dtype_bytes)
 
 
 def _check_floating(x: Tensor) -> None:
@@ -140,38 +154,5 @@ def _check_approximate(approximate: str) -> None:
     )
 
 
-def _native_gated(name: str, gate_up: Tensor) -> Tensor:
-    gate_up = gate_up.contiguous()
-    hidden_size = gate_up.shape[-1] // 2
-    y = gate_up.new_empty(*gate_up.shape[:-1], hidden_size)
-    num_rows = y.numel() // hidden_size if hidden_size else 0
-    _functions(name)[gate_up.dtype](gate_up.data_ptr(), y.data_ptr(), num_rows, hidden_size)
-    return y
-
-
 def _gelu_name(approximate: str) -> str:
     return "gelu_tanh" if approximate == "tanh" else "gelu"
-
-
-def _triton_activation(activation: str, x: Tensor, *, gated: bool) -> Tensor:
-    from blocks.ops._triton.activation import _activation_kernel
-
-    x = x.contiguous()
-    if gated:
-        hidden_size = x.shape[-1] // 2
-        y = x.new_empty(*x.shape[:-1], hidden_size)
-    else:
-        hidden_size = x.numel()  # one long row
-        y = torch.empty_like(x)
-    if y.numel() == 0:
-        return y
-    tiles = -(-hidden_size // TILE)
-    grid = (y.numel() // hidden_size, tiles) if gated else (tiles,)
-    launch: Any = _activation_kernel[grid]
-    launch(x, y, hidden_size, ACTIVATION=activation, GATED=gated, TILE=TILE)
-    return y
-
-
-@functools.cache
-def _functions(name: str) -> dict[torch.dtype, Callable[..., None]]:
-    return functions("activation", name, "ppnn")

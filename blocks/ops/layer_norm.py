@@ -5,10 +5,10 @@ from typing import overload
 from jaxtyping import Float
 from torch import Tensor
 
+from blocks._autograd import must_trace
 from blocks._checks import expects_tensors
 from blocks._impl import Impl
 from blocks.ops import reference
-from blocks.ops._autograd import must_trace
 from blocks.ops._library import choose
 from blocks.ops._norm import DIFFERENTIABLE, HAS, NORM, Normed, check_norm, native_norm, triton_norm
 

@@ -78,7 +78,7 @@ def gelu(x: Tensor, *, approximate: str) -> Tensor:
 
 def relu(x: Tensor) -> Tensor:
     """See ``activation.relu``."""
-    return x.clamp_min(0)
+    return F.relu(x)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

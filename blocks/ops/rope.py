@@ -14,13 +14,14 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from blocks import _checks
+from blocks._autograd import Operation, must_trace
 from blocks._impl import Impl
 from blocks._work import Work
 from blocks.ops import reference
-from blocks.ops._autograd import must_trace
 from blocks.ops._library import choose, functions
 
 HAS = ("reference", "triton")
+DIFFERENTIABLE = ("reference", "native", "triton")
 TILE_PAIRS = 512
 """Pairs of dimensions one Triton program turns, over its heads."""
 
@@ -50,7 +51,7 @@ def apply_rope(
         query, key: fp32, bf16 or fp16, of one dtype.
         positions: in [0, max_positions); a position outside is refused on the CPU and must not
             occur on an accelerator, where looking would cost a synchronisation.
-        cos_sin: from ``rope_table``.
+        cos_sin: from ``rope_table``; the fast paths give it no gradient.
         interleaved: GPT-J's pairing in place of GPT-NeoX's.
         inplace: write the results over query and key and return those; not with gradients.
         impl: None for the fastest where the tensors live.
@@ -69,7 +70,7 @@ def apply_rope(
     Reference: Su et al. 2021, "RoFormer", section 3.4.2, equation 34.
     """
     _check(query, key, positions, cos_sin)
-    traced = must_trace(query, key)
+    traced = must_trace(query, key, cos_sin)
     if inplace and traced and torch.is_grad_enabled():
         raise ValueError("inplace: expected no gradients, got inputs that require grad")
     if inplace and (0 in query.stride() or 0 in key.stride()):  # would turn the same memory twice
@@ -77,21 +78,28 @@ def apply_rope(
         raise _checks.fail(
             "inplace", "strides above 0", got, "call .contiguous() on expanded views"
         )
-    chosen = choose(impl, HAS, query, key, traced=traced)
-    if chosen == "native":
+    differentiable = ("reference",) if cos_sin.requires_grad else DIFFERENTIABLE
+    chosen = choose(impl, HAS, query, key, traced=traced, differentiable=differentiable)
+    if chosen == "native" and not traced:
         return _native_rope(query, key, positions, cos_sin, interleaved, inplace)
-    if query.device.type == "cpu" and not traced:
+    if query.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_range(positions, cos_sin.shape[0])
-    if chosen == "triton":
+    if chosen == "triton" and not traced:
         return _triton_rope(query, key, positions, cos_sin, interleaved, inplace)
-    turned = reference.apply_rope(query, key, positions, cos_sin, interleaved=interleaved)
-    return (query.copy_(turned[0]), key.copy_(turned[1])) if inplace else turned
+    if chosen == "reference":
+        turned = reference.apply_rope(query, key, positions, cos_sin, interleaved=interleaved)
+    else:
+        turned = ROPE(query, key, positions, cos_sin, interleaved, False, chosen)
+    return (query.copy_(turned[0]), key.copy_(turned[1])) if inplace else (turned[0], turned[1])
 
 
 def rope_work(
     num_tokens: int, num_heads: int, num_kv_heads: int, rotary_dim: int, dtype_bytes: int
 ) -> Work:
-    """Work of ``apply_rope`` in place: six operations a pair, every turned element both ways."""
+    """Work of ``apply_rope`` in place, and of its gradient.
+
+    Six operations a pair; every turned element is read and written once.
+    """
     elements = num_tokens * (num_heads + num_kv_heads) * rotary_dim
     table_bytes = num_tokens * (rotary_dim * 4 + 8)
     return Work(3 * elements, 2 * elements * dtype_bytes + table_bytes)
@@ -122,25 +130,37 @@ def _native_rope(
     cos_sin: Tensor,
     interleaved: bool,
     inplace: bool,
+    inverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    turned = [_writable(x, inplace) for x in (query, key)]
+    read_query = query if query.stride(2) == 1 else query.contiguous()
+    read_key = key if key.stride(2) == 1 else key.contiguous()
+    query_out = None if inplace else query.new_empty(query.shape)
+    key_out = None if inplace else key.new_empty(key.shape)
     positions, cos_sin = positions.long().contiguous(), cos_sin.contiguous()
     max_positions, rotary_dim = cos_sin.shape
-    described = [number for x in turned for number in (x.data_ptr(), *x.stride()[:2], x.shape[1])]
     outside = _functions()[query.dtype](
-        *described,
+        read_query.data_ptr(),
+        *read_query.stride()[:2],
+        query.shape[1],
+        None if query_out is None else query_out.data_ptr(),
+        read_key.data_ptr(),
+        *read_key.stride()[:2],
+        key.shape[1],
+        None if key_out is None else key_out.data_ptr(),
         positions.data_ptr(),
         cos_sin.data_ptr(),
         positions.shape[0],
         max_positions,
         rotary_dim,
+        query.shape[2],
         interleaved,
+        -1.0 if inverse else 1.0,
     )
     if outside >= 0:
         raise _outside(f"{int(positions[outside])} at token {outside}", max_positions)
-    if not inplace:
-        return turned[0], turned[1]
-    return _written_back(query, turned[0]), _written_back(key, turned[1])
+    if query_out is not None and key_out is not None:
+        return query_out, key_out
+    return _written_back(query, read_query), _written_back(key, read_key)
 
 
 def _triton_rope(
@@ -150,6 +170,7 @@ def _triton_rope(
     cos_sin: Tensor,
     interleaved: bool,
     inplace: bool,
+    inverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
     from blocks.ops._triton.rope import _rope_kernel
 
@@ -171,6 +192,7 @@ def _triton_rope(
             half,
             head_dim,
             INTERLEAVED=interleaved,
+            INVERSE=inverse,
             TILE_HEADS=tile_heads,
             TILE_HALF=tile_half,
             TILE_REST=tile_rest,
@@ -191,16 +213,67 @@ def _written_back(x: Tensor, written: Tensor) -> Tensor:
     return x if written is x else x.copy_(written)
 
 
-def _writable(x: Tensor, inplace: bool) -> Tensor:
-    """What the native code may write: x itself when it can be turned where it lies, or a copy."""
-    if inplace and x.stride(2) == 1:
-        return x
-    return x.clone(memory_format=torch.contiguous_format)
+def _run(
+    query: Tensor,
+    key: Tensor,
+    positions: Tensor,
+    cos_sin: Tensor,
+    interleaved: bool,
+    inverse: bool,
+    impl: str,
+) -> tuple[Tensor, Tensor]:
+    rope = _native_rope if impl == "native" else _triton_rope
+    return rope(query, key, positions, cos_sin, interleaved, False, inverse)
+
+
+def _fake(
+    query: Tensor,
+    key: Tensor,
+    positions: Tensor,
+    cos_sin: Tensor,
+    interleaved: bool,
+    inverse: bool,
+    impl: str,
+) -> tuple[Tensor, Tensor]:
+    return query.new_empty(query.shape), key.new_empty(key.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
+    query, key, positions, cos_sin, ctx.interleaved, ctx.inverse, ctx.impl = inputs
+    ctx.save_for_backward(positions, cos_sin)
+    ctx.shapes = query.shape, key.shape
+
+
+def _gradients(
+    ctx: Any, backward: Callable[..., Any], dquery: Tensor | None, dkey: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """The gradient of a rotation is the rotation back."""
+    if dquery is None and dkey is None:
+        return (None,) * 7
+    if dquery is None and dkey is not None:
+        dquery = dkey.new_zeros(ctx.shapes[0])
+    if dkey is None and dquery is not None:
+        dkey = dquery.new_zeros(ctx.shapes[1])
+    back = (ctx.interleaved, not ctx.inverse, ctx.impl)
+    turned = backward(dquery, dkey, *ctx.saved_tensors, *back)
+    return *turned, None, None, None, None, None
+
+
+ROPE = Operation(
+    "rope",
+    run=_run,
+    fake=_fake,
+    save=_save,
+    backward=_run,
+    fake_backward=_fake,
+    gradients=_gradients,
+)
+"""query, key, positions, cos_sin, interleaved, inverse, impl to query and key."""
 
 
 @functools.cache
 def _functions() -> dict[torch.dtype, Callable[..., int]]:
-    return functions("rope", "rope", "pnnnpnnnppnnni", c_int64)
+    return functions("rope", "rope", "pnnnppnnnpppnnnnif", c_int64)
 
 
 def _check_range(positions: Tensor, max_positions: int) -> None:

@@ -1,5 +1,6 @@
 """What is compiled ahead of time: every kernel at the shapes of real models."""
 
+from blocks.ops._activation import TILE as ACTIVATION_TILE
 from blocks.ops._norm_launch import TILE_PARTIALS, TILE_SUMS, norm_backward_tiles, norm_tiles
 from blocks.ops.rope import rope_tiles
 from blocks.ops.sampling import TILE as SAMPLE_TILE
@@ -10,6 +11,7 @@ NORM_BACKWARD = "blocks.ops._triton.norm_backward:_norm_backward_kernel"
 SUM_PARTIALS = "blocks.ops._triton.norm_backward:_sum_partials_kernel"
 ROPE = "blocks.ops._triton.rope:_rope_kernel"
 ACTIVATION = "blocks.ops._triton.activation:_activation_kernel"
+ACTIVATION_BACKWARD = "blocks.ops._triton.activation:_activation_backward_kernel"
 SAMPLE = "blocks.ops._triton.sampling:_sample_kernel"
 
 
@@ -84,7 +86,15 @@ def sum_partials(name: str) -> AotCase:
     )
 
 
-def rope(name: str, head_dim: int, half: int, *, inplace: bool, interleaved: bool) -> AotCase:
+def rope(
+    name: str,
+    head_dim: int,
+    half: int,
+    *,
+    inplace: bool = False,
+    interleaved: bool = False,
+    inverse: bool = False,
+) -> AotCase:
     heads, pairs, rest = rope_tiles(half, 0 if inplace else head_dim - 2 * half)
     tensors = ("query", "key", "query_out", "key_out")
     signature = {f"{t}_ptr": "*bf16" for t in tensors}
@@ -98,6 +108,7 @@ def rope(name: str, head_dim: int, half: int, *, inplace: bool, interleaved: boo
         signature=signature,
         constexprs={
             "INTERLEAVED": interleaved,
+            "INVERSE": inverse,
             "TILE_HEADS": heads,
             "TILE_HALF": pairs,
             "TILE_REST": rest,
@@ -106,13 +117,14 @@ def rope(name: str, head_dim: int, half: int, *, inplace: bool, interleaved: boo
     )
 
 
-def activation(kind: str, *, gated: bool) -> AotCase:
+def activation(kind: str, *, gated: bool, backward: bool = False) -> AotCase:
+    tensors = ("dy_ptr", "x_ptr", "dx_ptr") if backward else ("x_ptr", "y_ptr")
     return AotCase(
-        name=f"{kind}{'-and-mul' if gated else ''}",
-        kernel=ACTIVATION,
-        signature={"x_ptr": "*bf16", "y_ptr": "*bf16", "hidden_size": "i32"},
-        constexprs={"ACTIVATION": kind, "GATED": gated, "TILE": 1024},
-        aligned=("x_ptr", "y_ptr", "hidden_size"),
+        name=f"{kind}{'-and-mul' if gated else ''}{'-backward' if backward else ''}",
+        kernel=ACTIVATION_BACKWARD if backward else ACTIVATION,
+        signature={**dict.fromkeys(tensors, "*bf16"), "hidden_size": "i32"},
+        constexprs={"ACTIVATION": kind, "GATED": gated, "TILE": ACTIVATION_TILE},
+        aligned=(*tensors, "hidden_size"),
     )
 
 
@@ -151,12 +163,18 @@ CASES = [
     norm_backward("rms-backward-16384-residual", 16384, residual=True),
     norm_backward("layer-backward-8192-residual", 8192, residual=True, layer=True),
     sum_partials("norm-backward-sums"),
-    rope("rope-128-inplace", 128, 64, inplace=True, interleaved=False),
-    rope("rope-partial-interleaved", 256, 32, inplace=False, interleaved=True),
+    rope("rope-128-inplace", 128, 64, inplace=True),
+    rope("rope-partial-interleaved", 256, 32, interleaved=True),
+    rope("rope-128-backward", 128, 64, inverse=True),
     activation("silu", gated=True),
     activation("gelu", gated=True),
     activation("gelu_tanh", gated=True),
     activation("relu", gated=False),
+    activation("silu", gated=True, backward=True),
+    activation("gelu", gated=True, backward=True),
+    activation("gelu_tanh", gated=True, backward=True),
+    activation("gelu", gated=False, backward=True),
+    activation("relu", gated=False, backward=True),
     sample("sample-128k-bf16", 128_256, "*bf16"),
     sample("sample-32k-fp32", 32_000, "*fp32"),
 ]

@@ -12,8 +12,8 @@ TABLE = ops.rope_table(ops.rope_frequencies(16), 64)
 
 def layer(x: torch.Tensor, weight: torch.Tensor, up: torch.Tensor, *, impl) -> torch.Tensor:
     normed, total = ops.rms_norm(x, weight, residual=x, impl=impl)
-    heads = ops.silu_and_mul(ops.linear(normed, up)).view(-1, 2, 16)
-    query, key = ops.apply_rope(heads, heads, torch.arange(4), TABLE)
+    heads = ops.silu_and_mul(ops.linear(normed, up), impl=impl).view(-1, 2, 16)
+    query, key = ops.apply_rope(heads, heads, torch.arange(4), TABLE, impl=impl)
     return (query * key).mean() + ops.gelu(ops.layer_norm(total, weight, impl=impl)).mean()
 
 

@@ -1,4 +1,4 @@
-"""Elementwise activations, alone and times the second half of a row."""
+"""Elementwise activations, alone and times the second half of a row, and their gradients."""
 
 import triton
 import triton.language as tl
@@ -13,16 +13,33 @@ def _sigmoid(x):
 
 @triton.jit
 def _activate(x, ACTIVATION: tl.constexpr):
+    """The activation of x and its slope there; what is not used is not computed."""
+    near = tl.minimum(tl.maximum(x, -16.0), 16.0)  # further out both gelus are 0 or x
     if ACTIVATION == "silu":
-        return x * _sigmoid(x)
+        share = _sigmoid(x)
+        return x * share, share * (1.0 + x * (1.0 - share))
     elif ACTIVATION == "gelu":
-        return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+        share = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
+        return x * share, share + x * 0.3989422804014327 * tl.exp(-0.5 * near * near)
     elif ACTIVATION == "gelu_tanh":  # 0.5 (1 + tanh(u)) is sigmoid(2u)
-        near = tl.minimum(tl.maximum(x, -16.0), 16.0)  # further out the sigmoid is 0 or 1
-        return x * _sigmoid(1.5957691216057308 * (near + 0.044715 * near * near * near))
+        share = _sigmoid(1.5957691216057308 * (near + 0.044715 * near * near * near))
+        slope_inside = 1.5957691216057308 * (1.0 + 0.134145 * near * near)
+        return x * share, share + x * share * (1.0 - share) * slope_inside
     else:
         tl.static_assert(ACTIVATION == "relu")
-        return tl.where(x < 0.0, 0.0, x)  # NaN stays NaN
+        return tl.where(x < 0.0, 0.0, x), tl.where(x <= 0.0, 0.0, 1.0)  # NaN stays NaN
+
+
+@triton.jit
+def _own_tile(hidden_size, GATED: tl.constexpr, TILE: tl.constexpr):
+    """Row and columns this program owns, in a grid of (rows, tiles) when GATED, else (tiles,)."""
+    if GATED:
+        row = tl.program_id(0).to(tl.int64)
+        columns = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    else:
+        row = tl.zeros([], tl.int64)
+        columns = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
+    return row, columns, columns < hidden_size
 
 
 @triton.jit
@@ -34,23 +51,38 @@ def _activation_kernel(
     GATED: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """One program owns TILE neighbouring results of one row.
-
-    Grid: (num_rows, tiles of a row) when GATED, else (tiles,) over one long row.
-    """
+    """One program owns TILE neighbouring results of one row; without GATED all is one long row."""
+    row, columns, mask = _own_tile(hidden_size, GATED, TILE)
+    in_ptr = x_ptr + row * (2 if GATED else 1) * hidden_size + columns
+    x = tl.load(in_ptr, mask=mask, other=0.0).to(tl.float32)
+    y, _ = _activate(x, ACTIVATION)
     if GATED:
-        row = tl.program_id(0).to(tl.int64)
-        columns = tl.program_id(1) * TILE + tl.arange(0, TILE)
-    else:
-        row = tl.zeros([], tl.int64)
-        columns = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
-    mask = columns < hidden_size
-    if GATED:
-        gate_ptr = x_ptr + row * 2 * hidden_size + columns
-        gate = tl.load(gate_ptr, mask=mask, other=0.0).to(tl.float32)
-        up = tl.load(gate_ptr + hidden_size, mask=mask, other=0.0).to(tl.float32)
-        y = _activate(gate, ACTIVATION) * up
-    else:
-        x = tl.load(x_ptr + row * hidden_size + columns, mask=mask, other=0.0).to(tl.float32)
-        y = _activate(x, ACTIVATION)
+        y *= tl.load(in_ptr + hidden_size, mask=mask, other=0.0).to(tl.float32)
     tl.store(y_ptr + row * hidden_size + columns, y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _activation_backward_kernel(
+    dy_ptr,  # [num_rows, hidden_size], contiguous as the others are
+    x_ptr,  # [num_rows, hidden_size], or [num_rows, 2 * hidden_size] when GATED
+    dx_ptr,  # like x
+    hidden_size,
+    ACTIVATION: tl.constexpr,
+    GATED: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """One program owns TILE neighbouring columns of one row, of both its halves when GATED.
+
+    The activation is computed again from x: all is read once and written once.
+    """
+    row, columns, mask = _own_tile(hidden_size, GATED, TILE)
+    dy = tl.load(dy_ptr + row * hidden_size + columns, mask=mask, other=0.0).to(tl.float32)
+    offsets = row * (2 if GATED else 1) * hidden_size + columns
+    x = tl.load(x_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+    y, slope = _activate(x, ACTIVATION)
+    dtype = dx_ptr.dtype.element_ty
+    if GATED:
+        up = tl.load(x_ptr + offsets + hidden_size, mask=mask, other=0.0).to(tl.float32)
+        tl.store(dx_ptr + offsets + hidden_size, (dy * y).to(dtype), mask=mask)
+        slope *= up
+    tl.store(dx_ptr + offsets, (dy * slope).to(dtype), mask=mask)

@@ -64,6 +64,7 @@ def _rope_kernel(
     half,
     head_dim,
     INTERLEAVED: tl.constexpr,
+    INVERSE: tl.constexpr,
     TILE_HEADS: tl.constexpr,
     TILE_HALF: tl.constexpr,
     TILE_REST: tl.constexpr,
@@ -72,6 +73,7 @@ def _rope_kernel(
 
     Grid: (num_tokens, tiles of query heads + tiles of key heads). TILE_HALF covers half; TILE_REST
     covers the dimensions that do not turn, and is 0 where there are none or they stay in place.
+    INVERSE turns back, which is also the gradient of turning.
     """
     token = tl.program_id(0).to(tl.int64)
     tile = tl.program_id(1)
@@ -80,6 +82,8 @@ def _rope_kernel(
     row_ptr = cos_sin_ptr + position * 2 * half + pairs
     cos = tl.load(row_ptr, mask=pairs < half, other=0.0)
     sin = tl.load(row_ptr + half, mask=pairs < half, other=0.0)
+    if INVERSE:
+        sin = -sin
     query_tiles = tl.cdiv(num_heads, TILE_HEADS)
     if tile < query_tiles:
         _turn_heads(
