@@ -64,7 +64,7 @@ def test_turning_the_gradient_forth_gives_it_back(impl) -> None:
     query, key, dquery, dkey = (heads(i, 4, 2, 16) for i in range(4))
     where = (torch.arange(4), rope_table(rope_frequencies(16), 8))
     back = gradients(query, key, dquery, dkey, *where, impl=impl)
-    forth = apply_rope(*back, *where, impl=impl)
+    forth = apply_rope(back[0], back[1], *where, impl=impl)
     assert_close(forth[0], dquery)
     assert_close(forth[1], dkey)
 
