@@ -74,6 +74,10 @@ def extend() -> dict[str, Any]:
     return {**paged(), "query": normal(5, 4, 32), "cu_seqlens_q": int32(0, 2, 5)}
 
 
+def drafts() -> dict[str, Any]:
+    return {**extend(), "tree_mask": torch.tensor([1, 3, 1, 3, 5])}
+
+
 def latents() -> dict[str, Any]:
     given = paged()
     del given["key_cache"], given["value_cache"]
@@ -119,6 +123,11 @@ TABLE = {
     "attention.paged_decode": Operation(paged, "paged_decode_work"),
     "attention.paged_extend": Operation(extend, "paged_extend_work"),
     "attention.prefill": Operation(packed, "prefill_work"),
+    "attention.tree_decode": Operation(drafts, "tree_decode_work"),
+    "attention.tree_mask_from_parents": Operation(
+        lambda: {"parents": int32(-1, 0, -1, 0, 0), "cu_seqlens_q": int32(0, 2, 5)},
+        any_shape=("parents", "cu_seqlens_q"),
+    ),
     "kv.copy_blocks": Operation(
         lambda: {"planes": normal(2, 5, 3, 4), "pairs": [(0, 2), (2, 1), (4, 0)]},
         "copy_blocks_work",

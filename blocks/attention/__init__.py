@@ -6,6 +6,7 @@ from blocks.attention.merge import merge_states, merge_states_work
 from blocks.attention.mla import mla_decode, mla_decode_work
 from blocks.attention.output import AttentionOutput
 from blocks.attention.prefill import prefill, prefill_work
+from blocks.attention.tree import tree_decode, tree_decode_work, tree_mask_from_parents
 
 __all__ = [
     "AttentionOutput",
@@ -19,4 +20,7 @@ __all__ = [
     "paged_extend_work",
     "prefill",
     "prefill_work",
+    "tree_decode",
+    "tree_decode_work",
+    "tree_mask_from_parents",
 ]

@@ -13,7 +13,14 @@ import os
 import torch
 from torch import Tensor
 
-from blocks._checks import check, check_dtype, check_same_device, check_shape, fail
+from blocks._checks import (
+    check,
+    check_dtype,
+    check_positive,
+    check_same_device,
+    check_shape,
+    fail,
+)
 from blocks._impl import choose_impl
 from blocks.attention._scales import QUANTISED
 
@@ -27,6 +34,16 @@ def choose(impl: str | None, has: tuple[str, ...], query: Tensor, *others: Tenso
     if query.dtype == torch.float64:
         has = tuple(name for name in has if name in ("torch", "reference"))
     return choose_impl(impl, has, query, grad=grad)
+
+
+def check_num_splits(num_splits: int | None, how: str, batch_invariant: bool) -> None:
+    """``num_splits`` is a positive count, and a choice only the Triton kernels have."""
+    check_positive("num_splits", num_splits)
+    if num_splits is not None and how != "triton":
+        hint = "only the Triton kernel has a choice of splits"
+        raise fail("num_splits", f"None with impl={how!r}", num_splits, hint)
+    if num_splits is not None and batch_invariant:
+        raise fail("num_splits", "None with batch_invariant", num_splits, "its splits are fixed")
 
 
 def check_batch_invariant(batch_invariant: bool, how: str) -> None:

@@ -6,13 +6,14 @@ from typing import Any
 from jaxtyping import Float, Int32, Shaped
 from torch import Tensor
 
-from blocks._checks import check_positive, expects_tensors, fail
+from blocks._checks import expects_tensors
 from blocks._work import Work
 from blocks.attention import _cpu, _launch, _torch, reference
 from blocks.attention._count import StoredKeys, attention_work
 from blocks.attention._layout import (
     check_batch_invariant,
     check_lengths,
+    check_num_splits,
     check_paged,
     choose,
     may_look,
@@ -81,9 +82,7 @@ def paged_decode(
     scales = resolve_scales(key_cache, value_cache, k_scale, v_scale)
     how = choose(impl, HAS, query, key_cache, value_cache)
     check_batch_invariant(batch_invariant, how)
-    check_num_splits(num_splits, how)
-    if num_splits is not None and batch_invariant:
-        raise fail("num_splits", "None with batch_invariant", num_splits, "its splits are fixed")
+    check_num_splits(num_splits, how, batch_invariant)
     if how == "native":
         result = _cpu.attention(
             query,
@@ -130,16 +129,6 @@ def paged_decode(
         return_lse=return_lse,
         **options._asdict(),
     )
-
-
-def check_num_splits(num_splits: int | None, how: str) -> None:
-    """``num_splits`` is a positive count and only means something to the Triton kernel."""
-    check_positive("num_splits", num_splits)
-    if num_splits is not None and how != "triton":
-        raise ValueError(
-            f"num_splits: expected None with impl={how!r}, got {num_splits}; only the Triton "
-            "kernel has a choice of splits"
-        )
 
 
 def paged_decode_work(

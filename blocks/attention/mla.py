@@ -18,9 +18,8 @@ from blocks._checks import (
 from blocks._work import Work
 from blocks.attention import _cpu, _launch_mla, reference
 from blocks.attention._count import read_keys, visible_pairs
-from blocks.attention._layout import REFERENCE_DTYPES, check_lengths, choose
+from blocks.attention._layout import REFERENCE_DTYPES, check_lengths, check_num_splits, choose
 from blocks.attention._options import resolve_options
-from blocks.attention.decode import check_num_splits
 from blocks.attention.output import AttentionOutput
 
 HAS = ("native", "triton", "reference")
@@ -87,9 +86,7 @@ def mla_decode(
     _check(query, latent_cache, block_table, seq_lens, latent_dim)
     options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
     how = choose(impl, HAS, query, latent_cache)
-    check_num_splits(num_splits, how)
-    if batch_invariant and num_splits is not None:
-        raise fail("num_splits", "None with batch_invariant=True", num_splits)
+    check_num_splits(num_splits, how, batch_invariant)
     if query.device.type == "cpu":
         lens = seq_lens.tolist()
         check_lengths([int(n != 0) for n in lens], lens, block_table, latent_cache, window)

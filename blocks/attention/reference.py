@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int32, Shaped
+from jaxtyping import Float, Int32, Int64, Shaped
 from torch import Tensor
 
 from blocks.attention._options import Options, resolve_options
@@ -24,8 +24,12 @@ def attend(
     key_positions: Tensor,
     options: Options,
     causal: bool = True,
+    visible: Tensor | None = None,
 ) -> AttentionOutput:
-    """Attention of one sequence; positions [query_len] and [key_len] decide who sees whom."""
+    """Attention of one sequence; positions [query_len] and [key_len] decide who sees whom.
+
+    ``visible`` [query_len, key_len], where given, hides more.
+    """
     compute = torch.promote_types(query.dtype, torch.float32)
     group = query.shape[1] // key.shape[1]
     q = query.to(compute)
@@ -42,6 +46,8 @@ def attend(
         hidden |= distance < 0
     if options.window is not None:
         hidden |= distance >= options.window
+    if visible is not None:
+        hidden |= ~visible
     scores = scores.masked_fill(hidden, -math.inf)
     if options.sinks is not None:
         sink = options.sinks.to(compute)[:, None, None].expand(-1, q.shape[0], 1)
@@ -180,6 +186,45 @@ def mla_decode(
         values = rows[..., :latent_dim]
         states.append(attend(query[s : s + 1], rows, values, last, positions, options))
     return _pack(states, query[..., :latent_dim], return_lse)
+
+
+def tree_decode(
+    query: Float[Tensor, "num_tokens num_heads head_dim"],
+    key_cache: Shaped[Tensor, "num_blocks block_size num_kv_heads head_dim"],
+    value_cache: Shaped[Tensor, "num_blocks block_size num_kv_heads head_dim"],
+    block_table: Int32[Tensor, "num_seqs max_blocks"],
+    seq_lens: Int32[Tensor, " num_seqs"],
+    cu_seqlens_q: Int32[Tensor, " num_bounds"],
+    tree_mask: Int64[Tensor, " num_tokens"],
+    *,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " num_heads"] | None = None,
+    alibi_slopes: Float[Tensor, " num_heads"] | None = None,
+    k_scale: Float[Tensor, "..."] | None = None,
+    v_scale: Float[Tensor, "..."] | None = None,
+    return_lse: bool = False,
+) -> Any:
+    """As ``paged_extend``, with the mask of a tree among the last keys and depths as positions."""
+    options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
+    bounds = cu_seqlens_q.tolist()
+    states = []
+    for s, seq_len in enumerate(seq_lens.tolist()):
+        q = query[bounds[s] : bounds[s + 1]]
+        committed = seq_len - len(q)
+        nodes = torch.arange(len(q), device=q.device)
+        tree = (tree_mask[bounds[s] : bounds[s + 1], None] >> nodes) & 1 == 1  # [query_len] * 2
+        depths = committed + tree.sum(1) - 1
+        first = 0 if window is None else max(0, committed - window + 1)
+        before = torch.arange(first, max(first, committed), device=q.device)
+        keys = torch.cat([before, committed + nodes])
+        k = gather_tokens(key_cache, block_table[s], keys, k_scale)
+        v = gather_tokens(value_cache, block_table[s], keys, v_scale)
+        visible = torch.cat([tree.new_ones(len(q), len(before)), tree], dim=1)
+        positions = torch.cat([before, depths])
+        states.append(attend(q, k, v, depths, positions, options, False, visible))
+    return _pack(states, query, return_lse)
 
 
 def merge_states(

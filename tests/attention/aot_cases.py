@@ -1,6 +1,6 @@
 """Ahead-of-time cases: the tiles the launchers choose for each chip, at shapes of real models."""
 
-from blocks.attention import _tiles
+from blocks.attention import _launch_rows, _tiles
 from tests.aot import TARGETS, AotCase
 
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
@@ -128,6 +128,53 @@ def decode_case(
     )
 
 
+def rows_case(
+    target: str,
+    head_dim: int,
+    group: int,
+    tokens: int,
+    *,
+    tree: bool = True,
+    window: bool = False,
+    stored: str = "",
+    scale: str = "none",
+) -> AotCase:
+    """``tree_decode`` of ``tokens`` drafts; or so many sequences of one prefix."""
+    quantised = stored != ""
+    tiles = _launch_rows.rows_tiles(target, head_dim, group, tokens * group, 2, quantised)
+    outputs = {"cu_q_ptr": "*i32", "output_ptr": "*fp32", "lse_ptr": "*fp32"}
+    rows = {"tree_ptr": "*i64"} if tree else {"positions_ptr": "*i32"}
+    counts = ["num_groups", "num_tokens", "num_heads", "num_blocks", "num_splits", "split_len"]
+    counts += ["stride_q_token", "stride_q_head"]
+    named = ((stored, stored), (scale, stored), ("window", window))
+    options = "-".join(name for name, on in named if on)
+    return AotCase(
+        name=f"{'tree' if tree else 'prefix'}-d{head_dim}-g{group}-q{tokens}-{options or 'plain'}",
+        kernel="blocks.attention._triton.rows:_rows_kernel",
+        signature=_signature(
+            "bf16", _stored(target, stored or "bf16"), scale, outputs | rows, counts
+        ),
+        constexprs={
+            "GROUP": group,
+            "HEAD_DIM": head_dim,
+            "BLOCK_SIZE": 16,
+            "TILE_Q": tiles.q,
+            "TILE_KV": tiles.kv,
+            "TILE_D": _tiles.power_of_two(head_dim),
+            "FIXED_SPLITS": False,
+            "HAS_STARTS": False,
+            "starts_ptr": None,
+            "TREE": tree,
+            "positions_ptr" if tree else "tree_ptr": None,
+            **_settings(False, window, "bf16", scale),
+        },
+        aligned=(*POINTERS, "cu_q_ptr", *rows, "stride_q_token", "stride_q_head", *STRIDES),
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+        targets=(target,),
+    )
+
+
 def merge_case(target: str) -> AotCase:
     """Merging float32 states to bf16."""
     return AotCase(
@@ -165,6 +212,11 @@ CASES = [
         decode_case(target, 128, 4, stored="i8", scale="token"),
         attend_case(target, 128, 4, stored="fp8e4nv", scale="head"),
         attend_case(target, 128, 4, stored="i8", scale="token"),
+        rows_case(target, 128, 4, 4),
+        rows_case(target, 128, 4, 64, window=True),
+        rows_case(target, 128, 4, 8, stored="fp8e4nv", scale="token"),
+        rows_case(target, 256, 2, 16, stored="i8", scale="head"),
+        rows_case(target, 128, 4, 64, tree=False),
         merge_case(target),
     )
 ]
