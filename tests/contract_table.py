@@ -108,6 +108,13 @@ def rotary() -> dict[str, Any]:
     }
 
 
+def rope_and_write() -> dict[str, Any]:
+    new = {**new_tokens(), **rotary()}
+    for name, dims in (("query", (3, 4, 8)), ("key", (3, 2, 8)), ("cos_sin", (8, 6))):
+        new[name] = normal(*dims)
+    return {**new, "query_norm": normal(8), "key_norm": normal(8)}
+
+
 def coordinates(**more: Any) -> dict[str, Any]:
     where = {"rows": torch.tensor([0, 0, 1]), "token_ids": torch.tensor([3, 1, 0])}
     return {"logits": normal(2, 7), **where, **more}
@@ -134,6 +141,11 @@ TABLE = {
         written=("planes",),
         any_shape=("planes",),
         any_dtype=("planes",),
+    ),
+    "kv.rope_write_kv": Operation(
+        rope_and_write,
+        "rope_write_kv_work",
+        written=("key_cache", "value_cache"),
     ),
     "kv.swap_blocks": Operation(
         lambda: {

@@ -48,8 +48,10 @@ class NativeCache(ctypes.Structure):
     ]
 
 
-def native_cache(cache: Tensor, scale: Tensor) -> NativeCache:
+def native_cache(cache: Tensor, scale: Tensor | None) -> NativeCache:
     """``cache`` and ``scale`` described for the C++ code; they must outlive the description."""
+    if scale is None:
+        return NativeCache(cache.data_ptr(), *cache.stride()[:2])
     dynamic = scale_kind("scale", scale, cache) == "token"
     spread = spread_scale(scale, cache)
     places = (*cache.stride()[:2], scale.data_ptr(), *spread.stride(), dynamic)

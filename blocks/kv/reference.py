@@ -1,6 +1,7 @@
 """The tensor operations of the cache, written to be read: one token, one block at a time."""
 
-from jaxtyping import Float, Float32, Int64, Num
+import torch
+from jaxtyping import Float, Float32, Int, Int64, Num
 from torch import Tensor
 
 from blocks.kv.scales import quantise, scale_kind, spread_scale, token_scale
@@ -33,6 +34,69 @@ def _write_token(new: Tensor, cache: Tensor, scale: Tensor | None, at: tuple[int
     if scale_kind("scale", scale, cache) == "token":
         scale[at] = token_scale(new, cache.dtype)
     cache[at] = quantise(new, spread_scale(scale, cache)[at].unsqueeze(-1), cache.dtype)
+
+
+def rope_write_kv(
+    query: Float[Tensor, "num_tokens num_heads head_dim"],
+    key: Float[Tensor, "num_tokens num_kv_heads head_dim"],
+    value: Float[Tensor, "num_tokens num_kv_heads head_dim"],
+    positions: Int[Tensor, " num_tokens"],
+    cos_sin: Float32[Tensor, "max_positions rotary_dim"],
+    key_cache: Num[Tensor, "num_blocks block_size num_kv_heads head_dim"],
+    value_cache: Num[Tensor, "num_blocks block_size num_kv_heads head_dim"],
+    slot_mapping: Int64[Tensor, " num_tokens"],
+    *,
+    query_norm: Float[Tensor, " head_dim"] | None = None,
+    key_norm: Float[Tensor, " head_dim"] | None = None,
+    eps: float = 1e-6,
+    weight_offset: float = 0.0,
+    interleaved: bool = False,
+    k_scale: Float32[Tensor, "..."] | None = None,
+    v_scale: Float32[Tensor, "..."] | None = None,
+) -> Float[Tensor, "num_tokens num_heads head_dim"]:
+    """The separate operations in turn: norm of every head, rotation, write."""
+    query, key = turned_heads(
+        query, key, positions, cos_sin, query_norm, key_norm, eps, weight_offset, interleaved
+    )
+    caches = (key_cache, value_cache, slot_mapping)
+    write_kv(key, value, *caches, k_scale=k_scale, v_scale=v_scale)
+    return query
+
+
+def turned_heads(
+    query: Tensor,
+    key: Tensor,
+    positions: Tensor,
+    cos_sin: Tensor,
+    query_norm: Tensor | None,
+    key_norm: Tensor | None,
+    eps: float,
+    weight_offset: float,
+    interleaved: bool,
+) -> tuple[Tensor, Tensor]:
+    """Query and key normed, where weights are given, and turned; new tensors."""
+    if query_norm is not None and key_norm is not None:
+        query = _normed(query, query_norm, eps, weight_offset)
+        key = _normed(key, key_norm, eps, weight_offset)
+    cos, sin = cos_sin[positions].unsqueeze(1).chunk(2, dim=-1)  # [num_tokens, 1, rotary_dim / 2]
+    return _turned(query, cos, sin, interleaved), _turned(key, cos, sin, interleaved)
+
+
+def _normed(x: Tensor, weight: Tensor, eps: float, weight_offset: float) -> Tensor:
+    wide = x.float()
+    scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    if weight_offset == 0.0:  # rounded before it is multiplied by the weight
+        return weight * scaled.to(x.dtype)
+    return (scaled * (weight_offset + weight.float())).to(x.dtype)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    half = cos.shape[-1]
+    turning, rest = x[..., : 2 * half].float(), x[..., 2 * half :]
+    pairs = turning.unflatten(-1, (half, 2) if interleaved else (2, half))
+    a, b = pairs.unbind(-1 if interleaved else -2)
+    turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1 if interleaved else -2)
+    return torch.cat((turned.flatten(-2).to(x.dtype), rest), dim=-1)
 
 
 def copy_blocks(

@@ -61,7 +61,7 @@ def write_kv(
 
     Reference: Kwon et al., 2023, PagedAttention, section 5.1.
     """
-    _check(key, value, key_cache, value_cache, slot_mapping)
+    check_caches(key, value, key_cache, value_cache, slot_mapping)
     chosen = choose_impl(impl, HAS, key_cache)
     if k_scale is not None or v_scale is not None or key_cache.dtype in LIMITS:
         scales = checked_scales(key_cache, k_scale, v_scale)
@@ -80,7 +80,7 @@ def write_kv(
     elif chosen == "torch":
         _write_torch(key, value, key_cache, value_cache, slot_mapping)
     else:
-        _check_slots(slot_mapping, key_cache)
+        check_slots(slot_mapping, key_cache)
         reference.write_kv(key, value, key_cache, value_cache, slot_mapping)
 
 
@@ -115,10 +115,10 @@ def _write_quantised(
         slots = slots.contiguous()
         bad = _quantised.write_native((_rows(new[0]), _rows(new[1])), caches, scales, slots)
         if bad >= 0:
-            raise _bad_slot(int(slots[bad]), caches[0])
+            raise bad_slot(int(slots[bad]), caches[0])
         return
     if slots.device.type == "cpu":
-        _check_slots(slots, caches[0])
+        check_slots(slots, caches[0])
         _quantised.check_scale_values(caches, scales, slots)
     if chosen == "triton" and slots.shape[0] > 0:
         _quantised.write_triton((_rows(new[0]), _rows(new[1])), caches, scales, slots)
@@ -131,7 +131,7 @@ def _write_quantised(
 def _write_torch(
     key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor
 ) -> None:
-    _check_slots(slots, key_cache)
+    check_slots(slots, key_cache)
     keep = slots >= 0
     if not bool(keep.all()):
         key, value, slots = key[keep], value[keep], slots[keep]
@@ -167,7 +167,7 @@ def _write_native(
         num_kv_heads * head_dim * itemsize,
     )
     if bad >= 0:
-        raise _bad_slot(int(slots[bad]), key_cache)
+        raise bad_slot(int(slots[bad]), key_cache)
 
 
 @functools.cache
@@ -191,7 +191,7 @@ def _write_triton(
     if key.shape[0] == 0:
         return
     if key_cache.device.type == "cpu":  # the interpreter: nothing to wait for
-        _check_slots(slots, key_cache)
+        check_slots(slots, key_cache)
     num_blocks, block_size, num_kv_heads, head_dim = key_cache.shape
     key, value = _rows(key), _rows(value)
     row_size = num_kv_heads * head_dim
@@ -222,7 +222,7 @@ def _rows(new: Tensor) -> Tensor:
     return new if ready else new.contiguous()
 
 
-def _check(
+def check_caches(
     key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor
 ) -> None:
     """Refuse what does not fit; the usual case is decided by a few comparisons."""
@@ -262,13 +262,15 @@ def _check(
     raise fail("key_cache and value_cache", wanted, got, "take views of one KVCache")
 
 
-def _check_slots(slots: Tensor, key_cache: Tensor) -> None:
+def check_slots(slots: Tensor, key_cache: Tensor) -> None:
+    """Refuse slots beyond the cache; waits for the device if they are on one."""
     num_slots = key_cache.shape[0] * key_cache.shape[1]
     for slot in torch.aminmax(slots) if slots.numel() else ():
         if not -1 <= int(slot) < num_slots:
-            raise _bad_slot(int(slot), key_cache)
+            raise bad_slot(int(slot), key_cache)
 
 
-def _bad_slot(slot: int, key_cache: Tensor) -> ValueError:
+def bad_slot(slot: int, key_cache: Tensor) -> ValueError:
+    """Says which slots there are."""
     last = key_cache.shape[0] * key_cache.shape[1] - 1
     return fail("slot_mapping", f"slots from 0 to {last}, or -1 to skip", slot)

@@ -1,5 +1,6 @@
 """Kernels of blocks.kv to compile ahead of time, at the shapes of real models."""
 
+from blocks.kv.rope_write import rope_write_tiles
 from tests.aot import TARGETS, AotCase
 
 SCALE_PLACES = ("block", "slot", "head")
@@ -49,6 +50,56 @@ def quantised_case(
     )
 
 
+def rope_case(
+    name: str,
+    dtype: str,
+    *,
+    dim: int = 128,
+    rotary: int = 128,
+    normed: bool = True,
+    interleaved: bool = False,
+    fp8: bool = False,
+    hardware: bool = False,
+) -> AotCase:
+    """Static sizes as `rope_write_tiles` picks them."""
+    tiles, num_warps = rope_write_tiles(rotary // 2, dim)
+    heads = ("query", "key", "value", "out")
+    signature = dict.fromkeys((f"{name}_ptr" for name in heads), f"*{dtype}")
+    strides = [f"stride_{name}_{of}" for name in heads for of in ("token", "head")]
+    strides += ["stride_block", "stride_slot"]
+    signature |= {"positions_ptr": "*i64", "cos_sin_ptr": "*fp32", "slot_mapping_ptr": "*i64"}
+    norms, scales = ("query_norm_ptr", "key_norm_ptr"), ("k_scale_ptr", "v_scale_ptr")
+    caches = ("key_cache_ptr", "value_cache_ptr")
+    signature |= dict.fromkeys(norms, f"*{dtype}") if normed else {}
+    signature |= dict.fromkeys(scales, "*fp32") if fp8 else {}
+    signature |= dict.fromkeys(caches, "*u8" if fp8 else f"*{dtype}")
+    aligned = (*signature, *strides, "half", "head_dim")
+    of_scales = [f"stride_{n}_{of}" for n in ("k_scale", "v_scale") for of in SCALE_PLACES]
+    sizes = ("num_slots", "num_heads", "num_kv_heads", "half", "head_dim")
+    signature |= dict.fromkeys((*strides, *of_scales, *sizes), "i32")
+    signature |= {"eps": "fp32", "weight_offset": "fp32"}
+    return AotCase(
+        name=name,
+        kernel="blocks.kv._triton.rope_write:rope_write_kernel",
+        signature=signature,
+        constexprs={
+            **({} if normed else dict.fromkeys(norms)),
+            **({} if fp8 else dict.fromkeys(scales)),
+            "BLOCK_SIZE": 16,
+            "INTERLEAVED": interleaved,
+            "ROUND_FIRST": True,
+            "K_DYNAMIC": fp8,
+            "V_DYNAMIC": fp8,
+            "IS_INT8": False,
+            "HARDWARE": hardware,
+            **tiles,
+        },
+        aligned=aligned,
+        num_warps=num_warps,
+        targets=("sm_90",) if hardware else TARGETS,
+    )
+
+
 def copy_case(name: str, word: str, *, scales: bool = False, tile: int = 2048) -> AotCase:
     ends = ("source", "target")
     strides = [f"stride_{end}_{of}" for end in ends for of in ("plane", "block")]
@@ -83,6 +134,12 @@ CASES = [
     quantised_case("write-fp8-token-sm90", "bf16", is_int8=False, dynamic=True, hardware=True),
     quantised_case("write-fp8-static", "fp16", is_int8=False, dynamic=False, dim=64),
     quantised_case("write-int8-token", "bf16", is_int8=True, dynamic=True),
+    rope_case("rope-bf16", "bf16"),  # Qwen3
+    rope_case("rope-bf16-fp8", "bf16", fp8=True),
+    rope_case("rope-bf16-fp8-sm90", "bf16", fp8=True, hardware=True),
+    rope_case("rope-partial", "fp16", dim=80, rotary=32, normed=False),  # Phi
+    rope_case("rope-interleaved-fp8", "bf16", dim=256, rotary=64, interleaved=True, fp8=True),
+    rope_case("rope-fp32", "fp32", dim=64, rotary=64, interleaved=True),
     copy_case("copy", "i32"),
     copy_case("copy-scales", "i32", scales=True),
     copy_case("copy-odd", "u8"),  # blocks of an odd number of bytes

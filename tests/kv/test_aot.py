@@ -14,7 +14,7 @@ PAIRS = [(case, target) for case in CASES for target in case.targets]
 def test_compiles(case, target):
     report = compile_all("tests.kv.aot_cases", target)[case.name]
     check_report(report)
-    if "token" not in case.name:  # the largest magnitude is found across threads
+    if not case.name.startswith("rope") and "token" not in case.name:  # these reduce rows
         assert report.shared_bytes == 0, "a plain copy needs no shared memory"
 
 

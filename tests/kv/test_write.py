@@ -94,7 +94,7 @@ def test_the_kernel_itself_never_writes_outside_the_cache(monkeypatch):
     memory = torch.full((2, 4, 4, 1, 8), torch.nan, device=where)
     new = torch.zeros(3, 1, 8, device=where)
     slots = torch.tensor([8, -2, 7], device=where)
-    monkeypatch.setattr("blocks.kv.write._check_slots", lambda slots, key_cache: None)
+    monkeypatch.setattr("blocks.kv.write.check_slots", lambda slots, key_cache: None)
     _write_triton(new, new, memory[0, 1:3], memory[1, 1:3], slots)  # the middle two blocks
     assert memory[:, [0, 3]].isnan().all()
     assert memory[:, 1:3].isnan().sum() == 2 * 7 * 8

@@ -39,16 +39,36 @@ def to_int8(x):
 
 
 @triton.jit
-def token_scale(x, IS_INT8: tl.constexpr):
-    """Largest magnitude of each row over the format's limit; NaN for a row that has one.
+def largest(x):
+    """Largest magnitude in each row of x, as int32 bits: they order like magnitudes, NaN on top."""
+    return tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=1)
 
-    As integers, the bits of magnitudes order like magnitudes, with NaN above all.
-    """
-    most = tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=1)
-    largest = tl.minimum(most, 0x7F7FFFFF).to(tl.float32, bitcast=True)
-    scale = tl.div_rn(largest, tl.full(largest.shape, 127.0 if IS_INT8 else 448.0, tl.float32))
+
+@triton.jit
+def scale_of(most, IS_INT8: tl.constexpr):
+    """The scale that fits rows whose `largest` is ``most``; NaN for a row that has one."""
+    held = tl.minimum(most, 0x7F7FFFFF).to(tl.float32, bitcast=True)
+    scale = tl.div_rn(held, tl.full(held.shape, 127.0 if IS_INT8 else 448.0, tl.float32))
     scale = tl.maximum(scale, 1.1754943508222875e-38)
     return tl.where(most > 0x7F800000, float("nan"), scale)
+
+
+@triton.jit
+def head_scales(most, scale_ptr, head_mask, DYNAMIC: tl.constexpr, IS_INT8: tl.constexpr):
+    """Reciprocals of the scales of some heads; DYNAMIC measures and writes the scales first."""
+    if DYNAMIC:
+        scale = scale_of(most, IS_INT8)
+        tl.store(scale_ptr, scale, mask=head_mask)
+    else:
+        scale = tl.load(scale_ptr, mask=head_mask, other=1.0)
+    return tl.div_rn(tl.full(scale.shape, 1.0, tl.float32), scale)
+
+
+@triton.jit
+def codes_of(x, inverse, IS_INT8: tl.constexpr, HARDWARE: tl.constexpr):
+    """Codes (uint8) of rows of x, each times its entry of ``inverse``."""
+    steps = x * inverse[:, None]
+    return to_int8(steps) if IS_INT8 else to_fp8(steps, HARDWARE)
 
 
 @triton.jit
@@ -62,12 +82,6 @@ def store_quantised(
     IS_INT8: tl.constexpr,
     HARDWARE: tl.constexpr,
 ):
-    """Quantise heads of one token into the cache; DYNAMIC measures and writes the scale first."""
-    if DYNAMIC:
-        scale = token_scale(x, IS_INT8)
-        tl.store(scale_ptr, scale, mask=head_mask)
-    else:
-        scale = tl.load(scale_ptr, mask=head_mask, other=1.0)
-    steps = x * tl.div_rn(tl.full(scale.shape, 1.0, tl.float32), scale)[:, None]
-    codes = to_int8(steps) if IS_INT8 else to_fp8(steps, HARDWARE)
-    tl.store(cache_ptr, codes, mask=mask)
+    """Quantise heads of one token into the cache."""
+    inverse = head_scales(largest(x), scale_ptr, head_mask, DYNAMIC, IS_INT8)
+    tl.store(cache_ptr, codes_of(x, inverse, IS_INT8, HARDWARE), mask=mask)
