@@ -62,7 +62,9 @@ def inputs(
 def drawn(num_tokens: int, dtype: torch.dtype, heads, dims, quantised, **more) -> dict[str, Any]:
     """`inputs` of what Hypothesis drew."""
     cache_dtype, scale = quantised or (None, None)
-    return inputs(num_tokens, heads, *dims, dtype, cache_dtype=cache_dtype, scale=scale, **more)
+    return inputs(
+        num_tokens, heads, dims[0], dims[1], dtype, cache_dtype=cache_dtype, scale=scale, **more
+    )
 
 
 def copied(given: dict[str, Any], where: str = "cpu") -> dict[str, Any]:
