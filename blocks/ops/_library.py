@@ -22,7 +22,10 @@ def native_takes(x: Tensor, *others: Tensor | None) -> bool:
     dtype = x.dtype
     if dtype not in SUFFIXES or not x.is_cpu:
         return False
-    return all(o is None or (o.dtype == dtype and o.is_cpu) for o in others)
+    for other in others:  # a loop, because a generator costs as much as the rest
+        if other is not None and (other.dtype != dtype or not other.is_cpu):
+            return False
+    return True
 
 
 def choose(
@@ -41,13 +44,14 @@ def choose(
     on a CPU the reference is the choice: its parts are fused with their neighbours there.
     ``native`` says whether the operation has C++ functions at all.
     """
-    compiling = torch.compiler.is_compiling()
     if native and native_takes(x, *others):
         if impl is not None:
             has = (*has, "native")
-        elif (not traced or ("native" in differentiable and not compiling)) and native_ready():
+        elif (
+            not traced or ("native" in differentiable and not torch.compiler.is_compiling())
+        ) and native_ready():
             return "native"
-    if compiling and impl in has and impl in differentiable:
+    if traced and impl in has and impl in differentiable and torch.compiler.is_compiling():
         return impl  # whether it can run here is found out when it does
     for other in others:
         if other is not None and other.device != x.device:

@@ -13,7 +13,8 @@ from torch import Tensor
 from blocks import _checks
 from blocks._autograd import Operation
 from blocks._work import Work
-from blocks.ops._norm_launch import native_backward, native_norm, triton_backward, triton_norm
+from blocks.ops._norm_native import native_backward, native_norm
+from blocks.ops._norm_triton import triton_backward, triton_norm
 
 HAS = ("reference", "triton")
 DIFFERENTIABLE = ("reference", "native", "triton")
@@ -53,9 +54,25 @@ def check_norm(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, eps: float
 ) -> None:
     """Refuse what neither norm takes."""
+    width, dtype = x.shape[-1:], x.dtype
+    usual = (
+        len(width) == 1
+        and dtype.is_floating_point
+        and (weight.dtype == dtype and weight.shape == width)
+        and (bias is None or (bias.dtype == dtype and bias.shape == width))
+        and (residual is None or (residual.dtype == dtype and residual.shape == x.shape))
+        and eps >= 0
+    )
+    if not usual:
+        _check_slowly(x, weight, bias, residual, eps)
+
+
+def _check_slowly(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, eps: float
+) -> None:
     for name, tensor in (("x", x), ("weight", weight), ("bias", bias)):
-        if tensor is not None and not tensor.is_floating_point():
-            raise TypeError(f"{name} dtype: expected a floating point dtype, got {tensor.dtype}")
+        if tensor is not None:
+            _checks.check_kind(name, tensor, "floating point")
     _checks.check(x.dim() >= 1, "x shape", "at least one dimension", x.shape)
     hidden_size = x.shape[-1]
     _checks.check_shape("weight", weight, (hidden_size,), "one factor per column of x")

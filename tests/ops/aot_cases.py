@@ -1,7 +1,13 @@
 """What is compiled ahead of time: every kernel at the shapes of real models."""
 
 from blocks.ops._activation import TILE as ACTIVATION_TILE
-from blocks.ops._norm_launch import TILE_PARTIALS, TILE_SUMS, norm_backward_tiles, norm_tiles
+from blocks.ops._norm_triton import (
+    TILE_PARTIALS,
+    TILE_SUMS,
+    WIDE_TILE,
+    norm_backward_tiles,
+    norm_tiles,
+)
 from blocks.ops.rope import rope_tiles
 from blocks.ops.sampling import TILE as SAMPLE_TILE
 from tests.aot import AotCase
@@ -9,6 +15,7 @@ from tests.aot import AotCase
 NORM = "blocks.ops._triton.norm:_norm_kernel"
 NORM_BACKWARD = "blocks.ops._triton.norm_backward:_norm_backward_kernel"
 SUM_PARTIALS = "blocks.ops._triton.norm_backward:_sum_partials_kernel"
+NORM_WIDE = "blocks.ops._triton.norm_wide:"
 ROPE = "blocks.ops._triton.rope:_rope_kernel"
 ACTIVATION = "blocks.ops._triton.activation:_activation_kernel"
 ACTIVATION_BACKWARD = "blocks.ops._triton.activation:_activation_backward_kernel"
@@ -68,6 +75,48 @@ def norm_backward(
         },
         aligned=(*tensors, "hidden_size"),
         num_warps=tiles.num_warps,
+        claims={} if tiles.reread else {"sm_80": ("LDGSTS",), "sm_90": ("LDGSTS",)},
+    )
+
+
+def norm_wide(name: str, *, layer: bool) -> AotCase:
+    tensors = ("x_ptr", "residual_ptr", "weight_ptr", "y_ptr", "total_ptr")
+    signature = {**dict.fromkeys(tensors, "*bf16"), "rstd_ptr": "*fp32"}
+    signature |= {"bias_ptr": "*bf16", "mean_ptr": "*fp32"} if layer else {}
+    pointers = tuple(signature)
+    signature |= {"hidden_size": "i32", "eps": "fp32", "weight_offset": "fp32"}
+    absent = {} if layer else {"bias_ptr": None, "mean_ptr": None}
+    return AotCase(
+        name=name,
+        kernel=NORM_WIDE + "_wide_norm_kernel",
+        signature=signature,
+        constexprs={**absent, "IS_LAYER": layer, "ROUND_FIRST": not layer, "TILE": WIDE_TILE},
+        aligned=(*pointers, "hidden_size"),
+        num_warps=8,
+    )
+
+
+def norm_wide_backward(name: str, kernel: str, *, layer: bool) -> AotCase:
+    sums = kernel == "_wide_row_sums_kernel"
+    tensors = ("dy_ptr", "x_ptr", "weight_ptr", *(() if sums else ("dtotal_ptr", "dx_ptr")))
+    of_layer = ("mean_ptr", "centre_ptr", *(() if sums else ("dbias_ptr",)))
+    numbers = ("rstd_ptr", "projection_ptr", *(() if sums else ("dweight_ptr",)))
+    signature = dict.fromkeys(tensors, "*bf16") | dict.fromkeys(numbers, "*fp32")
+    signature |= dict.fromkeys(of_layer, "*fp32") if layer else {}
+    pointers = tuple(signature)
+    signature |= {} if sums else {"num_rows": "i32"}
+    signature |= {"hidden_size": "i32", "weight_offset": "fp32"}
+    choices = {"ROUND_FIRST": not layer, "NUM_STAGES": 2, "TILE": WIDE_TILE // 2}
+    return AotCase(
+        name=name,
+        kernel=NORM_WIDE + kernel,
+        signature=signature,
+        constexprs={
+            **({} if layer else dict.fromkeys(of_layer)),
+            **({"TILE": WIDE_TILE} if sums else choices),
+        },
+        aligned=(*pointers, "hidden_size"),
+        num_warps=8 if sums else 4,
     )
 
 
@@ -163,9 +212,13 @@ CASES = [
     norm_backward("rms-backward-16384-residual", 16384, residual=True),
     norm_backward("layer-backward-8192-residual", 8192, residual=True, layer=True),
     sum_partials("norm-backward-sums"),
+    norm_wide("rms-wide", layer=False),
+    norm_wide("layer-wide", layer=True),
+    norm_wide_backward("layer-wide-row-sums", "_wide_row_sums_kernel", layer=True),
+    norm_wide_backward("rms-wide-backward", "_wide_backward_kernel", layer=False),
+    norm_wide_backward("layer-wide-backward", "_wide_backward_kernel", layer=True),
     rope("rope-128-inplace", 128, 64, inplace=True),
-    rope("rope-partial-interleaved", 256, 32, interleaved=True),
-    rope("rope-128-backward", 128, 64, inverse=True),
+    rope("rope-partial-interleaved-backward", 256, 32, interleaved=True, inverse=True),
     activation("silu", gated=True),
     activation("gelu", gated=True),
     activation("gelu_tanh", gated=True),
@@ -173,7 +226,6 @@ CASES = [
     activation("silu", gated=True, backward=True),
     activation("gelu", gated=True, backward=True),
     activation("gelu_tanh", gated=True, backward=True),
-    activation("gelu", gated=False, backward=True),
     activation("relu", gated=False, backward=True),
     sample("sample-128k-bf16", 128_256, "*bf16"),
     sample("sample-32k-fp32", 32_000, "*fp32"),

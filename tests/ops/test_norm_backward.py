@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from blocks.ops import _norm, layer_norm, rms_norm
+from blocks.ops import _norm, _norm_triton, layer_norm, rms_norm
 from tests.numerics import assert_close, assert_like_torch
 
 FAST = ["native", "triton"]
@@ -86,6 +86,59 @@ def largest_terms(kind: str, given: list[Tensor], *, with_residual: bool) -> Ten
     centred = total - total.mean(-1, keepdim=True) if "layer" in kind else total
     rstd = torch.rsqrt(centred.square().mean(-1, keepdim=True) + 1e-6)
     return (dy * (weight.abs() + 1.0)).abs() * rstd
+
+
+@settings(max_examples=10)
+@given(
+    kind=st.sampled_from(KINDS),
+    num_rows=st.sampled_from([0, 1, 4]),
+    hidden_size=st.sampled_from([31, 32, 33, 70]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    with_residual=st.booleans(),
+)
+def test_rows_wider_than_a_tile_go_by_a_tile_at_a_time(
+    kind: str, num_rows: int, hidden_size: int, dtype: torch.dtype, with_residual: bool
+) -> None:
+    given = inputs(num_rows, hidden_size, dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_norm_triton, "MAX_TILE", 16)
+        patch.setattr(_norm_triton, "MAX_BACKWARD_TILE", {"rms": 16, "layer": 16})
+        patch.setattr(_norm_triton, "WIDE_TILE", 32)
+        found = call(kind, *given[:3], impl="triton", residual=given[3])
+        actual = gradients(kind, "triton", given, with_residual=with_residual)
+        again = gradients(kind, "triton", given, with_residual=with_residual)
+    wide = [t.float() for t in given]
+    outputs = call(kind, *given[:3], impl="reference", residual=given[3])
+    for a, e in zip(found, outputs, strict=True):
+        assert_close(a, e, slack=2)
+    expected = gradients(kind, "reference", wide, with_residual=with_residual)
+    for a, b, e in zip(actual, again, expected, strict=True):
+        assert torch.equal(a, b)
+        assert_close(a, e, slack=3)
+
+
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+def test_rows_as_wide_as_they_come(kind: str, monkeypatch) -> None:
+    monkeypatch.setattr(_norm_triton, "TILE_SUMS", 4096)  # fewer programs to interpret
+    given = inputs(2, 33_000, torch.float32)
+    for a, e in zip(
+        call(kind, *given[:3], impl="triton", residual=given[3]),
+        call(kind, *given[:3], impl="reference", residual=given[3]),
+        strict=True,
+    ):
+        assert_close(a, e)
+    actual = gradients(kind, "triton", given, with_residual=True)
+    for a, e in zip(actual, gradients(kind, "reference", given, with_residual=True), strict=True):
+        assert_close(a, e)
+
+
+@pytest.mark.parametrize("hidden_size", [8193, 16384])
+def test_rows_that_are_read_twice(hidden_size: int, monkeypatch) -> None:
+    monkeypatch.setattr(_norm_triton, "TILE_SUMS", 4096)
+    given = inputs(5, hidden_size, torch.float32)
+    actual = gradients("rms", "triton", given, with_residual=True)
+    for a, e in zip(actual, gradients("rms", "reference", given, with_residual=True), strict=True):
+        assert_close(a, e)
 
 
 @pytest.mark.parametrize("kind", KINDS)
