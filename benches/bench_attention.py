@@ -1,5 +1,7 @@
 """Attention at the shapes of real models; the rivals are timed beside it under their own names."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -51,7 +53,7 @@ def contiguous(cache: torch.Tensor, table: torch.Tensor, context: int) -> torch.
     return cache[table.long()].flatten(1, 2)[:, :context].transpose(1, 2)
 
 
-def sizes(model: ModelShape) -> dict[str, int]:
+def sizes(model: ModelShape) -> dict[str, Any]:
     return {
         "num_heads": model.num_heads,
         "num_kv_heads": model.num_kv_heads,

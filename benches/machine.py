@@ -119,15 +119,16 @@ def interleaved(
     device: torch.device,
     *,
     budget_s: float = 1.0,
+    min_rounds: int = 5,
     max_rounds: int = 100,
     cold: bool = True,
     graph: bool = True,
 ) -> dict[str, Times]:
-    """Time all calls in turn, A B A B, in as many rounds as the budget allows (5 at least).
+    """Time all calls in turn, A B A B, in as many rounds as the budget allows.
 
     Args:
         budget_s: of timed seconds, for all calls together.
-        max_rounds: most rounds.
+        min_rounds, max_rounds: fewest and most rounds.
         cold: flush the caches before every call, outside its time.
         graph: also time the kernels alone, on an accelerator.
     """
@@ -136,7 +137,7 @@ def interleaved(
         call()
         call()
         once += seconds(call, device, cold=cold)
-    rounds = max(5, min(max_rounds, int(budget_s / max(once, 1e-6))))
+    rounds = max(min_rounds, min(max_rounds, int(budget_s / max(once, 1e-6))))
     walls = _walls(calls, device, rounds, cold)
     if device.type != "cuda" or not graph:
         return {name: Times(wall) for name, wall in walls.items()}
