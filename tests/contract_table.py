@@ -115,6 +115,19 @@ def rope_and_write() -> dict[str, Any]:
     return {**new, "query_norm": normal(8), "key_norm": normal(8)}
 
 
+def experts() -> dict[str, Any]:
+    from blocks.ops import route
+
+    matrices = {"gate_up": normal(3, 8, 6), "down": normal(3, 6, 4)}
+    return {"x": normal(5, 6), **matrices, "routing": route(normal(5, 3), 2)}
+
+
+def few_bits() -> dict[str, Any]:
+    from blocks.ops import quantize_weight
+
+    return {"x": normal(3, 12), "weight": quantize_weight(normal(5, 12)), "bias": normal(5)}
+
+
 def coordinates(**more: Any) -> dict[str, Any]:
     where = {"rows": torch.tensor([0, 0, 1]), "token_ids": torch.tensor([3, 1, 0])}
     return {"logits": normal(2, 7), **where, **more}
@@ -168,15 +181,28 @@ TABLE = {
     "ops.apply_rope": Operation(rotary, "rope_work"),
     "ops.gelu": Operation(lambda: {"x": normal(3, 5)}, "activation_work", any_shape=("x",)),
     "ops.gelu_and_mul": Operation(lambda: {"gate_up": normal(3, 10)}, "gated_work"),
+    "ops.grouped_linear": Operation(
+        lambda: {"x": normal(4, 12), "weight": normal(3, 5, 12), "offsets": int32(0, 1, 1, 3)},
+        "grouped_linear_work",
+    ),
     "ops.layer_norm": Operation(
         lambda: {"x": normal(3, 12), "weight": normal(12), "bias": normal(12)}, "norm_work"
     ),
     "ops.linear": Operation(
         lambda: {"x": normal(3, 12), "weight": normal(5, 12), "bias": normal(5)}, "linear_work"
     ),
+    "ops.moe": Operation(experts, "moe_work"),
+    "ops.quant_linear": Operation(few_bits, "quant_linear_work"),
+    "ops.quantize_rows": Operation(
+        lambda: {"x": normal(3, 12)}, "quantize_rows_work", any_shape=("x",)
+    ),
+    "ops.quantize_weight": Operation(lambda: {"weight": normal(3, 12)}, any_shape=("weight",)),
     "ops.relu": Operation(lambda: {"x": normal(3, 5)}, "activation_work", any_shape=("x",)),
     "ops.rms_norm": Operation(
         lambda: {"x": normal(3, 12), "weight": normal(12), "residual": normal(3, 12)}, "norm_work"
+    ),
+    "ops.route": Operation(
+        lambda: {"router_logits": normal(5, 4), "top_k": 2, "bias": normal(4)}, "route_work"
     ),
     "ops.sample": Operation(
         lambda: {"logits": normal(3, 50), "top_k": 5, "seeds": 3},

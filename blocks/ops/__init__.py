@@ -17,13 +17,9 @@ from blocks.ops.linear import linear, linear_work
 from blocks.ops.logprobs import TokenLogprobs, top_logprobs
 from blocks.ops.moe import moe, moe_work
 from blocks.ops.penalties import add_logit_bias, apply_penalties
-from blocks.ops.quant import (
-    QuantizedRows,
-    QuantizedWeight,
-    quantize_rows,
-    quantize_weight,
-)
+from blocks.ops.quant import QuantizedRows, QuantizedWeight, quantize_weight
 from blocks.ops.quant_linear import quant_linear, quant_linear_work
+from blocks.ops.quantize_rows import quantize_rows, quantize_rows_work
 from blocks.ops.rms_norm import rms_norm
 from blocks.ops.rope import apply_rope, rope_work
 from blocks.ops.rope_frequencies import (
@@ -35,7 +31,8 @@ from blocks.ops.rope_frequencies import (
     rope_frequencies,
     rope_table,
 )
-from blocks.ops.routing import Routing, route
+from blocks.ops.route import route, route_work
+from blocks.ops.routing import Routing
 from blocks.ops.sampling import sample, sample_work
 
 __all__ = [
@@ -70,6 +67,7 @@ __all__ = [
     "quant_linear",
     "quant_linear_work",
     "quantize_rows",
+    "quantize_rows_work",
     "quantize_weight",
     "relu",
     "rms_norm",
@@ -77,6 +75,7 @@ __all__ = [
     "rope_table",
     "rope_work",
     "route",
+    "route_work",
     "sample",
     "sample_work",
     "silu_and_mul",

@@ -17,6 +17,7 @@ from blocks.ops.linear import linear
 HAS = ("reference", "torch")
 
 
+@_checks.expects_tensors
 def grouped_linear(
     x: Float[Tensor, "num_rows in_features"],
     weight: Float[Tensor, "num_groups out_features in_features"],
@@ -132,8 +133,7 @@ def _check(x: Tensor, weight: Tensor, offsets: Tensor) -> None:
         wanted = ("num_groups", "out_features", x.shape[1])
         _checks.check_shape("weight", weight, wanted, "as x has columns")
     _checks.check_shape("offsets", offsets, (weight.shape[0] + 1,), "one more than groups")
-    if not x.is_floating_point():
-        raise TypeError(f"x dtype: expected a floating point dtype, got {x.dtype}")
+    _checks.check_kind("x", x, "floating point")
     _checks.check_dtype("weight", weight, (x.dtype,), "as x has")
     _checks.check_dtype("offsets", offsets, (torch.int32,))
     _checks.check_same_device(x=x, weight=weight, offsets=offsets)

@@ -19,6 +19,7 @@ HAS = ("reference", "torch")
 Activation = Literal["silu", "gelu", "gelu_tanh"]
 
 
+@_checks.expects_tensors
 def moe(
     x: Float[Tensor, "num_tokens hidden_size"],
     gate_up: Float[Tensor, "num_experts two_inner hidden_size"],
@@ -53,8 +54,7 @@ def moe(
     traced = must_trace(x, gate_up, down, routing.weights)
     chosen = choose_impl(impl, HAS, x, grad=traced)
     if chosen == "reference":
-        experts, weights = routing.experts, routing.weights
-        return reference.moe(x, gate_up, down, experts, weights, activation=activation)
+        return reference.moe(x, gate_up, down, routing, activation=activation)
     weights, places, offsets = routing.weights, routing.places, routing.offsets
     if traced:
         rows = _spread_op(x, None, places, chosen)
@@ -167,8 +167,7 @@ def _check(x: Tensor, gate_up: Tensor, down: Tensor, routing: Routing, activatio
     _checks.check_shape("gate_up", gate_up, (num_experts, 2 * inner, hidden_size))
     _checks.check_shape("down", down, (num_experts, hidden_size, inner))
     _checks.check_shape("routing.places", routing.places, (num_tokens, "top_k"), "a row a token")
-    if not x.is_floating_point():
-        raise TypeError(f"x dtype: expected a floating point dtype, got {x.dtype}")
+    _checks.check_kind("x", x, "floating point")
     _checks.check_dtype("gate_up", gate_up, (x.dtype,), "as x has")
     _checks.check_dtype("down", down, (x.dtype,), "as x has")
     _checks.check_same_device(x=x, gate_up=gate_up, down=down, routing=routing.places)

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blocks import _checks
-from blocks._impl import Impl, choose_impl
 
 Format = Literal["int8", "fp8", "int4"]
 GroupSize = Literal["tensor", "channel"] | int | tuple[int, int]
@@ -86,8 +85,12 @@ class QuantizedWeight:
         stored = unpack_int4(self.values, self.shape[1]) if self.format == "int4" else self.values
         numbers = stored.float()
         if self.format == "int4":
-            numbers -= ZERO if self.zeros is None else spread(self.zeros.float(), self)
-        return (numbers * spread(self.scales, self)).to(dtype)
+            numbers -= (
+                ZERO
+                if self.zeros is None
+                else spread_groups(self.zeros.float(), self.group, self.shape)
+            )
+        return (numbers * spread_groups(self.scales, self.group, self.shape)).to(dtype)
 
 
 class QuantizedRows(NamedTuple):
@@ -104,9 +107,12 @@ class QuantizedRows(NamedTuple):
 
     def dequantize(self) -> Tensor:
         """The fp32 rows that stand behind the numbers."""
-        return self.values.float() * _spread(self.scales, (1, self.group_size), self.values.shape)
+        return self.values.float() * spread_groups(
+            self.scales, (1, self.group_size), self.values.shape
+        )
 
 
+@_checks.expects_tensors
 def quantize_weight(
     weight: Float[Tensor, "out_features in_features"],
     *,
@@ -142,8 +148,7 @@ def quantize_weight(
     _checks.check(format in STORED, "format", f"one of {sorted(STORED)}", repr(format))
     if weight.dim() != 2:
         _checks.check_shape("weight", weight, ("out_features", "in_features"))
-    if not weight.is_floating_point():
-        raise TypeError(f"weight dtype: expected a floating point dtype, got {weight.dtype}")
+    _checks.check_kind("weight", weight, "floating point")
     hint = "int8 and fp8 have a sign; only int4 takes zero points"
     _checks.check(symmetric or format == "int4", "symmetric", f"True for {format}", False, hint)
     group = _group(group_size, format, weight)
@@ -151,57 +156,21 @@ def quantize_weight(
     finite = bool(wide.isfinite().all())
     _checks.check(finite, "weight", "finite numbers", "infinity or NaN")
     if symmetric:
-        low, extent = None, _grouped(wide.abs(), group, "amax") / LARGEST[format]
+        low, extent = None, extent_of_groups(wide.abs(), group, "amax") / LARGEST[format]
     else:
-        low = _grouped(wide, group, "amin").clamp_max(0)
-        extent = (_grouped(wide, group, "amax").clamp_min(0) - low) / 15
+        low = extent_of_groups(wide, group, "amin").clamp_max(0)
+        extent = (extent_of_groups(wide, group, "amax").clamp_min(0) - low) / 15
     scales = extent.clamp_min(SMALLEST_SCALE)
     zeros = None if low is None else (-low / scales).round().to(torch.uint8)
-    scaled = wide / _spread(scales, group, wide.shape)
+    scaled = wide / spread_groups(scales, group, wide.shape)
     if format == "fp8":
         values = scaled.clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
     elif format == "int8":
         values = scaled.round().clamp(-127, 127).to(torch.int8)
     else:
-        zero = ZERO if zeros is None else _spread(zeros.float(), group, wide.shape)
+        zero = ZERO if zeros is None else spread_groups(zeros.float(), group, wide.shape)
         values = pack_int4((scaled.round() + zero).clamp(0, 15).to(torch.uint8))
     return QuantizedWeight(values, scales, zeros, (weight.shape[0], weight.shape[1]), group)
-
-
-def quantize_rows(
-    x: Float[Tensor, "num_rows num_columns"],
-    *,
-    format: Literal["int8", "fp8"] = "int8",
-    group_size: int | None = None,
-    impl: Impl | None = None,
-) -> QuantizedRows:
-    """Round rows to eight bits, each with scales from its own largest magnitudes.
-
-    Args:
-        x: fp32, bf16 or fp16. A row with a NaN or an infinity has no meaning after this.
-        format: ``int8`` or ``fp8`` (e4m3).
-        group_size: columns that share a scale; None for whole rows.
-        impl: None for the fastest where the tensor lives.
-
-    Raises:
-        ValueError: a format or a group size that does not exist.
-
-    Reference: DeepSeek-AI 2024, DeepSeek-V3 technical report, 3.3.2 (groups of 128).
-    """
-    _checks.check(format in ("int8", "fp8"), "format", "'int8' or 'fp8'", repr(format))
-    _checks.check_positive("group_size", group_size)
-    if x.dim() != 2:
-        _checks.check_shape("x", x, ("num_rows", "num_columns"))
-    width = group_size or max(x.shape[1], 1)
-    choose_impl(impl, ("reference",), x)
-    wide = x.detach().float()
-    scales = (_grouped(wide.abs(), (1, width), "amax") / LARGEST[format]).clamp_min(SMALLEST_SCALE)
-    scaled = wide / _spread(scales, (1, width), wide.shape)
-    if format == "fp8":
-        values = scaled.clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
-    else:
-        values = scaled.round().clamp(-127, 127).to(torch.int8)
-    return QuantizedRows(values, scales, width)
 
 
 def pack_int4(numbers: Tensor) -> Tensor:
@@ -217,11 +186,6 @@ def unpack_int4(packed: Tensor, num_columns: int) -> Tensor:
     half = PACK // 2
     runs = packed.view(len(packed), packed.shape[1] // half, half)
     return torch.stack((runs & 15, runs >> 4), dim=2).flatten(1)[:, :num_columns]
-
-
-def spread(per_group: Tensor, weight: QuantizedWeight) -> Tensor:
-    """A number a group as a number an element."""
-    return _spread(per_group, weight.group, weight.shape)
 
 
 def _group(group_size: Any, format: str, weight: Tensor) -> tuple[int, int]:
@@ -243,7 +207,7 @@ def _check_group(group: Any) -> None:
     _checks.check(ok, "group_size", f"positive rows, columns in multiples of {PACK}", group)
 
 
-def _grouped(x: Tensor, group: tuple[int, int], how: Literal["amax", "amin"]) -> Tensor:
+def extent_of_groups(x: Tensor, group: tuple[int, int], how: Literal["amax", "amin"]) -> Tensor:
     """Largest or smallest element of each group; elements that pad the last group are 0."""
     rows, columns = group
     x = F.pad(x, (0, -x.shape[1] % columns, 0, -x.shape[0] % rows))
@@ -251,7 +215,8 @@ def _grouped(x: Tensor, group: tuple[int, int], how: Literal["amax", "amin"]) ->
     return blocks.amax((1, 3)) if how == "amax" else blocks.amin((1, 3))
 
 
-def _spread(per_group: Tensor, group: tuple[int, int], shape: tuple[int, ...]) -> Tensor:
+def spread_groups(per_group: Tensor, group: tuple[int, int], shape: tuple[int, ...]) -> Tensor:
+    """A number a group as a number an element."""
     rows, columns = shape
     per_row = per_group.repeat_interleave(group[0], 0)[:rows]
     return per_row.repeat_interleave(group[1], 1)[:, :columns]

@@ -13,11 +13,13 @@ from blocks._impl import Impl, choose_impl
 from blocks._work import Work
 from blocks.ops import reference
 from blocks.ops._autograd import must_trace
-from blocks.ops.quant import QuantizedWeight, quantize_rows
+from blocks.ops.quant import QuantizedWeight
+from blocks.ops.quantize_rows import quantize_rows
 
 HAS = ("reference", "torch")
 
 
+@_checks.expects_tensors
 def quant_linear(
     x: Float[Tensor, "*rows in_features"],
     weight: QuantizedWeight,
@@ -79,8 +81,7 @@ def _check(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, quantize_inp
     outputs, inputs = weight.shape
     if x.shape[-1] != inputs:
         _checks.check_shape("x", x, ("...", inputs), "as weight has columns")
-    if not x.is_floating_point():
-        raise TypeError(f"x dtype: expected a floating point dtype, got {x.dtype}")
+    _checks.check_kind("x", x, "floating point")
     if bias is not None:
         _checks.check_shape("bias", bias, (outputs,), "one addend per row of weight")
         _checks.check_dtype("bias", bias, (x.dtype,), "as x has")

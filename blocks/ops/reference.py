@@ -12,7 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blocks.ops._noise import uniform_noise
-from blocks.ops.quant import QuantizedWeight, quantize_rows
+from blocks.ops.quant import (
+    LARGEST,
+    SMALLEST_SCALE,
+    QuantizedRows,
+    QuantizedWeight,
+    extent_of_groups,
+    spread_groups,
+)
+from blocks.ops.routing import Routing, sort_by_expert
 
 
 def rms_norm(
@@ -87,6 +95,20 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return (output if bias is None else output + bias.float()).to(x.dtype)
 
 
+def quantize_rows(x: Tensor, *, format: str, group_size: int | None) -> QuantizedRows:
+    """See ``quantize_rows.quantize_rows``."""
+    width = group_size or max(x.shape[1], 1)
+    rows = x.detach().float()
+    extent = extent_of_groups(rows.abs(), (1, width), "amax") / LARGEST[format]
+    scales = extent.clamp_min(SMALLEST_SCALE)
+    scaled = rows / spread_groups(scales, (1, width), rows.shape)
+    if format == "fp8":
+        values = scaled.clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
+    else:
+        values = scaled.round().clamp(-127, 127).to(torch.int8)
+    return QuantizedRows(values, scales, width)
+
+
 def quant_linear(
     x: Tensor, weight: QuantizedWeight, bias: Tensor | None, *, quantize_input: bool
 ) -> Tensor:
@@ -96,7 +118,7 @@ def quant_linear(
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     format = "int8" if weight.format == "int8" else "fp8"
     group = None if weight.scales.shape[1] <= 1 else weight.group[1]
-    rounded = quantize_rows(rows, format=format, group_size=group, impl="reference")
+    rounded = quantize_rows(rows, format=format, group_size=group)
     y = linear(rounded.dequantize(), weight.dequantize(), bias)
     return y.to(x.dtype).view(*x.shape[:-1], weight.shape[0])
 
@@ -112,32 +134,33 @@ def grouped_linear(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     return torch.cat((*parts, outside)).to(x.dtype)
 
 
-def choose_experts(
-    logits: Tensor,
+def route(
+    router_logits: Tensor,
     top_k: int,
     *,
     scoring: str,
     normalize: bool,
     bias: Tensor | None,
     scale: float,
-) -> tuple[Tensor, Tensor]:
-    """Experts (int32) and weights of ``routing.route``, each [num_tokens, top_k]."""
-    scores = wide(logits).softmax(-1) if scoring == "softmax" else wide(logits).sigmoid()
+) -> Routing:
+    """See ``route.route``."""
+    logits = wide(router_logits)
+    scores = logits.softmax(-1) if scoring == "softmax" else logits.sigmoid()
     preference = scores.detach() if bias is None else scores.detach() + bias.detach()
     ordered = preference.nan_to_num(nan=-torch.inf).sort(dim=-1, descending=True, stable=True)
     experts = ordered.indices[:, :top_k]
     weights = scores.gather(1, experts)
     if normalize:
         weights = weights / weights.sum(-1, keepdim=True)
-    return experts.to(torch.int32), weights * scale
+    experts = experts.to(torch.int32)
+    return Routing(experts, weights * scale, *sort_by_expert(experts, router_logits.shape[1]))
 
 
 def moe(
     x: Tensor,
     gate_up: Tensor,
     down: Tensor,
-    experts: Tensor,
-    weights: Tensor,
+    routing: Routing,
     *,
     activation: str,
 ) -> Tensor:
@@ -151,7 +174,7 @@ def moe(
             formula = "none" if activation == "gelu" else "tanh"
             inner = F.gelu(wide(gate), approximate=formula) * wide(up)
         y = (wide(inner.to(x.dtype)) @ wide(down[expert]).t()).to(x.dtype)
-        share = torch.where(experts == expert, weights, 0).sum(-1)  # [num_tokens]
+        share = torch.where(routing.experts == expert, routing.weights, 0).sum(-1)  # [num_tokens]
         total = total + share[:, None] * wide(y)
     return total.to(x.dtype)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocks.ops import QuantizedWeight, quantize_rows, quantize_weight
-from blocks.ops.quant import pack_int4, spread, unpack_int4
+from blocks.ops.quant import pack_int4, spread_groups, unpack_int4
 
 SCHEMES = [
     ("int8", None, True),
@@ -46,7 +46,7 @@ def test_rounding_is_off_by_at_most_half_a_step(
 ) -> None:
     weight, made = matrix(seed, rows, columns), quantized(seed, rows, columns, scheme)
     error = (made.dequantize().double() - weight.double()).abs()
-    step = spread(made.scales, made).double()
+    step = spread_groups(made.scales, made.group, made.shape).double()
     if made.format == "fp8":
         limit = torch.maximum(weight.double().abs() / 16, step / 1024)
     else:
