@@ -194,7 +194,7 @@ TABLE = {
     "ops.moe": Operation(experts, "moe_work"),
     "ops.quant_linear": Operation(few_bits, "quant_linear_work"),
     "ops.quantize_rows": Operation(
-        lambda: {"x": normal(3, 12)}, "quantize_rows_work", any_shape=("x",)
+        lambda: {"x": -normal(3, 12).abs()}, "quantize_rows_work", any_shape=("x",)
     ),
     "ops.quantize_weight": Operation(lambda: {"weight": normal(3, 12)}, any_shape=("weight",)),
     "ops.relu": Operation(lambda: {"x": normal(3, 5)}, "activation_work", any_shape=("x",)),

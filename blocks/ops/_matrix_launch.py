@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blocks.ops import _matrix_tiles as tiling
+from blocks.ops._library import num_processors
 from blocks.ops.quant import PACK, QuantizedRows, QuantizedWeight
 from blocks.ops.routing import Routing
 
@@ -18,6 +19,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TILE = 1024
 """Columns of one program of the kernels that move rows."""
 MAX_SPLITS = 16
+"""Shares of the inputs that programs sum up side by side; each has at least four tiles."""
 
 
 def quantize_rows(x: Tensor, format: str, width: int) -> QuantizedRows:
@@ -150,10 +152,10 @@ def grouped_linear(
     y = x.new_empty(num_rows, outputs)
     if y.numel() == 0:
         return y
-    average = num_rows / max(num_groups, 1)
+    average = -(-num_rows // max(num_groups, 1))
     tiles = tiling.choose(tiling.GROUPED, x.device, average, x.itemsize)
     slots = num_rows // tiles.rows + num_groups + 1
-    programs = 2 * tiling.num_processors(x.device)
+    programs = 2 * num_processors(x.device)
     kernel[(min(slots * -(-outputs // tiles.outs), programs),)](
         x,
         x.stride(0),
@@ -287,9 +289,7 @@ def route(
         TILE_EXPERTS=tile_experts,
         TILE_K=tiling.power_of_two(top_k),
     )
-    scan[(-(-num_experts // 8),)](
-        counts, totals, num_tiles, num_experts, TILE=128, TILE_EXPERTS=8
-    )
+    scan[(-(-num_experts // 8),)](counts, totals, num_tiles, num_experts, TILE=128, TILE_EXPERTS=8)
     place[(num_tiles,)](
         routing.experts,
         counts,
@@ -307,17 +307,16 @@ def route(
 
 
 def route_tile(num_experts: int) -> int:
-    """Tokens of one program of the routing kernels: 4096 scores, at least 8 tokens."""
-    return max(8, min(64, 4096 // tiling.power_of_two(num_experts, 16)))
+    """Tokens of one program of the routing kernels: 2048 scores, at least 8 tokens."""
+    return max(8, min(64, 2048 // tiling.power_of_two(num_experts, 16)))
 
 
-def _splits(
-    programs: int, inputs: int, tile_in: int, device: torch.device
-) -> tuple[int, int]:
+def _splits(programs: int, inputs: int, tile_in: int, device: torch.device) -> tuple[int, int]:
     """How many ways the inputs are shared, and how many each gets: at least four tiles."""
     tiles = max(1, -(-inputs // tile_in))
-    wanted = -(-2 * tiling.num_processors(device) // programs)
-    splits = max(1, min(wanted, tiles // 4, MAX_SPLITS))
+    wanted = -(-2 * num_processors(device) // programs)
+    least = 4 if device.type == "cuda" else 1
+    splits = max(1, min(wanted, tiles // least, MAX_SPLITS))
     share = -(-tiles // splits)
     return -(-tiles // share), share * tile_in
 

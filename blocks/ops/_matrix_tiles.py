@@ -20,9 +20,9 @@ class Tiles(NamedTuple):
     stages: int
 
 
-Table = dict[str, tuple[tuple[float, Tiles], ...]]
+Table = dict[str, tuple[tuple[int, Tiles], ...]]
 """By chip: (up to how many rows, tiles), the last one for any number."""
-ANY = float("inf")
+ANY = 1 << 62
 
 DECODE: Table = {
     "sm_80": (
@@ -89,7 +89,7 @@ PLAIN = Tiles(32, 64, 32, 4, 2)
 """float32 has no matrix unit of its own precision: plain arithmetic in small tiles."""
 
 
-def choose(table: Table, device: torch.device, num_rows: float, itemsize: int = 2) -> Tiles:
+def choose(table: Table, device: torch.device, num_rows: int, itemsize: int = 2) -> Tiles:
     """The row of ``table`` for this chip; an unknown one gets that of sm_80, AMD's of gfx942."""
     name = chip(device)
     if name != "cpu" and itemsize > 2:
@@ -106,13 +106,6 @@ def chip(device: torch.device) -> str:
         return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     major, minor = torch.cuda.get_device_capability(device)
     return f"sm_{major}{minor}"
-
-
-def num_processors(device: torch.device) -> int:
-    """Streaming multiprocessors (compute units); 8 in the interpreter."""
-    if device.type != "cuda":
-        return 8
-    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def launch_options(tiles: Tiles) -> dict[str, int]:

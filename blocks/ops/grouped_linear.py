@@ -1,6 +1,7 @@
 """Rows in groups, each group multiplied by its own weight matrix."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,13 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from blocks import _checks
+from blocks._autograd import Operation, Tensors, must_trace
 from blocks._impl import Impl, choose_impl
 from blocks._work import Work
-from blocks.ops import reference
-from blocks.ops._autograd import must_trace
+from blocks.ops import _matrix_launch, reference
 from blocks.ops.linear import linear
 
-HAS = ("reference", "torch")
+HAS = ("reference", "torch", "triton")
 
 
 @_checks.expects_tensors
@@ -50,12 +51,12 @@ def grouped_linear(
     Reference: Gale et al. 2023, MegaBlocks, 5.
     """
     _check(x, weight, offsets)
+    chosen = choose_grouped(impl, x, weight)
+    if chosen == "reference":
+        return reference.grouped_linear(x, weight, offsets)
     if must_trace(x, weight):
-        chosen = choose_impl(impl, HAS, x, grad=True)
-        if chosen == "reference":
-            return reference.grouped_linear(x, weight, offsets)
-        return _grouped_linear_op(x, weight, offsets, chosen)
-    return run(x, weight, offsets, choose_impl(impl, HAS, x))
+        return GROUPED_LINEAR(x, weight, offsets, chosen)[0]
+    return run(x, weight, offsets, chosen)
 
 
 def grouped_linear_work(
@@ -67,10 +68,22 @@ def grouped_linear_work(
     return Work(flops, (weights + num_rows * (in_features + out_features)) * dtype_bytes)
 
 
-def run(x: Tensor, weight: Tensor, offsets: Tensor, impl: str) -> Tensor:
-    """``grouped_linear`` without checks and without gradients."""
-    if impl == "reference":
-        return reference.grouped_linear(x, weight, offsets)
+def choose_grouped(impl: str | None, x: Tensor, *others: Tensor) -> str:
+    """The implementation of ``grouped_linear`` and ``moe``; torch calls multiply fp64."""
+    has = HAS if x.dtype in _matrix_launch.DTYPES else HAS[:2]
+    traced = must_trace(x, *others)
+    if torch.compiler.is_compiling() and impl in has:
+        return str(impl)  # whether it can run here is found out when it does
+    return choose_impl(impl, has, x, grad=traced, differentiable=HAS)
+
+
+def run(
+    x: Tensor, weight: Tensor, offsets: Tensor, impl: str, tokens: Tensor | None = None
+) -> Tensor:
+    """``grouped_linear`` without gradients; row i is x[tokens[i]] where there are tokens."""
+    if impl == "triton":
+        return _matrix_launch.grouped_linear(x, weight, offsets, tokens)
+    x = x if tokens is None else x[tokens]
     y = x.new_empty(len(x), weight.shape[1])
     bounds = offsets.tolist()
     for group, (begin, end) in enumerate(itertools.pairwise(bounds)):
@@ -80,50 +93,74 @@ def run(x: Tensor, weight: Tensor, offsets: Tensor, impl: str) -> Tensor:
     return y
 
 
-def run_weight_grad(x: Tensor, dy: Tensor, offsets: Tensor, impl: str) -> Tensor:
-    """``dy[a:b].T @ x[a:b]`` for every group: [num_groups, out_features, in_features]."""
-    dw = x.new_zeros(len(offsets) - 1, dy.shape[1], x.shape[1])
-    bounds = offsets.tolist()
-    for group, (begin, end) in enumerate(itertools.pairwise(bounds)):
-        if begin < end:
-            torch.mm(dy[begin:end].t(), x[begin:end], out=dw[group])
-    return dw
+def _run(x: Tensor, weight: Tensor, offsets: Tensor, impl: str) -> tuple[Tensor]:
+    return (run(x, weight, offsets, impl),)
 
 
-@torch.library.custom_op("blocks::grouped_linear", mutates_args=())
-def _grouped_linear_op(x: Tensor, weight: Tensor, offsets: Tensor, impl: str) -> Tensor:
-    return run(x, weight, offsets, impl)
+def _run_backward(
+    x: Tensor,
+    weight: Tensor,
+    offsets: Tensor,
+    dy: Tensor,
+    impl: str,
+    wants_x: bool,
+    wants_weight: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and weight; an empty tensor where none is wanted."""
+    dx, dw = x.new_empty(0), x.new_empty(0)
+    if wants_x:
+        dx = run(dy, weight.transpose(1, 2), offsets, impl)
+    if wants_weight and impl == "triton":
+        dw = _matrix_launch.grouped_weight_grad(x, dy, offsets)
+    elif wants_weight:
+        dw = torch.zeros_like(weight, memory_format=torch.contiguous_format)
+        for group, (begin, end) in enumerate(itertools.pairwise(offsets.tolist())):
+            if begin < end:
+                torch.mm(dy[begin:end].t(), x[begin:end], out=dw[group])
+    return dx, dw
 
 
-@_grouped_linear_op.register_fake
-def _(x: Tensor, weight: Tensor, offsets: Tensor, impl: str) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[1])
+def _fake(x: Tensor, weight: Tensor, offsets: Tensor, impl: str) -> tuple[Tensor]:
+    return (x.new_empty(x.shape[0], weight.shape[1]),)
 
 
-@torch.library.custom_op("blocks::grouped_linear_weight_grad", mutates_args=())
-def _weight_grad_op(x: Tensor, dy: Tensor, offsets: Tensor, impl: str) -> Tensor:
-    return run_weight_grad(x, dy, offsets, impl)
+def _fake_backward(
+    x: Tensor,
+    weight: Tensor,
+    offsets: Tensor,
+    dy: Tensor,
+    impl: str,
+    wants_x: bool,
+    wants_weight: bool,
+) -> tuple[Tensor, Tensor]:
+    dx = x.new_empty(x.shape if wants_x else 0)
+    return dx, x.new_empty(weight.shape if wants_weight else 0)
 
 
-@_weight_grad_op.register_fake
-def _(x: Tensor, dy: Tensor, offsets: Tensor, impl: str) -> Tensor:
-    return x.new_empty(offsets.shape[0] - 1, dy.shape[1], x.shape[1])
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], outputs: Tensors) -> None:
     x, weight, offsets, ctx.impl = inputs
     ctx.save_for_backward(x, weight, offsets)
 
 
-def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-    x, weight, offsets = ctx.saved_tensors
+def _gradients(
+    ctx: Any, backward: Callable[..., Tensors], dy: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if dy is None:
+        return None, None, None, None
     wants_x, wants_weight = ctx.needs_input_grad[:2]
-    dx = _grouped_linear_op(dy, weight.transpose(1, 2), offsets, ctx.impl) if wants_x else None
-    dw = _weight_grad_op(x, dy, offsets, ctx.impl) if wants_weight else None
-    return dx, dw, None, None
+    dx, dw = backward(*ctx.saved_tensors, dy, ctx.impl, wants_x, wants_weight)
+    return dx if wants_x else None, dw if wants_weight else None, None, None
 
 
-_grouped_linear_op.register_autograd(_backward, setup_context=_keep)
+GROUPED_LINEAR = Operation(
+    "grouped_linear",
+    run=_run,
+    fake=_fake,
+    save=_save,
+    backward=_run_backward,
+    fake_backward=_fake_backward,
+    gradients=_gradients,
+)
 
 
 def _check(x: Tensor, weight: Tensor, offsets: Tensor) -> None:

@@ -1,5 +1,6 @@
 """A mixture of gated MLPs over routed tokens."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -7,15 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from blocks import _checks
-from blocks._impl import Impl, choose_impl
+from blocks._autograd import Operation, Tensors, must_trace
+from blocks._impl import Impl
 from blocks._work import Work
-from blocks.ops import reference
-from blocks.ops._autograd import must_trace
+from blocks.ops import _matrix_launch, reference
 from blocks.ops.activation import gelu_and_mul, silu_and_mul
-from blocks.ops.grouped_linear import grouped_linear, run
+from blocks.ops.grouped_linear import choose_grouped, grouped_linear, run
 from blocks.ops.routing import Routing
 
-HAS = ("reference", "torch")
 Activation = Literal["silu", "gelu", "gelu_tanh"]
 
 
@@ -51,17 +51,17 @@ def moe(
     of Experts, 2.1; Gale et al. 2023, MegaBlocks.
     """
     _check(x, gate_up, down, routing, activation)
-    traced = must_trace(x, gate_up, down, routing.weights)
-    chosen = choose_impl(impl, HAS, x, grad=traced)
+    weights, places, offsets = routing.weights, routing.places, routing.offsets
+    chosen = choose_grouped(impl, x, gate_up, down, weights)
     if chosen == "reference":
         return reference.moe(x, gate_up, down, routing, activation=activation)
-    weights, places, offsets = routing.weights, routing.places, routing.offsets
-    if traced:
-        rows = _spread_op(x, None, places, chosen)
-        inner = _activate(grouped_linear(rows, gate_up, offsets, impl=impl), activation)
-        return _combine_op(grouped_linear(inner, down, offsets, impl=impl), weights, places, chosen)
-    rows = x[routing.tokens]
-    inner = _activate(run(rows, gate_up, offsets, chosen), activation)
+    if must_trace(x, gate_up, down, weights):
+        rows = SPREAD(x, places, chosen)[0]
+        inner = _activate(grouped_linear(rows, gate_up, offsets, impl=chosen), activation)
+        return COMBINE(grouped_linear(inner, down, offsets, impl=chosen), weights, places, chosen)[
+            0
+        ]
+    inner = _activate(run(x, gate_up, offsets, chosen, routing.tokens), activation)
     return _combine(run(inner, down, offsets, chosen), weights, places, chosen)
 
 
@@ -87,72 +87,107 @@ def _activate(gate_up: Tensor, activation: str) -> Tensor:
 
 def _spread(x: Tensor, weights: Tensor | None, places: Tensor, impl: str) -> Tensor:
     """Row places[t, i] of the result is x[t], times weights[t, i] where there are weights."""
+    if impl == "triton":
+        return _matrix_launch.spread(x, weights, places)
     rows = x[:, None].expand(-1, places.shape[1], -1)
     if weights is not None:
-        rows = (rows * weights.to(_wide(x))[..., None]).to(x.dtype)
+        rows = (reference.wide(rows) * reference.wide(weights)[..., None]).to(x.dtype)
     flat = rows.reshape(places.numel(), x.shape[1])
     return torch.empty_like(flat).index_copy_(0, places.flatten().long(), flat)
 
 
 def _combine(y: Tensor, weights: Tensor | None, places: Tensor, impl: str) -> Tensor:
     """Result t is the sum of the rows y[places[t]], times weights[t] where there are weights."""
-    rows = y[places].to(_wide(y))  # [num_tokens, top_k, hidden_size]
-    rows = rows if weights is None else rows * weights.to(rows.dtype)[..., None]
+    if impl == "triton":
+        return _matrix_launch.combine(y, weights, places)
+    rows = reference.wide(y[places])  # [num_tokens, top_k, hidden_size]
+    rows = rows if weights is None else rows * reference.wide(weights)[..., None]
     return rows.sum(1).to(y.dtype)
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+def _run_spread(x: Tensor, places: Tensor, impl: str) -> tuple[Tensor]:
+    return (_spread(x, None, places, impl),)
 
 
-@torch.library.custom_op("blocks::moe_spread", mutates_args=())
-def _spread_op(x: Tensor, weights: Tensor | None, places: Tensor, impl: str) -> Tensor:
-    return _spread(x, weights, places, impl)
+def _run_spread_backward(dy: Tensor, places: Tensor, impl: str) -> tuple[Tensor]:
+    return (_combine(dy, None, places, impl),)
 
 
-@_spread_op.register_fake
-def _(x: Tensor, weights: Tensor | None, places: Tensor, impl: str) -> Tensor:
-    return x.new_empty(places.numel(), x.shape[1])
+def _fake_spread(x: Tensor, places: Tensor, impl: str) -> tuple[Tensor]:
+    return (x.new_empty(places.numel(), x.shape[1]),)
 
 
-@torch.library.custom_op("blocks::moe_combine", mutates_args=())
-def _combine_op(y: Tensor, weights: Tensor | None, places: Tensor, impl: str) -> Tensor:
-    return _combine(y, weights, places, impl)
+def _fake_spread_backward(dy: Tensor, places: Tensor, impl: str) -> tuple[Tensor]:
+    return (dy.new_empty(places.shape[0], dy.shape[1]),)
 
 
-@_combine_op.register_fake
-def _(y: Tensor, weights: Tensor | None, places: Tensor, impl: str) -> Tensor:
-    return y.new_empty(places.shape[0], y.shape[1])
-
-
-def _keep_spread(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, weights, places, ctx.impl = inputs
-    assert weights is None, "only rows without weights are spread in a forward pass"
+def _save_spread(ctx: Any, inputs: tuple[Any, ...], outputs: Tensors) -> None:
+    _, places, ctx.impl = inputs
     ctx.save_for_backward(places)
 
 
-def _spread_backward(ctx: Any, d_rows: Tensor) -> tuple[Tensor, None, None, None]:
+def _spread_gradients(
+    ctx: Any, backward: Callable[..., Tensors], dy: Tensor | None
+) -> tuple[Tensor | None, ...]:
     (places,) = ctx.saved_tensors
-    return _combine_op(d_rows, None, places, ctx.impl), None, None, None
+    return None if dy is None else backward(dy, places, ctx.impl)[0], None, None
 
 
-def _keep_combine(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+SPREAD = Operation(
+    "moe_spread",
+    run=_run_spread,
+    fake=_fake_spread,
+    save=_save_spread,
+    backward=_run_spread_backward,
+    fake_backward=_fake_spread_backward,
+    gradients=_spread_gradients,
+)
+
+
+def _run_combine(y: Tensor, weights: Tensor, places: Tensor, impl: str) -> tuple[Tensor]:
+    return (_combine(y, weights, places, impl),)
+
+
+def _run_combine_backward(
+    y: Tensor, weights: Tensor, places: Tensor, d_out: Tensor, impl: str
+) -> tuple[Tensor, Tensor]:
+    products = reference.wide(y[places]) * reference.wide(d_out)[:, None]
+    return _spread(d_out, weights, places, impl), products.sum(-1).to(weights.dtype)
+
+
+def _fake_combine(y: Tensor, weights: Tensor, places: Tensor, impl: str) -> tuple[Tensor]:
+    return (y.new_empty(places.shape[0], y.shape[1]),)
+
+
+def _fake_combine_backward(
+    y: Tensor, weights: Tensor, places: Tensor, d_out: Tensor, impl: str
+) -> tuple[Tensor, Tensor]:
+    return y.new_empty(y.shape), weights.new_empty(weights.shape)
+
+
+def _save_combine(ctx: Any, inputs: tuple[Any, ...], outputs: Tensors) -> None:
     y, weights, places, ctx.impl = inputs
     ctx.save_for_backward(y, weights, places)
 
 
-def _combine_backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-    y, weights, places = ctx.saved_tensors
-    dy = _spread_op(d_out, weights, places, ctx.impl)
-    if not ctx.needs_input_grad[1]:
-        return dy, None, None, None
-    wide = _wide(y)
-    d_weights = (y[places].to(wide) * d_out[:, None].to(wide)).sum(-1)
-    return dy, d_weights.to(weights.dtype), None, None
+def _combine_gradients(
+    ctx: Any, backward: Callable[..., Tensors], d_out: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if d_out is None:
+        return None, None, None, None
+    dy, d_weights = backward(*ctx.saved_tensors, d_out, ctx.impl)
+    return dy, d_weights, None, None
 
 
-_spread_op.register_autograd(_spread_backward, setup_context=_keep_spread)
-_combine_op.register_autograd(_combine_backward, setup_context=_keep_combine)
+COMBINE = Operation(
+    "moe_combine",
+    run=_run_combine,
+    fake=_fake_combine,
+    save=_save_combine,
+    backward=_run_combine_backward,
+    fake_backward=_fake_combine_backward,
+    gradients=_combine_gradients,
+)
 
 
 def _check(x: Tensor, gate_up: Tensor, down: Tensor, routing: Routing, activation: str) -> None:

@@ -1,7 +1,8 @@
 """Multiplication of rows by a weight held in int8, fp8 or int4."""
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -9,14 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blocks import _checks
+from blocks._autograd import Operation, Tensors, must_trace
 from blocks._impl import Impl, choose_impl
 from blocks._work import Work
-from blocks.ops import reference
-from blocks.ops._autograd import must_trace
+from blocks.ops import _matrix_launch, reference
 from blocks.ops.quant import QuantizedWeight
 from blocks.ops.quantize_rows import quantize_rows
 
-HAS = ("reference", "torch")
+HAS = ("reference", "torch", "triton")
 
 
 @_checks.expects_tensors
@@ -56,11 +57,18 @@ def quant_linear(
     DeepSeek-V3, 3.3.
     """
     _check(x, weight, bias, quantize_input)
-    traced = must_trace(x, bias)
-    chosen = choose_impl(impl, HAS, x, grad=traced)
+    chosen = _choose(impl, x, bias)
     if chosen == "reference":
         return reference.quant_linear(x, weight, bias, quantize_input=quantize_input)
-    return _run_torch(x, weight, bias, quantize_input)
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    if must_trace(x, bias):
+        parts = (weight.values, weight.scales, weight.zeros, *weight.shape, *weight.group)
+        y = QUANT_LINEAR(rows, *parts, bias, quantize_input, chosen)[0]
+    elif quantize_input:
+        y = _run_rounded(rows, weight, bias, chosen)
+    else:
+        y = _run_decoded(rows, weight, bias, chosen)
+    return y.view(*x.shape[:-1], weight.shape[0])
 
 
 def quant_linear_work(num_rows: int, weight: QuantizedWeight, dtype_bytes: int) -> Work:
@@ -99,21 +107,33 @@ def _check(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, quantize_inp
     _checks.check(not needs, "quantize_input", "x without requires_grad", True, hint)
 
 
-def _run_torch(
-    x: Tensor, weight: QuantizedWeight, bias: Tensor | None, quantize_input: bool
-) -> Tensor:
-    if not quantize_input:
-        return F.linear(x, weight.dequantize(x.dtype), bias)
-    flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    rows = quantize_rows(flat, format=_row_format(weight), group_size=input_group(weight))
+def _choose(impl: str | None, x: Tensor, bias: Tensor | None) -> str:
+    has = HAS if x.dtype in _matrix_launch.DTYPES else HAS[:2]
+    if torch.compiler.is_compiling() and impl in has:
+        return str(impl)  # whether it can run here is found out when it does
+    return choose_impl(impl, has, x, grad=must_trace(x, bias), differentiable=HAS)
+
+
+def _run_decoded(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, impl: str) -> Tensor:
+    """Rows as they are by the decoded weight."""
+    if impl == "triton":
+        return _matrix_launch.decode_linear(x, weight, bias)
+    return F.linear(x, weight.dequantize(x.dtype), bias)
+
+
+def _run_rounded(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, impl: str) -> Tensor:
+    """Rounded rows by the weight in its own format."""
+    how = "triton" if impl == "triton" else None
+    rows = quantize_rows(x, format=_row_format(weight), group_size=input_group(weight), impl=how)
+    if impl == "triton":
+        return _matrix_launch.scaled_linear(rows, weight, bias, x.dtype)
     # torch 2.11 to 2.13 multiply one column wrongly, and no rows not at all.
-    if weight.format == "int8" and x.is_cpu and len(flat) and flat.shape[1] > 1:
+    if weight.format == "int8" and x.is_cpu and len(x) and x.shape[1] > 1:
         sums = torch._int_mm(rows.values, weight.values.t())
         y = sums.float() * rows.scales * scale_per_output(weight)
     else:
         y = F.linear(rows.dequantize(), weight.dequantize())
-    y = y if bias is None else y + bias.float()
-    return y.to(x.dtype).view(*x.shape[:-1], weight.shape[0])
+    return (y if bias is None else y + bias.float()).to(x.dtype)
 
 
 def _row_format(weight: QuantizedWeight) -> Literal["int8", "fp8"]:
@@ -123,3 +143,91 @@ def _row_format(weight: QuantizedWeight) -> Literal["int8", "fp8"]:
 def scale_per_output(weight: QuantizedWeight) -> Tensor:
     """Scales of a weight without column groups, one a row of it."""
     return weight.scales[:, 0].repeat_interleave(weight.group[0])[: weight.shape[0]]
+
+
+def _run(
+    x: Tensor,
+    values: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    out_features: int,
+    in_features: int,
+    group_rows: int,
+    group_columns: int,
+    bias: Tensor | None,
+    quantize_input: bool,
+    impl: str,
+) -> tuple[Tensor]:
+    shape, group = (out_features, in_features), (group_rows, group_columns)
+    weight = QuantizedWeight(values, scales, zeros, shape, group)
+    return ((_run_rounded if quantize_input else _run_decoded)(x, weight, bias, impl),)
+
+
+def _fake(x: Tensor, values: Tensor, scales: Tensor, *rest: Any) -> tuple[Tensor]:
+    return (x.new_empty(x.shape[0], values.shape[0]),)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], outputs: Tensors) -> None:
+    _, values, scales, zeros, *ctx.sizes, _, _, _ = inputs
+    ctx.save_for_backward(values, scales, zeros)
+
+
+def _run_backward(
+    dy: Tensor,
+    values: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    out_features: int,
+    in_features: int,
+    group_rows: int,
+    group_columns: int,
+    wants_x: bool,
+    wants_bias: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and bias; an empty tensor where none is wanted."""
+    shape, group = (out_features, in_features), (group_rows, group_columns)
+    dx, d_bias = dy.new_empty(0), dy.new_empty(0)
+    if wants_x:
+        dx = dy @ QuantizedWeight(values, scales, zeros, shape, group).dequantize(dy.dtype)
+    if wants_bias:
+        d_bias = dy.sum(0)
+    return dx, d_bias
+
+
+def _fake_backward(
+    dy: Tensor,
+    values: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    out_features: int,
+    in_features: int,
+    group_rows: int,
+    group_columns: int,
+    wants_x: bool,
+    wants_bias: bool,
+) -> tuple[Tensor, Tensor]:
+    dx = dy.new_empty((dy.shape[0], in_features) if wants_x else 0)
+    return dx, dy.new_empty(out_features if wants_bias else 0)
+
+
+def _gradients(
+    ctx: Any, backward: Callable[..., Tensors], dy: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    gradients: list[Tensor | None] = [None] * 11
+    wants_x, wants_bias = ctx.needs_input_grad[0], ctx.needs_input_grad[8]
+    if dy is not None:
+        dx, d_bias = backward(dy, *ctx.saved_tensors, *ctx.sizes, wants_x, wants_bias)
+        gradients[0] = dx if wants_x else None
+        gradients[8] = d_bias if wants_bias else None
+    return tuple(gradients)
+
+
+QUANT_LINEAR = Operation(
+    "quant_linear",
+    run=_run,
+    fake=_fake,
+    save=_save,
+    backward=_run_backward,
+    fake_backward=_fake_backward,
+    gradients=_gradients,
+)

@@ -144,16 +144,23 @@ def route(
     scale: float,
 ) -> Routing:
     """See ``route.route``."""
-    logits = wide(router_logits)
-    scores = logits.softmax(-1) if scoring == "softmax" else logits.sigmoid()
+    scores = router_scores(router_logits, scoring)
     preference = scores.detach() if bias is None else scores.detach() + bias.detach()
     ordered = preference.nan_to_num(nan=-torch.inf).sort(dim=-1, descending=True, stable=True)
-    experts = ordered.indices[:, :top_k]
-    weights = scores.gather(1, experts)
-    if normalize:
-        weights = weights / weights.sum(-1, keepdim=True)
-    experts = experts.to(torch.int32)
-    return Routing(experts, weights * scale, *sort_by_expert(experts, router_logits.shape[1]))
+    experts = ordered.indices[:, :top_k].to(torch.int32)
+    weights = router_weights(scores, experts, normalize=normalize, scale=scale)
+    return Routing(experts, weights, *sort_by_expert(experts, router_logits.shape[1]))
+
+
+def router_scores(logits: Tensor, scoring: str) -> Tensor:
+    """Scores of all experts in fp32: a softmax over them, or a sigmoid of each."""
+    return wide(logits).softmax(-1) if scoring == "softmax" else wide(logits).sigmoid()
+
+
+def router_weights(scores: Tensor, experts: Tensor, *, normalize: bool, scale: float) -> Tensor:
+    """Scores of the chosen experts as weights [num_tokens, top_k]."""
+    weights = scores.gather(1, experts.long())
+    return scale * (weights / weights.sum(-1, keepdim=True) if normalize else weights)
 
 
 def moe(

@@ -2,14 +2,15 @@
 
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from blocks import _checks
+from blocks._autograd import must_trace
 from blocks._impl import Impl, choose_impl
 from blocks._work import Work
-from blocks.ops import reference
-from blocks.ops._autograd import must_trace
+from blocks.ops import _matrix_launch, reference
 from blocks.ops.routing import Routing
 
 HAS = ("reference", "triton")
@@ -57,10 +58,18 @@ def route(
     Mixtral of Experts, 2.1; Wang et al. 2024, Auxiliary-loss-free load balancing (bias).
     """
     _check(router_logits, top_k, scoring, bias)
-    choose_impl(impl, HAS, router_logits, grad=must_trace(router_logits, bias))
-    return reference.route(
-        router_logits, top_k, scoring=scoring, normalize=normalize, bias=bias, scale=scale
-    )
+    traced = must_trace(router_logits, bias)
+    has = HAS if router_logits.dtype in _matrix_launch.DTYPES else HAS[:1]
+    chosen = choose_impl(impl, has, router_logits, grad=traced, differentiable=HAS)
+    options = {"scoring": scoring, "normalize": normalize, "bias": bias, "scale": scale}
+    if chosen == "reference" or torch.compiler.is_compiling():
+        return reference.route(router_logits, top_k, **options)
+    routing = _matrix_launch.route(router_logits.detach(), top_k, **options)
+    if not traced:
+        return routing
+    scores = reference.router_scores(router_logits, scoring)
+    weights = reference.router_weights(scores, routing.experts, normalize=normalize, scale=scale)
+    return routing._replace(weights=weights)
 
 
 def _check(logits: Tensor, top_k: int, scoring: str, bias: Tensor | None) -> None:

@@ -11,6 +11,7 @@ from blocks.ops._norm_triton import (
 from blocks.ops.rope import rope_tiles
 from blocks.ops.sampling import TILE as SAMPLE_TILE
 from tests.aot import AotCase
+from tests.ops.aot_matrix_cases import MATRIX_CASES
 
 NORM = "blocks.ops._triton.norm:_norm_kernel"
 NORM_BACKWARD = "blocks.ops._triton.norm_backward:_norm_backward_kernel"
@@ -229,4 +230,5 @@ CASES = [
     activation("relu", gated=False, backward=True),
     sample("sample-128k-bf16", 128_256, "*bf16"),
     sample("sample-32k-fp32", 32_000, "*fp32"),
+    *MATRIX_CASES,
 ]

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocks.ops import grouped_linear
+from blocks.ops.grouped_linear import GROUPED_LINEAR
 from tests.numerics import assert_close
 
-IMPLS = ["reference", "torch"]
+IMPLS = ["reference", "torch", "triton"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 group_lens = st.lists(st.sampled_from([0, 0, 1, 2, 7, 15, 16, 17, 33]), min_size=1, max_size=6)
 
@@ -68,7 +69,7 @@ def test_the_same_bits_every_run_and_any_stride(impl) -> None:
     assert_close(grouped_linear(x.t().contiguous().t(), weight, offsets, impl=impl), once)
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("impl", ["reference", "torch"])
 @pytest.mark.parametrize("lens", [[3, 0, 2], [0, 0], [4]])
 def test_gradients_in_double_precision(impl, lens: list[int]) -> None:
     x, weight, offsets = problem(0, lens, 4, 3, torch.float64, outside=1)
@@ -76,10 +77,30 @@ def test_gradients_in_double_precision(impl, lens: list[int]) -> None:
     assert torch.autograd.gradcheck(lambda x, w: grouped_linear(x, w, offsets, impl=impl), inputs)
 
 
+@pytest.mark.parametrize("lens", [[20, 0, 3, 17], [0, 0], [33]])
+def test_gradients_of_the_kernels_equal_those_of_the_reference(lens: list[int]) -> None:
+    x, weight, offsets = problem(0, lens, 24, 35, torch.float32, outside=2)
+    dy = torch.randn(len(x), 35, generator=torch.Generator().manual_seed(1))
+    inputs = (x.requires_grad_(), weight.requires_grad_())
+    found = [
+        torch.autograd.grad(grouped_linear(*inputs, offsets, impl=impl), inputs, dy)
+        for impl in ("triton", "reference")
+    ]
+    for actual, wanted in zip(*found, strict=True):
+        assert_close(actual, wanted, slack=2)
+    assert not found[0][0][sum(lens) :].any()
+
+
+def test_double_precision_has_no_kernel() -> None:
+    x, weight, offsets = problem(0, [3], 4, 3, torch.float64)
+    with pytest.raises(ValueError, match="impl: expected one of"):
+        inspect.unwrap(grouped_linear)(x, weight, offsets, impl="triton")
+
+
 def test_the_operator_is_registered_whole() -> None:
     x, weight, offsets = problem(0, [3, 0, 2], 4, 3, torch.float32)
     arguments = (x.requires_grad_(), weight.requires_grad_(), offsets, "torch")
-    torch.library.opcheck(torch.ops.blocks.grouped_linear.default, arguments)
+    torch.library.opcheck(GROUPED_LINEAR.operator, arguments)
 
 
 def test_misuse_is_refused() -> None:

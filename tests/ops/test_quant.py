@@ -87,18 +87,52 @@ def test_the_packing_is_the_one_that_is_written_down() -> None:
     num_rows=st.integers(0, 5),
     columns=st.integers(0, 300),
     format=st.sampled_from(["int8", "fp8"]),
-    group_size=st.sampled_from([None, 1, 100, 128]),
+    group_size=st.sampled_from([None, 37, 100, 128]),
+    impl=st.sampled_from(["reference", "triton"]),
     seed=st.integers(0, 99),
 )
 def test_rows_are_off_by_at_most_half_a_step(
-    num_rows: int, columns: int, format, group_size: int | None, seed: int
+    num_rows: int, columns: int, format, group_size: int | None, impl, seed: int
 ) -> None:
     x = matrix(seed, num_rows, columns)
-    made = quantize_rows(x, format=format, group_size=group_size)
+    made = quantize_rows(x, format=format, group_size=group_size, impl=impl)
     width = group_size or max(columns, 1)
     step = made.scales.repeat_interleave(width, 1)[:, :columns]
     limit = step / 2 if format == "int8" else torch.maximum(x.abs() / 16, step / 1024)
     assert ((made.dequantize() - x).abs() <= limit * (1 + 1e-5)).all()
+
+
+@given(
+    num_rows=st.integers(0, 5),
+    columns=st.integers(0, 300),
+    format=st.sampled_from(["int8", "fp8"]),
+    group_size=st.sampled_from([None, 100, 128]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    seed=st.integers(0, 99),
+)
+def test_the_kernel_rounds_rows_to_the_same_bits(
+    num_rows: int, columns: int, format, group_size: int | None, dtype, seed: int
+) -> None:
+    x = matrix(seed, num_rows, columns, spread=0.5).to(dtype)
+    kernel, reference = (
+        quantize_rows(x, format=format, group_size=group_size, impl=impl)
+        for impl in ("triton", "reference")
+    )
+    assert torch.equal(kernel.scales, reference.scales)
+    assert torch.equal(kernel.values.view(torch.uint8), reference.values.view(torch.uint8))
+
+
+def test_every_e4m3_byte_is_written_and_read_by_the_kernels() -> None:
+    """Rows of representable numbers, the largest among them, come back as they are."""
+    bits = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    numbers = bits.float()[bits.float().isfinite()]
+    made = quantize_rows(numbers[None], format="fp8", impl="triton")
+    assert made.scales.item() == 1.0
+    assert torch.equal(made.values.float(), numbers[None])
+    halfway = (numbers[:-1] + numbers[1:]).div(2).clamp(-448, 448)
+    row = torch.cat((halfway, torch.tensor([448.0])))[None]
+    made = quantize_rows(row, format="fp8", impl="triton")
+    assert torch.equal(made.values.float(), row.to(torch.float8_e4m3fn).float())
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -10,6 +10,7 @@ from blocks.ops import quant_linear, quantize_rows, quantize_weight
 from tests.numerics import assert_close
 from tests.ops.test_quant import SCHEMES, quantized, schemes, sides
 
+IMPLS = [None, "reference", "torch", "triton"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 EIGHT_BIT = [s for s in SCHEMES if s[0] == "fp8" or s[:2] in (("int8", None), ("int8", "tensor"))]
 
@@ -27,7 +28,7 @@ def problem(seed: int, num_rows: int, inputs: int, outputs: int, scheme: tuple, 
     scheme=schemes,
     dtype=st.sampled_from(DTYPES),
     with_bias=st.booleans(),
-    impl=st.sampled_from([None, "reference", "torch"]),
+    impl=st.sampled_from(IMPLS),
     seed=st.integers(0, 99),
 )
 def test_equals_dequantise_then_multiply(
@@ -48,7 +49,7 @@ def test_equals_dequantise_then_multiply(
     scheme=st.sampled_from(EIGHT_BIT),
     dtype=st.sampled_from(DTYPES),
     with_bias=st.booleans(),
-    impl=st.sampled_from([None, "reference", "torch"]),
+    impl=st.sampled_from(IMPLS),
     seed=st.integers(0, 99),
 )
 def test_with_rounded_input_equals_the_product_of_what_both_stand_for(

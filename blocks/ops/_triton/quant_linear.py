@@ -120,7 +120,7 @@ def _sum_splits_kernel(
     at = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     mask = at < num_elements
     acc = tl.zeros([TILE], tl.float32)
-    for split in range(num_splits):
+    for _ in range(num_splits):
         acc += tl.load(parts_ptr + at, mask=mask, other=0.0)
         parts_ptr += num_elements
     tl.store(y_ptr + at, acc.to(y_ptr.dtype.element_ty), mask=mask)
@@ -167,13 +167,15 @@ def _scaled_linear_kernel(
     x_groups = rows.to(tl.int64) * num_groups
     w_groups = (outs // GROUP_ROWS).to(tl.int64) * num_groups
 
+    NOTHING: tl.constexpr = 0.0 if FORMAT == "fp8" else 0
     SUM: tl.constexpr = tl.int32 if FORMAT == "int8" else tl.float32
     acc = tl.zeros([TILE_ROWS, TILE_OUT], SUM)
     for start in range(0, in_features, TILE_IN):
         columns = start + tl.arange(0, TILE_IN)
         inside = columns < in_features
-        x = tl.load(x_ptrs + columns[None, :], mask=row_mask[:, None] & inside[None, :], other=0)
-        w = tl.load(w_ptrs + columns[:, None], mask=out_mask[None, :] & inside[:, None], other=0)
+        x_mask, w_mask = row_mask[:, None] & inside[None, :], out_mask[None, :] & inside[:, None]
+        x = tl.load(x_ptrs + columns[None, :], mask=x_mask, other=NOTHING)
+        w = tl.load(w_ptrs + columns[:, None], mask=w_mask, other=NOTHING)
         if FORMAT == "int8":
             acc = tl.dot(x, w, acc, out_dtype=tl.int32)
         else:

@@ -37,9 +37,9 @@ def _choose_kernel(
     logits = tl.load(logits_ptr, mask=mask, other=float("-inf")).to(tl.float32)
     if IS_SOFTMAX:
         top = tl.max(tl.where(mask, logits, float("-inf")), axis=1)
-        top = tl.where(tokens < num_tokens, top, 0.0)  # no -inf minus -inf in rows that pad
-        powers = tl.exp(logits - top[:, None])
-        scores = powers / tl.sum(powers, axis=1)[:, None]
+        powers = tl.exp(logits - tl.where(top == float("-inf"), 0.0, top)[:, None])
+        total = tl.where(tokens < num_tokens, tl.sum(powers, axis=1), 1.0)
+        scores = powers / total[:, None]
     else:
         small = tl.exp(-tl.abs(logits))
         scores = tl.where(logits >= 0.0, 1.0, small) / (1.0 + small)
@@ -62,7 +62,8 @@ def _choose_kernel(
         experts = tl.where((ranks == rank)[None, :], best[:, None].to(tl.int32), experts)
         ordered = tl.where(is_best, float("-inf"), ordered)
     if NORMALIZE:
-        weights = weights / tl.sum(weights, axis=1)[:, None]
+        total = tl.where(tokens < num_tokens, tl.sum(weights, axis=1), 1.0)
+        weights = weights / total[:, None]
 
     out = tokens[:, None] * TOP_K + ranks[None, :]
     out_mask = token_mask & (ranks < TOP_K)[None, :]
