@@ -2,14 +2,14 @@
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from blocks import _checks
-from blocks._autograd import Operation, Tensors, must_trace
+from blocks._autograd import Operation, must_trace
 from blocks._impl import Impl, choose_impl
 from blocks._work import Work
 from blocks.ops import _matrix_launch, reference
@@ -55,7 +55,7 @@ def grouped_linear(
     if chosen == "reference":
         return reference.grouped_linear(x, weight, offsets)
     if must_trace(x, weight):
-        return GROUPED_LINEAR(x, weight, offsets, chosen)[0]
+        return GROUPED_LINEAR(x, weight, offsets, chosen)
     return run(x, weight, offsets, chosen)
 
 
@@ -68,13 +68,13 @@ def grouped_linear_work(
     return Work(flops, (weights + num_rows * (in_features + out_features)) * dtype_bytes)
 
 
-def choose_grouped(impl: str | None, x: Tensor, *others: Tensor) -> str:
+def choose_grouped(impl: Impl | None, x: Tensor, *others: Tensor) -> Impl:
     """The implementation of ``grouped_linear`` and ``moe``; torch calls multiply fp64."""
     has = HAS if x.dtype in _matrix_launch.DTYPES else HAS[:2]
     traced = must_trace(x, *others)
-    if torch.compiler.is_compiling() and impl in has:
-        return str(impl)  # whether it can run here is found out when it does
-    return choose_impl(impl, has, x, grad=traced, differentiable=HAS)
+    if torch.compiler.is_compiling() and impl is not None and impl in has:
+        return impl  # whether it can run here is found out when it does
+    return cast(Impl, choose_impl(impl, has, x, grad=traced, differentiable=HAS))
 
 
 def run(
@@ -93,8 +93,8 @@ def run(
     return y
 
 
-def _run(x: Tensor, weight: Tensor, offsets: Tensor, impl: str) -> tuple[Tensor]:
-    return (run(x, weight, offsets, impl),)
+def _run(x: Tensor, weight: Tensor, offsets: Tensor, impl: str) -> Tensor:
+    return run(x, weight, offsets, impl)
 
 
 def _run_backward(
@@ -120,8 +120,8 @@ def _run_backward(
     return dx, dw
 
 
-def _fake(x: Tensor, weight: Tensor, offsets: Tensor, impl: str) -> tuple[Tensor]:
-    return (x.new_empty(x.shape[0], weight.shape[1]),)
+def _fake(x: Tensor, weight: Tensor, offsets: Tensor, impl: str) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[1])
 
 
 def _fake_backward(
@@ -137,13 +137,13 @@ def _fake_backward(
     return dx, x.new_empty(weight.shape if wants_weight else 0)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], outputs: Tensors) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x, weight, offsets, ctx.impl = inputs
     ctx.save_for_backward(x, weight, offsets)
 
 
 def _gradients(
-    ctx: Any, backward: Callable[..., Tensors], dy: Tensor | None
+    ctx: Any, backward: Callable[..., Any], dy: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     if dy is None:
         return None, None, None, None

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from blocks import _checks
-from blocks._autograd import Operation, Tensors, must_trace
+from blocks._autograd import Operation, must_trace
 from blocks._impl import Impl
 from blocks._work import Work
 from blocks.ops import _matrix_launch, reference
@@ -56,11 +56,10 @@ def moe(
     if chosen == "reference":
         return reference.moe(x, gate_up, down, routing, activation=activation)
     if must_trace(x, gate_up, down, weights):
-        rows = SPREAD(x, places, chosen)[0]
+        rows = SPREAD(x, places, chosen)
         inner = _activate(grouped_linear(rows, gate_up, offsets, impl=chosen), activation)
-        return COMBINE(grouped_linear(inner, down, offsets, impl=chosen), weights, places, chosen)[
-            0
-        ]
+        y = grouped_linear(inner, down, offsets, impl=chosen)
+        return COMBINE(y, weights, places, chosen)
     inner = _activate(run(x, gate_up, offsets, chosen, routing.tokens), activation)
     return _combine(run(inner, down, offsets, chosen), weights, places, chosen)
 
@@ -105,32 +104,32 @@ def _combine(y: Tensor, weights: Tensor | None, places: Tensor, impl: str) -> Te
     return rows.sum(1).to(y.dtype)
 
 
-def _run_spread(x: Tensor, places: Tensor, impl: str) -> tuple[Tensor]:
-    return (_spread(x, None, places, impl),)
+def _run_spread(x: Tensor, places: Tensor, impl: str) -> Tensor:
+    return _spread(x, None, places, impl)
 
 
-def _run_spread_backward(dy: Tensor, places: Tensor, impl: str) -> tuple[Tensor]:
-    return (_combine(dy, None, places, impl),)
+def _run_spread_backward(dy: Tensor, places: Tensor, impl: str) -> Tensor:
+    return _combine(dy, None, places, impl)
 
 
-def _fake_spread(x: Tensor, places: Tensor, impl: str) -> tuple[Tensor]:
-    return (x.new_empty(places.numel(), x.shape[1]),)
+def _fake_spread(x: Tensor, places: Tensor, impl: str) -> Tensor:
+    return x.new_empty(places.numel(), x.shape[1])
 
 
-def _fake_spread_backward(dy: Tensor, places: Tensor, impl: str) -> tuple[Tensor]:
-    return (dy.new_empty(places.shape[0], dy.shape[1]),)
+def _fake_spread_backward(dy: Tensor, places: Tensor, impl: str) -> Tensor:
+    return dy.new_empty(places.shape[0], dy.shape[1])
 
 
-def _save_spread(ctx: Any, inputs: tuple[Any, ...], outputs: Tensors) -> None:
+def _save_spread(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     _, places, ctx.impl = inputs
     ctx.save_for_backward(places)
 
 
 def _spread_gradients(
-    ctx: Any, backward: Callable[..., Tensors], dy: Tensor | None
+    ctx: Any, backward: Callable[..., Any], dy: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     (places,) = ctx.saved_tensors
-    return None if dy is None else backward(dy, places, ctx.impl)[0], None, None
+    return None if dy is None else backward(dy, places, ctx.impl), None, None
 
 
 SPREAD = Operation(
@@ -144,8 +143,8 @@ SPREAD = Operation(
 )
 
 
-def _run_combine(y: Tensor, weights: Tensor, places: Tensor, impl: str) -> tuple[Tensor]:
-    return (_combine(y, weights, places, impl),)
+def _run_combine(y: Tensor, weights: Tensor, places: Tensor, impl: str) -> Tensor:
+    return _combine(y, weights, places, impl)
 
 
 def _run_combine_backward(
@@ -155,8 +154,8 @@ def _run_combine_backward(
     return _spread(d_out, weights, places, impl), products.sum(-1).to(weights.dtype)
 
 
-def _fake_combine(y: Tensor, weights: Tensor, places: Tensor, impl: str) -> tuple[Tensor]:
-    return (y.new_empty(places.shape[0], y.shape[1]),)
+def _fake_combine(y: Tensor, weights: Tensor, places: Tensor, impl: str) -> Tensor:
+    return y.new_empty(places.shape[0], y.shape[1])
 
 
 def _fake_combine_backward(
@@ -165,13 +164,13 @@ def _fake_combine_backward(
     return y.new_empty(y.shape), weights.new_empty(weights.shape)
 
 
-def _save_combine(ctx: Any, inputs: tuple[Any, ...], outputs: Tensors) -> None:
+def _save_combine(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     y, weights, places, ctx.impl = inputs
     ctx.save_for_backward(y, weights, places)
 
 
 def _combine_gradients(
-    ctx: Any, backward: Callable[..., Tensors], d_out: Tensor | None
+    ctx: Any, backward: Callable[..., Any], d_out: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     if d_out is None:
         return None, None, None, None

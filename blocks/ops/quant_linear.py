@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blocks import _checks
-from blocks._autograd import Operation, Tensors, must_trace
+from blocks._autograd import Operation, must_trace
 from blocks._impl import Impl, choose_impl
 from blocks._work import Work
 from blocks.ops import _matrix_launch, reference
@@ -63,7 +63,7 @@ def quant_linear(
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     if must_trace(x, bias):
         parts = (weight.values, weight.scales, weight.zeros, *weight.shape, *weight.group)
-        y = QUANT_LINEAR(rows, *parts, bias, quantize_input, chosen)[0]
+        y = QUANT_LINEAR(rows, *parts, bias, quantize_input, chosen)
     elif quantize_input:
         y = _run_rounded(rows, weight, bias, chosen)
     else:
@@ -157,17 +157,17 @@ def _run(
     bias: Tensor | None,
     quantize_input: bool,
     impl: str,
-) -> tuple[Tensor]:
+) -> Tensor:
     shape, group = (out_features, in_features), (group_rows, group_columns)
     weight = QuantizedWeight(values, scales, zeros, shape, group)
-    return ((_run_rounded if quantize_input else _run_decoded)(x, weight, bias, impl),)
+    return (_run_rounded if quantize_input else _run_decoded)(x, weight, bias, impl)
 
 
-def _fake(x: Tensor, values: Tensor, scales: Tensor, *rest: Any) -> tuple[Tensor]:
-    return (x.new_empty(x.shape[0], values.shape[0]),)
+def _fake(x: Tensor, values: Tensor, scales: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty(x.shape[0], values.shape[0])
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], outputs: Tensors) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     _, values, scales, zeros, *ctx.sizes, _, _, _ = inputs
     ctx.save_for_backward(values, scales, zeros)
 
@@ -211,7 +211,7 @@ def _fake_backward(
 
 
 def _gradients(
-    ctx: Any, backward: Callable[..., Tensors], dy: Tensor | None
+    ctx: Any, backward: Callable[..., Any], dy: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     gradients: list[Tensor | None] = [None] * 11
     wants_x, wants_bias = ctx.needs_input_grad[0], ctx.needs_input_grad[8]
