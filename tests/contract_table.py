@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 BLOCKS = ("attention", "kv", "ops")
-HOW = ("impl", "inplace", "num_splits", "batch_invariant")
+HOW = ("impl", "inplace", "num_splits", "batch_invariant", "chunk_bytes", "accumulate_dtype")
 """Parameters that say how, never what: a reference need not have them."""
 
 
@@ -128,6 +128,10 @@ def few_bits() -> dict[str, Any]:
     return {"x": normal(3, 12), "weight": quantize_weight(normal(5, 12)), "bias": normal(5)}
 
 
+def labelled(**more: Tensor) -> dict[str, Any]:
+    return {**more, "labels": torch.tensor([4, -100, 0])}
+
+
 def coordinates(**more: Any) -> dict[str, Any]:
     where = {"rows": torch.tensor([0, 0, 1]), "token_ids": torch.tensor([3, 1, 0])}
     return {"logits": normal(2, 7), **where, **more}
@@ -179,6 +183,9 @@ TABLE = {
         any_shape=("logits",),
     ),
     "ops.apply_rope": Operation(rotary, "rope_work"),
+    "ops.cross_entropy": Operation(
+        lambda: labelled(logits=normal(3, 50)), "cross_entropy_work", any_shape=("logits",)
+    ),
     "ops.gelu": Operation(lambda: {"x": normal(3, 5)}, "activation_work", any_shape=("x",)),
     "ops.gelu_and_mul": Operation(lambda: {"gate_up": normal(3, 10)}, "gated_work"),
     "ops.grouped_linear": Operation(
@@ -197,6 +204,10 @@ TABLE = {
         lambda: {"x": -normal(3, 12).abs()}, "quantize_rows_work", any_shape=("x",)
     ),
     "ops.quantize_weight": Operation(lambda: {"weight": normal(3, 12)}, any_shape=("weight",)),
+    "ops.linear_cross_entropy": Operation(
+        lambda: labelled(hidden=normal(3, 12), weight=normal(50, 12), bias=normal(50)),
+        "linear_cross_entropy_work",
+    ),
     "ops.relu": Operation(lambda: {"x": normal(3, 5)}, "activation_work", any_shape=("x",)),
     "ops.rms_norm": Operation(
         lambda: {"x": normal(3, 12), "weight": normal(12), "residual": normal(3, 12)}, "norm_work"

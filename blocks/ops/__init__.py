@@ -11,9 +11,11 @@ from blocks.ops.activation import (
     relu,
     silu_and_mul,
 )
+from blocks.ops.cross_entropy import TokenLosses, cross_entropy, cross_entropy_work
 from blocks.ops.grouped_linear import grouped_linear, grouped_linear_work
 from blocks.ops.layer_norm import layer_norm
 from blocks.ops.linear import linear, linear_work
+from blocks.ops.linear_cross_entropy import linear_cross_entropy, linear_cross_entropy_work
 from blocks.ops.logprobs import TokenLogprobs, top_logprobs
 from blocks.ops.moe import moe, moe_work
 from blocks.ops.penalties import add_logit_bias, apply_penalties
@@ -45,12 +47,15 @@ __all__ = [
     "RopeScaling",
     "Routing",
     "TokenLogprobs",
+    "TokenLosses",
     "YarnScaling",
     "activation_backward_work",
     "activation_work",
     "add_logit_bias",
     "apply_penalties",
     "apply_rope",
+    "cross_entropy",
+    "cross_entropy_work",
     "gated_backward_work",
     "gated_work",
     "gelu",
@@ -59,6 +64,8 @@ __all__ = [
     "grouped_linear_work",
     "layer_norm",
     "linear",
+    "linear_cross_entropy",
+    "linear_cross_entropy_work",
     "linear_work",
     "moe",
     "moe_work",

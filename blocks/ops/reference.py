@@ -191,6 +191,67 @@ def wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+    return_lse: bool = False,
+):
+    """See ``cross_entropy.cross_entropy``."""
+    from blocks.ops.cross_entropy import TokenLosses
+
+    x = logits if logits.dtype == torch.float64 else logits.float()
+    counts = labels != ignore_index
+    inside = counts & (labels >= 0) & (labels < x.shape[1])
+    x = torch.where(inside[:, None], x, 0)  # other rows may hold anything
+    if softcap is not None:
+        x = softcap * torch.tanh(x / softcap)
+    lse = x.logsumexp(-1)
+    target = x.gather(1, torch.where(inside, labels, 0)[:, None])[:, 0]
+    losses = lse - (1 - label_smoothing) * target - label_smoothing * x.mean(-1)
+    losses = torch.where(inside, losses + z_loss * lse.square(), 0)
+    losses = losses.masked_fill(counts & ~inside, torch.nan)
+    if reduction == "none":
+        loss = losses
+    else:
+        loss = losses.sum() / (counts.sum() if reduction == "mean" else 1)
+    lse = torch.where(inside, lse, 0).masked_fill(counts & ~inside, torch.nan)
+    return TokenLosses(loss, losses.detach(), lse.detach()) if return_lse else loss
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+    return_lse: bool = False,
+):
+    """See ``linear_cross_entropy.linear_cross_entropy``; the logits exist whole, in fp32."""
+    wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    logits = hidden.to(wide) @ weight.to(wide).t()
+    return cross_entropy(
+        logits if bias is None else logits + bias.to(wide),
+        labels,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        softcap=softcap,
+        z_loss=z_loss,
+        label_smoothing=label_smoothing,
+        return_lse=return_lse,
+    )
+
+
 def sample(
     logits: Tensor,
     temperature: Tensor,

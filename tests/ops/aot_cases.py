@@ -11,6 +11,7 @@ from blocks.ops._norm_triton import (
 from blocks.ops.rope import rope_tiles
 from blocks.ops.sampling import TILE as SAMPLE_TILE
 from tests.aot import AotCase
+from tests.ops import aot_losses
 from tests.ops.aot_matrix_cases import MATRIX_CASES
 
 NORM = "blocks.ops._triton.norm:_norm_kernel"
@@ -231,4 +232,5 @@ CASES = [
     sample("sample-128k-bf16", 128_256, "*bf16"),
     sample("sample-32k-fp32", 32_000, "*fp32"),
     *MATRIX_CASES,
+    *aot_losses.CASES,
 ]

@@ -5,7 +5,7 @@ from tests.ops.aot_cases import CASES
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("case", [case.name for case in CASES])
+@pytest.mark.parametrize("case", dict.fromkeys(case.name for case in CASES))
 def test_kernels_compile_without_spills(case: str, target: str) -> None:
     check_report(compile_all("tests.ops.aot_cases", target)[case])
 
