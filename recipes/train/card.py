@@ -20,6 +20,7 @@ import torch
 from tokenizers import Tokenizer
 
 from blocks._checks import check
+from blocks.ops import linear_cross_entropy
 from recipes.model import Decoder, load_model
 from recipes.train import chat, docstrings
 from recipes.train.attend import blocked_attend
@@ -29,7 +30,6 @@ from recipes.train.corpus import Corpus, load_corpus
 from recipes.train.data import encode_stream
 from recipes.train.evaluate import HeldOut, evaluate
 from recipes.train.log import duration, read_log
-from recipes.train.loss import linear_cross_entropy
 from recipes.train.recall import Recall, answer, complete, measure_recall
 from recipes.train.tokenizer import token_bytes
 
@@ -67,7 +67,8 @@ def measure_held_out(decoder: Decoder, tokenizer: Tokenizer, corpus: Corpus) -> 
         positions = torch.arange(inputs.shape[1]).repeat(inputs.shape[0])
         attend = blocked_attend(decoder.config, inputs.shape[1])
         hidden = decoder(inputs.flatten(), positions, attend)
-        return linear_cross_entropy(hidden, decoder.embed.weight, labels.flatten())
+        weight = decoder.embed.weight
+        return linear_cross_entropy(hidden, weight, labels.flatten(), reduction="sum")
 
     stream = encode_stream(corpus.held_out, tokenizer)
     return evaluate(loss_sum, stream, token_bytes(tokenizer), context_len=length, batch_size=8)

@@ -9,12 +9,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.func import functional_call
 
+from blocks.ops import linear_cross_entropy
 from recipes.model import Attend, Decoder, ModelConfig, init_weights, save_model
 from recipes.train import chat
 from recipes.train.attend import blocked_attend
 from recipes.train.config import TrainConfig
 from recipes.train.evaluate import LossSum
-from recipes.train.loss import linear_cross_entropy
 
 
 def model_config(config: TrainConfig, tokenizer: Tokenizer) -> ModelConfig:
@@ -68,7 +68,8 @@ def make_loss(decoder: Decoder, config: TrainConfig) -> LossSum:
         positions = torch.arange(length).repeat(num_rows)
         run = compiled if torch.is_grad_enabled() else hidden_of  # a look costs no compilation
         hidden = run(inputs.flatten(), positions, attends[length])
-        return linear_cross_entropy(hidden, decoder.embed.weight, labels.flatten())
+        weight = decoder.embed.weight
+        return linear_cross_entropy(hidden, weight, labels.flatten(), reduction="sum")
 
     return loss_sum
 
