@@ -1,6 +1,6 @@
 """Cross entropy of logits: loss and gradient in one visit, the gradient in place on request."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -35,6 +35,14 @@ class TokenLosses(NamedTuple):
     lse: Tensor
 
 
+@overload
+def cross_entropy(
+    logits: Tensor, labels: Tensor, *, return_lse: Literal[False] = ..., **options: Any
+) -> Tensor: ...
+@overload
+def cross_entropy(
+    logits: Tensor, labels: Tensor, *, return_lse: Literal[True], **options: Any
+) -> TokenLosses: ...
 @_checks.expects_tensors
 def cross_entropy(
     logits: Float[Tensor, "num_rows vocab_size"],

@@ -1,6 +1,6 @@
 """Cross entropy straight from hidden states: the scores of all rows never exist together."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -36,6 +36,19 @@ MAX_ROUNDED_CHUNKS = 4
 most sqrt(1 + 3/4 + 2/4 + 1/4) = 1.6 times that of one rounding."""
 
 
+@overload
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    return_lse: Literal[False] = ...,
+    **options: Any,
+) -> Tensor: ...
+@overload
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, labels: Tensor, *, return_lse: Literal[True], **options: Any
+) -> TokenLosses: ...
 @_checks.expects_tensors
 def linear_cross_entropy(
     hidden: Float[Tensor, "num_rows hidden_size"],
@@ -248,13 +261,18 @@ def _counted_rows(
     kept = (labels != how.ignore_index).nonzero().squeeze(1)
     if len(kept) == len(labels):
         return _by_chunks(hidden, weight, bias, labels, slopes, how, wanted)
-    few = [None if t is None else t.index_select(0, kept) for t in (hidden, labels, slopes)]
-    found = _by_chunks(few[0], weight, bias, few[1], few[2], how, wanted)
-    placed = [
-        torch.zeros((len(labels), *part.shape[1:]), dtype=part.dtype).index_copy_(0, kept, part)
-        for part in (found[:3] if wanted[0] else found[:2])
-    ]
-    return *placed, *found[len(placed) :]
+    some_slopes = None if slopes is None else slopes[kept]
+    found = _by_chunks(
+        hidden.index_select(0, kept), weight, bias, labels[kept], some_slopes, how, wanted
+    )
+
+    def place(part: Tensor) -> Tensor:
+        whole = torch.zeros((len(labels), *part.shape[1:]), dtype=part.dtype)
+        return whole.index_copy_(0, kept, part)
+
+    losses, lse, grad_hidden, grad_weight, grad_bias = found
+    grad_hidden = place(grad_hidden) if wanted[0] else grad_hidden
+    return place(losses), place(lse), grad_hidden, grad_weight, grad_bias
 
 
 def _by_chunks(
@@ -308,11 +326,11 @@ def _results(
     wide = wide_dtype(hidden.dtype)
     losses, lse = (hidden.new_empty(hidden.shape[0], dtype=wide) for _ in range(2))
     shapes = (hidden.shape, weight.shape, weight.shape[:1])
-    grads = (
+    first, second, third = (
         hidden.new_empty(shape if want else (0,), dtype=dtype)
         for shape, want, dtype in zip(shapes, wanted, (hidden.dtype, sum_dtype, wide), strict=True)
     )
-    return losses, lse, *grads
+    return losses, lse, first, second, third
 
 
 def _score_buffer(hidden: Tensor, weight: Tensor, how: _How) -> Tensor:

@@ -1,5 +1,7 @@
 """Both losses, eager and compiled into one graph; run by ``test_cross_entropy.py``."""
 
+from typing import Any
+
 import torch
 
 from blocks import ops
@@ -18,13 +20,17 @@ def main() -> None:
     torch.manual_seed(0)
     inputs = [torch.randn(shape).requires_grad_() for shape in ((6, 16), (40, 16), (40,))]
     labels = torch.tensor([3, -100, 39, 0, 7, -100])
+    given: tuple[Any, ...] = (*inputs, labels)
     compiled = torch.compile(losses, fullgraph=True, backend="aot_eager")
-    expected = torch.autograd.grad(losses(*inputs, labels), inputs)
-    actual = torch.autograd.grad(compiled(*inputs, labels), inputs)
+    expected = torch.autograd.grad(losses(*given), inputs)
+    actual = torch.autograd.grad(compiled(*given), inputs)
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
-        torch.testing.assert_close(compiled(*inputs, labels), losses(*inputs, labels))
+        torch.testing.assert_close(
+            compiled(*given),
+            losses(*given),
+        )
 
 
 if __name__ == "__main__":

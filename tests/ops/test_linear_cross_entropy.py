@@ -36,7 +36,9 @@ def gradients(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tenso
     """Loss, its parts and all gradients under a fixed incoming one."""
     leaves = [t.clone().requires_grad_() for t in (hidden, weight, bias) if t is not None]
     given_bias = {} if bias is None else {"bias": leaves[2]}
-    found = linear_cross_entropy(*leaves[:2], labels, **given_bias, return_lse=True, **options)
+    found = linear_cross_entropy(
+        leaves[0], leaves[1], labels, **given_bias, return_lse=True, **options
+    )
     upstream = torch.linspace(0.5, 2.0, found.loss.numel()).reshape(found.loss.shape)
     return (*found, *torch.autograd.grad(found.loss, leaves, upstream.to(found.loss)))
 
@@ -92,13 +94,15 @@ def test_the_chunks_of_a_cpu(impl, num_rows) -> None:
 def test_fp16_is_no_worse_than_torch_in_fp16(impl, reduction) -> None:
     hidden, weight, bias, labels = drawn(32, 130, ignored=0.0)
     half = [t.half() for t in (hidden, weight, bias)]
-    exact = gradients(*(t.double() for t in half), labels, reduction=reduction, impl="reference")
+    exact = gradients(
+        *[t.double() for t in half], labels=labels, reduction=reduction, impl="reference"
+    )
     leaves = [t.requires_grad_() for t in half]
     loss = F.cross_entropy(F.linear(*leaves).float(), labels, reduction=reduction)
     upstream = torch.linspace(0.5, 2.0, loss.numel()).reshape(loss.shape)
     torchs = torch.autograd.grad(loss, leaves, upstream)
-    actual = gradients(*(t.detach() for t in half), labels, reduction=reduction, impl=impl,
-                       chunk_bytes=8 * 130 * 2)  # fmt: skip
+    chosen = {"reduction": reduction, "impl": impl, "chunk_bytes": 8 * 130 * 2}
+    actual = gradients(half[0], half[1], half[2], labels, **chosen)
     for ours, theirs, right in zip(actual[3:], torchs, exact[3:], strict=True):
         assert_like_torch(ours, theirs, right)
 
@@ -108,12 +112,12 @@ def test_fp16_is_no_worse_than_torch_in_fp16(impl, reduction) -> None:
 def test_bf16_sums_are_no_worse_than_torch_however_many_chunks(impl, num_chunks) -> None:
     hidden, weight, _, labels = drawn(64, 130, ignored=0.0)
     low = [t.bfloat16() for t in (hidden, weight)]
-    exact = gradients(*(t.double() for t in low), None, labels, impl="reference")
+    exact = gradients(low[0].double(), low[1].double(), None, labels, impl="reference")
     leaves = [t.requires_grad_() for t in low]
     loss = F.cross_entropy(F.linear(*leaves).float(), labels)
     torchs = torch.autograd.grad(loss, leaves, torch.tensor(0.5))
-    actual = gradients(*(t.detach() for t in low), None, labels, impl=impl,
-                       chunk_bytes=64 // num_chunks * 130 * 2)  # fmt: skip
+    chunk = {"chunk_bytes": 64 // num_chunks * 130 * 2}
+    actual = gradients(low[0].detach(), low[1].detach(), None, labels, impl=impl, **chunk)
     assert actual[4].dtype == torch.bfloat16
     for ours, theirs, right in zip(actual[3:], torchs, exact[3:], strict=True):
         assert_like_torch(ours, theirs, right)
@@ -137,7 +141,7 @@ def test_gradients_are_those_of_finite_differences(reduction) -> None:
     leaves = [t.double().requires_grad_() for t in (hidden, weight, bias)]
     for impl in ("reference", "torch"):
 
-        def call(hidden, weight, bias, impl=impl):
+        def call(hidden, weight, bias, impl: Any = impl):
             return linear_cross_entropy(
                 hidden, weight, labels, bias=bias, reduction=reduction, impl=impl,
                 chunk_bytes=2 * 6 * 8, **OPTIONS["all"],
@@ -153,7 +157,7 @@ def test_only_the_wanted_gradients_are_made(impl) -> None:
     for wanted in range(3):
         tensors = [hidden, weight, bias]
         tensors[wanted] = leaf = tensors[wanted].clone().requires_grad_()
-        linear_cross_entropy(*tensors[:2], labels, bias=tensors[2], impl=impl).backward()
+        linear_cross_entropy(tensors[0], tensors[1], labels, bias=tensors[2], impl=impl).backward()
         assert leaf.grad is not None
         assert_close(0.5 * leaf.grad, expected[3 + wanted], slack=5)
     with torch.no_grad():
@@ -183,12 +187,12 @@ def test_states_of_ignored_rows_may_hold_anything_on_a_cpu(impl) -> None:
 
 def test_the_loss_of_an_accelerator_selects_no_rows(monkeypatch) -> None:
     """Counting the rows would wait for the device; seen here by forbidding the call."""
+    hidden, weight, _, labels = drawn(5, 20)
     monkeypatch.setattr(Tensor, "is_cpu", property(lambda self: False))
     monkeypatch.setattr(Tensor, "nonzero", None)
     monkeypatch.setattr(Tensor, "item", None)
-    found = linear_cross_entropy(*drawn(5, 20)[:2], drawn(5, 20)[3], impl="triton")
+    found = linear_cross_entropy(hidden, weight, labels, impl="triton")
     monkeypatch.undo()
-    hidden, weight, _, labels = drawn(5, 20)
     assert_close(found, linear_cross_entropy(hidden, weight, labels, impl="reference"))
 
 
@@ -272,7 +276,9 @@ def test_on_the_device_without_waiting_and_within_the_budget(device, accumulate)
     chunk = 64 << 20
 
     def ours():
-        loss = linear_cross_entropy(*leaves, labels, chunk_bytes=chunk, accumulate_dtype=accumulate)
+        loss = linear_cross_entropy(
+            leaves[0], leaves[1], labels, chunk_bytes=chunk, accumulate_dtype=accumulate
+        )
         return loss, *torch.autograd.grad(loss, leaves)
 
     first = ours()
