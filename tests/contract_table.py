@@ -74,6 +74,17 @@ def extend() -> dict[str, Any]:
     return {**paged(), "query": normal(5, 4, 32), "cu_seqlens_q": int32(0, 2, 5)}
 
 
+def shared() -> dict[str, Any]:
+    from blocks.attention import SharedPrefix
+
+    table = int32([4, 1], [4, 2])
+    return {
+        **paged(),
+        "block_table": table,
+        "prefixes": [SharedPrefix(int32(0, 2), int32(16))],
+    }
+
+
 def drafts() -> dict[str, Any]:
     return {**extend(), "tree_mask": torch.tensor([1, 3, 1, 3, 5])}
 
@@ -138,6 +149,7 @@ def coordinates(**more: Any) -> dict[str, Any]:
 
 
 TABLE = {
+    "attention.cascade_decode": Operation(shared, "cascade_decode_work"),
     "attention.merge_states": Operation(
         lambda: {"outputs": normal(3, 2, 4, 8), "lses": normal(3, 2, 4)},
         "merge_states_work",

@@ -1,5 +1,11 @@
 """Softmax attention over packed and paged keys."""
 
+from blocks.attention.cascade import (
+    SharedPrefix,
+    cascade_decode,
+    cascade_decode_work,
+    cascade_pays,
+)
 from blocks.attention.decode import paged_decode, paged_decode_work
 from blocks.attention.extend import paged_extend, paged_extend_work
 from blocks.attention.merge import merge_states, merge_states_work
@@ -10,6 +16,10 @@ from blocks.attention.tree import tree_decode, tree_decode_work, tree_mask_from_
 
 __all__ = [
     "AttentionOutput",
+    "SharedPrefix",
+    "cascade_decode",
+    "cascade_decode_work",
+    "cascade_pays",
     "merge_states",
     "merge_states_work",
     "mla_decode",

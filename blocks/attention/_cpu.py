@@ -30,13 +30,13 @@ class Rows(NamedTuple):
     """What few calls say of their queries, one token or sequence at a time; see ``args.h``.
 
     tree: int64 [num_tokens], bit j set where the token sees draft token j of its sequence.
-    positions: int32 [num_tokens], where each query sits; default: at the tail of its keys.
+    ends: int32 [num_tokens], one past where each query sits; default: at the tail of its keys.
     starts: int32 [num_seqs], the first key to attend to; default: 0.
     wide: give the output in float32.
     """
 
     tree: Tensor | None = None
-    positions: Tensor | None = None
+    ends: Tensor | None = None
     starts: Tensor | None = None
     wide: bool = False
 
@@ -48,7 +48,7 @@ class _Extra(ctypes.Structure):
         ("v_scale", ctypes.c_void_p),
         ("v_kind", ctypes.c_int64),
         ("tree", ctypes.c_void_p),
-        ("positions", ctypes.c_void_p),
+        ("ends", ctypes.c_void_p),
         ("starts", ctypes.c_void_p),
         ("wide", ctypes.c_int64),
     )
@@ -169,7 +169,7 @@ def _extra(rows: Rows, scales: Scales, key: Tensor) -> _Extra:
         pointer(scales.v),
         KINDS[scale_kind(scales.v, key)],
         pointer(rows.tree),
-        pointer(rows.positions),
+        pointer(rows.ends),
         pointer(rows.starts),
         rows.wide,
     )

@@ -1,5 +1,6 @@
 """Host side of the kernel for several query tokens over one context: trees, and shared prefixes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -8,6 +9,7 @@ from blocks.attention import _launch, _tiles
 from blocks.attention._options import Options
 from blocks.attention._scales import Scales
 from blocks.attention._splits import FIXED_SPLIT, choose_num_splits, num_fixed_splits
+from blocks.attention.output import AttentionOutput
 
 MOST_ROWS = 64
 """Rows of a tile; more of them share a tile of keys no better, but leave fewer programs."""
@@ -67,12 +69,12 @@ def rows_splits(
     *,
     batch_invariant: bool,
     tree: Tensor | None = None,
-    positions: Tensor | None = None,
+    ends: Tensor | None = None,
     starts: Tensor | None = None,
 ) -> None:
     """Fill ``outputs`` and ``lses`` with one state a split.
 
-    Either ``tree`` (draft tokens of sequences) or ``positions`` (one past where each query sits, of
+    Either ``tree`` (draft tokens of sequences) or ``ends`` (one past where each query sits, of
     groups of sequences whose context is in the table row of the first). The output of a state with
     LSE -inf is not written.
     """
@@ -102,7 +104,7 @@ def rows_splits(
         starts,
         cu_seqlens_q.contiguous(),
         tree,
-        positions,
+        ends,
         scales.k,
         scales.v,
         options.sinks,
@@ -174,3 +176,58 @@ def tree_decode(
     )
     state = _launch.merge(outputs, lses, query.dtype)
     return state if return_lse else state.output
+
+
+def cascade_decode(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_table: Tensor,
+    seq_lens: Tensor,
+    prefixes: Sequence[Any],
+    options: Options,
+    scales: Scales,
+    batch_invariant: bool,
+) -> AttentionOutput:
+    """``cascade_decode``: a launch for each level, one for what is left, and one merge of all."""
+    from blocks.attention.cascade import levels, shared_lens
+
+    cache = key_cache, value_cache
+    capacity = block_table.shape[1] * key_cache.shape[1]
+    counts = [
+        row_splits(query, key_cache, len(prefix.lens), capacity, batch_invariant=batch_invariant)
+        for prefix in prefixes
+    ]
+    counts.append(_launch._num_splits(query, key_cache, block_table, batch_invariant))
+    outputs, lses = _launch.partial_states(query, sum(counts), True)
+    alone = options._replace(sinks=None)  # the sink joins once, with the rest
+    at = 0
+    for count, (prefix, starts, _) in zip(counts, levels(prefixes, seq_lens), strict=False):
+        rows_splits(
+            query,
+            *cache,
+            block_table,
+            prefix.lens,
+            prefix.cu_groups,
+            alone,
+            scales,
+            outputs[at : at + count],
+            lses[at : at + count],
+            batch_invariant=batch_invariant,
+            ends=seq_lens.contiguous(),
+            starts=starts,
+        )
+        at += count
+    _launch.decode_splits(
+        query,
+        *cache,
+        block_table,
+        seq_lens,
+        options,
+        scales,
+        outputs[at:],
+        lses[at:],
+        batch_invariant=batch_invariant,
+        starts=shared_lens(prefixes, seq_lens),
+    )
+    return _launch.merge(outputs, lses, query.dtype)

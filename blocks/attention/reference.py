@@ -5,6 +5,7 @@ sequence's keys and call it. Slow on purpose: nothing here is fused, split or re
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -225,6 +226,41 @@ def tree_decode(
         positions = torch.cat([before, depths])
         states.append(attend(q, k, v, depths, positions, options, False, visible))
     return _pack(states, query, return_lse)
+
+
+def cascade_decode(
+    query: Float[Tensor, "num_seqs num_heads head_dim"],
+    key_cache: Shaped[Tensor, "num_blocks block_size num_kv_heads head_dim"],
+    value_cache: Shaped[Tensor, "num_blocks block_size num_kv_heads head_dim"],
+    block_table: Int32[Tensor, "num_seqs max_blocks"],
+    seq_lens: Int32[Tensor, " num_seqs"],
+    prefixes: Sequence[Any],
+    *,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " num_heads"] | None = None,
+    alibi_slopes: Float[Tensor, " num_heads"] | None = None,
+    k_scale: Float[Tensor, "..."] | None = None,
+    v_scale: Float[Tensor, "..."] | None = None,
+    return_lse: bool = False,
+) -> Any:
+    """``paged_decode``: what is shared changes what is read, not what is computed."""
+    return paged_decode(
+        query,
+        key_cache,
+        value_cache,
+        block_table,
+        seq_lens,
+        scale=scale,
+        window=window,
+        softcap=softcap,
+        sinks=sinks,
+        alibi_slopes=alibi_slopes,
+        k_scale=k_scale,
+        v_scale=v_scale,
+        return_lse=return_lse,
+    )
 
 
 def merge_states(

@@ -143,7 +143,7 @@ def rows_case(
     quantised = stored != ""
     tiles = _launch_rows.rows_tiles(target, head_dim, group, tokens * group, 2, quantised)
     outputs = {"cu_q_ptr": "*i32", "output_ptr": "*fp32", "lse_ptr": "*fp32"}
-    rows = {"tree_ptr": "*i64"} if tree else {"positions_ptr": "*i32"}
+    rows = {"tree_ptr": "*i64"} if tree else {"ends_ptr": "*i32"}
     counts = ["num_groups", "num_tokens", "num_heads", "num_blocks", "num_splits", "split_len"]
     counts += ["stride_q_token", "stride_q_head"]
     named = ((stored, stored), (scale, stored), ("window", window))
@@ -165,7 +165,7 @@ def rows_case(
             "HAS_STARTS": False,
             "starts_ptr": None,
             "TREE": tree,
-            "positions_ptr" if tree else "tree_ptr": None,
+            "ends_ptr" if tree else "tree_ptr": None,
             **_settings(False, window, "bf16", scale),
         },
         aligned=(*POINTERS, "cu_q_ptr", *rows, "stride_q_token", "stride_q_head", *STRIDES),

@@ -24,7 +24,7 @@ struct Scale {
 struct Extra {
   Scale k_scale, v_scale;
   const int64_t* tree;       // [num_tokens]: bit j is set where the token sees draft token j
-  const int32_t* positions;  // [num_tokens]: where each query sits; default: at the tail of its keys
+  const int32_t* ends;       // [num_tokens]: one past where each query sits, which may be anywhere
   const int32_t* starts;     // [num_seqs]: first key to attend to
   int64_t wide;              // the output is float32
 };
@@ -56,7 +56,7 @@ struct Args {
   int64_t depth(int64_t token) const { return __builtin_popcountll(extra.tree[token]) - 1; }
   // Position of query t of sequence s; in a tree that of its depth.
   int64_t position(int64_t s, int64_t t) const {
-    if (extra.positions) return extra.positions[query_start(s) + t];
+    if (extra.ends) return extra.ends[query_start(s) + t] - 1;
     return key_len(s) - query_len(s) + (extra.tree ? depth(query_start(s) + t) : t);
   }
   // First and one past the last key that queries [t0, t1) of sequence s see.
@@ -64,8 +64,11 @@ struct Args {
     const int64_t start = extra.starts ? extra.starts[s] : 0;
     if (!window) return start;
     int64_t least = position(s, t0);
-    if (extra.tree || extra.positions)
-      for (int64_t t = t0 + 1; t < t1; ++t) least = std::min(least, position(s, t));
+    if (extra.tree || extra.ends) {
+      least = key_len(s) + window;  // where no query sits anywhere, none sees a key
+      for (int64_t t = t0; t < t1; ++t)
+        if (position(s, t) >= 0) least = std::min(least, position(s, t));
+    }
     return std::max(start, least - window + 1);
   }
   int64_t end_key(int64_t s, int64_t t1) const {
@@ -95,7 +98,7 @@ static int64_t first_bad_sequence(const Args& a) {
       if ((s == 0 && key_start != 0) || key_start + key_len > a.num_blocks) return 1 + s;
       continue;
     }
-    if (a.cu_q && query_len > key_len && !a.extra.positions) return 1 + s;
+    if (a.cu_q && query_len > key_len && !a.extra.ends) return 1 + s;
     if (key_len > a.max_blocks * a.block_size) return 1 + s;
     if (query_len == 0) continue;
     if (a.extra.starts && a.extra.starts[s] < 0) return 1 + s;

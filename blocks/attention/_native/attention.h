@@ -138,7 +138,7 @@ struct Attention {
     Row row;
     row.position = position;
     row.tree = a.extra.tree ? (uint64_t)a.extra.tree[a.query_start(item.seq) + token] : 0;
-    const int64_t last = a.causal ? position + 1 : a.key_len(item.seq);
+    const int64_t last = a.causal || a.extra.ends ? position + 1 : a.key_len(item.seq);
     const int64_t first = a.window ? position - a.window + 1 : 0;
     row.first = (int)std::max<int64_t>(tile.first, std::min<int64_t>(kTile, first - tile.position));
     row.last = (int)std::min<int64_t>(tile.last, std::max<int64_t>(-1, last - tile.position));

@@ -30,7 +30,7 @@ def _rows_kernel(
     starts_ptr,  # int32 [num_groups], the first key to attend to, when HAS_STARTS
     cu_q_ptr,  # int32 [num_groups + 1]
     tree_ptr,  # int64 [num_tokens] when TREE: bit j is set where the token sees draft token j
-    positions_ptr,  # int32 [num_tokens], one past where each query sits, when not TREE
+    ends_ptr,  # int32 [num_tokens], one past where each query sits, when not TREE
     k_scale_ptr,  # float32, of the shape K_SCALE says
     v_scale_ptr,  # float32, of the shape V_SCALE says
     sinks_ptr,  # float32 [num_heads] when HAS_SINKS
@@ -78,9 +78,9 @@ def _rows_kernel(
     The queries of a group share a context: with TREE they are the draft tokens of one sequence, the
     last keys of it, and each sees the committed keys and the drafts its mask names; their positions
     are their depths. Without, they are the tokens of different sequences that begin alike (the
-    context is in the table row of the first), and see all of it. Splits, scales and the promises of
-    the host are those of ``_paged_decode_kernel``; the grid is (num_tokens // TOKENS + num_groups,
-    num_kv_heads, num_splits), and a tree has at most 64 tokens.
+    context is in the table row of the first), and see it up to where they sit. Splits, scales and
+    the promises of the host are those of ``_paged_decode_kernel``; the grid is
+    (num_tokens // TOKENS + num_groups, num_kv_heads, num_splits), a tree has at most 64 tokens.
     """
     TOKENS: tl.constexpr = TILE_Q // GROUP
     block = tl.program_id(0)
@@ -109,8 +109,8 @@ def _rows_kernel(
         least_position = committed
         table_ptr += group.to(tl.int64) * stride_table
     else:
-        position = tl.load(positions_ptr + q_start + token, mask=mask_row, other=2147483647) - 1
-        least_position = tl.min(position, 0)
+        position = tl.load(ends_ptr + q_start + token, mask=mask_row, other=0) - 1
+        least_position = tl.min(tl.where(position < 0, key_len + window, position), 0)
         table_ptr += q_start.to(tl.int64) * stride_table
     start = 0
     if HAS_STARTS:
@@ -176,6 +176,8 @@ def _rows_kernel(
                 depth_position = committed + count_bits(drafts) - 1
                 key_position = tl.where(draft < 0, offs_kv, depth_position)
         distance = position[:, None] - key_position[None, :]
+        if not TREE:
+            visible = visible & (distance >= 0)
         if HAS_WINDOW:
             visible = visible & (distance < window)
         scores = base2_scores(products, scale, softcap, slopes, distance, HAS_SOFTCAP, HAS_SLOPES)
