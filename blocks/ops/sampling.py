@@ -22,8 +22,14 @@ from blocks.ops import reference
 from blocks.ops._library import choose, functions
 
 HAS = ("reference", "triton")
-TILE = 2048
+TILE = 8192
 """Most logits a Triton program looks at in one go."""
+GROUP = 32
+"""Neighbouring logits whose largest is kept in the first pass; 128 bytes of fp32."""
+MAX_GROUPS = 128
+"""Most groups whose logits a program holds in registers."""
+SAMPLE_WARPS = 16
+"""Warps of a Triton program: one program must keep enough loads in flight for its row."""
 PerRow = Tensor | Sequence[float] | Sequence[int] | float | int
 """One number for all rows, or one per row as a list or a tensor [num_rows]."""
 
@@ -181,7 +187,9 @@ def _triton_sample(logits: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
     num_rows, vocab_size = logits.shape
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     drawn = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
-    tile = min(TILE, 1 << (vocab_size - 1).bit_length())
+    tiles = sample_tiles(vocab_size)
+    maxima = torch.empty(num_rows, tiles["NUM_GROUPS"], device=logits.device)
+    groups = torch.empty(num_rows, tiles["MAX_GROUPS"], dtype=torch.int32, device=logits.device)
     if num_rows > 0:
         launch: Any = _sample_kernel[(num_rows,)]
         launch(
@@ -189,12 +197,28 @@ def _triton_sample(logits: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
             logits.stride(0),
             *(p.contiguous() for p in parameters),
             drawn,
+            maxima,
+            groups,
             vocab_size,
-            NUM_TILES=-(-vocab_size // tile),
-            TILE=tile,
-            num_warps=8,
+            **tiles,
+            num_warps=SAMPLE_WARPS,
         )
     return drawn
+
+
+def sample_tiles(vocab_size: int) -> dict[str, int]:
+    """Sizes of a Triton program's tile, groups and candidates."""
+    tile = max(GROUP, min(TILE, 1 << (vocab_size - 1).bit_length()))
+    num_tiles = -(-vocab_size // tile)
+    num_groups = 1 << (num_tiles * tile // GROUP - 1).bit_length()
+    return {
+        "NUM_TILES": num_tiles,
+        "TILE": tile,
+        "GROUP": GROUP,
+        "NUM_GROUPS": num_groups,
+        "MAX_GROUPS": min(MAX_GROUPS, num_groups),
+        "RACE_TILE": max(1, tile // 2),
+    }
 
 
 @functools.lru_cache(maxsize=64)

@@ -9,7 +9,7 @@ from blocks.ops._norm_triton import (
     norm_tiles,
 )
 from blocks.ops.rope import rope_tiles
-from blocks.ops.sampling import TILE as SAMPLE_TILE
+from blocks.ops.sampling import SAMPLE_WARPS, sample_tiles
 from tests.aot import AotCase
 from tests.ops import aot_losses
 from tests.ops.aot_matrix_cases import MATRIX_CASES
@@ -188,6 +188,8 @@ def sample(name: str, vocab_size: int, dtype: str) -> AotCase:
         "seeds_ptr": "*i64",
         "positions_ptr": "*i64",
         "drawn_ptr": "*i64",
+        "maxima_ptr": "*fp32",
+        "groups_ptr": "*i32",
     }
     return AotCase(
         name=name,
@@ -198,9 +200,9 @@ def sample(name: str, vocab_size: int, dtype: str) -> AotCase:
             **parameters,
             "vocab_size": "i32",
         },
-        constexprs={"NUM_TILES": -(-vocab_size // SAMPLE_TILE), "TILE": SAMPLE_TILE},
+        constexprs=sample_tiles(vocab_size),
         aligned=("logits_ptr", "stride_logits_row", *parameters, "vocab_size"),
-        num_warps=8,
+        num_warps=SAMPLE_WARPS,
     )
 
 
@@ -230,6 +232,7 @@ CASES = [
     activation("gelu_tanh", gated=True, backward=True),
     activation("relu", gated=False, backward=True),
     sample("sample-128k-bf16", 128_256, "*bf16"),
+    sample("sample-128k-fp32", 128_256, "*fp32"),
     sample("sample-32k-fp32", 32_000, "*fp32"),
     *MATRIX_CASES,
     *aot_losses.CASES,

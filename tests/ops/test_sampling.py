@@ -122,8 +122,34 @@ def test_fast_draws_equal_the_sorting_reference(
     assert torch.equal(sample(logits, **options, impl=impl), expected)
 
 
+@given(
+    rows=st.lists(parameters, min_size=1, max_size=2),
+    vocab_size=st.integers(1, 40),
+    levels=st.sampled_from([3, 50, 1000]),
+    max_groups=st.sampled_from([1, 2, 8]),
+    seed=st.integers(0, 10_000),
+)
+def test_the_kernel_with_many_tiles_and_few_groups(rows, vocab_size, levels, max_groups, seed):
+    """Tiles of 8, groups of 4: top k in registers, and where they do not fit the whole row."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (len(rows), vocab_size)
+    logits = torch.randint(0, levels, shape, generator=generator).float() / (levels / 8)
+    logits[torch.rand(shape, generator=generator) < 0.1] = -torch.inf
+    logits[torch.rand(shape, generator=generator) < 0.02] = torch.nan
+    options = {name: [row[name] for row in rows] for name in rows[0]}
+    options |= {"seeds": [seed + i for i in range(len(rows))], "positions": seed}
+    expected = sample(logits, **options, impl="reference")
+    small = {"TILE": 8, "GROUP": 4, "MAX_GROUPS": max_groups}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in small.items():
+            patch.setattr(f"blocks.ops.sampling.{name}", value)
+        assert torch.equal(sample(logits, **options, impl="triton"), expected)
+
+
 @pytest.mark.parametrize("impl", FAST)
-@pytest.mark.parametrize("options", [{}, {"top_k": 50}, {"top_p": 0.9}, {"min_p": 0.05}])
+@pytest.mark.parametrize(
+    "options", [{}, {"top_k": 50}, {"top_k": 50, "top_p": 0.9}, {"top_p": 0.9}, {"min_p": 0.05}]
+)
 def test_fast_draws_equal_the_reference_on_a_real_vocabulary(impl, options: dict) -> None:
     generator = torch.Generator().manual_seed(1)
     num_rows = 2 if impl == "triton" else 16

@@ -1,4 +1,4 @@
-"""Draw one token per row without sorting: thresholds by bisection, then a race."""
+"""Draw one token per row without sorting: a few groups that can hold the top k, then a race."""
 
 import triton
 import triton.language as tl
@@ -37,9 +37,9 @@ def _load_logits(row_ptr, token_ids, vocab_size):
 
 @triton.jit
 def _key(x):
-    """An int64 that orders like the fp32 x: equal numbers, equal keys."""
+    """An int32 that orders like the fp32 x: equal numbers, equal keys."""
     bits = x.to(tl.int32, bitcast=True)
-    return tl.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).to(tl.int64)
+    return tl.where(bits >= 0, bits, bits ^ 0x7FFFFFFF)
 
 
 @triton.jit
@@ -50,48 +50,150 @@ def _weights(x, top, temperature):
 
 
 @triton.jit
-def _mass_from(
-    row_ptr,
-    key_from,
-    top,
-    temperature,
-    vocab_size,
-    COUNT: tl.constexpr,
-    NUM_TILES: tl.constexpr,
-    TILE: tl.constexpr,
-):
-    """How many tokens (COUNT) or what weight lies at or above a key; fp64."""
-    acc = tl.zeros([TILE], dtype=tl.float64)
-    for tile in range(NUM_TILES):
-        token_ids = tile * TILE + tl.arange(0, TILE)
-        x = _load_logits(row_ptr, token_ids, vocab_size)
-        kept = (_key(x) >= key_from) & (token_ids < vocab_size)
-        weight = tl.full([TILE], 1.0, tl.float32) if COUNT else _weights(x, top, temperature)
-        acc += tl.where(kept, weight, 0.0).to(tl.float64)
-    return tl.sum(acc, axis=0)
+def _upper_middle(low, high):
+    """The middle of two int32, rounded up, without overflow."""
+    return (low | high) - ((low ^ high) >> 1)
 
 
 @triton.jit
-def _largest_key_reaching(
-    row_ptr,
-    wanted,
-    low,
-    high,
-    top,
-    temperature,
-    vocab_size,
-    COUNT: tl.constexpr,
-    NUM_TILES: tl.constexpr,
-    TILE: tl.constexpr,
-):
-    """The largest key in [low, high] whose tail reaches ``wanted``; the tail of ``low`` does."""
-    for _ in range(32):
-        middle = (low + high + 1) >> 1
-        mass = _mass_from(row_ptr, middle, top, temperature, vocab_size, COUNT, NUM_TILES, TILE)
-        reaches = mass >= wanted
+def _kth_key(keys, valid, k, low, high):
+    """The k-th largest of the valid keys by bisection; ``low`` if there are fewer."""
+    while low < high:
+        middle = _upper_middle(low, high)
+        reaches = tl.sum(((keys >= middle) & valid).to(tl.int32)) >= k
         low = tl.where(reaches, middle, low)
-        high = tl.where(reaches, high, tl.maximum(middle - 1, low))
+        high = tl.where(reaches, high, middle - 1)
     return low
+
+
+@triton.jit
+def _kth_key_of_row(
+    row_ptr, k, low, high, vocab_size, NUM_TILES: tl.constexpr, TILE: tl.constexpr
+):  # fmt: skip
+    """The same over a whole row: a pass for every bit."""
+    while low < high:
+        middle = _upper_middle(low, high)
+        acc = tl.zeros([TILE], dtype=tl.int32)
+        for tile in range(NUM_TILES):
+            token_ids = tile * TILE + tl.arange(0, TILE)
+            x = _load_logits(row_ptr, token_ids, vocab_size)
+            acc += ((_key(x) >= middle) & (token_ids < vocab_size)).to(tl.int32)
+        reaches = tl.sum(acc) >= k
+        low = tl.where(reaches, middle, low)
+        high = tl.where(reaches, high, middle - 1)
+    return low
+
+
+@triton.jit
+def _group_maxima(
+    row_ptr, maxima_ptr, vocab_size,
+    NUM_TILES: tl.constexpr, TILE: tl.constexpr, GROUP: tl.constexpr, NUM_GROUPS: tl.constexpr,
+):  # fmt: skip
+    """The largest logit of every GROUP neighbours, by way of memory; minus infinity beyond."""
+    in_tile: tl.constexpr = TILE // GROUP
+    for tile in range(NUM_TILES):
+        groups = tile * in_tile + tl.arange(0, in_tile)
+        token_ids = groups[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+        x = _load_logits(row_ptr, token_ids, vocab_size)
+        tl.store(maxima_ptr + groups, tl.max(x, axis=1))
+    tl.debug_barrier()  # other threads read them
+    groups = tl.arange(0, NUM_GROUPS)
+    return tl.load(maxima_ptr + groups, mask=groups < NUM_TILES * in_tile, other=float("-inf"))
+
+
+@triton.jit
+def _first_of(found, ids):
+    """The lowest id where ``found``."""
+    return tl.min(tl.where(found, ids, 0x7FFFFFFF))
+
+
+@triton.jit
+def _race_of_row(
+    row_ptr, floor, top, temperature, min_p, stream, vocab_size,
+    NUM_TILES: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """One pass over the tokens whose key is at least ``floor``.
+
+    Their weight altogether (fp64), and who of those allowed by min-p arrives first, with its key.
+    """
+    mass = tl.zeros([TILE], dtype=tl.float64)
+    fastest = float("-inf")
+    winner = tl.full([], 0x7FFFFFFF, tl.int32)
+    winner_key = tl.full([], -2139095041, tl.int32)
+    for tile in range(NUM_TILES):
+        token_ids = tile * TILE + tl.arange(0, TILE)
+        x = _load_logits(row_ptr, token_ids, vocab_size)
+        key = _key(x)
+        weight = _weights(x, top, temperature)
+        kept = (key >= floor) & (token_ids < vocab_size)
+        mass += tl.where(kept, weight, 0.0).to(tl.float64)
+        arrival = weight / _arrival_times(stream, token_ids)
+        speed = tl.where(kept & (weight >= min_p), arrival, -1.0)
+        tile_fastest = tl.max(speed)
+        if tile_fastest > fastest:
+            fastest = tile_fastest
+            winner = _first_of(speed == tile_fastest, token_ids)
+            winner_key = tl.max(tl.where(token_ids == winner, key, -2139095041))
+    return tl.sum(mass), winner, winner_key
+
+
+@triton.jit
+def _draw_from_row(
+    row_ptr, threshold, highest, top, temperature, top_p, min_p, stream, vocab_size,
+    NUM_TILES: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """The race over all tokens from ``threshold`` on, until its winner is one that top-p keeps.
+
+    Top-p keeps a token if those above it weigh less than wanted. Who wins among more tokens and is
+    kept wins among the kept; who is not rules out itself and everything below it.
+    """
+    mass, winner, winner_key = _race_of_row(
+        row_ptr, threshold, top, temperature, min_p, stream, vocab_size, NUM_TILES, TILE
+    )
+    if top_p < 1.0:
+        wanted = top_p.to(tl.float64) * mass
+        undecided = winner_key < highest
+        while undecided:
+            above, second, second_key = _race_of_row(
+                row_ptr, winner_key + 1, top, temperature, min_p, stream, vocab_size,
+                NUM_TILES, TILE,
+            )  # fmt: skip
+            undecided = above >= wanted
+            winner = tl.where(undecided, second, winner)
+            winner_key = tl.where(undecided, second_key, winner_key)
+            undecided = undecided & (winner_key < highest)
+    return winner
+
+
+@triton.jit
+def _draw_from_groups(
+    row_ptr, groups, is_group, top_k, low, highest, top, temperature, top_p, min_p, stream,
+    vocab_size, GROUP: tl.constexpr,
+):  # fmt: skip
+    """The same over groups that hold the top k, all in registers."""
+    token_ids = groups[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    valid = is_group[:, None] & (token_ids < vocab_size)
+    x = _load_logits(row_ptr, tl.where(valid, token_ids, vocab_size), vocab_size)
+    key = _key(x)
+    kept = valid & (key >= _kth_key(key, valid, top_k, low, highest))
+    weight = _weights(x, top, temperature)
+    wide = tl.where(kept, weight, 0.0).to(tl.float64)
+    arrival = weight / _arrival_times(stream, token_ids)
+    speed = tl.where(kept & (weight >= min_p), arrival, -1.0)
+    winner = _first_of(speed == tl.max(speed), token_ids)
+    winner_key = tl.max(tl.where(token_ids == winner, key, -2139095041))
+    if top_p < 1.0:
+        wanted = top_p.to(tl.float64) * tl.sum(wide)
+        undecided = winner_key < highest
+        while undecided:
+            above = key > winner_key
+            undecided = tl.sum(tl.where(above, wide, 0.0)) >= wanted
+            rest = tl.where(above, speed, -1.0)
+            second = _first_of(rest == tl.max(rest), token_ids)
+            winner = tl.where(undecided, second, winner)
+            winner_key = tl.max(tl.where(token_ids == winner, key, -2139095041))
+            undecided = undecided & (winner_key < highest)
+    return winner
 
 
 @triton.jit
@@ -105,63 +207,73 @@ def _sample_kernel(
     seeds_ptr,  # [num_rows] int64
     positions_ptr,  # [num_rows] int64
     drawn_ptr,  # [num_rows] int64
+    maxima_ptr,  # [num_rows, NUM_GROUPS] fp32, scratch
+    groups_ptr,  # [num_rows, MAX_GROUPS] int32, scratch
     vocab_size,
     NUM_TILES: tl.constexpr,
     TILE: tl.constexpr,
+    GROUP: tl.constexpr,
+    NUM_GROUPS: tl.constexpr,
+    MAX_GROUPS: tl.constexpr,
+    RACE_TILE: tl.constexpr,
 ):
-    """One program draws one row; every pass walks the row's tiles, which stay in cache.
+    """One program draws one row.
 
-    Passes: the largest logit; then, for rows that ask, 32 for the top-k threshold and 33 for the
-    top-p threshold (bisection over the bits of fp32, so the thresholds are exact); then the race.
+    The first pass keeps the largest logit of every GROUP neighbours. The k-th largest of those is
+    at most the k-th largest logit, so the top k lie in the groups that reach it: about k groups,
+    read again into registers, where everything else happens. Rows that ask for no top-k, or whose
+    top k lie in more than MAX_GROUPS groups, are raced over as a whole: a pass, and for top-p about
+    one more. Thresholds are exact in both. The host guarantees that NUM_GROUPS, a power of two,
+    covers the tiles' groups.
     """
     row = tl.program_id(0).to(tl.int64)
     row_ptr = logits_ptr + row * stride_logits_row
     temperature = tl.load(temperature_ptr + row)
-
-    top = float("-inf")
-    best = tl.full([], -1, tl.int64)
-    for tile in range(NUM_TILES):
-        token_ids = tile * TILE + tl.arange(0, TILE)
-        x = _load_logits(row_ptr, token_ids, vocab_size)
-        tile_top = tl.max(x, axis=0)
-        tile_best = tl.argmax(x, axis=0, tie_break_left=True)
-        best = tl.where(tile_top > top, tile * TILE + tile_best, best)
-        top = tl.maximum(top, tile_top)
+    maxima = _group_maxima(
+        row_ptr, maxima_ptr + row * NUM_GROUPS, vocab_size, NUM_TILES, TILE, GROUP, NUM_GROUPS
+    )
+    groups = tl.arange(0, NUM_GROUPS)
+    top = tl.max(maxima)
+    first = _first_of(maxima == top, groups) * GROUP + tl.arange(0, GROUP)
+    best = _first_of(_load_logits(row_ptr, first, vocab_size) == top, first)
+    best = tl.where(top == float("-inf"), -1, best)
 
     if (temperature > 0.0) & (best >= 0):
         top_k = tl.load(top_k_ptr + row)
         top_p = tl.load(top_p_ptr + row)
         min_p = tl.load(min_p_ptr + row)
-        lowest = tl.full([], -2139095041, tl.int64)  # the key of minus infinity
-        highest = _key(top)
-        threshold = lowest
-        if (top_k > 0) & (top_k < vocab_size):
-            threshold = _largest_key_reaching(
-                row_ptr, top_k.to(tl.float64), lowest, highest, top, temperature, vocab_size,
-                True, NUM_TILES, TILE,
-            )  # fmt: skip
-        if top_p < 1.0:
-            mass = _mass_from(
-                row_ptr, threshold, top, temperature, vocab_size, False, NUM_TILES, TILE
-            )
-            threshold = _largest_key_reaching(
-                row_ptr, top_p.to(tl.float64) * mass, threshold, highest, top, temperature,
-                vocab_size, False, NUM_TILES, TILE,
-            )  # fmt: skip
-
         seed = tl.load(seeds_ptr + row).to(tl.uint64, bitcast=True)
         position = tl.load(positions_ptr + row).to(tl.uint64, bitcast=True)
         golden = tl.full([], 0x9E3779B97F4A7C15, tl.uint64)
         stream = _mix(_mix(seed + golden) + position * golden)
-        fastest = float("-inf")
-        for tile in range(NUM_TILES):
-            token_ids = tile * TILE + tl.arange(0, TILE)
-            x = _load_logits(row_ptr, token_ids, vocab_size)
-            weight = _weights(x, top, temperature)
-            kept = (_key(x) >= threshold) & (weight >= min_p) & (token_ids < vocab_size)
-            race = tl.where(kept, weight / _arrival_times(stream, token_ids), -1.0)
-            tile_fastest = tl.max(race, axis=0)
-            tile_best = tl.argmax(race, axis=0, tie_break_left=True)
-            best = tl.where(tile_fastest > fastest, tile * TILE + tile_best, best)
-            fastest = tl.maximum(fastest, tile_fastest)
-    tl.store(drawn_ptr + row, best)
+        threshold = tl.full([], -2139095041, tl.int32)  # the key of minus infinity
+        highest = _key(top)
+        in_row = groups * GROUP < vocab_size
+        kept = in_row
+        has_top_k = (top_k > 0) & (top_k < vocab_size)
+        if has_top_k:
+            keys = _key(maxima)
+            threshold = _kth_key(keys, in_row, top_k, threshold, highest)
+            kept = in_row & (keys >= threshold)
+        num_kept = tl.sum(kept.to(tl.int32))
+        if has_top_k & (num_kept <= MAX_GROUPS):
+            place = tl.cumsum(kept.to(tl.int32), axis=0) - 1
+            list_ptr = groups_ptr + row * MAX_GROUPS
+            tl.store(list_ptr + place, groups, mask=kept)
+            tl.debug_barrier()
+            listed = tl.arange(0, MAX_GROUPS)
+            is_group = listed < num_kept
+            best = _draw_from_groups(
+                row_ptr, tl.load(list_ptr + listed, mask=is_group, other=0), is_group, top_k,
+                threshold, highest, top, temperature, top_p, min_p, stream, vocab_size, GROUP,
+            )  # fmt: skip
+        else:
+            if has_top_k:
+                threshold = _kth_key_of_row(
+                    row_ptr, top_k, threshold, highest, vocab_size, NUM_TILES, TILE
+                )
+            best = _draw_from_row(
+                row_ptr, threshold, highest, top, temperature, top_p, min_p, stream, vocab_size,
+                NUM_TILES * (TILE // RACE_TILE), RACE_TILE,
+            )  # fmt: skip
+    tl.store(drawn_ptr + row, best.to(tl.int64))
