@@ -1,0 +1,1 @@
+"""Blocks inside Hugging Face transformers models."""
