@@ -9,25 +9,28 @@ from blocks._checks import fail
 from blocks.attention import _launch, _tiles
 from blocks.attention._layout import DTYPES
 from blocks.attention._options import Options
+from blocks.attention._scales import scale_kind
+from blocks.attention._splits import FIXED_SPLIT, choose_num_splits, num_fixed_splits
 from blocks.attention.output import AttentionOutput
 
-FIXED_SHARE = 1024
-"""Tokens of a split when splits lie at fixed positions."""
-MAX_SPLITS = 64
 
+def mla_tiles(name: str, num_heads: int, itemsize: int, quantised: bool = False) -> _tiles.Tiles:
+    """Heads and keys of a tile.
 
-def mla_tiles(chip: str, num_heads: int, itemsize: int) -> _tiles.Tiles:
-    """Heads and keys of a tile. A tile keeps heads x latent sums in registers (64 x 512 is half of
-    all there are), so wide tiles need eight warps; Hopper's wide product wants 64 rows."""
-    if chip == "cpu":
+    A tile keeps heads x latent sums in registers (64 x 512 is half of all there are), so wide tiles
+    need eight warps; Hopper's wide product wants 64 rows. Quantised latents are unpacked in
+    registers, which leaves room for fewer at a time.
+    """
+    if name == "cpu":
         return _tiles.Tiles(16, 32, 4, 1)
+    few = num_heads <= 16
     if itemsize == 4:
         return _tiles.Tiles(16, 16, 4, 1)
-    if chip.startswith("gfx"):
-        return _tiles.Tiles(32 if num_heads > 16 else 16, 16, 8 if num_heads > 16 else 4, 1)
-    if chip == "sm_90" and num_heads > 32:
-        return _tiles.Tiles(64, 64, 8, 2)
-    return _tiles.Tiles(16, 32, 4, 2) if num_heads <= 16 else _tiles.Tiles(32, 32, 8, 2)
+    if name.startswith("gfx"):
+        return _tiles.Tiles(16, 16, 4, 1) if few or quantised else _tiles.Tiles(32, 16, 8, 1)
+    if name == "sm_90" and num_heads > 32:
+        return _tiles.Tiles(64, 32, 8, 2 if quantised else 3)
+    return _tiles.Tiles(16, 32, 4, 2) if few else _tiles.Tiles(32, 32, 8, 2)
 
 
 def decode(
@@ -36,6 +39,7 @@ def decode(
     block_table: Tensor,
     seq_lens: Tensor,
     options: Options,
+    latent_scale: Tensor | None,
     *,
     latent_dim: int,
     num_splits: int | None,
@@ -50,19 +54,30 @@ def decode(
         raise TypeError(f"query dtype: expected one of {names}, got {query.dtype}")
     if latent_dim > 512:
         raise fail("latent_dim", "at most 512 with impl='triton'", latent_dim)
+    chip = _tiles.chip(query.device)
+    if chip.startswith("gfx") and latent_cache.dtype == torch.float8_e4m3fn:
+        wanted = f"torch.int8 or {query.dtype} on {chip}"  # unpacking would spill registers
+        raise TypeError(f"latent_cache dtype: expected {wanted}, got {latent_cache.dtype}")
     num_seqs, num_heads, row_dim = query.shape
     num_blocks, block_size, _ = latent_cache.shape
     query = query if query.stride(2) == 1 else query.contiguous()
     block_table = block_table if block_table.stride(1) == 1 else block_table.contiguous()
-    tiles = mla_tiles(_tiles.chip(query.device), num_heads, query.itemsize)
+    tiles = mla_tiles(
+        _tiles.chip(query.device), num_heads, query.itemsize, latent_cache.itemsize == 1
+    )
     head_tiles = -(-num_heads // tiles.q)
     capacity = block_table.shape[1] * block_size
     if batch_invariant:
-        num_splits = max(1, -(-capacity // FIXED_SHARE))
+        num_splits = num_fixed_splits(capacity)
     elif num_splits is None:
-        processors = _tiles.num_processors(query.device)
-        wanted = -(-2 * processors // max(num_seqs * head_tiles, 1))
-        num_splits = max(1, min(wanted, capacity // 256, MAX_SPLITS))
+        num_splits = choose_num_splits(
+            num_seqs * head_tiles,
+            capacity,
+            _tiles.num_processors(query.device),
+            rows=tiles.q,
+            head_dim=latent_dim,
+            kv_itemsize=latent_cache.itemsize,
+        )
     shape = (num_splits, num_seqs, num_heads)
     partial = query.dtype if num_splits == 1 else torch.float32
     outputs = torch.empty((*shape, latent_dim), dtype=partial, device=query.device)
@@ -71,9 +86,10 @@ def decode(
     if num_seqs:
         kernel[(num_seqs, head_tiles, num_splits)](
             query,
-            latent_cache,
+            _launch._stored(latent_cache),
             block_table,
             seq_lens.contiguous(),
+            latent_scale,
             options.sinks,
             options.alibi_slopes,
             outputs,
@@ -82,7 +98,7 @@ def decode(
             num_heads,
             num_blocks,
             num_splits,
-            FIXED_SHARE if batch_invariant else 0,
+            FIXED_SPLIT,
             query.stride(0),
             query.stride(1),
             latent_cache.stride(0),
@@ -98,6 +114,8 @@ def decode(
             TILE_KV=tiles.kv,
             TILE_L=_tiles.power_of_two(latent_dim),
             TILE_R=_tiles.power_of_two(row_dim - latent_dim),
+            SCALE=scale_kind(latent_scale, latent_cache.unsqueeze(2)),
+            FIXED_SPLITS=batch_invariant,
             **_launch._settings(query, options),
             num_warps=tiles.warps,
             num_stages=tiles.stages,

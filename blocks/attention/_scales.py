@@ -66,12 +66,13 @@ def resolve_scales(
     """Check scales against the caches they belong to."""
     if k_scale is None and v_scale is None and key_cache.dtype != torch.int8:
         return NO_SCALES
-    _check_scale("k_scale", k_scale, key_cache)
-    _check_scale("v_scale", v_scale, value_cache)
+    check_scale("k_scale", k_scale, key_cache)
+    check_scale("v_scale", v_scale, value_cache)
     return Scales(k_scale, v_scale)
 
 
-def _check_scale(name: str, scale: Tensor | None, cache: Tensor) -> None:
+def check_scale(name: str, scale: Tensor | None, cache: Tensor) -> None:
+    """Check one scale against the cache it belongs to."""
     if scale is None:
         if cache.dtype == torch.int8:
             raise fail(name, "scales beside an int8 cache", None, "int8 alone spans -128 to 127")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int32, Shaped
 from torch import Tensor
 
 from blocks._checks import (
@@ -20,6 +20,7 @@ from blocks.attention import _cpu, _launch_mla, reference
 from blocks.attention._count import read_keys, visible_pairs
 from blocks.attention._layout import REFERENCE_DTYPES, check_lengths, check_num_splits, choose
 from blocks.attention._options import resolve_options
+from blocks.attention._scales import QUANTISED, Scales, check_scale
 from blocks.attention.output import AttentionOutput
 
 HAS = ("native", "triton", "reference")
@@ -28,12 +29,13 @@ HAS = ("native", "triton", "reference")
 @expects_tensors
 def mla_decode(
     query: Float[Tensor, "num_seqs num_heads row_dim"],
-    latent_cache: Float[Tensor, "num_blocks block_size row_dim"],
+    latent_cache: Shaped[Tensor, "num_blocks block_size row_dim"],
     block_table: Int32[Tensor, "num_seqs max_blocks"],
     seq_lens: Int32[Tensor, " num_seqs"],
     *,
     scale: float,
     latent_dim: int = 512,
+    latent_scale: Float[Tensor, "..."] | None = None,
     window: int | None = None,
     softcap: float | None = None,
     sinks: Float[Tensor, " num_heads"] | None = None,
@@ -59,6 +61,8 @@ def mla_decode(
         scale: multiplies scores. No default: it is ``1 / sqrt(nope_dim + rope_dim)`` of the model
             (times any factor of its rotary scaling), which the absorbed query no longer shows.
         latent_dim: leading numbers of a row that are its value.
+        latent_scale: float32 scales of a float8_e4m3fn or int8 cache, ``row = stored * scale``: one
+            number, [num_blocks] or [num_blocks, block_size].
         window, softcap, sinks, alibi_slopes, return_lse: as in ``prefill``.
         num_splits: as in ``paged_decode``.
         batch_invariant: with ``impl="triton"``, cut the context at fixed positions, so that a row's
@@ -85,6 +89,9 @@ def mla_decode(
     """
     _check(query, latent_cache, block_table, seq_lens, latent_dim)
     options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
+    rows = latent_cache.unsqueeze(2)  # one key head; values are the rows' latents
+    head_scale = reference.scale_of_one_head(latent_scale, latent_cache)
+    check_scale("latent_scale", head_scale, rows)
     how = choose(impl, HAS, query, latent_cache)
     check_num_splits(num_splits, how, batch_invariant)
     if query.device.type == "cpu":
@@ -97,15 +104,23 @@ def mla_decode(
             block_table,
             seq_lens,
             options,
+            head_scale,
             latent_dim=latent_dim,
             num_splits=num_splits,
             batch_invariant=batch_invariant,
             return_lse=return_lse,
         )
     if how == "native":
-        rows = latent_cache.unsqueeze(2)  # one key head; values are the rows' latents
         state = _cpu.attention(
-            query, rows, rows, block_table, seq_lens, None, options, return_lse=True
+            query,
+            rows,
+            rows,
+            block_table,
+            seq_lens,
+            None,
+            options,
+            scales=Scales(head_scale, head_scale),
+            return_lse=True,
         )
         output = state.output[..., :latent_dim].contiguous()
         return AttentionOutput(output, state.lse) if return_lse else output
@@ -115,6 +130,7 @@ def mla_decode(
         block_table,
         seq_lens,
         latent_dim=latent_dim,
+        latent_scale=latent_scale,
         return_lse=return_lse,
         **options._asdict(),
     )
@@ -128,8 +144,11 @@ def mla_decode_work(
     latent_dim: int = 512,
     rope_dim: int = 64,
     window: int | None = None,
+    kv_itemsize: int | None = None,
 ) -> Work:
     """Work of one ``mla_decode``: every visible row once, two products a head.
+
+    ``kv_itemsize`` is that of the cache where it is not the queries'.
 
     >>> mla_decode_work([10], num_heads=2, itemsize=2, latent_dim=8, rope_dim=4)
     Work(flops=800, bytes=320)
@@ -141,7 +160,7 @@ def mla_decode_work(
     queries = sum(new) * num_heads * (row_dim + latent_dim)
     return Work(
         flops=2 * pairs * num_heads * (row_dim + latent_dim),
-        bytes=(rows * row_dim + queries) * itemsize,
+        bytes=rows * row_dim * (kv_itemsize or itemsize) + queries * itemsize,
     )
 
 
@@ -159,7 +178,7 @@ def _check(
     hint = "a row is a latent and then its rotated part"
     check(0 < latent_dim < row_dim, "latent_dim", f"from 1 to {row_dim - 1}", latent_dim, hint)
     check_dtype("query", query, REFERENCE_DTYPES)
-    check_dtype("latent_cache", latent_cache, (query.dtype,), "the dtype of query")
+    check_dtype("latent_cache", latent_cache, (query.dtype, *QUANTISED), "the dtype of query")
     check_dtype("block_table", block_table, (torch.int32,))
     check_dtype("seq_lens", seq_lens, (torch.int32,))
     check_same_device(

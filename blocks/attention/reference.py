@@ -164,12 +164,13 @@ def paged_decode(
 
 def mla_decode(
     query: Float[Tensor, "num_seqs num_heads row_dim"],
-    latent_cache: Float[Tensor, "num_blocks block_size row_dim"],
+    latent_cache: Shaped[Tensor, "num_blocks block_size row_dim"],
     block_table: Int32[Tensor, "num_seqs max_blocks"],
     seq_lens: Int32[Tensor, " num_seqs"],
     *,
     scale: float,
     latent_dim: int = 512,
+    latent_scale: Float[Tensor, "..."] | None = None,
     window: int | None = None,
     softcap: float | None = None,
     sinks: Float[Tensor, " num_heads"] | None = None,
@@ -178,11 +179,12 @@ def mla_decode(
 ) -> Any:
     """One key head for all query heads, whose values are the leading part of the keys."""
     options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
+    cache, head_scale = latent_cache.unsqueeze(2), scale_of_one_head(latent_scale, latent_cache)
     states = []
     for s, seq_len in enumerate(seq_lens.tolist()):
         first = 0 if window is None else max(0, seq_len - window)
         positions = torch.arange(first, seq_len, device=query.device)
-        rows = gather_tokens(latent_cache, block_table[s], positions)[:, None]
+        rows = gather_tokens(cache, block_table[s], positions, head_scale)
         last = torch.tensor([seq_len - 1], device=query.device)
         values = rows[..., :latent_dim]
         states.append(attend(query[s : s + 1], rows, values, last, positions, options))
@@ -293,6 +295,13 @@ def gather_tokens(
         values = cache.view(torch.uint8)[at].view(cache.dtype).float()
         return values if scale is None else values * view_scale(scale, cache)[at][..., None]
     return cache[at]
+
+
+def scale_of_one_head(scale: Tensor | None, latent_cache: Tensor) -> Tensor | None:
+    """Scales of blocks or tokens with the head dimension that latents do without."""
+    if scale is None or scale.dim() == 0 or scale.shape[0] != latent_cache.shape[0]:
+        return scale
+    return scale.unsqueeze(-1)
 
 
 def _pack(states: list[AttentionOutput], query: Tensor, return_lse: bool) -> Any:

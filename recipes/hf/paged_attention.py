@@ -46,7 +46,8 @@ class PagedCache(Cache):
         check(max_tokens > 0, "max_tokens", "a positive number of tokens", max_tokens)
         check(block_size > 0, "block_size", "a positive number of tokens", block_size)
         num_layers = config.get_text_config(decoder=True).num_hidden_layers
-        super().__init__(layers=[PagedLayer(self, i) for i in range(num_layers)])
+        self.paged_layers = [PagedLayer(self, i) for i in range(num_layers)]
+        super().__init__(layers=list(self.paged_layers))
         num_blocks = -(-max_tokens // block_size) + 1
         self.max_tokens = max_tokens
         self.manager = BlockManager(num_blocks=num_blocks, block_size=block_size)
@@ -62,7 +63,7 @@ class PagedCache(Cache):
     def reset(self) -> None:
         """Forget every token and keep the memory."""
         self._replace([])
-        for layer in self.layers:
+        for layer in self.paged_layers:
             layer.seen = 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -79,7 +80,7 @@ class PagedCache(Cache):
 
     def step(self, layer: int, key: Tensor, mask: Tensor | None) -> "_Step":
         """Where the new tokens of this forward pass go; worked out at its first layer."""
-        seen = self.layers[layer].seen
+        seen = self.paged_layers[layer].seen
         if self._step is None or self._step.seen != seen:
             self._step = self._plan(seen, key, mask)
         return self._step
@@ -89,7 +90,7 @@ class PagedCache(Cache):
         if self.kv is None:
             self.kv = KVCache(
                 self.manager.num_usable_blocks + 1,
-                num_layers=len(self.layers),
+                num_layers=len(self.paged_layers),
                 block_size=self.manager.block_size,
                 num_kv_heads=num_kv_heads,
                 head_dim=head_dim,

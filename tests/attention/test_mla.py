@@ -83,6 +83,36 @@ def test_triton(seq_lens, num_heads, dims, block_size, dtype, options, how):
     check("triton", seq_lens, num_heads, dims, block_size, dtype, options, how)
 
 
+@settings(max_examples=12)
+@given(
+    LENGTHS,
+    st.sampled_from([torch.int8, torch.float8_e4m3fn]),
+    st.sampled_from(["tensor", "block", "token"]),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    st.sampled_from([{}, OPTIONS[-1]]),
+)
+def test_quantised_latents(seq_lens, stored, kind, dtype, options):
+    query, cache, table, lens = latent_case(seq_lens, dtype=dtype)
+    generator = torch.Generator().manual_seed(2)
+    codes = torch.randint(-100, 100, cache.shape, generator=generator)
+    cache = codes.to(stored) if stored == torch.int8 else (codes / 30).to(stored)
+    shape = {"tensor": (), "block": cache.shape[:1], "token": cache.shape[:2]}[kind]
+    scale = torch.rand(shape, generator=generator) / 50 + 1e-3
+    if kind == "token":  # scales of slots that hold no token are not read
+        used = torch.zeros(cache.shape[:2], dtype=torch.bool)
+        for row, length in zip(table.tolist(), lens.tolist(), strict=True):
+            for position in range(length):
+                used[row[position // 16], position % 16] = True
+        scale = scale.where(used, torch.nan)
+    how = {**per_head(options, 4), "scale": 0.2, "latent_dim": 32, "latent_scale": scale}
+    args = cache, table, lens
+    expected = reference.mla_decode(query.float(), *args, return_lse=True, **how)
+    for impl in ("native", "triton"):
+        actual = mla_decode(query, *args, impl=impl, return_lse=True, **how)
+        assert_close(actual.output, expected.output, what=f"{impl} output")
+        assert_close(actual.lse, expected.lse, what=f"{impl} lse", slack=3)
+
+
 def test_the_absorbed_form_is_attention_over_decompressed_keys_and_values(seeded):
     heads, nope, rope, latent, value, length = 3, 24, 8, 32, 20, 50
     make = lambda *shape: torch.randn(*shape, generator=seeded, dtype=torch.float64)  # noqa: E731
@@ -136,6 +166,7 @@ def test_strides_are_free_and_blocks_may_be_renamed():
         ({"latent_dim": 0}, "latent_dim: expected"),
         ({"scale": 0.0}, "scale: expected"),
         ({"num_splits": 2, "batch_invariant": True, "impl": "triton"}, "num_splits: expected None"),
+        ({"latent_scale": torch.ones(3)}, "latent_scale: expected None"),
         ({"num_splits": 0, "impl": "triton"}, "num_splits: expected a positive"),
     ],
 )
@@ -168,8 +199,6 @@ def _paged(rows: Tensor, block_size: int) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_chip_takes_it_without_spills(target):
     reports = compile_all("tests.attention.aot_mla", target)
-    assert sorted(reports) == sorted({case.name for case in aot_mla.CASES})
+    assert set(reports) == {case.name for case in aot_mla.CASES if target in case.targets}
     for report in reports.values():
         check_report(report)
-    if target == "sm_90":
-        assert {"HGMMA", "LDGSTS"} <= set(reports["mla-bf16-h128-plain"].opcodes)
