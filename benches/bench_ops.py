@@ -1,4 +1,7 @@
-"""The small operations at the shapes of real models, each checked against its reference first."""
+"""The small operations at the shapes of real models, each checked against its reference first.
+
+Norms stand in ``bench_norm.py``, training steps of all in ``bench_gradients.py``.
+"""
 
 import pytest
 import torch
@@ -31,23 +34,6 @@ def bench_linear(timed, device: torch.device, model: ModelShape, num_rows: int) 
     work = ops.linear_work(num_rows, inputs, outputs, 2)
     with torch.inference_mode():
         timed(lambda: ops.linear(x, weight), work=work, model=model.name, num_rows=num_rows)
-
-
-@pytest.mark.parametrize("num_rows", ROWS)
-@pytest.mark.parametrize("model", MODELS, ids=named)
-def bench_rms_norm(timed, device: torch.device, model: ModelShape, num_rows: int) -> None:
-    x, residual = (values(device, num_rows + i, model.hidden_size)[i:] for i in (0, 1))
-    weight = values(device, model.hidden_size)
-    expected = ops.rms_norm(x, weight, residual=residual, impl="reference")
-    assert_close(ops.rms_norm(x, weight, residual=residual).output, expected.output, slack=2)
-    work = ops.norm_work(num_rows, model.hidden_size, 2, residual=True)
-    with torch.inference_mode():
-        timed(
-            lambda: ops.rms_norm(x, weight, residual=residual),
-            work=work,
-            cold=False,
-            model=model.name,
-        )
 
 
 @pytest.mark.parametrize("num_rows", ROWS)

@@ -27,7 +27,7 @@ HELPERS = {"__main__", "row"}
 def areas() -> list[str]:
     """Names of the areas that have figures."""
     found = (module.name for module in pkgutil.iter_modules(benches.figures.__path__))
-    return sorted(name for name in found if name not in HELPERS)
+    return sorted(name for name in found if name not in HELPERS and not name.startswith("_"))
 
 
 def environment() -> str:
