@@ -68,21 +68,22 @@ def paged_attend(
     that share a block one of them fills in this very step.
 
     Args:
-        cache: pages of all layers; written in place.
+        cache: pages of all layers, plain or quantised; written in place.
         block_table: int32 [num_seqs, max_blocks].
         seq_lens: int32 [num_seqs] context lengths, new tokens included.
         cu_seqlens_q: int32 [num_seqs + 1] running sums of the numbers of new tokens.
         slot_mapping: int64 [num_tokens] where each new token's key and value go; -1 for nowhere.
     """
-    specs, pages = attention_specs(config), _pages(cache)
+    specs, pages, scales = attention_specs(config), _pages(cache), _scales(cache)
 
     def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         keys, values = pages[2 * layer : 2 * layer + 2]
-        write_kv(key, value, keys, values, slot_mapping)
+        k_scale, v_scale = scales[layer]
+        write_kv(key, value, keys, values, slot_mapping, k_scale=k_scale, v_scale=v_scale)
         scale, window, softcap = specs[layer]
         return paged_extend(
             query, keys, values, block_table, seq_lens, cu_seqlens_q,
-            scale=scale, window=window, softcap=softcap,
+            scale=scale, window=window, softcap=softcap, k_scale=k_scale, v_scale=v_scale,
         )  # fmt: skip
 
     return attend
@@ -96,15 +97,17 @@ def decode_attend(
     slot_mapping: Tensor,
 ) -> Attend:
     """``paged_attend`` of a step in which every sequence has exactly one new token."""
-    specs, pages = attention_specs(config), _pages(cache)
+    specs, pages, scales = attention_specs(config), _pages(cache), _scales(cache)
 
     def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         keys, values = pages[2 * layer : 2 * layer + 2]
-        write_kv(key, value, keys, values, slot_mapping)
+        k_scale, v_scale = scales[layer]
+        write_kv(key, value, keys, values, slot_mapping, k_scale=k_scale, v_scale=v_scale)
         scale, window, softcap = specs[layer]
         return paged_decode(
-            query, keys, values, block_table, seq_lens, scale=scale, window=window, softcap=softcap
-        )
+            query, keys, values, block_table, seq_lens,
+            scale=scale, window=window, softcap=softcap, k_scale=k_scale, v_scale=v_scale,
+        )  # fmt: skip
 
     return attend
 
@@ -117,3 +120,8 @@ def attention_specs(config: ModelConfig) -> list[AttentionSpec]:
 def _pages(cache: KVCache) -> tuple[Tensor, ...]:
     """Keys and values of layer 0, of layer 1, and so on: all views in one call."""
     return cache.storage.flatten(0, 1).unbind()
+
+
+def _scales(cache: KVCache) -> list[tuple[Tensor | None, Tensor | None]]:
+    """Scales of the keys and of the values of every layer; None where nothing is quantised."""
+    return [(cache.key_scale(layer), cache.value_scale(layer)) for layer in range(cache.num_layers)]

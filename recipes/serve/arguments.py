@@ -20,6 +20,7 @@ def parser() -> argparse.ArgumentParser:
     add("--host", default=server.host, help="address to listen on (default %(default)s)")
     add("--port", type=int, default=server.port, help="0 for any free one (default %(default)s)")
     add("--kv-memory", type=_bytes, help="memory for keys and values, such as 256MiB")
+    add("--kv-dtype", default=engine.kv_dtype, help="auto, fp8 or int8 (default %(default)s)")
     add("--max-model-len", type=int, help="longest prompt plus output in tokens")
     add("--max-num-seqs", type=int, default=engine.max_num_seqs, help="default %(default)s")
     add("--token-budget", type=int, default=engine.token_budget, help="default %(default)s")
@@ -50,6 +51,7 @@ def _bytes(text: str) -> int:
 def engine_config(options: argparse.Namespace) -> EngineConfig:
     return EngineConfig(
         kv_bytes=options.kv_memory,
+        kv_dtype=options.kv_dtype,
         max_model_len=options.max_model_len,
         max_num_seqs=options.max_num_seqs,
         token_budget=options.token_budget,

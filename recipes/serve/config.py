@@ -21,6 +21,8 @@ class EngineConfig:
     max_waiting: longest queue [requests]; more are refused.
     policy: who runs first, ``fcfs`` or ``priority``.
     dtype: storage of weights and cache; None keeps the checkpoint's.
+    kv_dtype: storage of keys and values: ``auto`` as the weights, ``fp8`` or ``int8`` with a scale
+        for every token and head, which fits about twice the tokens of bfloat16.
     device: where the model runs.
     """
 
@@ -32,6 +34,7 @@ class EngineConfig:
     max_waiting: int = 1024
     policy: str = "fcfs"
     dtype: str | None = None
+    kv_dtype: str = "auto"
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -43,6 +46,8 @@ class EngineConfig:
             value = getattr(self, name)
             ok = value is None or (isinstance(value, int) and value >= 1)
             check(ok, name, "a positive whole number or None", value)
+        kinds = ("auto", "fp8", "int8")
+        check(self.kv_dtype in kinds, "kv_dtype", "auto, fp8 or int8", repr(self.kv_dtype))
         check(self.policy in ("fcfs", "priority"), "policy", "'fcfs' or 'priority'", self.policy)
         check(
             self.token_budget >= self.max_num_seqs,

@@ -1,6 +1,9 @@
 """How much memory the keys and values get, and the cache made of it."""
 
 import os
+from typing import Any
+
+import torch
 
 from blocks.kv import KVCache, bytes_per_token
 from recipes.model import Decoder
@@ -8,17 +11,20 @@ from recipes.serve.config import EngineConfig
 
 DEFAULT_MAX_BYTES = 2**30
 """Most that is taken without being asked; CPU pages are only used as blocks are first written."""
+KV_DTYPES = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
+"""Quantised storage of keys and values, by the name users give it."""
 
 
 def make_cache(decoder: Decoder, config: EngineConfig) -> KVCache:
     """The cache of an engine, from its budget or from what it can use."""
     model = decoder.config
     weight = next(decoder.parameters())
-    sizes = {
+    sizes: dict[str, Any] = {
         "num_layers": model.num_layers,
         "num_kv_heads": model.num_kv_heads,
         "head_dim": model.head_dim,
-        "dtype": weight.dtype,
+        "dtype": KV_DTYPES.get(config.kv_dtype, weight.dtype),
+        "scales": "token" if config.kv_dtype in KV_DTYPES else None,
     }
     budget = config.kv_bytes
     if budget is None:

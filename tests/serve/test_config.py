@@ -16,6 +16,7 @@ from recipes.serve import EngineConfig, ServerConfig
         {"max_num_seqs": 0},
         {"block_size": 0},
         {"policy": "random"},
+        {"kv_dtype": "fp4"},
         {"token_budget": 8, "max_num_seqs": 9},
     ],
 )
