@@ -102,6 +102,7 @@ def test_nearly_twice_the_tokens_fit_and_the_report_says_so(kind):
     assert quantised.num_tokens / plain.num_tokens == pytest.approx(128 / 68, rel=0.05)
     assert f"{quantised.num_tokens} tokens fit" in quantised.explain()
     assert "a scale of 4 bytes each" in quantised.explain()
+    assert quantised.scales is not None
     held = quantised.storage.nbytes + quantised.scales.nbytes
     assert held <= 1 << 20
 
