@@ -78,21 +78,18 @@ def tree(setting: Setting, num_queries: int) -> Measurement:
     """A chain of drafted tokens verified at once, over the time of one query a sequence."""
     tree_decode = operation("attention.tree_decode")
     lens = [4096] * 128
-    case = paged(setting, lens, 32, 8, query_lens=None)
-    one = ours(setting, case)
-    drafted = paged(
-        setting, lens, 32, 8, query_lens=[num_queries] * min(len(lens), 3 if setting.tiny else 128)
+    one = ours(setting, paged(setting, lens, 32, 8))
+    case = paged(setting, lens, 32, 8, query_lens=[num_queries] * (3 if setting.tiny else 128))
+    parents = torch.arange(num_queries, device=setting.device).int() - 1  # each follows the last
+    mask = operation("attention.tree_mask_from_parents")(
+        parents.repeat(len(case.lens)), case.cu_seqlens_q
     )
-    batch = len(drafted.lens)
-    query = drafted.query.unflatten(0, (batch, num_queries))
-    mask = torch.ones(num_queries, num_queries, dtype=torch.bool, device=setting.device).tril()
-    mask = mask.expand(batch, -1, -1).contiguous()
-    cache = (drafted.key_cache, drafted.value_cache, drafted.block_table, drafted.seq_lens)
+    given = (case.query, case.key_cache, case.value_cache, case.block_table, case.seq_lens)
 
     def verify() -> Any:
-        return tree_decode(query, *cache, mask, impl=setting.impl)
+        return tree_decode(*given, case.cu_seqlens_q, mask, impl=setting.impl)
 
-    drafted.check(verify().flatten(0, 1), slack=SLACK)
+    case.check(verify(), slack=SLACK)
     times = timed(setting, {"ours": verify, "ours, one query": one})
     ratio = times["ours"].best.median_s / times["ours, one query"].best.median_s
     return Measurement(ratio, times)
@@ -101,29 +98,29 @@ def tree(setting: Setting, num_queries: int) -> Measurement:
 def cascade(setting: Setting) -> Measurement:
     """64 sequences over one prefix of 16K and 256 tokens of their own, over the plain decode."""
     cascade_decode = operation("attention.cascade_decode")
-    own, shared, batch = setting.size(256, 16), setting.size(16384, 32), setting.size(64, 3)
-    plain = paged(setting, [own] * batch, 32, 8)
-    pages = shared // plain.block_size
-    shape = (pages, *plain.key_cache.shape[1:])
-    more = [torch.randn(shape, device=setting.device).to(plain.query.dtype) for _ in range(2)]
-    first = plain.key_cache.shape[0]
-    caches = [torch.cat(p) for p in zip((plain.key_cache, plain.value_cache), more, strict=True)]
+    shared, batch = setting.size(16384, 32), setting.size(64, 3)
+    case = paged(setting, [256] * batch, 32, 8)
+    pages = shared // case.block_size
+    first = case.key_cache.shape[0]
+    shape = (pages, *case.key_cache.shape[1:])
+    more = [torch.randn(shape, device=setting.device).to(case.query.dtype) for _ in range(2)]
     prefix = torch.arange(first, first + pages, dtype=torch.int32, device=setting.device)
-    table = torch.cat((prefix.expand(batch, -1), plain.block_table), 1).contiguous()
-    lens = [shared + own] * batch
-    case = PagedCase(plain.query, caches[0], caches[1], table, [1] * batch, lens)
-    shared_len = torch.tensor([shared], dtype=torch.int32, device=setting.device)
+    case = PagedCase(
+        case.query,
+        torch.cat((case.key_cache, more[0])),
+        torch.cat((case.value_cache, more[1])),
+        torch.cat((prefix.expand(batch, -1), case.block_table), 1).contiguous(),
+        case.query_lens,
+        [shared + n for n in case.lens],
+    )
+    group = operation("attention.SharedPrefix")(
+        torch.tensor([0, batch], dtype=torch.int32, device=setting.device),
+        torch.tensor([shared], dtype=torch.int32, device=setting.device),
+    )
+    given = (case.query, case.key_cache, case.value_cache, case.block_table, case.seq_lens)
 
     def split() -> Any:
-        return cascade_decode(
-            case.query,
-            *caches,
-            prefix[None],
-            shared_len,
-            plain.block_table,
-            plain.seq_lens,
-            impl=setting.impl,
-        )
+        return cascade_decode(*given, [group], impl=setting.impl)
 
     case.check(split(), slack=SLACK)
     times = timed(setting, {"ours": split, "ours, not shared": ours(setting, case)})

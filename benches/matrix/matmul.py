@@ -78,10 +78,10 @@ def grouped(setting: Setting, groups: int, rows: int, inputs: int, outputs: int)
 def quantised(
     setting: Setting, rows: int, kind: Any, unit: str, group: tuple[int, int] | int | None
 ) -> Measurement:
-    rows, size = setting.size(rows, 3), setting.size(8192, 64)
+    rows, size = setting.size(rows, 3), setting.size(8192, 128)
     x = normal(rows, size, device=setting.device)
     weight = normal(size, size, device=setting.device) * size**-0.5
-    options: dict[str, Any] = {} if group is None else {"group_size": 32 if setting.tiny else group}
+    options: dict[str, Any] = {} if group is None else {"group_size": group}
     stored = ops.quantize_weight(weight, format=kind, **options)
     rounded = kind == "fp8" and not setting.tiny  # both sides in fp8: the product is fp8 too
     call = functools.partial(ops.quant_linear, x, stored, quantize_input=rounded, impl=setting.impl)

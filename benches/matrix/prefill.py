@@ -112,38 +112,25 @@ def mixed(setting: Setting) -> Measurement:
 
 def sliced(setting: Setting) -> Measurement:
     """Forward and backward of one sequence in eight slices, over that of the whole."""
-    slice_attention = operation("attention.slice_attention")
+    forward = operation("attention.slice_attention")
+    backward = operation("attention.slice_attention_backward")
     case = packed(setting, 8192, 32, 8, 128, grad=True)
-    slices, length = 8, case.length
-    ends = [length * (i + 1) // slices for i in range(slices)]
-    starts = [0, *ends[:-1]]
     query, key, value = (t.detach() for t in case.tensors)
+    size = case.length // 8
     grad = upstream(query)
+    sums = [torch.zeros(t.shape, dtype=torch.float32, device=t.device) for t in (key, value)]
 
     def in_slices() -> tuple[Tensor, ...]:
-        key_grad = torch.zeros(key.shape, dtype=torch.float32, device=key.device)
-        value_grad = torch.zeros_like(key_grad)
-        outputs = []
-        for start, end in zip(starts, ends, strict=True):
-            part = query[start:end].requires_grad_()
-            outputs.append(
-                (
-                    part,
-                    slice_attention(
-                        part,
-                        key[:end],
-                        value[:end],
-                        key_grad[:end],
-                        value_grad[:end],
-                        impl=setting.impl,
-                    ),
-                )
-            )
-        found = [
-            torch.autograd.grad(out, part, grad[start:end])[0]
-            for (part, out), start, end in zip(outputs[::-1], starts[::-1], ends[::-1], strict=True)
-        ]
-        return torch.cat(found[::-1]), key_grad, value_grad
+        starts = range(0, case.length, size)
+        states = [forward(query[s : s + size], key, value, s, impl=setting.impl) for s in starts]
+        for total in sums:
+            total.zero_()
+        found = []
+        for start, state in zip(reversed(starts), reversed(states), strict=True):
+            rows = slice(start, start + size)
+            given = (grad[rows], query[rows], key, value, *state, start, *sums)
+            found.append(backward(*given, impl=setting.impl))
+        return torch.cat(found[::-1]), *sums
 
     def whole() -> tuple[Tensor, ...]:
         output = prefill(*case.tensors, case.cu_seqlens, impl=setting.impl)
