@@ -1,5 +1,6 @@
 """Test-run switches: the Triton interpreter, shape annotations executed, Hypothesis profiles."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def _host_modules() -> list[str]:
     ]
 
 
-jaxtyping.install_import_hook(_host_modules(), "beartype.beartype")
+if importlib.util.find_spec("beartype"):  # a borrowed interpreter may lack it
+    jaxtyping.install_import_hook(_host_modules(), "beartype.beartype")
 
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=2000)

@@ -71,7 +71,7 @@ def write_table(area: str, lines: list[str], left_out: Sequence[str] = ()) -> li
     mark = re.compile(rf"(<!-- figures:{area} -->\n).*?(<!-- /figures:{area} -->)", re.DOTALL)
     written = []
     for path in sorted(ROOT.rglob("README.md")):
-        if {".venv", ".git", "node_modules"} & set(path.parts):
+        if {".venv", ".venv-gpu", ".git", "node_modules"} & set(path.parts):
             continue
         text = path.read_text()
         if found := mark.search(text):
