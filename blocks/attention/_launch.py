@@ -235,6 +235,7 @@ def merge(outputs: Tensor, lses: Tensor, dtype: torch.dtype) -> AttentionOutput:
             num_rows,
             HEAD_DIM=head_dim,
             TILE_D=_tiles.power_of_two(head_dim),
+            TILE_S=_tiles.merge_states(head_dim),
             **_launch_options(1 if head_dim <= 64 else 2, 2),
         )
     return AttentionOutput(output, lse)

@@ -8,8 +8,8 @@ for, so that a captured graph stays right while sequences grow.
 FIXED_SPLIT = 512
 """Positions of a split where splits lie at fixed positions (``batch_invariant``)."""
 ROUNDS = 4
-"""Programs aimed at for each processor. Two that run at once hide each other's waits, and two
-rounds of those leave at most a quarter of the last round idle."""
+"""Programs aimed at for each processor, and not exceeded, so that rounds come out even. Two that
+run at once hide each other's waits."""
 LEAST_SPLIT = 256
 """Positions below which a split is more beginning and end than reading."""
 MOST_SPLITS = 256
@@ -42,9 +42,10 @@ def choose_num_splits(
 ) -> int:
     """Splits of each context: enough programs to fill the device, none smaller than it pays.
 
-    Falls as programs are added and rises with the capacity, one at a time, so neither makes the
-    time of a call jump. ``num_programs * num_splits`` reaches ``ROUNDS`` a processor wherever the
-    context is long enough to be cut so often.
+    As many as keep ``num_programs * num_splits`` within ``ROUNDS`` a processor, and two up to the
+    point where programs alone reach that. So there are more than two rounds wherever the context is
+    long enough to be cut so often, and at most a quarter of the last one is idle. The number falls
+    as programs are added and rises with the capacity, without a cliff in time.
 
     Args:
         num_programs: programs without splits: sequences x key heads.
@@ -55,7 +56,8 @@ def choose_num_splits(
     >>> choose_num_splits(8, 32768, 132), choose_num_splits(1024, 32768, 132)
     (66, 1)
     """
-    wanted = -(-ROUNDS * processors // max(num_programs, 1))
+    wanted = ROUNDS * processors // max(num_programs, 1)
+    wanted = max(wanted, 2) if num_programs < ROUNDS * processors else 1
     most = capacity // least_split_len(rows, head_dim, kv_itemsize)
     return max(1, min(wanted, most, MOST_SPLITS))
 

@@ -86,3 +86,8 @@ def decode_tiles(
     if name.startswith("gfx"):
         return Tiles(rows, 64 if wide <= 128 and not quantised else 32, 4, 1)
     return Tiles(rows, 64 if wide <= 256 else 32, 4, 3 if wide <= 128 else 2)
+
+
+def merge_states(head_dim: int) -> int:
+    """States ``merge_states`` reads at a time: as many as a few registers a thread hold."""
+    return max(2, min(16, 2048 // power_of_two(head_dim)))

@@ -188,7 +188,7 @@ def merge_case(target: str) -> AotCase:
             "num_states": "i32",
             "num_rows": "i32",
         },
-        constexprs={"HEAD_DIM": 128, "TILE_D": 128},
+        constexprs={"HEAD_DIM": 128, "TILE_D": 128, "TILE_S": _tiles.merge_states(128)},
         aligned=("outputs_ptr", "lses_ptr", "output_ptr", "lse_ptr"),
         num_warps=2,
         targets=(target,),

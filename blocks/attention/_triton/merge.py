@@ -14,11 +14,13 @@ def _merge_states_kernel(
     num_rows,
     HEAD_DIM: tl.constexpr,
     TILE_D: tl.constexpr,
+    TILE_S: tl.constexpr,
 ):
-    """One program: one (token, head) row. Reads each state's LSE and output once, in order.
+    """One program: one (token, head) row. Reads each state's LSE and output once, TILE_S at a time.
 
-    Keeps a running maximum, so states may come in any order and of any size; a state with -inf is
-    not read.
+    Keeps a running maximum, so states may come in any order and of any size. A state with -inf
+    costs its LSE: its output is not read. TILE_S depends on HEAD_DIM alone, so states with -inf at
+    the end change no bit.
     """
     row = tl.program_id(0).to(tl.int64)
     offs_d = tl.arange(0, TILE_D)
@@ -26,19 +28,21 @@ def _merge_states_kernel(
     most = float("-inf")
     total = 0.0
     acc = tl.zeros([TILE_D], tl.float32)
-    at = row  # int64, as every sum with it
-    for _ in tl.range(0, num_states):
-        lse = tl.load(lses_ptr + at)
-        mask = tl.where(mask_d, lse, float("-inf")) > float("-inf")
-        value = tl.load(outputs_ptr + at * HEAD_DIM + offs_d, mask=mask, other=0.0)
-        new = tl.maximum(most, lse)
+    for first in tl.range(0, num_states, TILE_S):
+        state = first + tl.arange(0, TILE_S)
+        at = state.to(tl.int64) * num_rows + row
+        lse = tl.load(lses_ptr + at, mask=state < num_states, other=float("-inf"))
+        mask = (lse > float("-inf"))[:, None] & mask_d[None, :]
+        values = tl.load(
+            outputs_ptr + at[:, None] * HEAD_DIM + offs_d[None, :], mask=mask, other=0.0
+        )
+        new = tl.maximum(most, tl.max(lse, 0))
         base = tl.where(new == float("-inf"), 0.0, new)
         shrink = tl.exp(most - base)
-        weight = tl.exp(lse - base)
-        acc = acc * shrink + value.to(tl.float32) * weight
-        total = total * shrink + weight
+        weights = tl.exp(lse - base)
+        acc = acc * shrink + tl.sum(values.to(tl.float32) * weights[:, None], 0)
+        total = total * shrink + tl.sum(weights, 0)
         most = new
-        at += num_rows
     seen = total != 0  # NaN counts as seen, so that it reaches the output
     safe = tl.where(seen, total, 1.0)
     output = (acc / safe).to(output_ptr.dtype.element_ty)

@@ -6,9 +6,14 @@ import triton.language as tl
 
 @triton.jit
 def product(a, b, acc, INTERPRET: tl.constexpr, PRECISION: tl.constexpr):
-    """``acc + a . b`` with float32 sums; the interpreter multiplies bf16 wrongly, so it upcasts."""
+    """``acc + a . b`` with float32 sums.
+
+    The interpreter multiplies bf16 wrongly, and numpy's float32 products depend on where a row
+    lies, which no chip's do: it multiplies in float64 and rounds.
+    """
     if INTERPRET:
-        return acc + tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
+        sums = tl.dot(a.to(tl.float64), b.to(tl.float64), out_dtype=tl.float64)
+        return acc + sums.to(tl.float32)
     return tl.dot(a, b, acc, input_precision=PRECISION)
 
 
