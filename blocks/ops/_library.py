@@ -41,23 +41,32 @@ def choose(
 
     The usual call, no wish and tensors the C++ functions take, is decided first: it is made
     several times a layer, and each microsecond counts when there is one row. Under torch.compile
-    on a CPU the reference is the choice: its parts are fused with their neighbours there.
+    on a CPU the reference is the choice: its parts are fused with their neighbours there. So it is
+    inside ``torch.func`` transforms, which can follow it to any order.
     ``native`` says whether the operation has C++ functions at all.
     """
     if native and native_takes(x, *others):
         if impl is not None:
             has = (*has, "native")
-        elif (
-            not traced or ("native" in differentiable and not torch.compiler.is_compiling())
-        ) and native_ready():
+        elif (not traced or "native" in differentiable) and _is_plain(traced) and native_ready():
             return "native"
-    if traced and impl in has and impl in differentiable and torch.compiler.is_compiling():
-        return impl  # whether it can run here is found out when it does
+    if traced and torch.compiler.is_compiling():
+        if impl in has and impl in differentiable:
+            return impl  # whether it can run here is found out when it does
+    elif impl is None and not _is_plain(traced):
+        return "reference"
     for other in others:
         if other is not None and other.device != x.device:
             where = f"all tensors on {x.device}"
             raise fail("devices", where, other.device, "move them with .to(device)")
     return choose_impl(impl, has, x, grad=traced, differentiable=differentiable)
+
+
+def _is_plain(traced: bool) -> bool:
+    """Whether neither torch.compile nor a ``torch.func`` transform is looking on."""
+    if not traced:
+        return True
+    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
 
 @functools.cache

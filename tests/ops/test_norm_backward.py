@@ -280,3 +280,17 @@ def test_a_default_call_with_gradients_takes_a_fast_implementation(monkeypatch) 
     monkeypatch.setattr(_norm, "native_norm", lambda *a: taken.append("native") or run(*a))
     rms_norm(rows(0, 3, 8).requires_grad_(), rows(1, 8))
     assert taken == ["native"]
+
+
+def test_torch_func_differentiates_to_any_order() -> None:
+    """There the reference is taken: an operator with one hand-written gradient has no second."""
+    x, weight = rows(0, 3, 8), rows(1, 8)
+
+    def loss(x: Tensor) -> Tensor:
+        return rms_norm(x, weight).square().sum()
+
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(leaf), leaf)
+    assert_close(torch.func.grad(loss)(x), expected)
+    assert_close(torch.func.vmap(torch.func.grad(loss))(x), expected)
+    assert torch.func.hessian(loss)(x[:1]).isfinite().all()
