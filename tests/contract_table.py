@@ -187,10 +187,14 @@ TABLE = {
     ),
     "kv.write_kv": Operation(new_tokens, "write_kv_work", written=("key_cache", "value_cache")),
     "ops.add_logit_bias": Operation(
-        lambda: coordinates(bias=normal(3)), written=("logits",), any_shape=("logits",)
+        lambda: coordinates(bias=normal(3)),
+        "penalties_work",
+        written=("logits",),
+        any_shape=("logits",),
     ),
     "ops.apply_penalties": Operation(
         lambda: coordinates(output_counts=torch.tensor([1, 0, 2]), repetition=1.3, presence=0.2),
+        "penalties_work",
         written=("logits",),
         any_shape=("logits",),
     ),
@@ -235,6 +239,7 @@ TABLE = {
     "ops.silu_and_mul": Operation(lambda: {"gate_up": normal(3, 10)}, "gated_work"),
     "ops.top_logprobs": Operation(
         lambda: {"logits": normal(2, 7), "token_ids": torch.tensor([3, 1]), "num_top": 2},
+        "top_logprobs_work",
         any_shape=("logits",),
     ),
 }

@@ -16,9 +16,9 @@ from blocks.ops.grouped_linear import grouped_linear, grouped_linear_work
 from blocks.ops.layer_norm import layer_norm
 from blocks.ops.linear import linear, linear_work
 from blocks.ops.linear_cross_entropy import linear_cross_entropy, linear_cross_entropy_work
-from blocks.ops.logprobs import TokenLogprobs, top_logprobs
+from blocks.ops.logprobs import TokenLogprobs, top_logprobs, top_logprobs_work
 from blocks.ops.moe import moe, moe_work
-from blocks.ops.penalties import add_logit_bias, apply_penalties
+from blocks.ops.penalties import add_logit_bias, apply_penalties, penalties_work
 from blocks.ops.quant import QuantizedRows, QuantizedWeight, quantize_weight
 from blocks.ops.quant_linear import quant_linear, quant_linear_work
 from blocks.ops.quantize_rows import quantize_rows, quantize_rows_work
@@ -71,6 +71,7 @@ __all__ = [
     "moe_work",
     "norm_backward_work",
     "norm_work",
+    "penalties_work",
     "quant_linear",
     "quant_linear_work",
     "quantize_rows",
@@ -87,4 +88,5 @@ __all__ = [
     "sample_work",
     "silu_and_mul",
     "top_logprobs",
+    "top_logprobs_work",
 ]

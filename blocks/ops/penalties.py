@@ -4,11 +4,20 @@ Tokens to touch are listed as coordinates (row, token id), each at most once, so
 the lengths of the sequences and never the vocabulary.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from blocks import _checks
+from blocks._impl import Impl, choose_impl
+from blocks._work import Work
+from blocks.ops import reference
+
+HAS = ("reference", "torch", "triton")
+TILE = 256
+"""Entries of one Triton program."""
 
 
 @_checks.expects_tensors
@@ -21,6 +30,7 @@ def apply_penalties(
     repetition: Float[Tensor, " num_rows"] | float = 1.0,
     presence: Float[Tensor, " num_rows"] | float = 0.0,
     frequency: Float[Tensor, " num_rows"] | float = 0.0,
+    impl: Impl | None = None,
 ) -> Float[Tensor, "num_rows vocab_size"]:
     """Penalise tokens a sequence has already used; in place, and returned.
 
@@ -33,9 +43,11 @@ def apply_penalties(
         output_counts: how often the token occurs in the output; 0 for tokens of the prompt only.
         repetition: above 0; 1 does nothing.
         presence, frequency: any finite number; 0 does nothing.
+        impl: None for the fastest where the logits live.
 
     Raises:
         ValueError: lengths that disagree, coordinates outside logits, a repetition not above 0.
+            Values on an accelerator are not looked at; entries outside the logits change nothing.
 
     >>> import torch
     >>> logits = torch.tensor([[1.0, -1.0, 3.0]])
@@ -48,24 +60,29 @@ def apply_penalties(
     """
     _check_coordinates(logits, rows, token_ids, output_counts=output_counts)
     _checks.check_kind("output_counts", output_counts, "whole number")
-    repetition_, presence_, frequency_ = (
-        _of_entries(name, value, logits, rows)
-        for name, value in (
-            ("repetition", repetition),
-            ("presence", presence),
-            ("frequency", frequency),
-        )
-    )
-    ok = logits.device.type != "cpu" or bool((repetition_ > 0).all())
-    _checks.check(ok, "repetition", "numbers above 0", repetition)
-    for name, value in (("presence", presence_), ("frequency", frequency_)):
-        ok = logits.device.type != "cpu" or bool(value.isfinite().all())
-        _checks.check(ok, name, "finite numbers", value)
-    x = logits[rows, token_ids].float()
-    x = torch.where(x > 0, x / repetition_, x * repetition_)
-    x -= torch.where(output_counts > 0, presence_ + frequency_ * output_counts, 0)
-    logits[rows, token_ids] = x.to(logits.dtype)
-    return logits
+    settings = {"repetition": repetition, "presence": presence, "frequency": frequency}
+    per_row = [_per_row(name, value, logits) for name, value in settings.items()]
+    if logits.device.type == "cpu":
+        _checks.check(bool((per_row[0] > 0).all()), "repetition", "numbers above 0", repetition)
+        for name, values in zip(("presence", "frequency"), per_row[1:], strict=True):
+            _checks.check(bool(values.isfinite().all()), name, "finite numbers", values)
+    chosen = choose_impl(impl, HAS, logits)
+    with torch.no_grad():
+        if chosen == "reference":
+            return reference.apply_penalties(logits, rows, token_ids, output_counts, **settings)
+        if chosen == "triton":
+            return _edit_triton(logits, rows, token_ids, output_counts, per_row, None)
+        repeated, present, frequent = (values[rows] for values in per_row)
+        x = logits[rows, token_ids].float()
+        x = torch.where(x > 0, x / repeated, x * repeated)
+        x -= torch.where(output_counts > 0, present + frequent * output_counts, 0)
+        logits[rows, token_ids] = x.to(logits.dtype)
+        return logits
+
+
+def penalties_work(num_entries: int, dtype_bytes: int) -> Work:
+    """Work of ``apply_penalties`` or ``add_logit_bias``: every listed logit both ways."""
+    return Work(4 * num_entries, num_entries * (2 * dtype_bytes + 24))
 
 
 @_checks.expects_tensors
@@ -74,6 +91,8 @@ def add_logit_bias(
     rows: Int[Tensor, " num_entries"],
     token_ids: Int[Tensor, " num_entries"],
     bias: Float[Tensor, " num_entries"],
+    *,
+    impl: Impl | None = None,
 ) -> Float[Tensor, "num_rows vocab_size"]:
     """Add ``bias`` to the listed logits; in place, and returned.
 
@@ -81,6 +100,7 @@ def add_logit_bias(
         logits: fp32, bf16 or fp16; modified.
         rows, token_ids: coordinates, every pair at most once.
         bias: what is added; minus infinity bans a token.
+        impl: None for the fastest where the logits live.
 
     Raises:
         ValueError: lengths that disagree, coordinates outside logits, a NaN bias.
@@ -89,16 +109,53 @@ def add_logit_bias(
     _checks.check_kind("bias", bias, "floating point")
     ok = logits.device.type != "cpu" or not bool(bias.isnan().any())
     _checks.check(ok, "bias", "numbers", "NaN")
-    logits[rows, token_ids] = (logits[rows, token_ids].float() + bias).to(logits.dtype)
+    chosen = choose_impl(impl, HAS, logits)
+    with torch.no_grad():
+        if chosen == "reference":
+            return reference.add_logit_bias(logits, rows, token_ids, bias)
+        if chosen == "triton":
+            return _edit_triton(logits, rows, token_ids, None, [None] * 3, bias.float())
+        logits[rows, token_ids] = (logits[rows, token_ids].float() + bias).to(logits.dtype)
+        return logits
+
+
+def _edit_triton(
+    logits: Tensor,
+    rows: Tensor,
+    token_ids: Tensor,
+    counts: Tensor | None,
+    per_row: list[Any],
+    bias: Tensor | None,
+) -> Tensor:
+    from blocks.ops._triton.penalties import _edit_kernel
+
+    num_entries = rows.shape[0]
+    if num_entries:
+        launch: Any = _edit_kernel[(-(-num_entries // TILE),)]
+        launch(
+            logits,
+            *logits.stride(),
+            rows.long().contiguous(),
+            token_ids.long().contiguous(),
+            None if counts is None else counts.long().contiguous(),
+            *(None if values is None else values.contiguous() for values in per_row),
+            None if bias is None else bias.contiguous(),
+            num_entries,
+            *logits.shape,
+            TILE=TILE,
+            num_warps=2,
+        )
     return logits
 
 
-def _of_entries(name: str, value: Tensor | float, logits: Tensor, rows: Tensor) -> Tensor:
-    per_row = torch.as_tensor(value, dtype=torch.float32, device=logits.device)
-    if per_row.dim() == 0:
-        return per_row
-    _checks.check_shape(name, per_row, (logits.shape[0],), "one number per row of logits")
-    return per_row[rows]
+def _per_row(name: str, value: Tensor | float, logits: Tensor) -> Tensor:
+    num_rows = logits.shape[0]
+    if not isinstance(value, Tensor):  # filled there: no copy from the host
+        return torch.full((num_rows,), value, dtype=torch.float32, device=logits.device)
+    value = value.to(logits.device, torch.float32)
+    if value.dim() > 0:
+        _checks.check_shape(name, value, (num_rows,), "one number per row of logits")
+    return value.expand(num_rows)
 
 
 def _check_coordinates(

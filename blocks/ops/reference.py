@@ -273,6 +273,50 @@ def sample(
     return torch.where(x.amax(-1) == -torch.inf, -1, drawn)
 
 
+def top_logprobs(
+    logits: Tensor, token_ids: Tensor, num_top: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See ``logprobs.top_logprobs``; the lowest id first among equals."""
+    logprobs = logits.float().log_softmax(-1)
+    chosen = logprobs.gather(1, token_ids[:, None].long())
+    rank = (logits > logits.gather(1, token_ids[:, None].long())).sum(-1)
+    top, top_ids = logprobs.sort(dim=-1, descending=True, stable=True)
+    return chosen[:, 0], rank, top[:, :num_top], top_ids[:, :num_top]
+
+
+def apply_penalties(
+    logits: Tensor,
+    rows: Tensor,
+    token_ids: Tensor,
+    output_counts: Tensor,
+    *,
+    repetition: Tensor | float = 1.0,
+    presence: Tensor | float = 0.0,
+    frequency: Tensor | float = 0.0,
+) -> Tensor:
+    """See ``penalties.apply_penalties``: one entry after the other."""
+    entries = zip(rows.tolist(), token_ids.tolist(), output_counts.tolist(), strict=True)
+    settings = [
+        torch.as_tensor(value, dtype=torch.float32).expand(logits.shape[0])
+        for value in (repetition, presence, frequency)
+    ]
+    for row, token, count in entries:
+        repeated, present, frequent = (setting[row] for setting in settings)
+        x = logits[row, token].float()
+        x = x / repeated if x > 0 else x * repeated
+        if count > 0:
+            x = x - (present + frequent * count)
+        logits[row, token] = x.to(logits.dtype)
+    return logits
+
+
+def add_logit_bias(logits: Tensor, rows: Tensor, token_ids: Tensor, bias: Tensor) -> Tensor:
+    """See ``penalties.add_logit_bias``: one entry after the other."""
+    for row, token, value in zip(rows.tolist(), token_ids.tolist(), bias, strict=True):
+        logits[row, token] = (logits[row, token].float() + value).to(logits.dtype)
+    return logits
+
+
 def token_weights(x: Tensor, temperature: Tensor) -> Tensor:
     """Probabilities before truncation, scaled so that the likeliest token has weight 1."""
     top = x.amax(-1, keepdim=True)

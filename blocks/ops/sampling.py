@@ -26,8 +26,10 @@ TILE = 8192
 """Most logits a Triton program looks at in one go."""
 GROUP = 32
 """Neighbouring logits whose largest is kept in the first pass; 128 bytes of fp32."""
+MOST_GROUPS = 4096
+"""Most groups of a row."""
 MAX_GROUPS = 128
-"""Most groups whose logits a program holds in registers."""
+"""Most groups of this size whose logits a program holds in registers."""
 SAMPLE_WARPS = 16
 """Warps of a Triton program: one program must keep enough loads in flight for its row."""
 PerRow = Tensor | Sequence[float] | Sequence[int] | float | int
@@ -207,16 +209,19 @@ def _triton_sample(logits: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
 
 
 def sample_tiles(vocab_size: int) -> dict[str, int]:
-    """Sizes of a Triton program's tile, groups and candidates."""
-    tile = max(GROUP, min(TILE, 1 << (vocab_size - 1).bit_length()))
+    """Sizes of a Triton program's tile, groups and candidates; groups grow with the vocabulary."""
+    group = GROUP
+    while -(-vocab_size // group) > MOST_GROUPS:
+        group *= 2
+    tile = max(group, min(TILE, 1 << (vocab_size - 1).bit_length()))
     num_tiles = -(-vocab_size // tile)
-    num_groups = 1 << (num_tiles * tile // GROUP - 1).bit_length()
+    num_groups = 1 << (num_tiles * tile // group - 1).bit_length()
     return {
         "NUM_TILES": num_tiles,
         "TILE": tile,
-        "GROUP": GROUP,
+        "GROUP": group,
         "NUM_GROUPS": num_groups,
-        "MAX_GROUPS": min(MAX_GROUPS, num_groups),
+        "MAX_GROUPS": min(max(1, MAX_GROUPS * GROUP // group), num_groups),
         "RACE_TILE": max(1, tile // 2),
     }
 

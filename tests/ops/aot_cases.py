@@ -8,6 +8,7 @@ from blocks.ops._norm_triton import (
     norm_backward_tiles,
     norm_tiles,
 )
+from blocks.ops.logprobs import logprobs_tiles
 from blocks.ops.rope import rope_tiles
 from blocks.ops.sampling import SAMPLE_WARPS, sample_tiles
 from tests.aot import AotCase
@@ -206,6 +207,43 @@ def sample(name: str, vocab_size: int, dtype: str) -> AotCase:
     )
 
 
+def logprobs(name: str, vocab_size: int, dtype: str) -> AotCase:
+    pointers = {"logits_ptr": dtype, "token_ids_ptr": "*i64", "chosen_ptr": "*fp32"}
+    pointers |= {"rank_ptr": "*i64", "top_ptr": "*fp32", "top_ids_ptr": "*i64"}
+    pointers |= {"maxima_ptr": "*fp32", "groups_ptr": "*i32"}
+    sizes = dict.fromkeys(("stride_logits_row", "vocab_size", "num_top"), "i32")
+    return AotCase(
+        name=name,
+        kernel="blocks.ops._triton.logprobs:_logprobs_kernel",
+        signature={**pointers, **sizes},
+        constexprs=logprobs_tiles(vocab_size),
+        aligned=(*pointers, "stride_logits_row", "vocab_size"),
+        num_warps=SAMPLE_WARPS,
+    )
+
+
+def edit(name: str, *, penalties: bool) -> AotCase:
+    present = {"counts_ptr": "*i64"}
+    present |= dict.fromkeys(("repetition_ptr", "presence_ptr", "frequency_ptr"), "*fp32")
+    absent = {"bias_ptr": "*fp32"}
+    if not penalties:
+        present, absent = absent, present
+    sizes = ("num_entries", "num_rows", "vocab_size", "stride_logits_row", "stride_logits_token")
+    return AotCase(
+        name=name,
+        kernel="blocks.ops._triton.penalties:_edit_kernel",
+        signature={
+            "logits_ptr": "*fp32",
+            "rows_ptr": "*i64",
+            "token_ids_ptr": "*i64",
+            **present,
+            **dict.fromkeys(sizes, "i32"),
+        },
+        constexprs={**dict.fromkeys(absent), "TILE": 256},
+        num_warps=2,
+    )
+
+
 CASES = [
     norm("rms-4096-residual", 4096, residual=True, save=True),
     norm("rms-head-128", 128, residual=False),
@@ -232,8 +270,12 @@ CASES = [
     activation("gelu_tanh", gated=True, backward=True),
     activation("relu", gated=False, backward=True),
     sample("sample-128k-bf16", 128_256, "*bf16"),
-    sample("sample-128k-fp32", 128_256, "*fp32"),
+    sample("sample-256k-fp32", 256_000, "*fp32"),
     sample("sample-32k-fp32", 32_000, "*fp32"),
+    logprobs("logprobs-128k-bf16", 128_256, "*bf16"),
+    logprobs("logprobs-256k-fp32", 256_000, "*fp32"),
+    edit("penalties", penalties=True),
+    edit("logit-bias", penalties=False),
     *MATRIX_CASES,
     *aot_losses.CASES,
 ]

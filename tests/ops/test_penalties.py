@@ -95,3 +95,40 @@ def test_misuse_is_refused_and_changes_nothing(change: dict, message: str) -> No
     with pytest.raises(ValueError, match="bias: expected numbers"):
         add_logit_bias(logits, one, one, torch.tensor([math.nan]))
     assert torch.equal(logits, torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("impl", ["torch", "triton"])
+@given(
+    num_entries=st.integers(0, 20),
+    dtype=st.sampled_from([torch.float32, torch.float16]),
+    wide=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_implementations_equal_the_reference(impl, num_entries, dtype, wide, seed) -> None:
+    """Settings one per row, logits with columns apart, entries at random; nothing else moves."""
+    generator = torch.Generator().manual_seed(seed)
+    memory = torch.randn(5, 18, generator=generator).to(dtype)
+    logits = memory[:, ::2] if wide else memory[:, :9]
+    entries = torch.randperm(45, generator=generator)[:num_entries]
+    rows, token_ids = entries // 9, entries % 9
+    counts = torch.randint(0, 3, (num_entries,), generator=generator)
+    settings: Any = {
+        "repetition": torch.rand(5, generator=generator) + 0.5,
+        "presence": 0.25,
+        "frequency": torch.randn(5, generator=generator),
+    }
+    expected = apply_penalties(
+        logits.clone(), rows, token_ids, counts, **settings, impl="reference"
+    )
+    bias = torch.randn(num_entries, generator=generator)
+    expected = add_logit_bias(expected, rows, token_ids, bias, impl="reference")
+    before = memory.clone()
+    apply_penalties(logits, rows, token_ids, counts, **settings, impl=impl)
+    add_logit_bias(logits, rows, token_ids, bias, impl=impl)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=0)
+    untouched = torch.ones(5, 9, dtype=torch.bool)
+    untouched[rows, token_ids] = False
+    was = before[:, ::2] if wide else before[:, :9]
+    assert torch.equal(logits[untouched], was[untouched])
+    between = slice(1, None, 2) if wide else slice(9, None)
+    assert torch.equal(memory[:, between], before[:, between])
