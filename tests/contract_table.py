@@ -186,6 +186,19 @@ TABLE = {
         written=("target",),
     ),
     "kv.write_kv": Operation(new_tokens, "write_kv_work", written=("key_cache", "value_cache")),
+    "ops.adamw_step": Operation(
+        lambda: {
+            "params": [normal(3, 4), normal(5)],
+            "grads": [normal(3, 4), normal(5)],
+            "exp_avgs": [normal(3, 4), normal(5)],
+            "exp_avg_sqs": [normal(3, 4).square(), normal(5).square()],
+            "step": 3,
+            "lr": 0.1,
+            "max_norm": 1.0,
+        },
+        "adamw_work",
+        written=("params", "exp_avgs", "exp_avg_sqs"),
+    ),
     "ops.add_logit_bias": Operation(
         lambda: coordinates(bias=normal(3)),
         "penalties_work",
@@ -282,9 +295,15 @@ def tensors(found: Any) -> list[Tensor]:
 
 def call(name: str, given: dict[str, Any], **options: Any) -> list[Tensor]:
     """Call an operation on copies of its inputs; what it returned and what it wrote in place."""
-    copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in given.items()}
+    copies = {k: copied(v) for k, v in given.items()}
     found = tensors(operation(name)(**copies, **options))
-    return [*found, *(copies[written] for written in TABLE[name].written)]
+    return [*found, *(t for written in TABLE[name].written for t in tensors(copies[written]))]
+
+
+def copied(value: Any) -> Any:
+    if isinstance(value, list):
+        return [copied(part) for part in value]
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def wrong_arguments(name: str) -> Iterator[tuple[str, str, Any]]:

@@ -11,6 +11,7 @@ from blocks.ops.activation import (
     relu,
     silu_and_mul,
 )
+from blocks.ops.adamw import AdamW, adamw_step, adamw_work
 from blocks.ops.cross_entropy import TokenLosses, cross_entropy, cross_entropy_work
 from blocks.ops.grouped_linear import grouped_linear, grouped_linear_work
 from blocks.ops.layer_norm import layer_norm
@@ -38,6 +39,7 @@ from blocks.ops.routing import Routing
 from blocks.ops.sampling import sample, sample_work
 
 __all__ = [
+    "AdamW",
     "LinearScaling",
     "Llama3Scaling",
     "Normed",
@@ -51,6 +53,8 @@ __all__ = [
     "YarnScaling",
     "activation_backward_work",
     "activation_work",
+    "adamw_step",
+    "adamw_work",
     "add_logit_bias",
     "apply_penalties",
     "apply_rope",

@@ -6,6 +6,7 @@ differentiable.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -250,6 +251,51 @@ def linear_cross_entropy(
         label_smoothing=label_smoothing,
         return_lse=return_lse,
     )
+
+
+def adamw_step(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+    *,
+    step: int | Tensor | Sequence[Tensor],
+    lr: float | Tensor,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+    max_norm: float | None = None,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> Tensor | None:
+    """See ``adamw.adamw_step``."""
+    norm, factor = None, torch.ones(()) if grad_scale is None else grad_scale.float().reciprocal()
+    if max_norm is not None:
+        squares = [grad.float().square().sum() for grad in grads]
+        norm, factor = clip_by_norm(torch.stack(squares).sum().sqrt(), max_norm, grad_scale)
+    if not factor.isfinite() or (found_inf is not None and found_inf != 0):
+        return norm
+    steps = step if isinstance(step, Sequence) else [step] * len(params)
+    for p, g, m, v, t in zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True):
+        wide = torch.float64 if p.dtype == torch.float64 else torch.float32
+        param, grad, mean, square = (x.to(wide) for x in (p, g, m, v))
+        grad = grad * factor
+        mean = mean + (1 - betas[0]) * (grad - mean)
+        square = square + (1 - betas[1]) * (grad.square() - square)
+        size = (square / (1 - betas[1] ** float(t))).sqrt() + eps
+        param = param - lr * weight_decay * param
+        p.copy_(param - lr / (1 - betas[0] ** float(t)) * mean / size)
+        m.copy_(mean)
+        v.copy_(square)
+    return norm
+
+
+def clip_by_norm(norm: Tensor, max_norm: float, grad_scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A norm without the loss scale, and the factor that clips to it; NaN where not finite."""
+    unscale = torch.ones_like(norm) if grad_scale is None else grad_scale.float().reciprocal()
+    norm = norm * unscale
+    factor = (max_norm / (norm + 1e-6)).clamp_max(1.0) * unscale
+    return norm, torch.where(norm.isfinite(), factor, torch.nan)
 
 
 def sample(

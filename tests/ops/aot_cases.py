@@ -12,7 +12,7 @@ from blocks.ops.logprobs import logprobs_tiles
 from blocks.ops.rope import rope_tiles
 from blocks.ops.sampling import SAMPLE_WARPS, sample_tiles
 from tests.aot import AotCase
-from tests.ops import aot_losses
+from tests.ops import aot_training
 from tests.ops.aot_matrix_cases import MATRIX_CASES
 
 NORM = "blocks.ops._triton.norm:_norm_kernel"
@@ -277,5 +277,5 @@ CASES = [
     edit("penalties", penalties=True),
     edit("logit-bias", penalties=False),
     *MATRIX_CASES,
-    *aot_losses.CASES,
+    *aot_training.CASES,
 ]

@@ -1,5 +1,8 @@
-"""Ahead-of-time cases of the losses: every length of vocabulary in use, every term."""
+"""Ahead-of-time cases of training: losses over vocabularies in use, every term; the optimizer."""
 
+import triton.language as tl
+
+from blocks.ops._adamw_update import TILE as ADAMW_TILE
 from blocks.ops._loss_rows import loss_tiles
 from tests.aot import TARGETS, AotCase
 
@@ -41,7 +44,55 @@ def loss(
     return cases
 
 
+WIDE = {"gfx942": ("global_load_dwordx4",)}
+"""A table of addresses tells the compiler nothing of alignment; the kernel does. (The NVIDIA
+disassembly does not show widths; ``test_adamw.py`` counts the loads.)"""
+
+
+def adamw(name: str, kernel: str, types: dict[str, object], signature: dict[str, str]) -> AotCase:
+    table = {"table_ptr": "*i64", "owners_ptr": "*i32"}
+    return AotCase(
+        name=name,
+        kernel=f"blocks.ops._triton.adamw:{kernel}",
+        signature={**table, **signature},
+        constexprs={**types, "ALIGNED": True, "TILE": ADAMW_TILE},
+        aligned=(*table, *(key for key, kind in signature.items() if kind.startswith("*"))),
+        num_warps=8,
+        claims=WIDE,
+    )
+
+
+NUMBERS = dict.fromkeys(
+    ("weight_decay", "eps", "beta1_rest", "beta2_rest", "log2_beta1", "log2_beta2"), "fp32"
+)
+F32 = {"PARAM": tl.float32, "GRAD": tl.float32, "STATE": tl.float32}
+BF16 = {"PARAM": tl.float32, "GRAD": tl.bfloat16, "STATE": tl.bfloat16}
+
 CASES = [
+    adamw(
+        "adamw-fp32-graph",
+        "_adamw_kernel",
+        {**F32, "step": None, "LR_POINTER": True},
+        {"factor_ptr": "*fp32", "lr": "*fp32", **NUMBERS},
+    ),
+    adamw(
+        "adamw-bf16-states",
+        "_adamw_kernel",
+        {**BF16, "factor_ptr": None, "LR_POINTER": False},
+        {"step": "fp32", "lr": "fp32", **NUMBERS},
+    ),
+    adamw("squares-bf16", "_squares_kernel", {"GRAD": tl.bfloat16}, {"partials_ptr": "*fp32"}),
+    AotCase(
+        name="clip",
+        kernel="blocks.ops._triton.adamw:_clip_kernel",
+        signature={
+            **dict.fromkeys(("partials_ptr", "grad_scale_ptr", "norm_ptr", "factor_ptr"), "*fp32"),
+            "num_partials": "i32",
+            "max_norm": "fp32",
+        },
+        constexprs={"TILE": 1024},
+        aligned=("partials_ptr",),
+    ),
     *loss("loss-32k-bf16", 32_000, "*bf16"),
     *loss("loss-128k-bf16", 128_256, "*bf16"),
     *loss("loss-256k-bf16-terms", 256_000, "*bf16", terms=True),
