@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from blocks.ops import AdamW
 from recipes.train.config import TrainConfig
 
 
@@ -64,7 +65,7 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.
     """The optimizers of a run; every parameter is in exactly one group of one of them."""
     groups = parameter_groups(model, config)
     rate, decay = config.learning_rate, config.weight_decay
-    adamw = torch.optim.AdamW(
+    adamw = AdamW(
         [
             {"params": groups["decayed"], "weight_decay": decay},
             {"params": groups["plain"], "weight_decay": 0.0},
@@ -72,7 +73,6 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.
         lr=rate,
         betas=(0.9, 0.95),
         eps=1e-10,
-        fused=True,
     )
     if not groups["matrices"]:
         return [adamw]
