@@ -18,7 +18,7 @@ def kernels(root: Path = ROOT) -> set[str]:
         ".".join(path.relative_to(root).with_suffix("").parts): path
         for path in sorted((root / "blocks").rglob("*.py"))
     }
-    jit = {module: _jit_functions(path) for module, path in files.items() if "_triton" in module}
+    jit = {m: _jit_functions(path) for m, path in files.items() if "_triton" in m.split(".")}
     launched: set[str] = set()
     called: set[str] = set()
     for module, path in files.items():
