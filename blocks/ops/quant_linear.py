@@ -13,11 +13,13 @@ from blocks import _checks
 from blocks._autograd import Operation, must_trace
 from blocks._impl import Impl, choose_impl
 from blocks._work import Work
-from blocks.ops import _matrix_launch, reference
+from blocks.ops import _matrix_launch, _quant_native, reference
 from blocks.ops.quant import QuantizedWeight
 from blocks.ops.quantize_rows import quantize_rows
 
 HAS = ("reference", "torch", "triton")
+MAX_NATIVE_ROWS = {torch.bfloat16: 32, torch.float32: 64}
+"""Most rows for which decoding in registers beats decoding to a tile that torch multiplies."""
 
 
 @_checks.expects_tensors
@@ -57,7 +59,7 @@ def quant_linear(
     DeepSeek-V3, 3.3.
     """
     _check(x, weight, bias, quantize_input)
-    chosen = _choose(impl, x, bias)
+    chosen = _choose(impl, x, weight, bias)
     if chosen == "reference":
         return reference.quant_linear(x, weight, bias, quantize_input=quantize_input)
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
@@ -107,18 +109,32 @@ def _check(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, quantize_inp
     _checks.check(not needs, "quantize_input", "x without requires_grad", True, hint)
 
 
-def _choose(impl: str | None, x: Tensor, bias: Tensor | None) -> str:
+def _choose(impl: str | None, x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> str:
     has = HAS if x.dtype in _matrix_launch.DTYPES else HAS[:2]
+    if _quant_native.ready(weight, x.dtype):
+        has = (*has, "native")
     if torch.compiler.is_compiling() and impl in has:
         return str(impl)  # whether it can run here is found out when it does
-    return choose_impl(impl, has, x, grad=must_trace(x, bias), differentiable=HAS)
+    grad = must_trace(x, bias)
+    return choose_impl(impl, has, x, grad=grad, differentiable=(*HAS, "native"))
 
 
 def _run_decoded(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, impl: str) -> Tensor:
     """Rows as they are by the decoded weight."""
     if impl == "triton":
         return _matrix_launch.decode_linear(x, weight, bias)
-    return F.linear(x, weight.dequantize(x.dtype), bias)
+    if impl == "torch":
+        return F.linear(x, weight.dequantize(x.dtype), bias)
+    if len(x) <= MAX_NATIVE_ROWS[x.dtype]:
+        return _quant_native.linear(x, weight, bias)
+    y = x.new_empty(len(x), weight.shape[0])
+    step = max(1, _quant_native.TILE_BYTES // (weight.shape[1] * x.itemsize + 1))
+    for begin in range(0, weight.shape[0], step):
+        end = min(begin + step, weight.shape[0])
+        part = None if bias is None else bias[begin:end]
+        plain = _quant_native.dequantize(weight, x.dtype, begin, end)
+        y[:, begin:end] = F.linear(x, plain, part)
+    return y
 
 
 def _run_rounded(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, impl: str) -> Tensor:
@@ -132,7 +148,7 @@ def _run_rounded(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, impl: 
         sums = torch._int_mm(rows.values, weight.values.t())
         y = sums.float() * rows.scales * scale_per_output(weight)
     else:
-        y = F.linear(rows.dequantize(), weight.dequantize())
+        y = _run_decoded(rows.dequantize(), weight, None, impl)
     return (y if bias is None else y + bias.float()).to(x.dtype)
 
 

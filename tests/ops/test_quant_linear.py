@@ -6,11 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from blocks.ops import quant_linear, quantize_rows, quantize_weight
+from blocks.ops import _matrix_launch, _quant_native, quant_linear, quantize_rows, quantize_weight
+from blocks.ops import _matrix_tiles as tiling
+from blocks.ops.quant_linear import QUANT_LINEAR
 from tests.numerics import assert_close
 from tests.ops.test_quant import SCHEMES, quantized, schemes, sides
 
-IMPLS = [None, "reference", "torch", "triton"]
+IMPLS = [None, "reference", "torch", "triton", "native"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 EIGHT_BIT = [s for s in SCHEMES if s[0] == "fp8" or s[:2] in (("int8", None), ("int8", "tensor"))]
 
@@ -128,3 +130,97 @@ def test_misuse_is_refused() -> None:
         bare(torch.tensor(1.0), weight)
     with pytest.raises(ValueError, match="impl: expected one of"):
         bare(x, weight, impl="fast")
+
+
+NATIVE = [torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", NATIVE)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_row_is_the_same_to_the_bit_in_any_batch(scheme: tuple, dtype) -> None:
+    x, weight, bias = problem(3, 23, 300, 71, scheme, dtype)
+    alone = torch.cat([quant_linear(row, weight, bias, impl="native") for row in x.split(1)])
+    for num_rows in (1, 2, 3, 4, 5, 6, 7, 10, 11, 23):
+        together = quant_linear(x[:num_rows], weight, bias, impl="native")
+        assert torch.equal(together, alone[:num_rows]), num_rows
+    assert torch.equal(quant_linear(x[5:9], weight, bias, impl="native"), alone[5:9])
+
+
+@pytest.mark.parametrize("dtype", NATIVE)
+@pytest.mark.parametrize("num_rows", [3, 20])
+def test_the_number_of_threads_changes_nothing(dtype, num_rows: int) -> None:
+    x, weight, bias = problem(3, num_rows, 512, 530, ("int4", None, False), dtype)
+    threads = torch.get_num_threads()
+    results = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        results.append(quant_linear(x, weight, bias, impl="native"))
+    torch.set_num_threads(threads)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("dtype", NATIVE)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_many_rows_are_multiplied_a_tile_of_the_weight_at_a_time(scheme, dtype, monkeypatch):
+    monkeypatch.setattr(_quant_native, "TILE_BYTES", 20_000)  # tiles of a few rows, the last short
+    x, weight, bias = problem(1, 70, 200, 131, scheme, dtype)
+    expected = F.linear(x.double(), weight.dequantize().double(), bias.double())
+    assert_close(quant_linear(x, weight, bias, impl="native"), expected, slack=2)
+
+
+def test_the_native_numbers_are_those_of_the_record() -> None:
+    for scheme in SCHEMES:
+        for columns in (1, 63, 64, 65, 200):
+            weight = quantized(1, 37, columns, scheme)
+            for dtype in NATIVE:
+                plain = _quant_native.dequantize(weight, dtype, 5, 30)
+                assert torch.equal(plain, weight.dequantize(dtype)[5:30]), (scheme, columns)
+
+
+def test_neighbours_in_memory_are_neither_read_nor_written() -> None:
+    for scheme in SCHEMES:
+        x, weight, _ = problem(1, 3, 100, 9, scheme, torch.float32)
+        padded = torch.full((5, 100), torch.nan)
+        padded[1:4] = x
+        y = quant_linear(padded[1:4], weight, impl="native")
+        assert torch.equal(y, quant_linear(x, weight, impl="native"))
+
+
+def test_not_a_number_reaches_only_its_own_row() -> None:
+    for impl in ("native", "triton"):
+        x, weight, _ = problem(1, 7, 100, 9, ("int4", None, True), torch.float32)
+        clean = quant_linear(x, weight, impl=impl)
+        x[2, 99] = torch.nan
+        y = quant_linear(x, weight, impl=impl)
+        assert y[2].isnan().all()
+        others = [0, 1, 3, 4, 5, 6]
+        assert torch.equal(y[others], clean[others])
+
+
+@pytest.mark.parametrize("scheme", [("int4", None, True), ("int8", None, True)])
+def test_splits_of_the_inputs_are_added_in_order(scheme: tuple, monkeypatch) -> None:
+    x, weight, bias = problem(1, 3, 640, 20, scheme, torch.float32)
+    expected = F.linear(x.double(), weight.dequantize().double(), bias.double())
+    for processors in (1, 4, 64):  # one, several, as many shares as there are
+        monkeypatch.setattr(_matrix_launch, "num_processors", lambda _, n=processors: n)
+        once = quant_linear(x, weight, bias, impl="triton")
+        assert_close(once, expected, slack=2)
+        assert torch.equal(quant_linear(x, weight, bias, impl="triton"), once)
+
+
+@pytest.mark.parametrize("scheme", [("fp8", (128, 128), True), ("fp8", None, True)])
+def test_fp8_is_multiplied_as_it_is_where_the_chip_knows_it(scheme: tuple, monkeypatch) -> None:
+    x, weight, bias = problem(1, 17, 200, 140, scheme, torch.float32)
+    decoded = quant_linear(x, weight, bias, quantize_input=True, impl="triton")
+    monkeypatch.setattr(tiling, "chip", lambda device: "sm_90")
+    direct = quant_linear(x, weight, bias, quantize_input=True, impl="triton")
+    assert_close(direct, decoded)
+
+
+def test_the_operator_is_registered_whole() -> None:
+    for scheme in (("int8", None, True), ("int4", None, False)):
+        x, weight, bias = problem(1, 3, 130, 20, scheme, torch.float32)
+        parts = (weight.values, weight.scales, weight.zeros, *weight.shape, *weight.group)
+        arguments = (x.requires_grad_(), *parts, bias.requires_grad_(), False, "torch")
+        torch.library.opcheck(QUANT_LINEAR.operator, arguments)

@@ -5,55 +5,16 @@
 // a result is therefore the same in every tile shape: a row of y does not depend on the other rows.
 #include <algorithm>
 
-#include "lanes.h"
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
+#include "step.h"
 
 namespace {
 
 using lanes::bf16;
 using lanes::f32x16;
-using lanes::u32x16;
 
 constexpr int kTileOutputs = 4;                // R: with 6 rows, 24 sums + 4 weights + 1 input of
 constexpr int kTileRows = 6;                   // M: 32 vector registers
 constexpr int64_t kSerialProducts = 1 << 16;   // below, a parallel region costs more than it saves
-
-// What one step of the inner loop takes from a row, and how it is added to the partial sums.
-template <class T>
-struct Step;
-
-template <>
-struct Step<float> {
-    using Vector = f32x16;
-    static constexpr int64_t kInputs = 16;
-    static Vector load(const float* from) { return lanes::load(from); }
-    static f32x16 add(f32x16 sum, Vector w, Vector x) { return sum + w * x; }
-};
-
-template <>
-struct Step<bf16> {
-    static constexpr int64_t kInputs = 32;
-#ifdef __AVX512BF16__
-    using Vector = __m512bh;
-    static Vector load(const bf16* from) { return (__m512bh)_mm512_loadu_si512(from); }
-    static f32x16 add(f32x16 sum, Vector w, Vector x) {
-        return (f32x16)_mm512_dpbf16_ps((__m512)sum, w, x);
-    }
-#else
-    using Vector = u32x16;  // two neighbours per lane
-    static Vector load(const bf16* from) {
-        Vector pairs;
-        std::memcpy(&pairs, from, sizeof pairs);
-        return pairs;
-    }
-    static f32x16 add(f32x16 sum, Vector w, Vector x) {
-        sum += (f32x16)(w & 0xffff0000u) * (f32x16)(x & 0xffff0000u);
-        return sum + (f32x16)(w << 16) * (f32x16)(x << 16);
-    }
-#endif
-};
 
 template <class T>
 typename Step<T>::Vector tail(const T* from, int64_t count) {
