@@ -11,12 +11,10 @@ from torch import Tensor
 
 from blocks.ops._library import num_processors
 
-MAX_TILE = 32768
-"""Widest row one program norms in one tile [columns]; wider ones go by a tile at a time."""
-MAX_BACKWARD_TILE = {"rms": 16384, "layer": 8192}
-"""The same for gradients."""
+MAX_TILE_BYTES = {"norm": 65536, "rms backward": 32768, "layer backward": 16384}
+"""Widest row one program holds in one tile; wider ones go by a tile at a time (``is_wide``)."""
 WIDE_TILE = 4096
-"""Columns of a wide row at a time."""
+"""Columns of a wide row at a time; a quarter of it where sums of columns stay in registers."""
 TILE_SUMS = 32
 """Columns of the weight's gradient that one program adds up."""
 TILE_PARTIALS = 128
@@ -39,6 +37,16 @@ class BackwardTiles(NamedTuple):
     num_stages: int
     num_warps: int
     programs: int
+
+
+def is_wide(hidden_size: int, itemsize: int, what: str) -> bool:
+    """Whether a row is too wide for one tile of ``what``, a key of ``MAX_TILE_BYTES``.
+
+    Rows that are no multiple of 16 columns begin anywhere, are read an element at a time, and need
+    registers for many more addresses.
+    """
+    limit = MAX_TILE_BYTES[what] // itemsize
+    return hidden_size > (limit if hidden_size % 16 == 0 else limit // 4)
 
 
 def norm_tiles(hidden_size: int) -> tuple[int, int, int]:
@@ -86,7 +94,7 @@ def triton_norm(
     tensors = (x, residual, weight.contiguous(), bias, *written)
     order = {"IS_LAYER": is_layer, "ROUND_FIRST": not is_layer and weight_offset == 0.0}
     launch: Any
-    if hidden_size > MAX_TILE:
+    if is_wide(hidden_size, x.element_size(), "norm"):
         from blocks.ops._triton.norm_wide import _wide_norm_kernel
 
         launch = _wide_norm_kernel[(num_rows,)]
@@ -125,7 +133,8 @@ def triton_backward(
     """Gradient of the rows; ``dweight`` and ``dbias`` are filled. All are contiguous."""
     dx = torch.empty_like(x)
     given = (dy, dtotal, x, weight, mean, rstd)
-    if x.shape[-1] > MAX_BACKWARD_TILE["rms" if mean is None else "layer"]:
+    what = "rms backward" if mean is None else "layer backward"
+    if is_wide(x.shape[-1], x.element_size(), what):
         parts = _wide_backward(*given, weight_offset, dx, dbias is not None)
     else:
         parts = _backward(*given, weight_offset, dx, dbias is not None)
@@ -188,7 +197,7 @@ def _wide_backward(
     launch: Any = _wide_row_sums_kernel[(num_rows,)]
     read = (dy, x, weight, mean, rstd, projection, centre)
     launch(*read, hidden_size, weight_offset, TILE=WIDE_TILE, num_warps=8)
-    tile = WIDE_TILE // 2
+    tile = WIDE_TILE // 4
     num_tiles = -(-hidden_size // tile)
     num_programs = max(1, min(num_rows, 4 * num_processors(x.device) // num_tiles))
     parts = _parts(num_programs, hidden_size, rstd, has_bias)

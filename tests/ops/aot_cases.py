@@ -57,6 +57,7 @@ def norm_backward(
     name: str, hidden_size: int, *, residual: bool, layer: bool = False, dtype: str = "*bf16"
 ) -> AotCase:
     tiles = norm_backward_tiles(hidden_size)
+    even = hidden_size % 16 == 0
     signature = dict.fromkeys(("dy_ptr", "x_ptr", "weight_ptr", "dx_ptr"), dtype)
     signature |= {"rstd_ptr": "*fp32", "dweight_ptr": "*fp32"}
     signature |= {"dtotal_ptr": dtype} if residual else {}
@@ -76,9 +77,9 @@ def norm_backward(
             "REREAD": tiles.reread,
             "NUM_STAGES": tiles.num_stages,
         },
-        aligned=(*tensors, "hidden_size"),
+        aligned=(*tensors, "hidden_size") if even else tensors,
         num_warps=tiles.num_warps,
-        claims={} if tiles.reread else {"sm_80": ("LDGSTS",), "sm_90": ("LDGSTS",)},
+        claims={"sm_80": ("LDGSTS",), "sm_90": ("LDGSTS",)} if even and not tiles.reread else {},
     )
 
 
@@ -109,7 +110,7 @@ def norm_wide_backward(name: str, kernel: str, *, layer: bool) -> AotCase:
     pointers = tuple(signature)
     signature |= {} if sums else {"num_rows": "i32"}
     signature |= {"hidden_size": "i32", "weight_offset": "fp32"}
-    choices = {"ROUND_FIRST": not layer, "NUM_STAGES": 2, "TILE": WIDE_TILE // 2}
+    choices = {"ROUND_FIRST": not layer, "NUM_STAGES": 2, "TILE": WIDE_TILE // 4}
     return AotCase(
         name=name,
         kernel=NORM_WIDE + kernel,
@@ -251,6 +252,8 @@ CASES = [
     norm("layer-12288-residual", 12288, residual=True, layer=True),
     norm_backward("rms-backward-128", 128, residual=False),
     norm_backward("rms-backward-4096-residual", 4096, residual=True),
+    norm_backward("rms-backward-4095-residual", 4095, residual=True),
+    norm_backward("rms-backward-8192-fp32", 8192, residual=True, dtype="*fp32"),
     norm_backward("rms-backward-16384-residual", 16384, residual=True),
     norm_backward("layer-backward-8192-residual", 8192, residual=True, layer=True),
     sum_partials("norm-backward-sums"),

@@ -92,7 +92,7 @@ def largest_terms(kind: str, given: list[Tensor], *, with_residual: bool) -> Ten
 @given(
     kind=st.sampled_from(KINDS),
     num_rows=st.sampled_from([0, 1, 4]),
-    hidden_size=st.sampled_from([31, 32, 33, 70]),
+    hidden_size=st.sampled_from([17, 31, 33, 48, 70]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     with_residual=st.booleans(),
 )
@@ -101,8 +101,9 @@ def test_rows_wider_than_a_tile_go_by_a_tile_at_a_time(
 ) -> None:
     given = inputs(num_rows, hidden_size, dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_norm_triton, "MAX_TILE", 16)
-        patch.setattr(_norm_triton, "MAX_BACKWARD_TILE", {"rms": 16, "layer": 16})
+        patch.setattr(
+            _norm_triton, "MAX_TILE_BYTES", dict.fromkeys(_norm_triton.MAX_TILE_BYTES, 64)
+        )
         patch.setattr(_norm_triton, "WIDE_TILE", 32)
         found = call(kind, *given[:3], impl="triton", residual=given[3])
         actual = gradients(kind, "triton", given, with_residual=with_residual)
@@ -132,13 +133,27 @@ def test_rows_as_wide_as_they_come(kind: str, monkeypatch) -> None:
         assert_close(a, e)
 
 
-@pytest.mark.parametrize("hidden_size", [8193, 16384])
-def test_rows_that_are_read_twice(hidden_size: int, monkeypatch) -> None:
+def test_rows_that_are_read_twice(monkeypatch) -> None:
     monkeypatch.setattr(_norm_triton, "TILE_SUMS", 4096)
-    given = inputs(5, hidden_size, torch.float32)
+    assert _norm_triton.norm_backward_tiles(8208).reread
+    assert not _norm_triton.is_wide(8208, 2, "rms backward")
+    given = inputs(5, 8208, torch.float16)
     actual = gradients("rms", "triton", given, with_residual=True)
-    for a, e in zip(actual, gradients("rms", "reference", given, with_residual=True), strict=True):
-        assert_close(a, e)
+    torchs = eager_gradients("rms", given, with_residual=True)
+    exact = eager_gradients("rms", [t.double() for t in given], with_residual=True)
+    for a, t, e in zip(actual, torchs, exact, strict=True):
+        assert_like_torch(a, t, e)
+
+
+def test_the_width_of_a_row_decides_how_it_is_read() -> None:
+    wide = _norm_triton.is_wide
+    assert [wide(n, 2, "norm") for n in (32768, 32784, 8191, 8193)] == [False, True, False, True]
+    assert [wide(n, 4, "norm") for n in (16384, 16400)] == [False, True]
+    assert [wide(n, 2, "rms backward") for n in (16384, 16400)] == [False, True]
+    assert [wide(n, 2, "layer backward") for n in (8192, 8208, 2047, 2049)] == [
+        *(False, True),
+        *(False, True),
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
