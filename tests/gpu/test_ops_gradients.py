@@ -37,7 +37,7 @@ def norm(kind: str, hidden: int) -> tuple[Call, list[Tensor]]:
     return call, [x, weight, *more]
 
 
-def activation(kind: str, hidden: int) -> tuple[Call, list[Tensor]]:
+def activation(kind: Any, hidden: int) -> tuple[Call, list[Tensor]]:
     def call(impl: Any, x: Tensor) -> Tensor:
         if kind == "silu":
             return ops.silu_and_mul(x, impl=impl)
