@@ -232,6 +232,14 @@ def compile_missing(case_module: str, target: str) -> None:
         sys.exit("\n".join(failures))
 
 
+def kept_report(case: AotCase, target: str) -> AotReport:
+    """The report of one case, compiled in this process where none is kept."""
+    path = _stored(case, target)
+    if not path.exists():
+        _write(path, compile_case(case, target))
+    return AotReport(**json.loads(path.read_text()), claims=case.claims_on(target))
+
+
 def _write(path: Path, report: AotReport) -> None:
     found = dataclasses.asdict(report)
     del found["claims"]

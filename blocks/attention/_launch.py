@@ -4,13 +4,13 @@ Nothing here looks at the contents of a tensor, so no launch waits for the devic
 be captured in a graph.
 """
 
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from blocks.attention import _tiles
+from blocks._launch import interpreted, launch
+from blocks.attention import _launch_tma, _tiles
 from blocks.attention._layout import DTYPES
 from blocks.attention._options import Options
 from blocks.attention._scales import NO_SCALES, Scales, scale_kind
@@ -30,11 +30,13 @@ def attend(
     *,
     causal: bool = True,
     return_lse: bool = False,
+    form: str | None = None,
 ) -> Any:
-    """``prefill`` (no block_table; ``lens`` are running sums) and ``paged_extend``."""
-    from blocks.attention._triton.attend import _attend_kernel
+    """``prefill`` (no block_table; ``lens`` are running sums) and ``paged_extend``.
 
-    kernel: Any = _attend_kernel
+    ``form`` is the table's to choose: ``tma_ws`` for the packed calls ``_launch_tma.takes`` allows.
+    """
+    from blocks.attention._triton.attend import _attend_kernel
 
     num_tokens, num_heads, head_dim = query.shape
     num_kv_heads = key.shape[-2]
@@ -46,43 +48,65 @@ def attend(
     lse = output.new_empty((num_tokens, num_heads), dtype=torch.float32) if return_lse else None
     num_seqs = cu_seqlens_q.shape[0] - 1
     if num_tokens and num_seqs:
-        name = _tiles.chip(query.device)
-        tiles = _tiles.attend_tiles(name, head_dim, group, query.itemsize, key.itemsize == 1)
+        if paged or not _launch_tma.takes(query, key, value):
+            form = "pointer"
+        tiles = _tiles.choose_tiles(
+            "extend" if paged else "prefill",
+            _tiles.chip(query.device),
+            query.dtype,
+            head_dim,
+            group,
+            key.shape[1] if paged else None,
+            key.dtype,
+            form,
+        )
+        if tiles.form == "tma_ws":
+            tensors = query, key, value, lens, cu_seqlens_q
+            _launch_tma.prefill(*tensors, options, tiles, output, lse, causal=causal)
+            return output if lse is None else AttentionOutput(output, lse)
         blocks = num_tokens // (tiles.q // group) + num_seqs
-        kernel[(blocks, num_kv_heads)](
-            query,
-            key,
-            value,
-            lens if block_table is None else block_table,
-            lens.contiguous(),
-            cu_seqlens_q.contiguous(),
-            scales.k,
-            scales.v,
-            options.sinks,
-            options.alibi_slopes,
-            output,
-            lse,
-            num_seqs,
-            num_heads,
-            key.shape[0],
-            query.stride(0),
-            query.stride(1),
-            *_strides(key),
-            *_strides(value),
-            0 if block_table is None else block_table.stride(0),
-            *_numbers(options),
-            GROUP=group,
-            HEAD_DIM=head_dim,
-            BLOCK_SIZE=key.shape[1] if paged else 1,
-            TILE_Q=tiles.q,
-            TILE_KV=tiles.kv,
-            TILE_D=_tiles.power_of_two(head_dim),
-            PAGED=paged,
-            **kinds,
-            CAUSAL=causal,
-            HAS_LSE=return_lse,
-            **_settings(query, options),
-            **_launch_options(tiles.warps, tiles.stages),
+        launch(
+            _attend_kernel,
+            (blocks * num_kv_heads,),
+            (
+                query,
+                key,
+                value,
+                lens if block_table is None else block_table,
+                lens.contiguous(),
+                cu_seqlens_q.contiguous(),
+                scales.k,
+                scales.v,
+                options.sinks,
+                options.alibi_slopes,
+                output,
+                lse,
+            ),
+            (
+                num_seqs,
+                num_heads,
+                key.shape[0],
+                *query.stride()[:2],
+                *_strides(key),
+                *_strides(value),
+                0 if block_table is None else block_table.stride(0),
+                *_numbers(options),
+            ),
+            {
+                "GROUP": group,
+                "HEAD_DIM": head_dim,
+                "BLOCK_SIZE": key.shape[1] if paged else 1,
+                "TILE_Q": tiles.q,
+                "TILE_KV": tiles.kv,
+                "TILE_D": _tiles.power_of_two(head_dim),
+                "PAGED": paged,
+                **kinds,
+                "CAUSAL": causal,
+                "HAS_LSE": return_lse,
+                **_settings(query, options),
+            },
+            num_warps=tiles.warps,
+            num_stages=tiles.stages,
         )
     return output if lse is None else AttentionOutput(output, lse)
 
@@ -149,52 +173,65 @@ def decode_splits(
     to others. The output of a split with LSE -inf is not written, unless it is the only one."""
     from blocks.attention._triton.decode import _paged_decode_kernel
 
-    kernel: Any = _paged_decode_kernel
-
     num_seqs, num_heads, head_dim = query.shape
     block_size, num_kv_heads = key_cache.shape[1:3]
     kinds = _scale_kinds(scales, key_cache)
     query, key_cache, value_cache = _prepare(query, key_cache, value_cache)
     block_table = _contiguous_rows(block_table)
     group = num_heads // num_kv_heads
-    name, quantised = _tiles.chip(query.device), key_cache.itemsize == 1
-    tiles = _tiles.decode_tiles(name, head_dim, group, query.itemsize, quantised)
+    tiles = _tiles.choose_tiles(
+        "decode",
+        _tiles.chip(query.device),
+        query.dtype,
+        head_dim,
+        group,
+        block_size,
+        key_cache.dtype,
+    )
     if num_seqs:
-        kernel[(num_seqs, num_kv_heads, outputs.shape[0])](
-            query,
-            key_cache,
-            value_cache,
-            block_table,
-            seq_lens.contiguous(),
-            starts,
-            scales.k,
-            scales.v,
-            options.sinks,
-            options.alibi_slopes,
-            outputs,
-            lses,
-            num_seqs,
-            num_heads,
-            key_cache.shape[0],
-            outputs.shape[0],
-            FIXED_SPLIT,
-            query.stride(0),
-            query.stride(1),
-            *_strides(key_cache),
-            *_strides(value_cache),
-            block_table.stride(0),
-            *_numbers(options),
-            GROUP=group,
-            HEAD_DIM=head_dim,
-            BLOCK_SIZE=block_size,
-            TILE_Q=tiles.q,
-            TILE_KV=tiles.kv,
-            TILE_D=_tiles.power_of_two(head_dim),
-            **kinds,
-            FIXED_SPLITS=batch_invariant,
-            HAS_STARTS=starts is not None,
-            **_settings(query, options),
-            **_launch_options(tiles.warps, tiles.stages),
+        launch(
+            _paged_decode_kernel,
+            (num_seqs, num_kv_heads, outputs.shape[0]),
+            (
+                query,
+                key_cache,
+                value_cache,
+                block_table,
+                seq_lens.contiguous(),
+                starts,
+                scales.k,
+                scales.v,
+                options.sinks,
+                options.alibi_slopes,
+                outputs,
+                lses,
+            ),
+            (
+                num_seqs,
+                num_heads,
+                key_cache.shape[0],
+                outputs.shape[0],
+                FIXED_SPLIT,
+                *query.stride()[:2],
+                *_strides(key_cache),
+                *_strides(value_cache),
+                block_table.stride(0),
+                *_numbers(options),
+            ),
+            {
+                "GROUP": group,
+                "HEAD_DIM": head_dim,
+                "BLOCK_SIZE": block_size,
+                "TILE_Q": tiles.q,
+                "TILE_KV": tiles.kv,
+                "TILE_D": _tiles.power_of_two(head_dim),
+                **kinds,
+                "FIXED_SPLITS": batch_invariant,
+                "HAS_STARTS": starts is not None,
+                **_settings(query, options),
+            },
+            num_warps=tiles.warps,
+            num_stages=tiles.stages,
         )
 
 
@@ -219,24 +256,23 @@ def merge(outputs: Tensor, lses: Tensor, dtype: torch.dtype) -> AttentionOutput:
     """``merge_states``, with the result in ``dtype``."""
     from blocks.attention._triton.merge import _merge_states_kernel
 
-    kernel: Any = _merge_states_kernel
-
     num_states, num_tokens, num_heads, head_dim = outputs.shape
     output = torch.empty((num_tokens, num_heads, head_dim), dtype=dtype, device=outputs.device)
     lse = torch.empty((num_tokens, num_heads), dtype=torch.float32, device=outputs.device)
     num_rows = num_tokens * num_heads
     if num_rows:
-        kernel[(num_rows,)](
-            outputs.contiguous(),
-            lses.contiguous(),
-            output,
-            lse,
-            num_states,
-            num_rows,
-            HEAD_DIM=head_dim,
-            TILE_D=_tiles.power_of_two(head_dim),
-            TILE_S=_tiles.merge_states(head_dim),
-            **_launch_options(1 if head_dim <= 64 else 2, 2),
+        launch(
+            _merge_states_kernel,
+            (num_rows,),
+            (outputs.contiguous(), lses.contiguous(), output, lse),
+            (num_states, num_rows),
+            {
+                "HEAD_DIM": head_dim,
+                "TILE_D": _tiles.power_of_two(head_dim),
+                "TILE_S": _tiles.merge_states(head_dim),
+            },
+            num_warps=1 if head_dim <= 64 else 2,
+            num_stages=2,
         )
     return AttentionOutput(output, lse)
 
@@ -288,6 +324,6 @@ def _settings(query: Tensor, options: Options) -> dict[str, object]:
         "HAS_SOFTCAP": options.softcap is not None,
         "HAS_SINKS": options.sinks is not None,
         "HAS_SLOPES": options.alibi_slopes is not None,
-        "INTERPRET": os.environ.get("TRITON_INTERPRET") == "1",
+        "INTERPRET": interpreted(),
         "PRECISION": "ieee" if query.dtype == torch.float32 else "tf32",
     }

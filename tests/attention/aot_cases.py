@@ -1,9 +1,14 @@
 """Ahead-of-time cases: the tiles the launchers choose for each chip, at shapes of real models."""
 
+import torch
+
 from blocks.attention import _launch_rows, _tiles
 from tests.aot import TARGETS, AotCase
 
-BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+CACHE = TORCH | {"fp8e4nv": torch.float8_e4m3fn, "i8": torch.int8}
+STORED = {"fp8": ("fp8e4nv", "head"), "int8": ("i8", "token"), "same": ("", "none")}
+"""Kind of cache to Triton's name of its elements, and the scales compiled with it."""
 STRIDES = [
     "stride_k_block",
     "stride_k_slot",
@@ -61,12 +66,16 @@ def attend_case(
     tiles: _tiles.Tiles | None = None,
 ) -> AotCase:
     """``paged_extend``, or ``prefill`` when not ``paged``, as launched on ``target``."""
-    tiles = tiles or _tiles.attend_tiles(target, head_dim, group, BYTES[dtype], stored != "")
+    operation = "extend" if paged else "prefill"
+    if tiles is None:
+        cache = CACHE[stored or dtype]
+        tiles = _tiles.choose_tiles(
+            operation, target, TORCH[dtype], head_dim, group, kv_dtype=cache, form="pointer"
+        )
     outputs = {"cu_q_ptr": "*i32", "output_ptr": f"*{dtype}", "lse_ptr": "*fp32"}
     counts = ["num_seqs", "num_heads", "num_blocks", "stride_q_token", "stride_q_head"]
     named = ((stored, stored), (scale, stored), ("softcap", softcap), ("window", window))
     options = "-".join(name for name, on in named if on)
-    operation = "extend" if paged else "prefill"
     return AotCase(
         name=f"{operation}-{dtype}-d{head_dim}-g{group}-{options or 'plain'}",
         kernel="blocks.attention._triton.attend:_attend_kernel",
@@ -98,9 +107,12 @@ def decode_case(
     dtype: str = "bf16",
     stored: str = "",
     scale: str = "none",
+    tiles: _tiles.Tiles | None = None,
 ) -> AotCase:
     """``paged_decode`` as launched on ``target``, one split of several."""
-    tiles = _tiles.decode_tiles(target, head_dim, group, BYTES[dtype], stored != "")
+    if tiles is None:
+        cache = CACHE[stored or dtype]
+        tiles = _tiles.choose_tiles("decode", target, TORCH[dtype], head_dim, group, kv_dtype=cache)
     outputs = {"output_ptr": "*fp32", "lse_ptr": "*fp32"}
     counts = ["num_seqs", "num_heads", "num_blocks", "num_splits", "split_len"]
     counts += ["stride_q_seq", "stride_q_head"]
@@ -175,6 +187,61 @@ def rows_case(
     )
 
 
+def tma_case(
+    head_dim: int,
+    group: int,
+    *,
+    dtype: str = "bf16",
+    tiles: _tiles.Tiles | None = None,
+    persistent: bool = False,
+    options: bool = False,
+    causal: bool = True,
+) -> AotCase:
+    """``prefill`` in the form for Hopper, one sequence of many or (``persistent``) the only one."""
+    if tiles is None:
+        tiles = _tiles.choose_tiles("prefill", "sm_90", TORCH[dtype], head_dim, group)
+    assert tiles.form == "tma_ws"
+    pointers = dict.fromkeys(("query_ptr", "key_ptr", "value_ptr", "output_ptr"), f"*{dtype}")
+    pointers |= {"cu_k_ptr": "*i32", "cu_q_ptr": "*i32", "lse_ptr": "*fp32"}
+    if options:
+        pointers |= {"sinks_ptr": "*fp32", "slopes_ptr": "*fp32"}
+    strides = [f"stride_{t}_{axis}" for t in "qkv" for axis in ("token", "head")]
+    counts = ["num_seqs", "num_tokens", "num_heads", "num_blocks", *strides, "window"]
+    settings = _settings(options, options, dtype, "none")
+    settings |= {"HAS_SINKS": options, "HAS_SLOPES": options}
+    if options:
+        del settings["sinks_ptr"], settings["slopes_ptr"]
+    for name in ("PRECISION", "K_SCALE", "V_SCALE", "k_scale_ptr", "v_scale_ptr"):
+        del settings[name]
+    mode = "only" if persistent else "packed"
+    shown = "options" if options else "plain" if causal else "full"
+    return AotCase(
+        name=f"prefill_tma-{dtype}-d{head_dim}-g{group}-{mode}-{shown}",
+        kernel="blocks.attention._triton.prefill_tma:_prefill_tma_kernel",
+        signature=pointers | dict.fromkeys(counts, "i32") | {"scale": "fp32", "softcap": "fp32"},
+        constexprs={
+            "GROUP": group,
+            "HEAD_DIM": head_dim,
+            "TILE_Q": tiles.q,
+            "TILE_KV": tiles.kv,
+            "TILE_D": _tiles.power_of_two(head_dim),
+            "CAUSAL": causal,
+            "PERSISTENT": persistent,
+            "HALVINGS": 4,
+            "HAS_LSE": True,
+            **settings,
+        },
+        aligned=(*pointers, *strides),
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+        targets=("sm_90",),
+        claims=("HGMMA", "UTMALDG", "USETMAXREG"),
+    )
+
+
+ONLY_ON = {"blocks.attention._triton.prefill_tma:_prefill_tma_kernel": ("sm_90",)}
+
+
 def merge_case(target: str) -> AotCase:
     """Merging float32 states to bf16."""
     return AotCase(
@@ -195,28 +262,68 @@ def merge_case(target: str) -> AotCase:
     )
 
 
+def case(
+    target: str,
+    operation: str,
+    head_dim: int,
+    group: int,
+    *,
+    dtype: str = "bf16",
+    kv_dtype: str = "same",
+    tiles: _tiles.Tiles | None = None,
+) -> AotCase:
+    """The launch of ``operation`` on ``target``, with the table's tiles or with these."""
+    stored, scale = STORED[kv_dtype]
+    how = {"dtype": dtype, "stored": stored, "scale": scale, "tiles": tiles}
+    if operation == "decode":
+        return decode_case(target, head_dim, group, **how)
+    if tiles is not None and tiles.form == "tma_ws":
+        persistent = _tiles.tma_persists(head_dim)
+        return tma_case(head_dim, group, dtype=dtype, tiles=tiles, persistent=persistent)
+    return attend_case(target, head_dim, group, paged=operation == "extend", **how)
+
+
+def table_cases(target: str) -> list[AotCase]:
+    """Every row of the chip's table: at group 4, and some at the least and the largest group."""
+    found = []
+    for row in _tiles.table(target):
+        ends = {row.group[0], 4, row.group[-1]}
+        often = row.head_dim == 128 and row.dtype[0] != "fp32" and row.operation != "prefill"
+        for group in sorted(ends) if often and row.kv_dtype == ("same",) else (4,):
+            size = _tiles.BYTES[row.dtype[0]]
+            tiles = _tiles.fit(row.tiles, target, row.head_dim, group, size)
+            what = target, row.operation, row.head_dim, group
+            for kv_dtype in row.kv_dtype:
+                found.append(case(*what, dtype=row.dtype[0], kv_dtype=kv_dtype, tiles=tiles))
+    return found
+
+
+def _hopper_cases() -> list[AotCase]:
+    """The other mode and the options of the form for Hopper."""
+    return [
+        tma_case(128, 4),
+        tma_case(128, 4, causal=False),
+        tma_case(128, 4, options=True),
+        tma_case(128, 4, persistent=True, options=True),
+    ]
+
+
 CASES = [
-    case
-    for target in TARGETS
-    for case in (
-        attend_case(target, 64, 4),
-        attend_case(target, 128, 4),
-        attend_case(target, 128, 4, paged=False),
-        attend_case(target, 256, 2, softcap=True, window=True),
-        attend_case(target, 80, 1, paged=False),
-        attend_case(target, 128, 4, dtype="fp32"),
-        decode_case(target, 64, 4),
-        decode_case(target, 128, 4),
-        decode_case(target, 256, 2),
-        decode_case(target, 128, 4, stored="fp8e4nv", scale="head"),
-        decode_case(target, 128, 4, stored="i8", scale="token"),
-        attend_case(target, 128, 4, stored="fp8e4nv", scale="head"),
-        attend_case(target, 128, 4, stored="i8", scale="token"),
-        rows_case(target, 128, 4, 4),
-        rows_case(target, 128, 4, 64, window=True),
-        rows_case(target, 128, 4, 8, stored="fp8e4nv", scale="token"),
-        rows_case(target, 256, 2, 16, stored="i8", scale="head"),
-        rows_case(target, 128, 4, 64, tree=False),
-        merge_case(target),
-    )
+    *(
+        case
+        for target in TARGETS
+        for case in (
+            *table_cases(target),
+            attend_case(target, 256, 2, softcap=True, window=True),
+            attend_case(target, 80, 1, paged=False),
+            decode_case(target, 256, 2),
+            rows_case(target, 128, 4, 4),
+            rows_case(target, 128, 4, 64, window=True),
+            rows_case(target, 128, 4, 8, stored="fp8e4nv", scale="token"),
+            rows_case(target, 256, 2, 16, stored="i8", scale="head"),
+            rows_case(target, 128, 4, 64, tree=False),
+            merge_case(target),
+        )
+    ),
+    *_hopper_cases(),
 ]

@@ -167,11 +167,11 @@ def _attend_kernel(
     K_SCALE: tl.constexpr,
     V_SCALE: tl.constexpr,
     CAUSAL: tl.constexpr,
+    HAS_LSE: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     HAS_SINKS: tl.constexpr,
     HAS_SLOPES: tl.constexpr,
-    HAS_LSE: tl.constexpr,
     INTERPRET: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -183,11 +183,13 @@ def _attend_kernel(
     keys and values: a head's are applied once, those of positions a tile at a time. The host
     guarantees
     GROUP <= TILE_Q, HEAD_DIM <= TILE_D, contiguous head_dim, and a grid of
-    (num_tokens // TOKENS + num_seqs, num_kv_heads).
+    (num_tokens // TOKENS + num_seqs) * num_kv_heads, longest first, key heads side by side.
     """
     TOKENS: tl.constexpr = TILE_Q // GROUP
-    block = tl.program_id(0)
-    kv_head = tl.program_id(1)
+    num_kv_heads = num_heads // GROUP
+    item = tl.num_programs(0) - 1 - tl.program_id(0)  # the last blocks see most keys: they go first
+    block = item // num_kv_heads
+    kv_head = item % num_kv_heads
     seq = find_sequence(cu_q_ptr, block, num_seqs, TOKENS)
     q_start = tl.load(cu_q_ptr + seq)
     query_len = tl.load(cu_q_ptr + seq + 1) - q_start
@@ -264,7 +266,7 @@ def _attend_kernel(
                 end,
                 key_start,
                 kv_head,
-                tl.num_programs(1),
+                num_kv_heads,
                 num_blocks,
                 stride_k_block,
                 stride_k_slot,
