@@ -1,5 +1,6 @@
 """Figures of blocks.attention: speed beside torch, share of memory bandwidth, kernel resources."""
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 
 from benches import machine
 from benches.bench_attention import contiguous, inputs, sizes
+from benches.figures import _kernels
 from benches.figures.row import Measured, Row
 from benches.shapes import LLAMA_200M, TINY
 from blocks.attention import paged_decode, paged_decode_work, paged_extend, paged_extend_work
@@ -71,6 +73,40 @@ def chunk_against_contiguous() -> Measured:
     return Measured(f"{ratio:.1f}x ({gflops:.0f} GFLOP/s)", ratio >= 1)
 
 
+MHA = dataclasses.replace(LLAMA_200M, num_kv_heads=16)
+"""16 heads without groups: every key is read for one query head, so memory decides."""
+
+
+def decode_over_contiguous() -> Measured:
+    query, keys, values, table, lens, _ = inputs(MHA, 8, 1, 2048, DEVICE)
+    k, v = (contiguous(cache, table, 2048).contiguous() for cache in (keys, values))
+    q = query[:, :, None]
+    calls = {
+        "ours": lambda: paged_decode(query, keys, values, table, lens),
+        "sdpa": lambda: F.scaled_dot_product_attention(q, k, v),
+    }
+    times = machine.race(calls, DEVICE, rounds=15)
+    return _over(times, 1.3)
+
+
+def prefill_over_causal() -> Measured:
+    query, keys, values, table, lens, bounds = inputs(MHA, 1, 2048, 2048, DEVICE)
+    k, v = (contiguous(cache, table, 2048).contiguous() for cache in (keys, values))
+    q = query.transpose(0, 1)[None]
+    calls = {
+        "ours": lambda: paged_extend(query, keys, values, table, lens, bounds),
+        "sdpa": lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+    }
+    times = machine.race(calls, DEVICE, rounds=11, cold=False)
+    return _over(times, 1.15)
+
+
+def _over(times: dict[str, float], limit: float) -> Measured:
+    ratio = times["ours"] / times["sdpa"]
+    text = f"{ratio:.2f}x ({times['ours'] * 1e3:.2f} against {times['sdpa'] * 1e3:.2f} ms)"
+    return Measured(text, ratio <= limit)
+
+
 def host_overhead() -> Measured:
     query, keys, values, table, lens, bounds = inputs(TINY, 1, 1, 16, DEVICE)
     threads = torch.get_num_threads()
@@ -120,6 +156,19 @@ def rows() -> Iterator[Row]:
         chunk_against_contiguous,
     )
     yield Row(
+        "CPU paged decode over SDPA on contiguous keys, time (batch 8, 16/16 heads x 64, "
+        "context 2,048, bf16)",
+        "<= 1.3x",
+        COMMAND,
+        decode_over_contiguous,
+    )
+    yield Row(
+        "CPU paged prefill over SDPA's causal prefill, time (2,048 tokens, 16/16 heads x 64, bf16)",
+        "<= 1.15x",
+        COMMAND,
+        prefill_over_causal,
+    )
+    yield Row(
         "whole CPU call on one 16-token sequence, one thread", "< 15 us", COMMAND, host_overhead
     )
     yield Row(
@@ -128,3 +177,4 @@ def rows() -> Iterator[Row]:
         COMMAND,
         kernel_resources,
     )
+    yield from _kernels.rows("attention", ("D", "P", "T", "H"))

@@ -11,6 +11,7 @@ import torch
 
 from benches import machine
 from benches.bench_kv import BLOCK_SIZE, DecodeSteps, cached_prompts, write_arguments
+from benches.figures import _kernels
 from benches.figures.row import Measured, Row
 from blocks.kv import bytes_per_token, write_kv
 from blocks.kv.waste import (
@@ -74,6 +75,7 @@ def rows() -> Iterator[Row]:
         COMMAND,
         functools.partial(wrong_blocks, 20_000),
     )
+    yield from _kernels.rows("kv", ("K",))
 
 
 def token_bytes() -> Measured:

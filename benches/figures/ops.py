@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benches import machine
-from benches.figures import _ops_gradients
+from benches.figures import _kernels, _ops_gradients
 from benches.figures.row import Measured, Row
 from benches.shapes import LLAMA_200M as MODEL
 from blocks import ops
@@ -53,6 +53,7 @@ def rows() -> Iterator[Row]:
             COMMAND,
             functools.partial(_greedy, num_rows),
         )
+    yield from _kernels.rows("ops", ("N", "L", "S", "M", "G", "O"))
 
 
 def _values(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
