@@ -1,14 +1,11 @@
 """What is refused, by which error; with the annotations' own checks out of the way."""
 
 import inspect
-import subprocess
-import sys
 
 import pytest
 import torch
 
-from blocks.attention import merge_states, paged_decode, paged_extend, prefill
-from blocks.attention._cpu import SOURCE
+from blocks.attention import _layout, merge_states, paged_decode, paged_extend, prefill
 from tests.attention.paged_case import paged_case, running_sums
 
 extend, decode, packed, merge = map(
@@ -54,7 +51,7 @@ def test_settings_that_cannot_take_effect(case):
         extend(case.query.requires_grad_(), *case.paged[1:], impl="native")
 
 
-@pytest.mark.parametrize("impl", ["native", "torch", "reference"])
+@pytest.mark.parametrize("impl", ["native", "torch", "reference", "triton"])
 @pytest.mark.parametrize("bad_id", [-1, 10_000])
 def test_block_ids_outside_the_cache_are_refused_before_any_read(case, impl, bad_id):
     case.block_table[1, 1] = bad_id
@@ -65,7 +62,7 @@ def test_block_ids_outside_the_cache_are_refused_before_any_read(case, impl, bad
         decode(*one, impl=impl)
 
 
-@pytest.mark.parametrize("impl", ["native", "torch", "reference"])
+@pytest.mark.parametrize("impl", ["native", "torch", "reference", "triton"])
 @pytest.mark.parametrize("length", [-1, 2, 1000])
 def test_lengths_that_cannot_be_are_refused(case, impl, length):
     lens = torch.tensor([length, 17], dtype=torch.int32)
@@ -84,6 +81,26 @@ def test_bounds_that_do_not_cut_up_the_queries_are_refused(case, impl, bounds):
         packed(query, key, value, bounds, key_bounds, impl=impl)
     with pytest.raises(ValueError, match="cu_seqlens_k"):
         packed(query, key, value, case.cu_seqlens_q, bounds, impl=impl)
+
+
+def test_on_an_accelerator_the_host_looks_only_when_asked(monkeypatch):
+    far = torch.empty(1, device="meta")
+    for said, looks in (("", False), ("0", False), ("1", True)):
+        monkeypatch.setenv("BLOCKS_VALIDATE", said)
+        _layout.validating.cache_clear()
+        assert _layout.may_look(far) is looks
+        assert _layout.may_look(torch.empty(1))
+    _layout.validating.cache_clear()
+
+
+@pytest.mark.parametrize("impl", ["native", "triton"])
+def test_keys_that_lie_askew_are_refused(case, impl):
+    flipped = case.key_cache.transpose(1, 3).contiguous().transpose(1, 3)
+    with pytest.raises(ValueError, match="head_dim stride: expected 1"):
+        extend(*change(case, key_cache=flipped), impl=impl)
+    one = change(case, query=case.query[:2], key_cache=flipped)[:5]
+    with pytest.raises(ValueError, match="head_dim stride: expected 1"):
+        decode(*one, impl=impl)
 
 
 def test_shapes_that_do_not_fit(case):
@@ -154,31 +171,6 @@ def test_empty_calls_give_empty_results():
         assert paged_decode(*paged_case([], []).paged[:5], impl=impl).shape == (0, 4, 64)
     empty = paged_case([0], [5])
     assert paged_extend(*empty.paged).shape == (0, 4, 64)
-
-
-def test_the_portable_source_agrees(tmp_path):
-    """The loops taken on processors without AVX-512, built and run here."""
-    for file in SOURCE.parent.iterdir():
-        (tmp_path / file.name).write_text(file.read_text())
-    main = tmp_path / SOURCE.name
-    main.write_text("#define BLOCKS_PORTABLE 1\n" + main.read_text())
-    code = (
-        "import pathlib, torch, sys\n"
-        "from blocks.attention import _cpu, paged_extend, reference\n"
-        f"_cpu.SOURCE = pathlib.Path({str(main)!r})\n"
-        "from tests.attention.paged_case import paged_case\n"
-        "from tests.numerics import assert_close\n"
-        "for dtype in (torch.float32, torch.bfloat16, torch.float16):\n"
-        "    case = paged_case([3, 1, 40], [3, 600, 70], head_dim=40, dtype=dtype)\n"
-        "    options = dict(window=65, softcap=4.0, sinks=torch.zeros(4), return_lse=True)\n"
-        "    wide = [t.float() if t.is_floating_point() else t for t in case.paged]\n"
-        "    expected = reference.paged_extend(*wide, **options)\n"
-        "    actual = paged_extend(*case.paged, **options, impl='native')\n"
-        "    assert_close(actual.output, expected.output)\n"
-        "    assert_close(actual.lse, expected.lse)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def test_queries_alone_may_be_packed_with_other_keys():
