@@ -1,6 +1,7 @@
 """Figures of blocks.attention: speed beside torch, share of memory bandwidth, kernel resources."""
 
 import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Iterator
@@ -10,10 +11,18 @@ import torch.nn.functional as F
 
 from benches import machine
 from benches.bench_attention import contiguous, inputs, sizes
+from benches.bench_paged import STORED, quantised_inputs, shared_inputs, tree_inputs
 from benches.figures import _kernels
 from benches.figures.row import Measured, Row
 from benches.shapes import LLAMA_200M, TINY
-from blocks.attention import paged_decode, paged_decode_work, paged_extend, paged_extend_work
+from blocks.attention import (
+    cascade_decode,
+    paged_decode,
+    paged_decode_work,
+    paged_extend,
+    paged_extend_work,
+    tree_decode,
+)
 from tests.aot import SHARED_LIMIT, compile_all
 
 COMMAND = "python -m benches.figures --area attention"
@@ -107,6 +116,37 @@ def _over(times: dict[str, float], limit: float) -> Measured:
     return Measured(text, ratio <= limit)
 
 
+def quantised_over_bf16() -> Measured:
+    calls = {}
+    for stored in STORED:
+        given, scales, _ = quantised_inputs(LLAMA_200M, 8, 2048, stored, DEVICE)
+        calls[stored] = functools.partial(paged_decode, *given, **scales)
+    times = machine.race(calls, DEVICE, rounds=15)
+    fp8, int8 = (times[stored] / times["bf16"] for stored in ("fp8", "int8"))
+    return Measured(f"fp8 {fp8:.2f}x, int8 {int8:.2f}x", None)
+
+
+def drafts_over_one() -> Measured:
+    calls = {}
+    for name, num_drafts in (("one", 1), ("four", 4), ("eight", 8)):
+        given = tree_inputs(LLAMA_200M, 8, 2048, num_drafts, DEVICE)
+        calls[name] = functools.partial(tree_decode, *given)
+    times = machine.race(calls, DEVICE, rounds=15)
+    four, eight = (times[name] / times["one"] for name in ("four", "eight"))
+    return Measured(f"4 drafts {four:.2f}x, 8 drafts {eight:.2f}x", None)
+
+
+def cascade_against_decode() -> Measured:
+    given, prefixes = shared_inputs(LLAMA_200M, 16, 2048, 64, DEVICE)
+    calls = {
+        "cascade": lambda: cascade_decode(*given, prefixes),
+        "decode": lambda: paged_decode(*given),
+    }
+    times = machine.race(calls, DEVICE, rounds=15)
+    faster = times["decode"] / times["cascade"]
+    return Measured(f"{faster:.1f}x ({times['cascade'] * 1e3:.2f} ms)", faster >= 1)
+
+
 def host_overhead() -> Measured:
     query, keys, values, table, lens, bounds = inputs(TINY, 1, 1, 16, DEVICE)
     threads = torch.get_num_threads()
@@ -148,6 +188,19 @@ def rows() -> Iterator[Row]:
         ">= 77%",
         COMMAND,
         decode_bandwidth,
+    )
+    yield Row(
+        "time of a CPU decode over quantised keys and values, over bf16's",
+        "",
+        COMMAND,
+        quantised_over_bf16,
+    )
+    yield Row("time of a CPU tree decode, over that of one draft", "", COMMAND, drafts_over_one)
+    yield Row(
+        "CPU cascade of 16 sequences sharing 2,048 tokens against a plain decode",
+        ">= 1x",
+        COMMAND,
+        cascade_against_decode,
     )
     yield Row(
         "CPU chunk of 512 tokens over 1,536 cached, against SDPA on contiguous keys",

@@ -76,8 +76,11 @@ def attention(
     rows: Rows | None = None,
     causal: bool = True,
     return_lse: bool = False,
+    into: tuple[Tensor, Tensor] | None = None,
 ) -> Any:
     """Run the C++ kernel; returns None where it refused the lengths or block ids.
+
+    ``into`` takes output and LSE, contiguous; without, they are new.
 
     With ``block_table`` keys are ``[num_blocks, block_size, num_kv_heads, head_dim]`` and
     ``seq_lens`` lengths; without, keys are packed and ``seq_lens`` their running sums.
@@ -111,6 +114,8 @@ def attention(
     wide = rows is not None and rows.wide
     output = torch.empty(query.shape, dtype=torch.float32 if wide else query.dtype)
     lse = torch.empty((num_tokens, num_heads), dtype=torch.float32) if return_lse else None
+    if into is not None:
+        output, lse = into
     seq_lens = seq_lens.contiguous()  # these names keep copies alive during the call
     cu_seqlens_q = None if cu_seqlens_q is None else cu_seqlens_q.contiguous()
     sinks = None if options.sinks is None else options.sinks.contiguous()
@@ -157,6 +162,35 @@ def attention(
     if refused:
         return None
     return output if lse is None else AttentionOutput(output, lse)
+
+
+@functools.cache
+def _merge_entry() -> Any:
+    function = _native.load(SOURCE.with_name("merge.cpp")).blocks_merge
+    function.argtypes = [*([ctypes.c_void_p] * 4), *([ctypes.c_int64] * 6)]
+    function.restype = None
+    return function
+
+
+def merge(outputs: Tensor, lses: Tensor, dtype: torch.dtype) -> AttentionOutput:
+    """``merge_states``, with the result in ``dtype``, which is that of ``outputs`` or narrower."""
+    num_states, num_tokens, num_heads, head_dim = outputs.shape
+    outputs, lses = outputs.contiguous(), lses.contiguous()
+    output = torch.empty((num_tokens, num_heads, head_dim), dtype=dtype)
+    lse = torch.empty((num_tokens, num_heads), dtype=torch.float32)
+    _merge_entry()(
+        outputs.data_ptr(),
+        lses.data_ptr(),
+        output.data_ptr(),
+        lse.data_ptr(),
+        num_states,
+        num_tokens * num_heads,
+        head_dim,
+        DTYPES[outputs.dtype],
+        DTYPES[dtype],
+        torch.get_num_threads() if output.numel() * num_states > 1 << 16 else 1,
+    )
+    return AttentionOutput(output, lse)
 
 
 def _extra(rows: Rows, scales: Scales, key: Tensor) -> _Extra:

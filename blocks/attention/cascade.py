@@ -95,9 +95,9 @@ def cascade_decode(
     how = choose(impl, HAS, query, key_cache, value_cache)
     check_batch_invariant(batch_invariant, how)
     if may_look(query):
-        lens = seq_lens.tolist()
-        check_lengths([int(n != 0) for n in lens], lens, block_table, key_cache, window)
-        check_groups(prefixes, block_table, lens, key_cache, window)
+        check_groups(prefixes, block_table, seq_lens, key_cache.shape[1], window)
+        if how != "native":  # the C++ kernel looks at lengths and block ids itself
+            check_blocks(prefixes, block_table, seq_lens, key_cache, window)
     paged = query, key_cache, value_cache, block_table, seq_lens
     if how == "reference" or not len(seq_lens):
         scaled = {"k_scale": k_scale, "v_scale": v_scale}
@@ -123,20 +123,22 @@ def _native(
     """The C++ kernel once a level and once for the rest, in float32, and a merge."""
     cache = key_cache, value_cache
     alone = options._replace(sinks=None)  # the sink joins once, with the rest
-    states = []
-    for prefix, starts, first in levels(prefixes, seq_lens):
-        groups = block_table[first], prefix.lens, prefix.cu_groups
+    shape = (len(prefixes) + 1, *query.shape)
+    outputs, lses = torch.empty(shape, dtype=torch.float32), torch.empty(shape[:-1])
+    how = {"scales": scales, "return_lse": True}
+    done = []
+    for i, (prefix, starts, first) in enumerate(levels(prefixes, seq_lens)):
         rows = _cpu.Rows(ends=seq_lens.contiguous(), starts=starts, wide=True)
-        how = {"rows": rows, "causal": False, "return_lse": True}
-        states.append(_cpu.attention(query, *cache, *groups, alone, scales, **how))
+        groups = block_table[first], prefix.lens, prefix.cu_groups
+        how |= {"rows": rows, "into": (outputs[i], lses[i])}
+        done.append(_cpu.attention(query, *cache, *groups, alone, causal=False, **how))
     rows = _cpu.Rows(starts=shared_lens(prefixes, seq_lens), wide=True)
-    rest = block_table, seq_lens, None
-    how = {"rows": rows, "return_lse": True}
-    states.append(_cpu.attention(query, *cache, *rest, options, scales, **how))
-    assert all(states), "the C++ kernel refused what the checks find right"
-    outputs = torch.stack([state.output for state in states])
-    merged = reference.merge_states(outputs, torch.stack([state.lse for state in states]))
-    return AttentionOutput(merged.output.to(query.dtype), merged.lse)
+    how |= {"rows": rows, "into": (outputs[-1], lses[-1])}
+    done.append(_cpu.attention(query, *cache, block_table, seq_lens, None, options, **how))
+    if not all(done):
+        check_blocks(prefixes, block_table, seq_lens, key_cache, options.window)
+        raise AssertionError("the C++ kernel refused what the checks find right")
+    return _cpu.merge(outputs, lses, query.dtype)
 
 
 def levels(prefixes: Sequence[SharedPrefix], seq_lens: Tensor):
@@ -171,13 +173,13 @@ def _check_prefixes(query: Tensor, prefixes: Sequence[SharedPrefix]) -> None:
 def check_groups(
     prefixes: Sequence[SharedPrefix],
     block_table: Tensor,
-    seq_lens: list[int],
-    key_cache: Tensor,
+    seq_lens: Tensor,
+    block_size: int,
     window: int | None,
 ) -> None:
     """Groups cut up the sequences, inside those of the level before, and share full blocks."""
-    num_blocks, block_size = key_cache.shape[:2]
-    num_seqs, capacity = len(seq_lens), block_table.shape[1] * block_size
+    num_seqs, capacity = block_table.shape[0], block_table.shape[1] * block_size
+    lens = seq_lens.tolist()
     outer: set[int] = set()
     for i, prefix in enumerate(prefixes):
         bounds = check_bounds(f"prefixes[{i}].cu_groups", prefix.cu_groups, num_seqs)
@@ -187,21 +189,47 @@ def check_groups(
             raise fail(f"prefixes[{i}].cu_groups", f"bounds at {between} too", bounds[:20], hint)
         outer = set(bounds)
         for g, shared in enumerate(prefix.lens.tolist()):
-            name = f"prefixes[{i}].lens[{g}]"
             if not 0 <= shared <= capacity:
-                raise fail(name, f"from 0 to {capacity} tokens", shared)
-            lens = [n for n in seq_lens[bounds[g] : bounds[g + 1]] if n > 0]
-            seen = 0 if window is None or not lens else max(0, min(lens) - window)
-            rows = block_table[bounds[g] : bounds[g + 1], seen // block_size :]
-            whole = rows[:, : max(0, shared // block_size - seen // block_size)]
-            if (whole != whole[:1]).any():
-                s = bounds[g] + int((whole != whole[:1]).any(1).nonzero()[0])
+                raise fail(f"prefixes[{i}].lens[{g}]", f"from 0 to {capacity} tokens", shared)
+            seen = first_seen(lens[bounds[g] : bounds[g + 1]], window) // block_size
+            rows = block_table[bounds[g] : bounds[g + 1], seen : max(seen, shared // block_size)]
+            if len(rows) > 1 and rows.numel() and not bool((rows == rows[0]).all()):
+                s = bounds[g] + int((rows != rows[0]).any(1).nonzero()[0])
                 same = f"the same blocks for sequences {bounds[g]} to {bounds[g + 1] - 1}"
-                raise fail(name, f"tokens in {same}", f"others in block_table[{s}]")
-            read = rows[:1, : max(0, -(-shared // block_size) - seen // block_size)]
-            if lens and ((read < 0) | (read >= num_blocks)).any():
+                what = f"tokens in {same}"
+                raise fail(f"prefixes[{i}].lens[{g}]", what, f"others in block_table[{s}]")
+
+
+def first_seen(lens: list[int], window: int | None) -> int:
+    """First position that some sequence of a group sees."""
+    lens = [n for n in lens if n > 0]
+    return 0 if window is None or not lens else max(0, min(lens) - window)
+
+
+def check_blocks(
+    prefixes: Sequence[SharedPrefix],
+    block_table: Tensor,
+    seq_lens: Tensor,
+    key_cache: Tensor,
+    window: int | None,
+) -> None:
+    """Lengths fit the table, and every block to be read exists; the groups are right already."""
+    lens = seq_lens.tolist()
+    check_lengths([int(n != 0) for n in lens], lens, block_table, key_cache, window)
+    num_blocks, block_size = key_cache.shape[:2]
+    for i, prefix in enumerate(prefixes):
+        bounds = prefix.cu_groups.tolist()
+        for g, shared in enumerate(prefix.lens.tolist()):
+            group = lens[bounds[g] : bounds[g + 1]]
+            seen = first_seen(group, window) // block_size
+            read = block_table[bounds[g] : bounds[g] + 1, seen : -(-shared // block_size)]
+            if (
+                any(group)
+                and read.numel()
+                and not 0 <= int(read.min()) <= int(read.max()) < num_blocks
+            ):
                 what = f"tokens in blocks of block_table[{bounds[g]}] with ids in [0, {num_blocks})"
-                raise fail(name, what, read[0].tolist()[-8:])
+                raise fail(f"prefixes[{i}].lens[{g}]", what, read[0].tolist()[-8:])
 
 
 def cascade_pays(
@@ -224,7 +252,7 @@ def cascade_pays(
         num_sharing: sequences of the group.
         shared_len: tokens they share.
         num_kv_heads, head_dim, kv_itemsize: of the cache, on this device.
-        launch_bytes: what the device reads in the time a level costs; 1 MiB on a CPU.
+        launch_bytes: what the device reads in the time a level costs; about 8 MiB on a CPU.
 
     >>> cascade_pays(64, 16384, num_kv_heads=8, head_dim=128, kv_itemsize=2)
     True

@@ -6,11 +6,11 @@ from torch import Tensor
 
 from blocks._checks import check_dtype, check_same_device, check_shape, expects_tensors
 from blocks._work import Work
-from blocks.attention import _launch, reference
+from blocks.attention import _cpu, _launch, reference
 from blocks.attention._layout import REFERENCE_DTYPES, choose
 from blocks.attention.output import AttentionOutput
 
-HAS = ("triton", "reference")
+HAS = ("native", "triton", "reference")
 
 
 @expects_tensors
@@ -28,7 +28,7 @@ def merge_states(
     Args:
         outputs: normalised output of each state.
         lses: natural logarithm of each state's softmax denominator, float32.
-        impl: ``reference`` or ``triton``.
+        impl: ``reference``, ``native`` or ``triton``.
 
     Returns:
         Output in the dtype of ``outputs`` and the LSE of the union, float32.
@@ -51,8 +51,11 @@ def merge_states(
     check_same_device(outputs=outputs, lses=lses)
     if outputs.shape[0] == 0:
         raise ValueError("outputs: expected at least one state, got 0; there is nothing to merge")
-    if choose(impl, HAS, outputs, lses) == "triton":
+    how = choose(impl, HAS, outputs, lses)
+    if how == "triton":
         return _launch.merge(outputs, lses, outputs.dtype)
+    if how == "native":
+        return _cpu.merge(outputs, lses, outputs.dtype)
     return reference.merge_states(outputs, lses)
 
 

@@ -193,7 +193,7 @@ def test_token_by_token_decode_is_prefill(impl):
     assert_close(torch.cat(rows), prefill(*case.packed, impl=impl))
 
 
-@pytest.mark.parametrize("impl", ["reference", "triton"])
+@pytest.mark.parametrize("impl", ["reference", "native", "triton"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_merging_is_attention_over_the_union_in_any_order(impl, dtype):
     case = paged_case([6], [30], dtype=torch.float32)

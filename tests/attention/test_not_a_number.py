@@ -52,7 +52,7 @@ def test_a_sink_does_not_hide_it(impl):
     assert_only_the_first_is_lost(result)
 
 
-@pytest.mark.parametrize("impl", ["reference", "triton"])
+@pytest.mark.parametrize("impl", ["reference", "native", "triton"])
 @pytest.mark.parametrize("spoilt_state", [0, 1])
 def test_merging_keeps_it(impl, spoilt_state):
     outputs, lses = torch.ones(2, 2, 1, 16), torch.zeros(2, 2, 1)
