@@ -35,7 +35,7 @@ def _run(x: Tensor, activation: str, gated: bool, impl: str) -> Tensor:
     elif num_rows:
         from blocks.ops._triton.activation import _activation_kernel
 
-        launch: Any = _activation_kernel[_grid(num_rows, hidden_size, gated)]
+        launch: Any = _activation_kernel[_grid(num_rows, hidden_size)]
         launch(x, y, hidden_size, ACTIVATION=activation, GATED=gated, TILE=TILE)
     return y
 
@@ -55,7 +55,7 @@ def _backward(dy: Tensor, x: Tensor, activation: str, gated: bool, impl: str) ->
     elif num_rows:
         from blocks.ops._triton.activation import _activation_backward_kernel
 
-        launch: Any = _activation_backward_kernel[_grid(num_rows, hidden_size, gated)]
+        launch: Any = _activation_backward_kernel[_grid(num_rows, hidden_size)]
         launch(dy, x, dx, hidden_size, ACTIVATION=activation, GATED=gated, TILE=TILE)
     return dx
 
@@ -86,9 +86,8 @@ ACTIVATION = Operation(
 """x, activation, gated, impl to one output."""
 
 
-def _grid(num_rows: int, hidden_size: int, gated: bool) -> tuple[int, ...]:
-    tiles = -(-hidden_size // TILE)
-    return (num_rows, tiles) if gated else (tiles,)
+def _grid(num_rows: int, hidden_size: int) -> tuple[int]:
+    return (num_rows * -(-hidden_size // TILE),)
 
 
 @functools.cache

@@ -26,7 +26,7 @@ class BackwardTiles(NamedTuple):
 
     rows, hidden: of a tile; hidden covers the row.
     reread: take the tile from the cache a second time, where registers cannot hold it.
-    num_stages: 2 to have the next tile on its way while one is computed, else 1.
+    num_stages: tiles on their way while one is computed, and that one.
     num_warps: of a program.
     programs: per processor, as many as its registers have room for.
     """
@@ -61,13 +61,18 @@ def norm_tiles(hidden_size: int) -> tuple[int, int, int]:
     return tile_rows, tile_hidden, num_warps
 
 
-def norm_backward_tiles(hidden_size: int) -> BackwardTiles:
-    """Whole rows, several where they are short; a thread holds 16 columns, 32 of the widest."""
+def norm_backward_tiles(hidden_size: int, itemsize: int) -> BackwardTiles:
+    """Whole rows, several where they are short; a thread holds 16 columns, 32 of the widest.
+
+    Two further tiles are on their way where registers allow it: a processor of an H200 has to wait
+    for some 30 KB at any time to keep its share of the memory busy.
+    """
     hidden = 1 << max(hidden_size - 1, 0).bit_length()
     rows = max(1, min(32, 2048 // hidden))
     reread = hidden > 8192
+    num_stages = 1 if reread else 2 if hidden * itemsize > 16384 else 3
     num_warps = max(4, min(16, hidden // 512))
-    return BackwardTiles(rows, hidden, reread, 1 if reread else 2, num_warps, 16 // num_warps)
+    return BackwardTiles(rows, hidden, reread, num_stages, num_warps, 16 // num_warps)
 
 
 def triton_norm(
@@ -159,7 +164,7 @@ def _backward(
     from blocks.ops._triton.norm_backward import _norm_backward_kernel
 
     hidden_size, num_rows = x.shape[-1], rstd.numel()
-    tiles = norm_backward_tiles(hidden_size)
+    tiles = norm_backward_tiles(hidden_size, x.element_size())
     num_programs = min(-(-num_rows // tiles.rows), tiles.programs * num_processors(x.device))
     parts = _parts(num_programs, hidden_size, rstd, has_bias)
     launch: Any = _norm_backward_kernel[(num_programs,)]

@@ -182,7 +182,7 @@ def _triton_rope(
     tile_heads, tile_half, tile_rest = rope_tiles(half, 0 if inplace else head_dim - 2 * half)
     tiles = -(-num_heads // tile_heads) + -(-num_kv_heads // tile_heads)
     if num_tokens > 0:
-        launch: Any = _rope_kernel[(num_tokens, tiles)]
+        launch: Any = _rope_kernel[(num_tokens * tiles,)]
         launch(
             *(part for x in (*read, *written) for part in (x, *x.stride()[:2])),
             positions.contiguous(),

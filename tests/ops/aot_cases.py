@@ -56,7 +56,7 @@ def norm(
 def norm_backward(
     name: str, hidden_size: int, *, residual: bool, layer: bool = False, dtype: str = "*bf16"
 ) -> AotCase:
-    tiles = norm_backward_tiles(hidden_size)
+    tiles = norm_backward_tiles(hidden_size, 4 if dtype == "*fp32" else 2)
     even = hidden_size % 16 == 0
     signature = dict.fromkeys(("dy_ptr", "x_ptr", "weight_ptr", "dx_ptr"), dtype)
     signature |= {"rstd_ptr": "*fp32", "dweight_ptr": "*fp32"}

@@ -135,7 +135,7 @@ def test_rows_as_wide_as_they_come(kind: str, monkeypatch) -> None:
 
 def test_rows_that_are_read_twice(monkeypatch) -> None:
     monkeypatch.setattr(_norm_triton, "TILE_SUMS", 4096)
-    assert _norm_triton.norm_backward_tiles(8208).reread
+    assert _norm_triton.norm_backward_tiles(8208, 2).reread
     assert not _norm_triton.is_wide(8208, 2, "rms backward")
     given = inputs(5, 8208, torch.float16)
     actual = gradients("rms", "triton", given, with_residual=True)

@@ -32,13 +32,18 @@ def _activate(x, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def _own_tile(hidden_size, GATED: tl.constexpr, TILE: tl.constexpr):
-    """Row and columns this program owns, in a grid of (rows, tiles) when GATED, else (tiles,)."""
+    """Row and columns this program owns: all tiles of a row come one after the other.
+
+    Without GATED there is one long row.
+    """
+    program = tl.program_id(0)
     if GATED:
-        row = tl.program_id(0).to(tl.int64)
-        columns = tl.program_id(1) * TILE + tl.arange(0, TILE)
+        tiles = tl.cdiv(hidden_size, TILE)
+        row = (program // tiles).to(tl.int64)
+        columns = program % tiles * TILE + tl.arange(0, TILE)
     else:
         row = tl.zeros([], tl.int64)
-        columns = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
+        columns = program.to(tl.int64) * TILE + tl.arange(0, TILE)
     return row, columns, columns < hidden_size
 
 
@@ -51,7 +56,7 @@ def _activation_kernel(
     GATED: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """One program owns TILE neighbouring results of one row; without GATED all is one long row."""
+    """One program owns TILE neighbouring results of one row; grid: (rows * tiles of a row,)."""
     row, columns, mask = _own_tile(hidden_size, GATED, TILE)
     in_ptr = x_ptr + row * (2 if GATED else 1) * hidden_size + columns
     x = tl.load(in_ptr, mask=mask, other=0.0).to(tl.float32)

@@ -71,12 +71,14 @@ def _rope_kernel(
 ):
     """One program owns TILE_HEADS heads of one token, of the query first, then of the key.
 
-    Grid: (num_tokens, tiles of query heads + tiles of key heads). TILE_HALF covers half; TILE_REST
-    covers the dimensions that do not turn, and is 0 where there are none or they stay in place.
-    INVERSE turns back, which is also the gradient of turning.
+    Grid: num_tokens * (tiles of query heads + tiles of key heads), those of a token side by side.
+    TILE_HALF covers half; TILE_REST covers the dimensions that do not turn; 0 where there are none
+    or they stay in place. INVERSE turns back, which is also the gradient of turning.
     """
-    token = tl.program_id(0).to(tl.int64)
-    tile = tl.program_id(1)
+    query_tiles = tl.cdiv(num_heads, TILE_HEADS)
+    tiles = query_tiles + tl.cdiv(num_kv_heads, TILE_HEADS)
+    token = (tl.program_id(0) // tiles).to(tl.int64)
+    tile = tl.program_id(0) % tiles
     pairs = tl.arange(0, TILE_HALF)
     position = tl.load(positions_ptr + token).to(tl.int64)
     row_ptr = cos_sin_ptr + position * 2 * half + pairs
@@ -84,7 +86,6 @@ def _rope_kernel(
     sin = tl.load(row_ptr + half, mask=pairs < half, other=0.0)
     if INVERSE:
         sin = -sin
-    query_tiles = tl.cdiv(num_heads, TILE_HEADS)
     if tile < query_tiles:
         _turn_heads(
             query_ptr + token * stride_query_token,
