@@ -80,7 +80,6 @@ def install() -> NoDriver:
 def calls() -> dict[str, Callable[[], object]]:
     """One eager call of each kind at Llama-3-8B's heads."""
     from blocks.attention import paged_decode, prefill
-    from blocks.ops import rms_norm
 
     dtype = torch.bfloat16
     one = torch.randn(16, 32, 128).to(dtype)
@@ -90,19 +89,17 @@ def calls() -> dict[str, Callable[[], object]]:
     key_cache, value_cache = torch.randn(2, 64, 16, 8, 128).to(dtype)
     table = torch.arange(64, dtype=torch.int32).view(16, 4)
     lens = torch.full((16,), 64, dtype=torch.int32)
-    hidden, weight = torch.randn(16, 4096).to(dtype), torch.randn(4096).to(dtype)
     return {
         "paged_decode": lambda: paged_decode(
             one, key_cache, value_cache, table, lens, num_splits=1, impl="triton"
         ),
         "prefill, one sequence": lambda: prefill(query, keys, values, bounds, impl="triton"),
         "prefill, packed": lambda: prefill(query, keys, values, many, impl="triton"),
-        "rms_norm": lambda: rms_norm(hidden, weight, impl="triton"),
     }
 
 
 def median_us(call: Callable[[], object], rounds: int = 3000) -> float:
-    """Median thread time of one call [us]."""
+    """Median time of one call [us]."""
     call()
     spent = []
     with torch.no_grad():
@@ -114,8 +111,34 @@ def median_us(call: Callable[[], object], rounds: int = 3000) -> float:
     return spent[len(spent) // 2] / 1e3
 
 
-def measure() -> dict[str, float]:
-    """Median microseconds a call, in a fresh process without Triton's interpreter."""
+def parts(call: Callable[[], object]) -> dict[str, float]:
+    """Microseconds of a whole call, of its launch, and of the same launch made by Triton alone."""
+    from blocks import _launch
+    from blocks.attention import _launch as attention
+    from blocks.attention import _launch_tma
+
+    launches: list[tuple[Any, ...]] = []
+
+    def watch(kernel: Any, *arguments: Any, **options: Any) -> None:
+        launches.append((kernel, arguments, options))
+        _launch.launch(kernel, *arguments, **options)
+
+    attention.launch = _launch_tma.launch = watch
+    call()
+    attention.launch = _launch_tma.launch = _launch.launch
+    ((kernel, arguments, options),) = launches
+    grid, tensors, numbers, constants = arguments
+
+    def by_triton() -> None:
+        kernel[grid](*tensors, *numbers, **constants, **options)
+
+    found = {"call": call, "launch": lambda: _launch.launch(kernel, *arguments, **options)}
+    found["triton"] = by_triton
+    return {name: round(median_us(run), 2) for name, run in found.items()}
+
+
+def measure() -> dict[str, dict[str, float]]:
+    """``parts`` of every call, in a fresh process without Triton's interpreter."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "benches.launch_cost"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
@@ -125,4 +148,4 @@ def measure() -> dict[str, float]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     install()
-    print(json.dumps({name: round(median_us(call), 2) for name, call in calls().items()}))
+    print(json.dumps({name: parts(call) for name, call in calls().items()}))

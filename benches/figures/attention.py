@@ -14,6 +14,7 @@ from benches.bench_attention import contiguous, inputs, sizes
 from benches.bench_paged import STORED, quantised_inputs, shared_inputs, tree_inputs
 from benches.figures import _kernels
 from benches.figures.row import Measured, Row
+from benches.launch_cost import measure as measure_launches
 from benches.shapes import LLAMA_200M, TINY
 from blocks.attention import (
     cascade_decode,
@@ -26,6 +27,7 @@ from blocks.attention import (
 from tests.aot import SHARED_LIMIT, compile_all
 
 COMMAND = "python -m benches.figures --area attention"
+LAUNCH_COMMAND = "python -m benches.launch_cost"
 DEVICE = torch.device("cpu")
 
 
@@ -175,6 +177,23 @@ def kernel_resources() -> Measured:
     return Measured("; ".join(cells), fits and "HGMMA" in reports[shown[0]].opcodes)
 
 
+def launch_cost() -> Measured:
+    found = launch_costs()
+    worst = max(parts["launch"] for parts in found.values())
+    triton = max(parts["triton"] for parts in found.values())
+    return Measured(f"{worst:.1f} us ({triton:.1f} by Triton's own dispatch)", worst <= 8)
+
+
+def call_cost() -> Measured:
+    shown = [f"{name} {parts['call']:.1f} us" for name, parts in launch_costs().items()]
+    return Measured("; ".join(shown), None)
+
+
+@functools.cache
+def launch_costs() -> dict[str, dict[str, float]]:
+    return measure_launches()
+
+
 def rows() -> Iterator[Row]:
     shape = "8 sequences x 2,048 tokens, 16/4 heads x 64, bf16, cold caches"
     yield Row(
@@ -229,5 +248,18 @@ def rows() -> Iterator[Row]:
         "fits",
         COMMAND,
         kernel_resources,
+    )
+    yield Row(
+        "host cost per launch on sm_90, the driver call left out (driver and device questions "
+        "replaced, tensors in host memory; the slowest of paged_decode and prefill)",
+        "<= 8 us",
+        LAUNCH_COMMAND,
+        launch_cost,
+    )
+    yield Row(
+        "the same for the whole Python call: checks, choices, output memory, launch",
+        "",
+        LAUNCH_COMMAND,
+        call_cost,
     )
     yield from _kernels.rows("attention", ("D", "P", "T", "H"))

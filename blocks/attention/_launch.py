@@ -30,11 +30,13 @@ def attend(
     *,
     causal: bool = True,
     return_lse: bool = False,
+    batch_invariant: bool = False,
     form: str | None = None,
 ) -> Any:
     """``prefill`` (no block_table; ``lens`` are running sums) and ``paged_extend``.
 
     ``form`` is the table's to choose: ``tma_ws`` for the packed calls ``_launch_tma.takes`` allows.
+    With ``batch_invariant`` both operations have the same form and tiles, whatever the call.
     """
     from blocks.attention._triton.attend import _attend_kernel
 
@@ -48,15 +50,15 @@ def attend(
     lse = output.new_empty((num_tokens, num_heads), dtype=torch.float32) if return_lse else None
     num_seqs = cu_seqlens_q.shape[0] - 1
     if num_tokens and num_seqs:
-        if paged or not _launch_tma.takes(query, key, value):
+        if paged or batch_invariant or not _launch_tma.takes(query, key, value):
             form = "pointer"
         tiles = _tiles.choose_tiles(
-            "extend" if paged else "prefill",
+            "extend" if paged or batch_invariant else "prefill",
             _tiles.chip(query.device),
             query.dtype,
             head_dim,
             group,
-            key.shape[1] if paged else None,
+            key.shape[1] if paged and not batch_invariant else None,
             key.dtype,
             form,
         )
