@@ -19,8 +19,8 @@ PREFILL = tune.Call("sm_90", "prefill", ("bf16", "fp16"), tune.SAME, 128)
 GOOD, SPILLS, BIG = Tiles(16, 32, 4, 2), Tiles(16, 64, 4, 2), Tiles(16, 128, 4, 2)
 
 
-def report(tiles: Tiles, chip: str = "sm_80", registers: int = 100, **what) -> AotReport:
-    return AotReport(str(tiles), chip, registers, **({"spills": 0, "shared_bytes": 40_000} | what))
+def report(tiles, chip="sm_80", registers=100, *, spills=0, shared_bytes=40_000) -> AotReport:
+    return AotReport(str(tiles), chip, registers, spills, shared_bytes)
 
 
 def one_at_a_time() -> concurrent.futures.Executor:
@@ -61,10 +61,9 @@ def test_one_cache_dtype_that_spills_is_enough(monkeypatch):
 
 def test_ranking_by_report():
     short, long = Tiles(16, 32, 4, 2), Tiles(16, 64, 4, 2)
-    asked = {"shared_bytes": 4_000}  # 12 programs by registers: bytes asked for decide
-    assert tune.merit(DECODE, long, report(long, **asked)) > tune.merit(
-        DECODE, short, report(short, registers=250, **asked)
-    )
+    few = report(short, registers=250, shared_bytes=4_000)  # two programs: too little asked for
+    many = report(long, shared_bytes=4_000)
+    assert tune.merit(DECODE, long, many) > tune.merit(DECODE, short, few)
     two, one = Tiles(128, 64, 8, 3), Tiles(128, 64, 8, 2)
     assert tune.merit(PREFILL, two, report(two, "sm_90", 120)) > tune.merit(
         PREFILL, one, report(one, "sm_90", 200)
