@@ -57,6 +57,10 @@ class Rule:
         if self.dtype == torch.int64 and (dtype.is_floating_point or dtype == torch.bool):
             raise TypeError(f"{self.name} dtype: expected integers, got {dtype}")
 
+    def kernel_number(self, value: float | int) -> float | int:
+        """A number as a kernel argument of the rule's kind."""
+        return float(value) if self.dtype.is_floating_point else int(value)
+
     def check_range(self, values: Tensor) -> None:
         """Refuse values out of bounds, unless they are on an accelerator: looking synchronises."""
         if self.low is None or values.device.type != "cpu" or values.numel() == 0:
@@ -147,9 +151,9 @@ def sample(
             return _native_sample(logits, parameters)
         for rule, values in zip(RULES, parameters, strict=True):
             rule.check_range(values)
-        parameters = tuple(p.to(logits.device, non_blocking=True) for p in parameters)
         if chosen == "triton":
-            return _triton_sample(logits, parameters)
+            return _triton_sample(logits, given, parameters)
+        parameters = tuple(p.to(logits.device, non_blocking=True) for p in parameters)
         return reference.sample(logits, *parameters)
 
 
@@ -183,7 +187,10 @@ def _functions() -> dict[torch.dtype, Callable[..., int]]:
     return functions("sampling", "sample", "pnpppppppnn", c_int)
 
 
-def _triton_sample(logits: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
+def _triton_sample(
+    logits: Tensor, given: tuple[PerRow, ...], parameters: tuple[Tensor, ...]
+) -> Tensor:
+    """A number for all rows travels with the launch; anything else is sent to the device."""
     from blocks.ops._triton.sampling import _sample_kernel
 
     num_rows, vocab_size = logits.shape
@@ -192,17 +199,24 @@ def _triton_sample(logits: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
     tiles = sample_tiles(vocab_size)
     maxima = torch.empty(num_rows, tiles["NUM_GROUPS"], device=logits.device)
     groups = torch.empty(num_rows, tiles["MAX_GROUPS"], dtype=torch.int32, device=logits.device)
+    numbers = [isinstance(value, (int, float)) for value in given]
+    passed = (
+        rule.kernel_number(value) if isinstance(value, (int, float))
+        else tensor.to(logits.device, non_blocking=True).contiguous()
+        for rule, value, tensor in zip(RULES, given, parameters, strict=True)
+    )  # fmt: skip
     if num_rows > 0:
         launch: Any = _sample_kernel[(num_rows,)]
         launch(
             logits,
             logits.stride(0),
-            *(p.contiguous() for p in parameters),
+            *passed,
             drawn,
             maxima,
             groups,
             vocab_size,
             **tiles,
+            PER_ROW=sum(1 << place for place, number in enumerate(numbers) if not number),
             num_warps=SAMPLE_WARPS,
         )
     return drawn

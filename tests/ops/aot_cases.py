@@ -181,29 +181,21 @@ def activation(kind: str, *, gated: bool, backward: bool = False) -> AotCase:
     )
 
 
-def sample(name: str, vocab_size: int, dtype: str) -> AotCase:
-    parameters = {
-        "temperature_ptr": "*fp32",
-        "top_k_ptr": "*i64",
-        "top_p_ptr": "*fp32",
-        "min_p_ptr": "*fp32",
-        "seeds_ptr": "*i64",
-        "positions_ptr": "*i64",
-        "drawn_ptr": "*i64",
-        "maxima_ptr": "*fp32",
-        "groups_ptr": "*i32",
-    }
+def sample(name: str, vocab_size: int, dtype: str, *, per_row: bool = True) -> AotCase:
+    """Parameters one per row as a server has them, or a number each for all rows."""
+    parameters = dict.fromkeys(("temperature", "top_p", "min_p"), "fp32")
+    parameters |= dict.fromkeys(("top_k", "seeds", "positions"), "i32")
+    if per_row:
+        parameters = {k: "*fp32" if t == "fp32" else "*i64" for k, t in parameters.items()}
+    scratch = {"drawn_ptr": "*i64", "maxima_ptr": "*fp32", "groups_ptr": "*i32"}
+    pointers = {"logits_ptr": dtype, **(parameters if per_row else {}), **scratch}
+    sizes = {"stride_logits_row": "i32", "vocab_size": "i32"}
     return AotCase(
         name=name,
         kernel=SAMPLE,
-        signature={
-            "logits_ptr": dtype,
-            "stride_logits_row": "i32",
-            **parameters,
-            "vocab_size": "i32",
-        },
-        constexprs=sample_tiles(vocab_size),
-        aligned=("logits_ptr", "stride_logits_row", *parameters, "vocab_size"),
+        signature={**parameters, **pointers, **sizes},
+        constexprs={**sample_tiles(vocab_size), "PER_ROW": 0b111111 if per_row else 0},
+        aligned=(*pointers, *sizes),
         num_warps=SAMPLE_WARPS,
     )
 
@@ -274,7 +266,7 @@ CASES = [
     activation("relu", gated=False, backward=True),
     sample("sample-128k-bf16", 128_256, "*bf16"),
     sample("sample-256k-fp32", 256_000, "*fp32"),
-    sample("sample-32k-fp32", 32_000, "*fp32"),
+    sample("sample-32k-fp32", 32_000, "*fp32", per_row=False),
     logprobs("logprobs-128k-bf16", 128_256, "*bf16"),
     logprobs("logprobs-256k-fp32", 256_000, "*fp32"),
     edit("penalties", penalties=True),

@@ -197,15 +197,25 @@ def _draw_from_groups(
 
 
 @triton.jit
+def _of_row(parameter, row, PER_ROW: tl.constexpr, DTYPE: tl.constexpr):
+    """A parameter of one row: read where there is one for each, or the number for all."""
+    if PER_ROW:
+        value = tl.load(parameter + row).to(DTYPE)
+    else:
+        value = tl.full([], parameter, DTYPE)
+    return value
+
+
+@triton.jit(do_not_specialize=["temperature", "top_k", "top_p", "min_p", "seeds", "positions"])
 def _sample_kernel(
     logits_ptr,  # [num_rows, vocab_size]
     stride_logits_row,
-    temperature_ptr,  # [num_rows] fp32
-    top_k_ptr,  # [num_rows] int64
-    top_p_ptr,  # [num_rows] fp32
-    min_p_ptr,  # [num_rows] fp32
-    seeds_ptr,  # [num_rows] int64
-    positions_ptr,  # [num_rows] int64
+    temperature,  # fp32, one number or a pointer to [num_rows], like the next five
+    top_k,  # integer
+    top_p,  # fp32
+    min_p,  # fp32
+    seeds,  # integer
+    positions,  # integer
     drawn_ptr,  # [num_rows] int64
     maxima_ptr,  # [num_rows, NUM_GROUPS] fp32, scratch
     groups_ptr,  # [num_rows, MAX_GROUPS] int32, scratch
@@ -216,6 +226,7 @@ def _sample_kernel(
     NUM_GROUPS: tl.constexpr,
     MAX_GROUPS: tl.constexpr,
     RACE_TILE: tl.constexpr,
+    PER_ROW: tl.constexpr,  # bit i: the i-th of the six parameters is a pointer
 ):
     """One program draws one row.
 
@@ -228,7 +239,7 @@ def _sample_kernel(
     """
     row = tl.program_id(0).to(tl.int64)
     row_ptr = logits_ptr + row * stride_logits_row
-    temperature = tl.load(temperature_ptr + row)
+    row_temperature = _of_row(temperature, row, (PER_ROW >> 0) & 1, tl.float32)
     maxima = _group_maxima(
         row_ptr, maxima_ptr + row * NUM_GROUPS, vocab_size, NUM_TILES, TILE, GROUP, NUM_GROUPS
     )
@@ -238,22 +249,23 @@ def _sample_kernel(
     best = _first_of(_load_logits(row_ptr, first, vocab_size) == top, first)
     best = tl.where(top == float("-inf"), -1, best)
 
-    if (temperature > 0.0) & (best >= 0):
-        top_k = tl.load(top_k_ptr + row)
-        top_p = tl.load(top_p_ptr + row)
-        min_p = tl.load(min_p_ptr + row)
-        seed = tl.load(seeds_ptr + row).to(tl.uint64, bitcast=True)
-        position = tl.load(positions_ptr + row).to(tl.uint64, bitcast=True)
+    if (row_temperature > 0.0) & (best >= 0):
+        row_top_k = _of_row(top_k, row, (PER_ROW >> 1) & 1, tl.int64)
+        row_top_p = _of_row(top_p, row, (PER_ROW >> 2) & 1, tl.float32)
+        row_min_p = _of_row(min_p, row, (PER_ROW >> 3) & 1, tl.float32)
+        seed = _of_row(seeds, row, (PER_ROW >> 4) & 1, tl.int64).to(tl.uint64, bitcast=True)
+        position = _of_row(positions, row, (PER_ROW >> 5) & 1, tl.int64)
+        position = position.to(tl.uint64, bitcast=True)
         golden = tl.full([], 0x9E3779B97F4A7C15, tl.uint64)
         stream = _mix(_mix(seed + golden) + position * golden)
         threshold = tl.full([], -2139095041, tl.int32)  # the key of minus infinity
         highest = _key(top)
         in_row = groups * GROUP < vocab_size
         kept = in_row
-        has_top_k = (top_k > 0) & (top_k < vocab_size)
+        has_top_k = (row_top_k > 0) & (row_top_k < vocab_size)
         if has_top_k:
             keys = _key(maxima)
-            threshold = _kth_key(keys, in_row, top_k, threshold, highest)
+            threshold = _kth_key(keys, in_row, row_top_k, threshold, highest)
             kept = in_row & (keys >= threshold)
         num_kept = tl.sum(kept.to(tl.int32))
         if has_top_k & (num_kept <= MAX_GROUPS):
@@ -264,16 +276,17 @@ def _sample_kernel(
             listed = tl.arange(0, MAX_GROUPS)
             is_group = listed < num_kept
             best = _draw_from_groups(
-                row_ptr, tl.load(list_ptr + listed, mask=is_group, other=0), is_group, top_k,
-                threshold, highest, top, temperature, top_p, min_p, stream, vocab_size, GROUP,
+                row_ptr, tl.load(list_ptr + listed, mask=is_group, other=0), is_group, row_top_k,
+                threshold, highest, top, row_temperature, row_top_p, row_min_p, stream,
+                vocab_size, GROUP,
             )  # fmt: skip
         else:
             if has_top_k:
                 threshold = _kth_key_of_row(
-                    row_ptr, top_k, threshold, highest, vocab_size, NUM_TILES, TILE
+                    row_ptr, row_top_k, threshold, highest, vocab_size, NUM_TILES, TILE
                 )
             best = _draw_from_row(
-                row_ptr, threshold, highest, top, temperature, top_p, min_p, stream, vocab_size,
-                NUM_TILES * (TILE // RACE_TILE), RACE_TILE,
+                row_ptr, threshold, highest, top, row_temperature, row_top_p, row_min_p, stream,
+                vocab_size, NUM_TILES * (TILE // RACE_TILE), RACE_TILE,
             )  # fmt: skip
     tl.store(drawn_ptr + row, best.to(tl.int64))
