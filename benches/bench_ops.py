@@ -90,3 +90,42 @@ def bench_sample(timed, device, model: ModelShape, num_rows: int, rules: str, op
         model=model.name,
         rules=rules,
     )
+
+
+@pytest.mark.parametrize("num_top", [0, 20])
+@pytest.mark.parametrize("num_rows", ROWS)
+@pytest.mark.parametrize("model", [TINY, LLAMA_200M], ids=named)
+def bench_top_logprobs(timed, device, model: ModelShape, num_rows: int, num_top: int) -> None:
+    logits = 3 * values(device, num_rows, model.vocab_size)
+    token_ids = torch.arange(num_rows, device=device) % model.vocab_size
+    found = ops.top_logprobs(logits, token_ids, num_top)
+    expected = ops.top_logprobs(logits, token_ids, num_top, impl="reference")
+    assert_close(found.chosen, expected.chosen)
+    assert_close(found.top, expected.top)
+    work = ops.top_logprobs_work(num_rows, model.vocab_size, num_top, 2)
+    timed(
+        lambda: ops.top_logprobs(logits, token_ids, num_top),
+        work=work,
+        dtype=torch.float32,
+        cold=False,
+        model=model.name,
+    )
+
+
+@pytest.mark.parametrize("num_rows", ROWS)
+def bench_apply_penalties(timed, device: torch.device, num_rows: int) -> None:
+    """500 different tokens a sequence."""
+    logits = values(device, num_rows, LLAMA_200M.vocab_size, dtype=torch.float32)
+    rows = torch.arange(num_rows, device=device).repeat_interleave(500)
+    token_ids = (torch.arange(500, device=device) * 61).repeat(num_rows)
+    counts = torch.arange(len(rows), device=device) % 3
+    settings = {"repetition": 1.1, "presence": 0.1, "frequency": 0.2}
+    given = (rows, token_ids, counts)
+    expected = ops.apply_penalties(logits.cpu(), *(x.cpu() for x in given), **settings)
+    assert_close(ops.apply_penalties(logits.clone(), *given, **settings), expected)
+    timed(
+        lambda: ops.apply_penalties(logits, *given, **settings),
+        work=ops.penalties_work(len(rows), 4),
+        dtype=torch.float32,
+        cold=False,
+    )

@@ -11,6 +11,7 @@ import torch
 
 from benches import machine
 from benches.bench_kv import BLOCK_SIZE, DecodeSteps, cached_prompts, write_arguments
+from benches.bench_kv_write import WriteCase
 from benches.figures import _kernels
 from benches.figures.row import Measured, Row
 from blocks.kv import bytes_per_token, write_kv
@@ -56,6 +57,38 @@ def rows() -> Iterator[Row]:
     yield Row("look-up of 4096 cached tokens", "", BENCH + "match", look_up)
     yield Row("the same look-up again", "", BENCH + "match", look_up_again)
     yield Row("write_kv, 32 tokens, native over torch", ">= 2x", BENCH + "write", write_ratio)
+    write = BENCH.replace("bench_kv", "bench_kv_write")
+    yield Row(
+        "write_kv into int8 with a scale a token, 32 tokens, native over torch",
+        ">= 2x",
+        write + "quantised",
+        functools.partial(quantised_ratio, "int8"),
+    )
+    yield Row(
+        "the same into fp8",
+        ">= 2x",
+        write + "quantised",
+        functools.partial(quantised_ratio, "fp8"),
+    )
+    for num_tokens in (1, 32):
+        yield Row(
+            f"rope_write_kv with norms, {num_tokens} token(s), over norm, rope and write in turn",
+            ">= 1.1x",
+            write + "rope",
+            functools.partial(fused_ratio, num_tokens, "bf16"),
+        )
+    yield Row(
+        "the same into int8, 32 tokens",
+        ">= 1.1x",
+        write + "rope",
+        functools.partial(fused_ratio, 32, "int8"),
+    )
+    yield Row(
+        "tokens in the same memory, int8 with a scale a token over bf16, heads of 128",
+        ">= 1.9x",
+        COMMAND,
+        more_tokens,
+    )
     yield Row(
         "random engine steps, every slot's contents checked: wrong reads",
         "0",
@@ -173,6 +206,41 @@ def write_ratio() -> Measured:
     native, plain = times["native"] * 1e6, times["torch"] * 1e6
     text = f"{plain / native:.1f}x ({native:.1f} against {plain:.1f} us)"
     return Measured(text, plain / native >= 2)
+
+
+def quantised_ratio(cache: str) -> Measured:
+    """Warm, as `write_ratio`."""
+    case = WriteCase("llama200m", 32, torch.device("cpu"), cache=cache, normed=False)
+    times = machine.race(
+        {
+            "native": lambda: case.write(case.key, "native"),
+            "torch": lambda: case.write(case.key, "torch"),
+        },
+        torch.device("cpu"),
+        rounds=200,
+        cold=False,
+    )
+    native, plain = times["native"] * 1e6, times["torch"] * 1e6
+    text = f"{plain / native:.1f}x ({native:.1f} against {plain:.1f} us)"
+    return Measured(text, plain / native >= 2)
+
+
+def fused_ratio(num_tokens: int, cache: str) -> Measured:
+    """Warm; heads of the 200M Llama, with Qwen3's norms."""
+    case = WriteCase("llama200m", num_tokens, torch.device("cpu"), cache=cache, normed=True)
+    calls = {"fused": case.fused, "unfused": case.unfused}
+    with torch.inference_mode():
+        times = machine.race(calls, torch.device("cpu"), rounds=300, cold=False)
+    fused, unfused = times["fused"] * 1e6, times["unfused"] * 1e6
+    text = f"{unfused / fused:.2f}x ({fused:.1f} against {unfused:.1f} us)"
+    return Measured(text, unfused / fused >= 1.1)
+
+
+def more_tokens() -> Measured:
+    sizes = (32, 8, 128)
+    plain = bytes_per_token(*sizes, torch.bfloat16)
+    ratio = plain / bytes_per_token(*sizes, torch.int8, "token")
+    return Measured(f"{ratio:.2f}x", ratio >= 1.9)
 
 
 def wrong_reads(num_steps: int = 100_000) -> Measured:

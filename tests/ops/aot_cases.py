@@ -183,12 +183,12 @@ def activation(kind: str, *, gated: bool, backward: bool = False) -> AotCase:
 
 def sample(name: str, vocab_size: int, dtype: str, *, per_row: bool = True) -> AotCase:
     """Parameters one per row as a server has them, or a number each for all rows."""
-    parameters = dict.fromkeys(("temperature", "top_p", "min_p"), "fp32")
+    parameters: dict[str, str] = dict.fromkeys(("temperature", "top_p", "min_p"), "fp32")
     parameters |= dict.fromkeys(("top_k", "seeds", "positions"), "i32")
     if per_row:
         parameters = {k: "*fp32" if t == "fp32" else "*i64" for k, t in parameters.items()}
     scratch = {"drawn_ptr": "*i64", "maxima_ptr": "*fp32", "groups_ptr": "*i32"}
-    pointers = {"logits_ptr": dtype, **(parameters if per_row else {}), **scratch}
+    pointers = {"logits_ptr": dtype, **scratch} | (parameters if per_row else {})
     sizes = {"stride_logits_row": "i32", "vocab_size": "i32"}
     return AotCase(
         name=name,
