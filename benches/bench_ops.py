@@ -3,6 +3,8 @@
 Norms stand in ``bench_norm.py``, training steps of all in ``bench_gradients.py``.
 """
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -119,7 +121,7 @@ def bench_apply_penalties(timed, device: torch.device, num_rows: int) -> None:
     rows = torch.arange(num_rows, device=device).repeat_interleave(500)
     token_ids = (torch.arange(500, device=device) * 61).repeat(num_rows)
     counts = torch.arange(len(rows), device=device) % 3
-    settings = {"repetition": 1.1, "presence": 0.1, "frequency": 0.2}
+    settings: dict[str, Any] = {"repetition": 1.1, "presence": 0.1, "frequency": 0.2}
     given = (rows, token_ids, counts)
     expected = ops.apply_penalties(logits.cpu(), *(x.cpu() for x in given), **settings)
     assert_close(ops.apply_penalties(logits.clone(), *given, **settings), expected)
