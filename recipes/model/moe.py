@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from blocks import ops
 from recipes.model.config import ModelConfig
-from recipes.model.mlp import GATED_ACTIVATIONS
 from recipes.model.parts import Linear
 
 
@@ -25,23 +24,19 @@ class MixtureMLP(nn.Module):
         self.router = Linear(hidden, experts, False, dtype)
         self.gate_up = nn.Parameter(torch.empty(experts, 2 * inner, hidden, dtype=dtype))
         self.down = nn.Parameter(torch.empty(experts, hidden, inner, dtype=dtype))
-        self.activation = GATED_ACTIVATIONS[config.activation]
+        self.activation = config.activation
         self.top_k = config.num_experts_per_token
 
     def forward(self, x: Tensor) -> Tensor:
-        weights, chosen = route(self.router(x), self.top_k)  # [num_tokens, top_k] each
-        out = torch.zeros_like(x)
-        for expert in chosen.unique().tolist():
-            tokens, rank = torch.where(chosen == expert)
-            y = self._expert(expert, x[tokens]) * weights[tokens, rank, None]
-            out = out.index_add(0, tokens, y.to(x.dtype))
-        return out
-
-    def _expert(self, expert: int, x: Tensor) -> Tensor:
-        return ops.linear(self.activation(ops.linear(x, self.gate_up[expert])), self.down[expert])
+        routing = ops.route(self.router(x), self.top_k)
+        x, gate_up, down = _autocast(x, self.gate_up, self.down)
+        return ops.moe(x, gate_up, down, routing, activation=self.activation)
 
 
-def route(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Weights (float32, summing to one) and indices of each token's ``top_k`` experts."""
-    weights, chosen = scores.float().softmax(-1).topk(top_k, dim=-1)
-    return weights / weights.sum(-1, keepdim=True), chosen
+def _autocast(x: Tensor, *matrices: Tensor) -> tuple[Tensor, ...]:
+    """What autocast does to torch's products, for one it does not know."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind):
+        return (x, *matrices)
+    dtype = torch.get_autocast_dtype(kind)
+    return tuple(t.to(dtype) for t in (x, *matrices))

@@ -100,12 +100,16 @@ void tile(const Problem<T>& p, const uint8_t* stored, int64_t out, int64_t row) 
 
 template <class F, class T, int R>
 void pass(const Problem<T>& p, const uint8_t* stored, int64_t out, int64_t row, int64_t size) {
-    switch (size) {
-        case 1: return tile<F, T, R, 1>(p, stored, out, row);
-        case 2: return tile<F, T, R, 2>(p, stored, out, row);
-        case 3: return tile<F, T, R, 3>(p, stored, out, row);
-        case 4: return tile<F, T, R, 4>(p, stored, out, row);
-        default: return tile<F, T, R, kTileRows>(p, stored, out, row);
+    if constexpr (R == 1) {  // the last few outputs: not worth code of their own for each size
+        for (int64_t i = 0; i < size; ++i) tile<F, T, R, 1>(p, stored, out, row + i);
+    } else {
+        switch (size) {
+            case 1: return tile<F, T, R, 1>(p, stored, out, row);
+            case 2: return tile<F, T, R, 2>(p, stored, out, row);
+            case 3: return tile<F, T, R, 3>(p, stored, out, row);
+            case 4: return tile<F, T, R, 4>(p, stored, out, row);
+            default: return tile<F, T, R, kTileRows>(p, stored, out, row);
+        }
     }
 }
 
