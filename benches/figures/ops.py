@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benches import machine
-from benches.figures import _kernels, _ops_gradients
+from benches.figures import _kernels, _ops_gradients, _ops_matrix
 from benches.figures.row import Measured, Row
 from benches.shapes import LLAMA_200M as MODEL
 from blocks import ops
@@ -19,7 +19,7 @@ NUM_LAYERS = 16
 
 
 def rows() -> Iterator[Row]:
-    """Linear at 1, 8 and 32 rows, the small fused operations, their gradients, the sampler."""
+    """Matrix products, the small fused operations, their gradients, the sampler."""
     for num_rows, target in ((1, 1.5), (8, 1.5), (32, 1.0)):
         yield Row(
             f"`linear`, bf16, {num_rows} row(s) against torch's, gate and up of 200M Llama",
@@ -39,6 +39,7 @@ def rows() -> Iterator[Row]:
                 COMMAND,
                 functools.partial(measure, num_rows, target),
             )
+    yield from _ops_matrix.rows()
     yield from _ops_gradients.rows()
     for num_rows in (1, 32):
         yield Row(

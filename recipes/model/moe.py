@@ -1,5 +1,7 @@
 """A mixture of gated MLPs: each token goes through the few experts its router prefers."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +26,8 @@ class MixtureMLP(nn.Module):
         self.router = Linear(hidden, experts, False, dtype)
         self.gate_up = nn.Parameter(torch.empty(experts, 2 * inner, hidden, dtype=dtype))
         self.down = nn.Parameter(torch.empty(experts, hidden, inner, dtype=dtype))
-        self.activation = config.activation
+        assert config.activation != "relu", "families with experts gate with silu or gelu"
+        self.activation: Literal["silu", "gelu", "gelu_tanh"] = config.activation
         self.top_k = config.num_experts_per_token
 
     def forward(self, x: Tensor) -> Tensor:
