@@ -61,6 +61,17 @@ def test_the_environment_names_what_a_number_depends_on():
 
 
 @pytest.mark.gpu
+def test_a_call_that_cannot_be_captured_is_timed_on_the_device_all_the_same():
+    device = torch.device("cuda")
+    x = torch.randn(1 << 26, device=device, requires_grad=True)
+    y = (x * x).sum()
+    backward = lambda: torch.autograd.grad(y, x, retain_graph=True)  # noqa: E731
+    found = machine.interleaved({"backward": backward}, device)["backward"]
+    assert found.kernel is not None
+    assert found.kernel.median_s < found.wall.median_s
+
+
+@pytest.mark.gpu
 def test_kernel_time_is_below_wall_time_and_near_the_peak():
     device = torch.device("cuda")
     x = torch.randn(1 << 28, device=device)
