@@ -30,7 +30,7 @@ def run(name: str, given: dict[str, Any], device: torch.device, **options: Any) 
     """Results and what was written in place, from copies of the inputs on ``device``."""
     copies = moved(given, device)
     found = tensors(operation(name)(**copies, **options))
-    return [*found, *(copies[written] for written in TABLE[name].written)]
+    return [*found, *(t for written in TABLE[name].written for t in tensors(copies[written]))]
 
 
 def assert_same(
