@@ -128,6 +128,19 @@ def test_strided_inputs_and_gradients_are_read_as_they_lie(kind: str, impl: str)
     assert torch.equal(actual[:, 8:40], expected)
 
 
+@pytest.mark.parametrize("kind", GATED)
+@pytest.mark.parametrize("hidden", [16, 32, 37])
+def test_a_row_of_several_tiles(kind: str, hidden: int, monkeypatch) -> None:
+    monkeypatch.setattr(_activation, "TILE", 16)
+    gate_up, dy = rows(0, 3, 2 * hidden), rows(1, 3, hidden)
+    function = functools.partial(GATED[kind][0], impl="triton")
+    expected = functools.partial(GATED[kind][0], impl="reference")
+    assert_close(function(gate_up), expected(gate_up))
+    assert_close(gradient(function, gate_up, dy), gradient(expected, gate_up, dy))
+    plain = functools.partial(gelu, impl="triton")
+    assert_close(gradient(plain, gate_up, gate_up), gradient(gelu, gate_up, gate_up))
+
+
 @pytest.mark.parametrize("impl", ["native", "triton"])
 def test_the_operator_keeps_its_promises(impl: str) -> None:
     x = rows(0, 3, 24).requires_grad_()

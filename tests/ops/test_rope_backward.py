@@ -59,6 +59,21 @@ def test_gradients_equal_the_references(
         assert_close(a, e)
 
 
+@pytest.mark.parametrize("counts", [(5, 2), (4, 4), (7, 3)])
+def test_a_token_of_several_tiles(counts: tuple[int, int], monkeypatch) -> None:
+    monkeypatch.setattr(rope, "TILE_PAIRS", 16)
+    assert rope.rope_tiles(8, 0)[0] == 2
+    query, key, dquery, dkey = (heads(i, 3, counts[i % 2], 20) for i in range(4))
+    where = (torch.tensor([5, 0, 3]), rope_table(rope_frequencies(16), 8))
+    found = apply_rope(query, key, *where, impl="triton")
+    for a, e in zip(found, apply_rope(query, key, *where, impl="reference"), strict=True):
+        assert_close(a, e)
+    actual = gradients(query, key, dquery, dkey, *where, impl="triton")
+    expected = gradients(query, key, dquery, dkey, *where, impl="reference")
+    for a, e in zip(actual, expected, strict=True):
+        assert_close(a, e)
+
+
 @pytest.mark.parametrize("impl", FAST)
 def test_turning_the_gradient_forth_gives_it_back(impl) -> None:
     query, key, dquery, dkey = (heads(i, 4, 2, 16) for i in range(4))
