@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 
-from blocks.attention import _launch, _launch_tma, reference
+from blocks.attention import _launch, _launch_tma, _tiles, reference
 from blocks.attention._options import resolve_options
 from tests.attention.paged_case import running_sums
 from tests.attention.test_implementations import SETTINGS, check_close, per_head, upcast
@@ -106,3 +106,58 @@ def test_what_descriptors_cannot_reach_takes_the_pointer_form():
     assert not _launch_tma.takes(q, k[:1].expand(20, -1, -1), v)  # stride of 0
     assert not _launch_tma.takes(q, k[:0], v)
     assert not _launch_tma.takes(q.float(), k.float(), v.float())
+
+
+def test_a_batch_invariant_call_takes_the_tiles_of_extend(monkeypatch):
+    asked = []
+
+    def choose(*arguments):
+        asked.append(arguments)
+        return _tiles.Tiles(16, 64, 4, 1)
+
+    monkeypatch.setattr(_tiles, "choose_tiles", choose)
+    query, keys, values, q_bounds, k_bounds = packed([(4, 4)], (4, 2), 16, torch.float16)
+    options = resolve_options(query, None, None, None, None, None)
+    for invariant in (False, True):
+        tensors = query, keys, values, None, k_bounds, q_bounds, options
+        _launch.attend(*tensors, batch_invariant=invariant)
+    assert [(a[0], a[-1]) for a in asked] == [("prefill", None), ("extend", "pointer")]
+
+
+def test_the_allocator_of_the_caller_is_left_alone():
+    from triton.runtime import _allocation
+
+    before = _allocation._allocator.get()
+    seen = []
+    _launch_tma.with_workspace(
+        lambda: seen.append(_allocation._allocator.get()(256, 128, None)), torch.device("cpu")
+    )
+    assert seen[0].numel() == 256
+    assert _allocation._allocator.get() is before
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("lens", [[4096], [1000, 1, 0, 3000, 129], [128] * 40], ids=str)
+@pytest.mark.parametrize("head_dim", [64, 80, 128, 256])
+def test_on_hopper_it_is_the_pointer_form_and_repeats_its_bits(device, lens, head_dim):
+    if _tiles.chip(device) != "sm_90":
+        return
+    generator = torch.Generator(device).manual_seed(0)
+    query, keys, values = (
+        torch.randn(sum(lens), h, head_dim, device=device, generator=generator).bfloat16()
+        for h in (16, 4, 4)
+    )
+    bounds = running_sums(lens, device)
+    options = resolve_options(query, None, None, None, None, None)
+    both = {
+        form: [
+            _launch.attend(
+                query, keys, values, None, bounds, bounds, options, return_lse=True, form=form
+            )
+            for _ in range(5)
+        ]
+        for form in ("tma_ws", "pointer")
+    }
+    first, *others = both["tma_ws"]
+    assert all(torch.equal(first.output, other.output) for other in others)
+    check_close(first, both["pointer"][0])
