@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from blocks import _checks
+from blocks._autograd import must_trace
 from blocks._impl import Impl, choose_impl
 from blocks._work import Work
 from blocks.ops import reference
-from blocks.ops._autograd import must_trace
 from blocks.ops._library import choose, functions
 
 HAS = ("reference", "torch")
