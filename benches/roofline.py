@@ -76,11 +76,13 @@ def draw(results: Results, entries: list[Entry]) -> Any:
             fontsize=9,
             color="0.25",
         )
+    middle = (left * top / bandwidth) ** 0.5  # of the slope, on a logarithmic axis
     axes.annotate(
         f"{bandwidth / 1e9:,.0f} GB/s",
-        (left, left * bandwidth),
-        xytext=(14, 30),
+        (middle, middle * bandwidth),
+        xytext=(-8, 4),
         textcoords="offset points",
+        ha="right",
         fontsize=9,
         color="0.25",
     )
