@@ -89,6 +89,25 @@ def drafts() -> dict[str, Any]:
     return {**extend(), "tree_mask": torch.tensor([1, 3, 1, 3, 5])}
 
 
+def token_slice() -> dict[str, Any]:
+    """Tokens 3 to 5 of a sequence whose buffers hold 7."""
+    return {
+        "query": normal(2, 4, 32),
+        "key": normal(7, 2, 32),
+        "value": normal(7, 2, 32) + 1,
+        "start": 3,
+    }
+
+
+def slice_gradients() -> dict[str, Any]:
+    from blocks.attention import reference
+
+    given = token_slice()
+    output, lse = reference.slice_attention(**given)
+    sums = {"grad_key": normal(7, 2, 32) + 2, "grad_value": normal(7, 2, 32) + 3}
+    return {"grad_output": normal(2, 4, 32), **given, "output": output, "lse": lse, **sums}
+
+
 def latents() -> dict[str, Any]:
     given = paged()
     del given["key_cache"], given["value_cache"]
@@ -159,6 +178,10 @@ TABLE = {
     "attention.paged_decode": Operation(paged, "paged_decode_work"),
     "attention.paged_extend": Operation(extend, "paged_extend_work"),
     "attention.prefill": Operation(packed, "prefill_work"),
+    "attention.slice_attention": Operation(token_slice, "slice_attention_work"),
+    "attention.slice_attention_backward": Operation(
+        slice_gradients, "slice_attention_backward_work", written=("grad_key", "grad_value")
+    ),
     "attention.tree_decode": Operation(drafts, "tree_decode_work"),
     "attention.tree_mask_from_parents": Operation(
         lambda: {"parents": int32(-1, 0, -1, 0, 0), "cu_seqlens_q": int32(0, 2, 5)},

@@ -75,3 +75,30 @@ def attention_work(
         flops=4 * pairs * num_heads * head_dim,
         bytes=rows * head_dim * itemsize + key_bytes + stored.scale_bytes(keys, num_kv_heads),
     )
+
+
+def backward_work(
+    query_lens: Sequence[int],
+    key_lens: Sequence[int],
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    itemsize: int,
+    window: int | None,
+    causal: bool = True,
+    accumulated: bool = False,
+) -> Work:
+    """Five products a visible pair and head: 2.5 times the forward.
+
+    Queries, outputs and both their gradients once; seen keys and values read, their gradients
+    written, or read and written in float32 when ``accumulated``.
+    """
+    sizes = (num_heads, num_kv_heads, head_dim, itemsize, window, causal)
+    forward = attention_work(query_lens, key_lens, *sizes)
+    keys = sum(read_keys(q, k, window) for q, k in zip(query_lens, key_lens, strict=True))
+    rows = 4 * sum(query_lens) * num_heads * head_dim * itemsize
+    per_key = itemsize + (8 if accumulated else itemsize)
+    return Work(
+        flops=forward.flops * 5 // 2,
+        bytes=rows + 2 * keys * num_kv_heads * head_dim * per_key,
+    )

@@ -28,12 +28,18 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 REFERENCE_DTYPES = (*DTYPES, torch.float64)
 
 
-def choose(impl: str | None, has: tuple[str, ...], query: Tensor, *others: Tensor) -> str:
+def choose(
+    impl: str | None,
+    has: tuple[str, ...],
+    query: Tensor,
+    *others: Tensor,
+    differentiable: tuple[str, ...] = ("reference", "torch"),
+) -> str:
     """``choose_impl`` for this block: float64 is for the differentiable implementations."""
     grad = torch.is_grad_enabled() and (query.requires_grad or any(t.requires_grad for t in others))
     if query.dtype == torch.float64:
         has = tuple(name for name in has if name in ("torch", "reference"))
-    return choose_impl(impl, has, query, grad=grad)
+    return choose_impl(impl, has, query, grad=grad, differentiable=differentiable)
 
 
 def check_num_splits(num_splits: int | None, how: str, batch_invariant: bool) -> None:

@@ -3,15 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
+from blocks._autograd import must_trace
 from blocks._checks import expects_tensors, fail
 from blocks._work import Work
-from blocks.attention import _cpu, _launch, _torch, reference
-from blocks.attention._count import attention_work
+from blocks.attention import _packed, _torch, reference
+from blocks.attention._count import attention_work, backward_work
 from blocks.attention._layout import check_bounds, check_packed, choose
 from blocks.attention._options import resolve_options
+from blocks.attention._packed import PREFILL
+from blocks.attention.output import AttentionOutput
 
 HAS = ("native", "triton", "torch", "reference")
 
@@ -39,8 +43,9 @@ def prefill(
     ``key_len - query_len + i`` and, when ``causal``, sees the keys up to it. A query that sees no
     key gets zeros and an LSE of -inf. Scores and sums are float32.
 
-    With gradients the ``torch`` implementation is taken: ``scaled_dot_product_attention``, or the
-    eager formula when softcap, sinks, alibi_slopes or return_lse is asked for.
+    Differentiable in query, key, value, sinks and alibi_slopes, through the LSE too, in every
+    implementation; the backward recomputes scores from the LSE, so it needs no more memory than
+    the inputs. It uses no atomics: the same call gives the same bits.
 
     Args:
         query: new tokens of all sequences, one after the other; only head_dim need be contiguous.
@@ -55,7 +60,8 @@ def prefill(
         sinks: per head, a logit that takes weight and adds nothing.
         alibi_slopes: per head, ``slope * distance`` is taken off the score, after softcap.
         return_lse: return an ``AttentionOutput`` instead of the output alone.
-        impl: ``reference``, ``torch``, ``native`` (C++, CPU) or ``triton``.
+        impl: ``reference``, ``torch``, ``native`` (C++, CPU; its backward is made of torch calls)
+            or ``triton``.
 
     Returns:
         Output of query's shape and dtype, or ``AttentionOutput(output, lse)``.
@@ -76,52 +82,35 @@ def prefill(
     options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
     if window is not None and not causal:
         raise fail("window", "None when causal=False", window, "a window looks back only")
-    how = choose(impl, HAS, query, key, value)
-    if how == "triton":
-        key_sums = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
-        return _launch.attend(
-            query,
-            key,
-            value,
-            None,
-            key_sums,
-            cu_seqlens_q,
-            options,
-            causal=causal,
-            return_lse=return_lse,
-        )
-    if how == "native":
-        key_sums = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
-        result = _cpu.attention(
-            query,
-            key,
-            value,
-            None,
-            key_sums,
-            cu_seqlens_q,
-            options,
-            causal=causal,
-            return_lse=return_lse,
-        )
-        if result is not None:
-            return result
-    q_bounds = check_bounds("cu_seqlens_q", cu_seqlens_q, query.shape[0])
-    k_bounds = q_bounds
-    if cu_seqlens_k is not None:
-        k_bounds = check_bounds("cu_seqlens_k", cu_seqlens_k, key.shape[0])
-    assert how != "native", "the C++ kernel refused what the checks find right"
-    if how == "torch" and not _torch.needs_eager(options, return_lse):
+    key_sums = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
+    traced = must_trace(query, key, value, sinks, alibi_slopes)
+    compiling = torch.compiler.is_compiling() and impl != "reference"
+    how = impl if compiling else choose(impl, HAS, query, key, value, differentiable=HAS)
+    if how == "torch" and not compiling and not _torch.needs_eager(options, return_lse):
+        q_bounds = check_bounds("cu_seqlens_q", cu_seqlens_q, query.shape[0])
+        k_bounds = check_bounds("cu_seqlens_k", key_sums, key.shape[0])
         return _torch.prefill(query, key, value, q_bounds, k_bounds, options, causal)
-    return reference.prefill(
-        query,
-        key,
-        value,
-        cu_seqlens_q,
-        cu_seqlens_k,
-        causal=causal,
-        return_lse=return_lse,
-        **options._asdict(),
-    )
+    if how == "reference":
+        q_bounds = check_bounds("cu_seqlens_q", cu_seqlens_q, query.shape[0])
+        check_bounds("cu_seqlens_k", key_sums, key.shape[0])
+        return reference.prefill(
+            query,
+            key,
+            value,
+            cu_seqlens_q,
+            cu_seqlens_k,
+            causal=causal,
+            return_lse=return_lse,
+            **options._asdict(),
+        )
+    packed = (query, key, value, cu_seqlens_q, key_sums)
+    if not traced:
+        assert how is not None
+        found = _packed.forward(how, *packed, options, causal=causal, return_lse=return_lse)
+        return AttentionOutput(found.output, found.lse.float()) if return_lse else found
+    scale, window, softcap, *per_head = options
+    output, lse = PREFILL(*packed, *per_head, scale, window, softcap, causal, how)
+    return AttentionOutput(output, lse.float()) if return_lse else output
 
 
 def prefill_work(
@@ -142,5 +131,27 @@ def prefill_work(
     """
     keys = query_lens if key_lens is None else key_lens
     return attention_work(
+        query_lens, keys, num_heads, num_kv_heads, head_dim, itemsize, window, causal
+    )
+
+
+def prefill_backward_work(
+    query_lens: Sequence[int],
+    key_lens: Sequence[int] | None = None,
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    itemsize: int,
+    window: int | None = None,
+    causal: bool = True,
+) -> Work:
+    """Work of the backward of one ``prefill``: five products a visible pair, every tensor once.
+
+    >>> prefill_backward_work([2], num_heads=1, num_kv_heads=1, head_dim=8, itemsize=2)
+    Work(flops=240, bytes=256)
+    """
+    keys = query_lens if key_lens is None else key_lens
+    return backward_work(
         query_lens, keys, num_heads, num_kv_heads, head_dim, itemsize, window, causal
     )

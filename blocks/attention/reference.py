@@ -4,6 +4,7 @@ One function does the arithmetic for one sequence (``attend``); the public ones 
 sequence's keys and call it. Slow on purpose: nothing here is fused, split or reordered.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +32,21 @@ def attend(
 
     ``visible`` [query_len, key_len], where given, hides more.
     """
+    state = exact(query, key, value, query_positions, key_positions, options, causal, visible)
+    return AttentionOutput(state.output.to(query.dtype), state.lse.float().contiguous())
+
+
+def exact(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_positions: Tensor,
+    key_positions: Tensor,
+    options: Options,
+    causal: bool = True,
+    visible: Tensor | None = None,
+) -> AttentionOutput:
+    """``attend`` before it rounds: output and LSE in float32, or float64 for float64 inputs."""
     compute = torch.promote_types(query.dtype, torch.float32)
     group = query.shape[1] // key.shape[1]
     q = query.to(compute)
@@ -61,7 +77,7 @@ def attend(
     weights = (scores - lse).exp().masked_fill(empty, 0.0)[..., : k.shape[0]]
     output = torch.einsum("hqk,khd->qhd", weights, v)
     lse = lse.masked_fill(empty, -math.inf).squeeze(-1).T  # [query_len, num_heads]
-    return AttentionOutput(output.to(query.dtype), lse.float().contiguous())
+    return AttentionOutput(output, lse)
 
 
 def prefill(
@@ -92,6 +108,100 @@ def prefill(
         query_positions = torch.arange(q.shape[0], device=q.device) + (k.shape[0] - q.shape[0])
         states.append(attend(q, k, v, query_positions, key_positions, options, causal))
     return _pack(states, query, return_lse)
+
+
+def slice_attention(
+    query: Float[Tensor, "*batch slice_len num_heads head_dim"],
+    key: Float[Tensor, "*batch max_len num_kv_heads head_dim"],
+    value: Float[Tensor, "*batch max_len num_kv_heads head_dim"],
+    start: int,
+    *,
+    cu_seqlens: Int32[Tensor, " num_bounds"] | None = None,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " num_heads"] | None = None,
+    alibi_slopes: Float[Tensor, " num_heads"] | None = None,
+) -> AttentionOutput:
+    """The slice's rows of attention over every document up to the end of the slice."""
+    if query.dim() == 4:
+        settings = resolve_options(query[0], scale, window, softcap, sinks, alibi_slopes)
+        states = [
+            slice_attention(q, k, v, start, **settings._asdict())
+            for q, k, v in zip(query, key, value, strict=True)
+        ]
+        return AttentionOutput(
+            torch.stack([state.output for state in states]),
+            torch.stack([state.lse for state in states]),
+        )
+    options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
+    end = start + query.shape[0]
+    bounds = [0, end] if cu_seqlens is None else cu_seqlens.tolist()
+    states = []
+    for first, last in itertools.pairwise(bounds):
+        first_row, stop = max(first, start), min(last, end)
+        if first_row < stop:
+            q, k, v = query[first_row - start : stop - start], key[first:stop], value[first:stop]
+            positions = torch.arange(first, stop, device=query.device)
+            states.append(exact(q, k, v, positions[first_row - first :], positions, options))
+    if not states:
+        return AttentionOutput(query, query.new_zeros(query.shape[:2]))
+    output = torch.cat([state.output for state in states]).to(query.dtype)
+    return AttentionOutput(output, torch.cat([state.lse for state in states]))
+
+
+def slice_attention_backward(
+    grad_output: Float[Tensor, "*batch slice_len num_heads head_dim"],
+    query: Float[Tensor, "*batch slice_len num_heads head_dim"],
+    key: Float[Tensor, "*batch max_len num_kv_heads head_dim"],
+    value: Float[Tensor, "*batch max_len num_kv_heads head_dim"],
+    output: Float[Tensor, "*batch slice_len num_heads head_dim"],
+    lse: Float[Tensor, "*batch slice_len num_heads"],
+    start: int,
+    grad_key: Float[Tensor, "*batch max_len num_kv_heads head_dim"],
+    grad_value: Float[Tensor, "*batch max_len num_kv_heads head_dim"],
+    *,
+    cu_seqlens: Int32[Tensor, " num_bounds"] | None = None,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " num_heads"] | None = None,
+    alibi_slopes: Float[Tensor, " num_heads"] | None = None,
+    grad_lse: Float[Tensor, "*batch slice_len num_heads"] | None = None,
+    grad_sinks: Float[Tensor, " num_heads"] | None = None,
+    grad_alibi_slopes: Float[Tensor, " num_heads"] | None = None,
+) -> Float[Tensor, "*batch slice_len num_heads head_dim"]:
+    """Differentiate ``slice_attention``, and add what belongs to keys, values and settings."""
+    compute = grad_key.dtype
+    seen = start + query.shape[-3]
+    leaves = [t.detach().to(compute).requires_grad_() for t in (query, key, value)]
+    per_head = [None if t is None else t.detach().requires_grad_() for t in (sinks, alibi_slopes)]
+    with torch.enable_grad():
+        state = slice_attention(
+            leaves[0],
+            leaves[1],
+            leaves[2],
+            start,
+            cu_seqlens=cu_seqlens,
+            scale=scale,
+            window=window,
+            softcap=softcap,
+            sinks=per_head[0],
+            alibi_slopes=per_head[1],
+        )
+        total = (state.output * grad_output.to(compute)).sum()
+        if grad_lse is not None:
+            total = total + torch.where(lse == -math.inf, 0.0, state.lse * grad_lse).sum()
+    wanted = [*leaves, *(t for t in per_head if t is not None)]
+    found = torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)
+    for target, source in ((grad_key, found[1]), (grad_value, found[2])):
+        target.narrow(-3, 0, seen).add_(source.narrow(-3, 0, seen))
+    settings = iter(found[3:])
+    for target, setting in ((grad_sinks, sinks), (grad_alibi_slopes, alibi_slopes)):
+        gradient = None if setting is None else next(settings)
+        if target is not None and gradient is not None:
+            target += gradient
+    return found[0].to(query.dtype)
 
 
 def paged_extend(
