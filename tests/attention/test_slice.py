@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 
 from blocks import attention
-from blocks.attention import SlicePrefix, prefill
+from blocks.attention import SlicePrefix
 from tests.attention.paged_case import running_sums
 from tests.numerics import assert_close
 
+prefill: Any = attention.prefill
 reference: Any = importlib.import_module("blocks.attention.reference")
 slice_attention: Any = attention.slice_attention  # called with unpacked lists
 slice_attention_backward: Any = attention.slice_attention_backward
