@@ -111,10 +111,11 @@ def _check(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, quantize_inp
 
 def _choose(impl: str | None, x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> str:
     has = HAS if x.dtype in _matrix_launch.DTYPES else HAS[:2]
-    if _quant_native.ready(weight, x.dtype):
+    if torch.compiler.is_compiling():
+        if impl in (*has, "native"):
+            return str(impl)  # whether it can run here is found out when it does
+    elif _quant_native.ready(weight, x.dtype):
         has = (*has, "native")
-    if torch.compiler.is_compiling() and impl in has:
-        return str(impl)  # whether it can run here is found out when it does
     grad = must_trace(x, bias)
     return choose_impl(impl, has, x, grad=grad, differentiable=(*HAS, "native"))
 

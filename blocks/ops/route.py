@@ -1,5 +1,7 @@
 """Which experts a token goes to, with which weights."""
 
+import functools
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -8,9 +10,10 @@ from torch import Tensor
 
 from blocks import _checks
 from blocks._autograd import must_trace
-from blocks._impl import Impl, choose_impl
+from blocks._impl import Impl
 from blocks._work import Work
 from blocks.ops import _matrix_launch, reference
+from blocks.ops._library import choose, functions
 from blocks.ops.routing import Routing
 
 HAS = ("reference", "triton")
@@ -59,17 +62,56 @@ def route(
     """
     _check(router_logits, top_k, scoring, bias)
     traced = must_trace(router_logits, bias)
-    has = HAS if router_logits.dtype in _matrix_launch.DTYPES else HAS[:1]
-    chosen = choose_impl(impl, has, router_logits, grad=traced, differentiable=HAS)
     options = {"scoring": scoring, "normalize": normalize, "bias": bias, "scale": scale}
+    has = HAS if router_logits.dtype in _matrix_launch.DTYPES else HAS[:1]
+    chosen = choose(impl, has, router_logits, traced=traced, differentiable=(*HAS, "native"))
     if chosen == "reference" or torch.compiler.is_compiling():
         return reference.route(router_logits, top_k, **options)
-    routing = _matrix_launch.route(router_logits.detach(), top_k, **options)
+    run = _native_route if chosen == "native" else _matrix_launch.route
+    routing = run(router_logits.detach(), top_k, **options)
     if not traced:
         return routing
     scores = reference.router_scores(router_logits, scoring)
     weights = reference.router_weights(scores, routing.experts, normalize=normalize, scale=scale)
     return routing._replace(weights=weights)
+
+
+def _native_route(
+    logits: Tensor,
+    top_k: int,
+    *,
+    scoring: str,
+    normalize: bool,
+    bias: Tensor | None,
+    scale: float,
+) -> Routing:
+    logits = logits.contiguous()
+    num_tokens, num_experts = logits.shape
+    bias = None if bias is None else bias.detach().float().contiguous()
+    routing = Routing(
+        torch.empty((num_tokens, top_k), dtype=torch.int32),
+        torch.empty((num_tokens, top_k)),
+        torch.empty(num_tokens * top_k, dtype=torch.int32),
+        torch.empty((num_tokens, top_k), dtype=torch.int32),
+        torch.empty(num_experts + 1, dtype=torch.int32),
+    )
+    _functions()[logits.dtype](
+        logits.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        *(part.data_ptr() for part in routing),
+        num_tokens,
+        num_experts,
+        top_k,
+        scoring == "softmax",
+        normalize,
+        scale,
+    )
+    return routing
+
+
+@functools.cache
+def _functions() -> dict[torch.dtype, Callable[..., None]]:
+    return functions("route", "route", "pppppppnnniif")
 
 
 def _check(logits: Tensor, top_k: int, scoring: str, bias: Tensor | None) -> None:

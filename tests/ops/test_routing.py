@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from blocks.ops import Routing, route
 from tests.numerics import assert_close
 
-IMPLS = ["reference", "triton"]
+IMPLS = ["reference", "native", "triton"]
 num_rows = st.integers(0, 70)
 num_experts = st.sampled_from([1, 2, 3, 8, 17, 64])
 
