@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blocks.kv import reference, write_kv, write_kv_work
@@ -49,6 +49,7 @@ def poisoned(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@settings(max_examples=settings().max_examples // 2)
 @given(
     num_tokens=st.integers(0, 12),
     block_size=st.sampled_from([1, 4, 16]),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blocks import ops
@@ -129,6 +129,7 @@ OPTIONS = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize("impl", ["reference", "native", "triton"])
+@settings(max_examples=settings().max_examples // 2)
 @given(
     num_tokens=st.sampled_from([0, 1, 3]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
@@ -157,6 +158,7 @@ def test_the_same_bits_as_the_separate_operations(impl, num_tokens, dtype, inpla
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@settings(max_examples=settings().max_examples // 2)
 @given(
     num_tokens=st.sampled_from([0, 1, 3]),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
