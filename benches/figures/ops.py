@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benches import machine
-from benches.figures import _kernels, _ops_gradients, _ops_matrix
+from benches.figures import _kernels, _ops_gradients, _ops_matrix, _ops_training
 from benches.figures.row import Measured, Row
 from benches.shapes import LLAMA_200M as MODEL
 from blocks import ops
@@ -41,6 +41,7 @@ def rows() -> Iterator[Row]:
             )
     yield from _ops_matrix.rows()
     yield from _ops_gradients.rows()
+    yield from _ops_training.rows()
     for num_rows in (1, 32):
         yield Row(
             f"`sample`, top-k 50 and top-p 0.9, {num_rows} row(s) of 32,000 against torch.sort",
