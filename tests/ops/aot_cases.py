@@ -8,8 +8,8 @@ from blocks.ops._norm_triton import (
     norm_backward_tiles,
     norm_tiles,
 )
+from blocks.ops._rope import rope_tiles
 from blocks.ops.logprobs import logprobs_tiles
-from blocks.ops.rope import rope_tiles
 from blocks.ops.sampling import SAMPLE_WARPS, sample_tiles
 from tests.aot import AotCase
 from tests.ops import aot_training

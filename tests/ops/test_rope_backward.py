@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from blocks.ops import apply_rope, rope, rope_frequencies, rope_table
+from blocks.ops import _rope, apply_rope, rope_frequencies, rope_table
 from tests.numerics import assert_close, assert_like_torch
 
 FAST = ["native", "triton"]
@@ -61,8 +61,8 @@ def test_gradients_equal_the_references(
 
 @pytest.mark.parametrize("counts", [(5, 2), (4, 4), (7, 3)])
 def test_a_token_of_several_tiles(counts: tuple[int, int], monkeypatch) -> None:
-    monkeypatch.setattr(rope, "TILE_PAIRS", 16)
-    assert rope.rope_tiles(8, 0)[0] == 2
+    monkeypatch.setattr(_rope, "TILE_PAIRS", 16)
+    assert _rope.rope_tiles(8, 0)[0] == 2
     query, key, dquery, dkey = (heads(i, 3, counts[i % 2], 20) for i in range(4))
     where = (torch.tensor([5, 0, 3]), rope_table(rope_frequencies(16), 8))
     found = apply_rope(query, key, *where, impl="triton")
@@ -139,7 +139,7 @@ def test_the_operator_keeps_its_promises(impl) -> None:
     table = rope_table(rope_frequencies(16), 8)
     for interleaved in (False, True):
         given = (query, key, torch.arange(3), table, interleaved, False, impl)
-        torch.library.opcheck(rope.ROPE.operator, given)
+        torch.library.opcheck(_rope.ROPE.operator, given)
 
 
 @pytest.mark.parametrize("impl", [None, *FAST])
