@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from blocks._launch import launch
 from blocks.attention import _launch, _tiles
 from blocks.attention._options import Options
 from blocks.attention._scales import Scales
@@ -27,7 +28,8 @@ def rows_tiles(
     if name.startswith("gfx"):
         return _tiles.Tiles(q, 32 if q == 16 and wide <= 128 else 16, 8 if q > 32 else 4, 1)
     tiles = _tiles.decode_tiles(name, head_dim, group, itemsize, quantised)
-    return tiles._replace(q=q, warps=8 if q >= 32 else 4)
+    kv = min(tiles.kv, 32) if q >= 64 and name != "sm_90" else tiles.kv
+    return tiles._replace(q=q, kv=kv, warps=8 if q >= 32 else 4)
 
 
 def row_splits(
@@ -80,8 +82,6 @@ def rows_splits(
     """
     from blocks.attention._triton.rows import _rows_kernel
 
-    kernel: Any = _rows_kernel
-
     num_tokens, num_heads, head_dim = query.shape
     block_size, num_kv_heads = key_cache.shape[1:3]
     num_groups = cu_seqlens_q.shape[0] - 1
@@ -95,46 +95,54 @@ def rows_splits(
     rows = MOST_ROWS if batch_invariant else -(-num_tokens // num_groups) * group
     tiles = rows_tiles(name, head_dim, group, rows, query.itemsize, quantised)
     blocks = num_tokens // (tiles.q // group) + num_groups
-    kernel[(blocks, num_kv_heads, outputs.shape[0])](
-        query,
-        key_cache,
-        value_cache,
-        block_table,
-        lens.contiguous(),
-        starts,
-        cu_seqlens_q.contiguous(),
-        tree,
-        ends,
-        scales.k,
-        scales.v,
-        options.sinks,
-        options.alibi_slopes,
-        outputs,
-        lses,
-        num_groups,
-        num_tokens,
-        num_heads,
-        key_cache.shape[0],
-        outputs.shape[0],
-        FIXED_SPLIT,
-        query.stride(0),
-        query.stride(1),
-        *_launch._strides(key_cache),
-        *_launch._strides(value_cache),
-        block_table.stride(0),
-        *_launch._numbers(options),
-        GROUP=group,
-        HEAD_DIM=head_dim,
-        BLOCK_SIZE=block_size,
-        TILE_Q=tiles.q,
-        TILE_KV=tiles.kv,
-        TILE_D=_tiles.power_of_two(head_dim),
-        **kinds,
-        FIXED_SPLITS=batch_invariant,
-        HAS_STARTS=starts is not None,
-        TREE=tree is not None,
-        **_launch._settings(query, options),
-        **_launch._launch_options(tiles.warps, tiles.stages),
+    launch(
+        _rows_kernel,
+        (blocks, num_kv_heads, outputs.shape[0]),
+        (
+            query,
+            key_cache,
+            value_cache,
+            block_table,
+            lens.contiguous(),
+            starts,
+            cu_seqlens_q.contiguous(),
+            tree,
+            ends,
+            scales.k,
+            scales.v,
+            options.sinks,
+            options.alibi_slopes,
+            outputs,
+            lses,
+        ),
+        (
+            num_groups,
+            num_tokens,
+            num_heads,
+            key_cache.shape[0],
+            outputs.shape[0],
+            FIXED_SPLIT,
+            *query.stride()[:2],
+            *_launch._strides(key_cache),
+            *_launch._strides(value_cache),
+            block_table.stride(0),
+            *_launch._numbers(options),
+        ),
+        {
+            "GROUP": group,
+            "HEAD_DIM": head_dim,
+            "BLOCK_SIZE": block_size,
+            "TILE_Q": tiles.q,
+            "TILE_KV": tiles.kv,
+            "TILE_D": _tiles.power_of_two(head_dim),
+            **kinds,
+            "FIXED_SPLITS": batch_invariant,
+            "HAS_STARTS": starts is not None,
+            "TREE": tree is not None,
+            **_launch._settings(query, options),
+        },
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
     )
 
 
