@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple, overload
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from blocks import _checks
 from blocks._impl import Impl
@@ -183,6 +184,7 @@ class _CrossEntropy(torch.autograd.Function):
         return loss, losses, lse
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad_loss, *_):  # type: ignore[override]
         slope = grad_loss[:, None] if grad_loss.dim() else grad_loss
         if not ctx.over:

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple, overload
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from blocks import _checks
 from blocks._impl import Impl
@@ -195,6 +196,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss, losses, lse
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad_loss, *_):  # type: ignore[override]
         grads, slope = ctx.saved_tensors, grad_loss
         if ctx.by_row:

@@ -299,7 +299,7 @@ def test_work_is_28_bytes_a_parameter() -> None:
 def test_whole_chunks_are_read_16_bytes_a_thread(target) -> None:
     """Both branches together: the masked one alone takes 32 loads, a narrow whole one 32 more."""
     reports = compile_all("tests.ops.aot_training", target)
-    assert reports["adamw-fp32-graph"].opcodes["LDG"] < 56
+    assert reports["adamw-fp32-graph"].opcodes["LDG"] < 64
 
 
 @pytest.mark.gpu

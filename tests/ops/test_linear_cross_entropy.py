@@ -217,6 +217,15 @@ def test_backward_may_run_twice() -> None:
     assert_close(again, 2 * first)
 
 
+def test_a_second_derivative_is_refused_not_wrong() -> None:
+    hidden, weight, _, labels = drawn(5, 20)
+    loss = linear_cross_entropy(hidden.requires_grad_(), weight, labels)
+    upstream = torch.tensor(2.0, requires_grad=True)
+    (first,) = torch.autograd.grad(loss, hidden, upstream, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        first.sum().backward()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
