@@ -44,11 +44,6 @@ def loss(
     return cases
 
 
-WIDE = {"gfx942": ("global_load_dwordx4",)}
-"""A table of addresses tells the compiler nothing of alignment; the kernel does. (The NVIDIA
-disassembly does not show widths; ``test_adamw.py`` counts the loads.)"""
-
-
 def adamw(name: str, kernel: str, types: dict[str, object], signature: dict[str, str]) -> AotCase:
     table = {"table_ptr": "*i64", "owners_ptr": "*i32"}
     return AotCase(
@@ -58,7 +53,6 @@ def adamw(name: str, kernel: str, types: dict[str, object], signature: dict[str,
         constexprs={**types, "ALIGNED": True, "TILE": ADAMW_TILE},
         aligned=(*table, *(key for key, kind in signature.items() if kind.startswith("*"))),
         num_warps=8,
-        claims=WIDE,
     )
 
 
