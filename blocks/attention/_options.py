@@ -44,16 +44,18 @@ def resolve_options(
     if softcap is not None and not 0 < softcap < math.inf:
         raise fail("softcap", "a positive finite number", softcap, "pass None for no softcap")
     if sinks is not None:
-        _check_per_head("sinks", sinks, query)
+        sinks = _per_head("sinks", sinks, query)
     if alibi_slopes is not None:
-        _check_per_head("alibi_slopes", alibi_slopes, query)
+        alibi_slopes = _per_head("alibi_slopes", alibi_slopes, query)
     return Options(scale, window, softcap, sinks, alibi_slopes)
 
 
-def _check_per_head(name: str, tensor: Tensor, query: Tensor) -> None:
+def _per_head(name: str, tensor: Tensor, query: Tensor) -> Tensor:
+    """``tensor`` checked, and contiguous, as kernels index it."""
     if tensor.dtype != torch.float32:
         raise TypeError(f"{name} dtype: expected torch.float32, got {tensor.dtype}; use .float()")
     if tensor.shape != (query.shape[1],):
         raise fail(f"{name} shape", f"[{query.shape[1]}] (num_heads)", list(tensor.shape))
     if tensor.device != query.device:
         raise fail(f"{name} device", query.device, tensor.device, "move it with .to(device)")
+    return tensor.contiguous()

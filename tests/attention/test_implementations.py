@@ -246,3 +246,12 @@ def test_prefill_lets_gradients_through():
         assert a.grad is not None
         assert b.grad is not None
         assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("impl", ["native", "triton", "torch"])
+def test_settings_of_a_head_may_be_strided(impl):
+    case, pairs = paged_case([5, 1], [5, 20]), torch.linspace(-1, 1, 8).view(4, 2)
+    strided = {"sinks": pairs[:, 0], "alibi_slopes": pairs[:, 1]}
+    expected = reference.paged_extend(*case.paged, **strided)
+    assert_close(paged_extend(*case.paged, impl=impl, **strided), expected)
+    assert_close(prefill(*case.packed, impl=impl, **strided), expected)

@@ -46,6 +46,13 @@ def test_decode_and_extend_and_prefill(impl, what, dtype):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+def test_a_softcap_does_not_hide_it(impl):
+    case = spoilt("query", torch.float32)
+    result = paged_extend(*case.paged, softcap=5.0, return_lse=True, impl=impl)
+    assert_only_the_first_is_lost(result)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
 def test_a_sink_does_not_hide_it(impl):
     case = spoilt("every key", torch.float32)
     result = paged_decode(*case.paged[:5], sinks=torch.ones(4), return_lse=True, impl=impl)

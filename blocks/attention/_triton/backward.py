@@ -68,7 +68,9 @@ def weights_of(
     if HAS_SOFTCAP or HAS_SLOPES:
         scores = products * scale
         if HAS_SOFTCAP:
-            doubled = tl.minimum(scores * (2 * log2e / softcap), 126.0)
+            doubled = tl.minimum(
+                scores * (2 * log2e / softcap), 126.0, propagate_nan=tl.PropagateNan.ALL
+            )
             tanh = 1 - 2 / (tl.exp2(doubled) + 1)
             bent = 1 - tanh * tanh
             scores = softcap * tanh

@@ -30,12 +30,14 @@ def base2_scores(
     """Products [rows, keys] to base-2 exponents: scale, softcap, ALiBi, in this order.
 
     tanh is written out because the interpreter has no libdevice; its argument is cut where the
-    result is 1 anyway, so that exp2 stays finite.
+    result is 1 anyway, so that exp2 stays finite; a NaN is not cut.
     """
     log2e: tl.constexpr = 1.4426950408889634
     scores = products * scale
     if HAS_SOFTCAP:
-        doubled = tl.minimum(scores * (2 * log2e / softcap), 126.0)
+        doubled = tl.minimum(
+            scores * (2 * log2e / softcap), 126.0, propagate_nan=tl.PropagateNan.ALL
+        )
         scores = softcap * (1 - 2 / (tl.exp2(doubled) + 1))
     if HAS_SLOPES:
         scores -= slopes[:, None] * tl.abs(distance).to(tl.float32)
