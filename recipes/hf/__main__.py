@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from blocks.ops import AdamW
-from recipes.hf import patched
+from recipes.hf import patched  # says what to install where transformers is missing
 
 NUM_STEPS = 30
 NUM_TOKENS = 1024
 """Of the step whose memory is measured."""
 
 
-def tiny_llama(vocab_size: int, hidden_size: int = 64) -> LlamaForCausalLM:
+def tiny_llama(vocab_size: int, hidden_size: int = 64) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     return LlamaForCausalLM(
         LlamaConfig(

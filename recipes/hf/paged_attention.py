@@ -34,7 +34,7 @@ class PagedCache(Cache):
 
     Args:
         config: the model's; says how many layers there are.
-        max_tokens: tokens of all rows together that must fit.
+        max_tokens: tokens of all rows together that must fit, each row's rounded up to whole pages.
         block_size: tokens of a page.
 
     Raises (from the model's forward pass):
@@ -43,8 +43,9 @@ class PagedCache(Cache):
     """
 
     def __init__(self, config: PretrainedConfig, *, max_tokens: int, block_size: int = 16) -> None:
-        check(max_tokens > 0, "max_tokens", "a positive number of tokens", max_tokens)
-        check(block_size > 0, "block_size", "a positive number of tokens", block_size)
+        for name, value in (("max_tokens", max_tokens), ("block_size", block_size)):
+            positive = isinstance(value, int) and value > 0
+            check(positive, name, "a positive whole number of tokens", repr(value))
         num_layers = config.get_text_config(decoder=True).num_hidden_layers
         self.paged_layers = [PagedLayer(self, i) for i in range(num_layers)]
         super().__init__(layers=list(self.paged_layers))
@@ -133,8 +134,10 @@ class PagedCache(Cache):
             for row, length in zip(self._rows[:i], before[:i], strict=True):
                 self._shorten(row, length)
             raise OutOfBlocks(
-                f"PagedCache: expected at most {self.max_tokens} tokens, got {sum(wanted)} in "
-                f"{len(wanted)} rows; make it with a larger max_tokens"
+                f"PagedCache: expected at most {self.max_tokens} tokens in "
+                f"{self.manager.num_usable_blocks} pages of {self.manager.block_size}, got "
+                f"{sum(wanted)} in {len(wanted)} rows, each with pages of its own; "
+                f"make it with a larger max_tokens"
             )
 
     def _shorten(self, row: int, length: int) -> None:

@@ -114,7 +114,7 @@ def test_packed_documents_do_not_see_each_other():
 def test_a_full_cache_says_so_and_can_go_on():
     _, ours = pair("llama")
     cache = PagedCache(ours.config, max_tokens=40, block_size=4)
-    with pytest.raises(OutOfBlocks, match="expected at most 40 tokens, got 46 in 2 rows"):
+    with pytest.raises(OutOfBlocks, match="at most 40 tokens in 10 pages of 4, got 46 in 2 rows"):
         ours(**left_padded([23, 23]), past_key_values=cache)
     cache.reset()
     logits = ours(**left_padded([23]), past_key_values=cache).logits
