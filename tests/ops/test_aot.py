@@ -1,11 +1,12 @@
 import pytest
 
-from tests.aot import TARGETS, check_report, compile_all
+from tests.aot import check_report, compile_all
 from tests.ops.aot_cases import CASES
 
+PAIRS = [(case.name, target) for case in CASES for target in case.targets]
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("case", dict.fromkeys(case.name for case in CASES))
+
+@pytest.mark.parametrize(("case", "target"), PAIRS)
 def test_kernels_compile_without_spills(case: str, target: str) -> None:
     check_report(compile_all("tests.ops.aot_cases", target)[case])
 
