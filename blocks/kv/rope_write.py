@@ -102,9 +102,10 @@ def rope_write_kv(
     if chosen == "triton":
         return _run_triton(given, where, caches, norms, scales, inplace, **options)
     turn = reference.rope_write_kv if chosen == "reference" else _run_torch
+    given_scales = {} if scales is None else {"k_scale": scales[0], "v_scale": scales[1]}
     turned = turn(
         *given, positions, cos_sin, *caches, slot_mapping,
-        query_norm=query_norm, key_norm=key_norm, k_scale=k_scale, v_scale=v_scale, **options,
+        query_norm=query_norm, key_norm=key_norm, **given_scales, **options,
     )  # fmt: skip
     return query.copy_(turned) if inplace else turned
 
@@ -144,8 +145,8 @@ def _run_torch(
     eps: float,
     weight_offset: float,
     interleaved: bool,
-    k_scale: Tensor | None,
-    v_scale: Tensor | None,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
 ) -> Tensor:
     from blocks.kv.write import write_kv
 

@@ -95,14 +95,21 @@ def checked_scales(
     k_scale: Tensor | None,
     v_scale: Tensor | None,
 ) -> tuple[Tensor, Tensor] | None:
-    """Both scales of a quantised cache, which needs both; None for another, which takes none."""
-    quantised = cache.dtype in LIMITS
+    """Both scales of a quantised cache; None for another, which takes none.
+
+    An fp8 cache without a scale has the scale 1; int8, which spans only -127 to 127, needs both.
+    """
+    found = []
     for name, scale in (("k_scale", k_scale), ("v_scale", v_scale)):
-        if (scale is not None) != quantised:
-            wanted = f"{'a scale' if quantised else 'None'} with a cache of {cache.dtype}"
-            raise fail(name, wanted, None if scale is None else f"shape {list(scale.shape)}")
-        if scale is not None:
+        if scale is not None and cache.dtype not in LIMITS:
+            raise fail(name, f"None with a cache of {cache.dtype}", f"shape {list(scale.shape)}")
+        if scale is None and cache.dtype == torch.int8:
+            raise fail(name, f"a scale with a cache of {cache.dtype}", None)
+        if scale is None:
+            scale = torch.ones((), device=cache.device)
+        else:
             scale_kind(name, scale, cache)
             if scale.device != cache.device:
                 raise fail(name, f"a tensor on {cache.device}", scale.device, "move it with .to()")
-    return None if k_scale is None or v_scale is None else (k_scale, v_scale)
+        found.append(scale)
+    return (found[0], found[1]) if cache.dtype in LIMITS else None

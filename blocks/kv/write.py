@@ -50,7 +50,8 @@ def write_kv(
         k_scale, v_scale: for a quantised cache, float32: ``[]``, ``[num_kv_heads]`` or
             ``[num_blocks, num_kv_heads]`` are read; ``[num_blocks, block_size, num_kv_heads]`` are
             measured (each token's and head's largest magnitude is stored as the largest number
-            there is) and written in place. A NaN then makes its scale NaN, in either dtype.
+            there is) and written in place. A NaN then makes its scale NaN, in either dtype. None is
+            1 for fp8; int8 needs both.
         impl: None for the fastest on this device.
 
     Raises:

@@ -267,11 +267,35 @@ def test_misuse_is_refused(change, error, says):
         write_kv(slot_mapping=torch.tensor([0]), **(arguments | change))
 
 
+def test_int8_needs_both_scales():
+    caches = torch.zeros(2, 2, 4, 1, 8, dtype=torch.int8)
+    new, slots = torch.zeros(1, 1, 8), torch.tensor([0])
+    with pytest.raises(ValueError, match=r"k_scale: expected a scale with a cache of torch.int8"):
+        write_kv(new, new, caches[0], caches[1], slots)
+
+
 def test_a_plain_cache_takes_no_scale():
     caches = torch.zeros(2, 2, 4, 1, 8)
     new, slots = torch.zeros(1, 1, 8), torch.tensor([0])
     with pytest.raises(ValueError, match=r"k_scale: expected None with a cache of torch.float32"):
         write_kv(new, new, caches[0], caches[1], slots, k_scale=torch.ones(()))
+
+
+@pytest.mark.parametrize("impl", ["reference", *IMPLS])
+@pytest.mark.parametrize("given", [(), ("k_scale",), ("v_scale",)])
+def test_fp8_without_a_scale_has_the_scale_one(impl, given):
+    """As attention reads it; 500 saturates."""
+    x = torch.tensor([0.3, -500.0, 17.0, torch.nan]).repeat(2, 1, 2).to(place(impl))
+    slots = torch.tensor([3, 0], device=place(impl))
+    caches = [poisoned((1, 4, 1, 8), torch.float8_e4m3fn).to(place(impl)) for _ in range(4)]
+    half = torch.full((), 0.5, device=place(impl))
+    scales = dict.fromkeys(("k_scale", "v_scale"), torch.ones((), device=place(impl)))
+    some = dict.fromkeys(given, half)
+    write_kv(x, x, caches[0], caches[1], slots, impl=impl, **some)
+    write_kv(x, x, caches[2], caches[3], slots, impl=impl, **{**scales, **some})
+    for got, expected in zip(caches[:2], caches[2:], strict=True):
+        assert torch.equal(as_bytes(got), as_bytes(expected))
+    assert caches[0 if given != ("k_scale",) else 1][0, 3, 0, 1].float() == -448.0
 
 
 def test_work_counts_codes_and_scales():

@@ -223,6 +223,16 @@ def test_a_cache_of_another_dtype(impl):
         assert_close(*rows)
 
 
+@pytest.mark.parametrize("impl", ["reference", *IMPLS])
+def test_fp8_without_scales_has_the_scale_one(impl):
+    given = inputs(5, (4, 2), 16, 8, torch.float32, cache_dtype=torch.float8_e4m3fn)
+    one = torch.ones((), device=place(impl))
+    ours, theirs = copied(given, place(impl)), copied(given, place(impl))
+    rope_write_kv(**ours, impl=impl)
+    rope_write_kv(**theirs, k_scale=one, v_scale=one, impl=impl)
+    assert_same_bits(ours, theirs)
+
+
 @pytest.mark.filterwarnings("ignore:invalid value encountered")  # by the interpreter's numpy
 def test_an_infinite_and_a_nan_element_stay_in_their_head():
     given = inputs(2, (2, 2), 8, 8, torch.float32, scale="token", cache_dtype=torch.int8)
