@@ -80,7 +80,7 @@ def linear_cross_entropy(
         hidden: fp32, bf16, fp16 or fp64; cast to autocast's dtype where that is on.
         weight: row-major, floating point. bias: one addend per vocabulary entry.
         labels, ignore_index, reduction, softcap, z_loss, label_smoothing, return_lse: as in
-            ``cross_entropy``.
+            ``cross_entropy``; states of rows that count nothing may hold anything.
         chunk_bytes: of scores alive at a time, at least a row; default ``CHUNK_BYTES`` on an
             accelerator, ``CPU_CHUNK_ROWS`` rows on a CPU.
         accumulate_dtype: what the weight's gradient is added up in over the chunks: float32, or
@@ -296,6 +296,7 @@ def _by_chunks(
         grad_bias.zero_()
         return results
     labels, buffer = labels.contiguous(), _score_buffer(hidden, weight, how)
+    inside = ((labels >= 0) & (labels < len(weight)) & (labels != how.ignore_index))[:, None]
     for start in range(0, len(hidden), len(buffer)):
         rows = slice(start, start + len(buffer))
         x = hidden[rows]
@@ -310,7 +311,8 @@ def _by_chunks(
         if wanted[0]:
             torch.mm(scores, right, out=grad_hidden[rows])
         if wanted[1]:
-            _add_product(grad_weight, scores.mT, x, first=start == 0)
+            counted = torch.where(inside[rows], x, 0)  # a NaN elsewhere, times 0, would be NaN
+            _add_product(grad_weight, scores.mT, counted, first=start == 0)
         if wanted[2]:
             part = scores.sum(0, dtype=grad_bias.dtype)
             grad_bias.copy_(part if start == 0 else grad_bias + part)

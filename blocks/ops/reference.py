@@ -240,6 +240,7 @@ def linear_cross_entropy(
 ):
     """See ``linear_cross_entropy.linear_cross_entropy``; the logits exist whole, in fp32."""
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    hidden = torch.where((labels != ignore_index)[:, None], hidden, 0)  # others hold anything
     logits = hidden.to(wide) @ weight.to(wide).t()
     return cross_entropy(
         logits if bias is None else logits + bias.to(wide),

@@ -1,5 +1,6 @@
 import functools
 import inspect
+import sys
 from typing import Any
 
 import pytest
@@ -174,8 +175,13 @@ def test_the_same_bits_every_run(impl) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-@pytest.mark.parametrize("impl", ["torch", "native"])
-def test_states_of_ignored_rows_may_hold_anything_on_a_cpu(impl) -> None:
+@pytest.mark.parametrize("every_row", [False, True])
+@pytest.mark.parametrize("impl", ["reference", "torch", "native", "triton"])
+def test_states_of_ignored_rows_may_hold_anything(impl, every_row, monkeypatch) -> None:
+    """Where ignored rows are left out, and where they go through the products (accelerators)."""
+    if every_row:
+        module = sys.modules["blocks.ops.linear_cross_entropy"]
+        monkeypatch.setattr(module, "_counted_rows", module._by_chunks)
     hidden, weight, bias, labels = drawn(9, 20)
     expected = gradients(hidden, weight, bias, labels, impl="reference")
     hidden[labels == -100] = torch.nan
