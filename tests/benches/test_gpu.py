@@ -56,6 +56,7 @@ def planted(tmp_path, monkeypatch, files: dict[str, str]) -> None:
         paths.append(tmp_path / "tests" / name)
         paths[-1].write_text(text)
     monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # under it nothing is timed
     monkeypatch.setattr(gpu, "test_files", lambda: paths)
     ini = ("markers=gpu", "python_functions=test_* bench_*")
     monkeypatch.setattr(gpu, "PYTEST", [*gpu.PYTEST, *(f"--override-ini={i}" for i in ini)])
