@@ -224,11 +224,23 @@ class _Table(NamedTuple):
     aligned: bool
 
 
+_OF_GRAPHS: dict[int, _Table] = {}
+"""Tables that graphs read at every replay: kept, whatever the cache forgets."""
+
+
 def _table(lists: Sequence[Sequence[Tensor]], steps: list[Tensor] | None) -> _Table:
     addresses = tuple(tuple(t.data_ptr() for t in one) for one in lists)
     of_steps = None if steps is None else tuple(t.data_ptr() for t in steps)
     sizes = tuple(t.numel() for t in lists[0])
-    return _cached_table(lists[0][0].device, addresses, of_steps, sizes)
+    device = lists[0][0].device
+    table = _cached_table(device, addresses, of_steps, sizes)
+    if _is_capturing(device):
+        _OF_GRAPHS[id(table)] = table
+    return table
+
+
+def _is_capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 @functools.lru_cache(maxsize=32)
@@ -240,13 +252,13 @@ def _cached_table(
 ) -> _Table:
     """The table of these addresses, on the device; it keeps no tensor alive."""
     chunks = [-(-size // TILE) for size in sizes]
-    rows, owners, first = [], [], 0
+    rows, first = [], 0
     for i, (size, count) in enumerate(zip(sizes, chunks, strict=True)):
         rows.append([*(one[i] for one in addresses), steps[i] if steps else 0, size, first])
-        owners += [i] * count
         first += count
+    owners = torch.arange(len(sizes), dtype=torch.int32).repeat_interleave(torch.tensor(chunks))
     aligned = all(address % 16 == 0 for one in addresses for address in one)
-    on_host = [torch.tensor(rows), torch.tensor(owners, dtype=torch.int32)]
+    on_host = [torch.tensor(rows), owners]
     if device.type == "cuda":
         on_host = [t.pin_memory() for t in on_host]
     moved = [t.to(device, non_blocking=True) for t in on_host]

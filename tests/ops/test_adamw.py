@@ -1,5 +1,7 @@
 import copy
+import gc
 import inspect
+import weakref
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from blocks.ops import AdamW, adamw_step, adamw_work
+from blocks.ops import AdamW, _adamw_update, adamw_step, adamw_work
 from blocks.ops._adamw_update import TILE
 from tests.aot import compile_all
 from tests.numerics import assert_close
@@ -291,6 +293,27 @@ def test_settings_of_torch_that_are_not_offered_are_refused() -> None:
         optimizer.step()
 
 
+@pytest.mark.parametrize("capturing", [False, True])
+def test_a_table_outlives_the_cache_only_where_a_graph_reads_it_again(
+    capturing, monkeypatch
+) -> None:
+    monkeypatch.setattr(_adamw_update, "_is_capturing", lambda device: capturing)
+    made, build = [], _adamw_update._cached_table
+
+    def remembered(*key):
+        table = build(*key)
+        made.append(weakref.ref(table.rows))
+        return table
+
+    monkeypatch.setattr(_adamw_update, "_cached_table", remembered)
+    params = parameters()
+    run(AdamW(params, max_norm=1.0, impl="triton"), params, range(1))
+    build.cache_clear()
+    gc.collect()
+    assert len(made) == 2
+    assert all((table() is not None) == capturing for table in made)
+
+
 def test_work_is_28_bytes_a_parameter() -> None:
     assert adamw_work(10**9).bytes == 28 * 10**9
 
@@ -322,7 +345,10 @@ def test_on_the_device_one_launch_no_wait_and_in_a_graph(device) -> None:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         optimizer.step()
+    _adamw_update._cached_table.cache_clear()
+    others = torch.zeros(1 << 20, device=device)  # would take the place of a table set free
     graph.replay()
+    assert not others.any()
     for _ in range(3):
         plain.step()
     assert_same(ours, theirs, slack=5)
