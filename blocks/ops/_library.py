@@ -69,6 +69,11 @@ def _is_plain(traced: bool) -> bool:
     return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
 
+def contiguous_rows(x: Tensor) -> Tensor:
+    """``x`` itself if each of its rows is contiguous, else a copy."""
+    return x if x.shape[1] <= 1 or x.stride(1) == 1 else x.contiguous()
+
+
 @functools.cache
 def num_processors(device: torch.device) -> int:
     """Processors that run Triton programs side by side; a few on a CPU, for the interpreter."""

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 import torch
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""What the kernels take."""
+
 
 class Tiles(NamedTuple):
     """Compile-time choices of one launch: rows, outputs and inputs of a tile, warps, stages."""

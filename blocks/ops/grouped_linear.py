@@ -12,7 +12,7 @@ from blocks import _checks
 from blocks._autograd import Operation, must_trace
 from blocks._impl import Impl, choose_impl
 from blocks._work import Work
-from blocks.ops import _matrix_launch, reference
+from blocks.ops import _expert_launch, _matrix_tiles, reference
 from blocks.ops.linear import linear
 
 HAS = ("reference", "torch", "triton")
@@ -70,7 +70,7 @@ def grouped_linear_work(
 
 def choose_grouped(impl: Impl | None, x: Tensor, *others: Tensor) -> Impl:
     """The implementation of ``grouped_linear`` and ``moe``; torch calls multiply fp64."""
-    has = HAS if x.dtype in _matrix_launch.DTYPES else HAS[:2]
+    has = HAS if x.dtype in _matrix_tiles.DTYPES else HAS[:2]
     traced = must_trace(x, *others)
     if torch.compiler.is_compiling() and impl is not None and impl in has:
         return impl  # whether it can run here is found out when it does
@@ -82,7 +82,7 @@ def run(
 ) -> Tensor:
     """``grouped_linear`` without gradients; row i is x[tokens[i]] where there are tokens."""
     if impl == "triton":
-        return _matrix_launch.grouped_linear(x, weight, offsets, tokens)
+        return _expert_launch.grouped_linear(x, weight, offsets, tokens)
     x = x if tokens is None else x[tokens]
     y = x.new_empty(len(x), weight.shape[1])
     bounds = offsets.tolist()
@@ -111,7 +111,7 @@ def _run_backward(
     if wants_x:
         dx = run(dy, weight.transpose(1, 2), offsets, impl)
     if wants_weight and impl == "triton":
-        dw = _matrix_launch.grouped_weight_grad(x, dy, offsets)
+        dw = _expert_launch.grouped_weight_grad(x, dy, offsets)
     elif wants_weight:
         dw = torch.zeros_like(weight, memory_format=torch.contiguous_format)
         for group, (begin, end) in enumerate(itertools.pairwise(offsets.tolist())):

@@ -11,7 +11,7 @@ from blocks import _checks
 from blocks._autograd import Operation, must_trace
 from blocks._impl import Impl
 from blocks._work import Work
-from blocks.ops import _matrix_launch, reference
+from blocks.ops import _expert_launch, reference
 from blocks.ops.activation import gelu_and_mul, silu_and_mul
 from blocks.ops.grouped_linear import choose_grouped, grouped_linear, run
 from blocks.ops.routing import Routing
@@ -87,7 +87,7 @@ def _activate(gate_up: Tensor, activation: str) -> Tensor:
 def _spread(x: Tensor, weights: Tensor | None, places: Tensor, impl: str) -> Tensor:
     """Row places[t, i] of the result is x[t], times weights[t, i] where there are weights."""
     if impl == "triton":
-        return _matrix_launch.spread(x, weights, places)
+        return _expert_launch.spread(x, weights, places)
     rows = x[:, None].expand(-1, places.shape[1], -1)
     if weights is not None:
         rows = (reference.wide(rows) * reference.wide(weights)[..., None]).to(x.dtype)
@@ -98,7 +98,7 @@ def _spread(x: Tensor, weights: Tensor | None, places: Tensor, impl: str) -> Ten
 def _combine(y: Tensor, weights: Tensor | None, places: Tensor, impl: str) -> Tensor:
     """Result t is the sum of the rows y[places[t]], times weights[t] where there are weights."""
     if impl == "triton":
-        return _matrix_launch.combine(y, weights, places)
+        return _expert_launch.combine(y, weights, places)
     rows = reference.wide(y[places])  # [num_tokens, top_k, hidden_size]
     rows = rows if weights is None else rows * reference.wide(weights)[..., None]
     return rows.sum(1).to(y.dtype)

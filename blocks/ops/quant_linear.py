@@ -13,7 +13,7 @@ from blocks import _checks
 from blocks._autograd import Operation, must_trace
 from blocks._impl import Impl, choose_impl
 from blocks._work import Work
-from blocks.ops import _matrix_launch, _quant_native, reference
+from blocks.ops import _matrix_tiles, _quant_launch, _quant_native, reference
 from blocks.ops.quant import QuantizedWeight
 from blocks.ops.quantize_rows import quantize_rows
 
@@ -110,7 +110,7 @@ def _check(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, quantize_inp
 
 
 def _choose(impl: str | None, x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> str:
-    has = HAS if x.dtype in _matrix_launch.DTYPES else HAS[:2]
+    has = HAS if x.dtype in _matrix_tiles.DTYPES else HAS[:2]
     if torch.compiler.is_compiling():
         if impl in (*has, "native"):
             return str(impl)  # whether it can run here is found out when it does
@@ -123,7 +123,7 @@ def _choose(impl: str | None, x: Tensor, weight: QuantizedWeight, bias: Tensor |
 def _run_decoded(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, impl: str) -> Tensor:
     """Rows as they are by the decoded weight."""
     if impl == "triton":
-        return _matrix_launch.decode_linear(x, weight, bias)
+        return _quant_launch.decode_linear(x, weight, bias)
     if impl == "torch":
         return F.linear(x, weight.dequantize(x.dtype), bias)
     if len(x) <= MAX_NATIVE_ROWS[x.dtype]:
@@ -143,7 +143,7 @@ def _run_rounded(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, impl: 
     how = "triton" if impl == "triton" else None
     rows = quantize_rows(x, format=_row_format(weight), group_size=input_group(weight), impl=how)
     if impl == "triton":
-        return _matrix_launch.scaled_linear(rows, weight, bias, x.dtype)
+        return _quant_launch.scaled_linear(rows, weight, bias, x.dtype)
     # torch 2.11 to 2.13 multiply one column wrongly, and no rows not at all.
     if weight.format == "int8" and x.is_cpu and len(x) and x.shape[1] > 1:
         sums = torch._int_mm(rows.values, weight.values.t())

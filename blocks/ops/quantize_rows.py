@@ -8,7 +8,7 @@ from torch import Tensor
 from blocks import _checks
 from blocks._impl import Impl, choose_impl
 from blocks._work import Work
-from blocks.ops import _matrix_launch, reference
+from blocks.ops import _quant_launch, reference
 from blocks.ops.quant import QuantizedRows
 
 HAS = ("reference", "triton")
@@ -41,7 +41,7 @@ def quantize_rows(
         _checks.check_shape("x", x, ("num_rows", "num_columns"))
     _checks.check_kind("x", x, "floating point")
     if choose_impl(impl, HAS, x) == "triton":
-        return _matrix_launch.quantize_rows(x, format, group_size or max(x.shape[1], 1))
+        return _quant_launch.quantize_rows(x, format, group_size or max(x.shape[1], 1))
     return reference.quantize_rows(x, format=format, group_size=group_size)
 
 

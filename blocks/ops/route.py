@@ -12,7 +12,7 @@ from blocks import _checks
 from blocks._autograd import must_trace
 from blocks._impl import Impl
 from blocks._work import Work
-from blocks.ops import _matrix_launch, reference
+from blocks.ops import _expert_launch, _matrix_tiles, reference
 from blocks.ops._library import choose, functions
 from blocks.ops.routing import Routing
 
@@ -63,11 +63,11 @@ def route(
     _check(router_logits, top_k, scoring, bias)
     traced = must_trace(router_logits, bias)
     options = {"scoring": scoring, "normalize": normalize, "bias": bias, "scale": scale}
-    has = HAS if router_logits.dtype in _matrix_launch.DTYPES else HAS[:1]
+    has = HAS if router_logits.dtype in _matrix_tiles.DTYPES else HAS[:1]
     chosen = choose(impl, has, router_logits, traced=traced, differentiable=(*HAS, "native"))
     if chosen == "reference" or torch.compiler.is_compiling():
         return reference.route(router_logits, top_k, **options)
-    run = _native_route if chosen == "native" else _matrix_launch.route
+    run = _native_route if chosen == "native" else _expert_launch.route
     routing = run(router_logits.detach(), top_k, **options)
     if not traced:
         return routing

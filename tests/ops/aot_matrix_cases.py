@@ -1,7 +1,8 @@
 """The matrix kernels ahead of time: every row of their tables, at the shapes of real models."""
 
 from blocks.ops import _matrix_tiles as tiling
-from blocks.ops._matrix_launch import TILE, route_tile
+from blocks.ops._expert_launch import TILE, route_tile
+from blocks.ops._quant_launch import TILE as SUM_TILE
 from tests.aot import AotCase
 
 QUANT = "blocks.ops._triton.quant_linear"
@@ -218,7 +219,7 @@ OTHERS = [
             "num_elements": "i32",
             "num_splits": "i32",
         },
-        constexprs={"TILE": TILE},
+        constexprs={"TILE": SUM_TILE},
         aligned=("parts_ptr", "y_ptr", "num_elements"),
     ),
     *(

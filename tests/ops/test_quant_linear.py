@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from blocks.ops import _matrix_launch, _quant_native, quant_linear, quantize_rows, quantize_weight
 from blocks.ops import _matrix_tiles as tiling
+from blocks.ops import _quant_launch, _quant_native, quant_linear, quantize_rows, quantize_weight
 from blocks.ops.quant_linear import QUANT_LINEAR
 from tests.numerics import assert_close
 from tests.ops.test_quant import SCHEMES, quantized, schemes, sides
@@ -203,7 +203,7 @@ def test_splits_of_the_inputs_are_added_in_order(scheme: tuple, monkeypatch) -> 
     x, weight, bias = problem(1, 3, 640, 20, scheme, torch.float32)
     expected = F.linear(x.double(), weight.dequantize().double(), bias.double())
     for processors in (1, 4, 64):  # one, several, as many shares as there are
-        monkeypatch.setattr(_matrix_launch, "num_processors", lambda _, n=processors: n)
+        monkeypatch.setattr(_quant_launch, "num_processors", lambda _, n=processors: n)
         once = quant_linear(x, weight, bias, impl="triton")
         assert_close(once, expected, slack=2)
         assert torch.equal(quant_linear(x, weight, bias, impl="triton"), once)
