@@ -36,7 +36,8 @@ def attend(
     """``prefill`` (no block_table; ``lens`` are running sums) and ``paged_extend``.
 
     ``form`` is the table's to choose: ``tma_ws`` for the packed calls ``_launch_tma.takes`` allows.
-    With ``batch_invariant`` both operations have the same form and tiles, whatever the call.
+    With ``batch_invariant`` both operations have the same form and tiles, and one loop over the
+    keys, whatever the call.
     """
     from blocks.attention._triton.attend import _attend_kernel
 
@@ -104,6 +105,7 @@ def attend(
                 "PAGED": paged,
                 **kinds,
                 "CAUSAL": causal,
+                "ALL_MASKED": batch_invariant,
                 "HAS_LSE": return_lse,
                 **_settings(query, options),
             },

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from blocks._autograd import Operation
 from blocks.attention import _blocked, _cpu, _launch, _launch_backward
-from blocks.attention._layout import check_bounds, choose
+from blocks.attention._layout import check_batch_invariant, check_bounds, choose
 from blocks.attention._options import Options
 from blocks.attention.output import AttentionOutput
 
@@ -32,12 +32,14 @@ def forward(
     options: Options,
     *,
     causal: bool = True,
+    batch_invariant: bool = False,
     return_lse: bool = True,
 ) -> Any:
     """Output, or ``AttentionOutput``; the LSE is float64 where the inputs are."""
     packed = (query, key, value, None, cu_seqlens_k, cu_seqlens_q, options)
     if how == "triton":
-        return _launch.attend(*packed, causal=causal, return_lse=return_lse)
+        how_to = {"causal": causal, "return_lse": return_lse}
+        return _launch.attend(*packed, batch_invariant=batch_invariant, **how_to)
     if how == "native":
         found = _cpu.attention(*packed, causal=causal, return_lse=return_lse)
         if found is not None:
@@ -150,11 +152,14 @@ def _run(
     window: int | None,
     softcap: float | None,
     causal: bool,
+    batch_invariant: bool,
     impl: str | None,
 ) -> tuple[Tensor, Tensor]:
     options = Options(scale, window, softcap, sinks, alibi_slopes)
     how = choose(impl, HAS, query)
-    found = forward(how, query, key, value, cu_seqlens_q, cu_seqlens_k, options, causal=causal)
+    check_batch_invariant(batch_invariant, how)
+    packed = query, key, value, cu_seqlens_q, cu_seqlens_k
+    found = forward(how, *packed, options, causal=causal, batch_invariant=batch_invariant)
     return found.output, found.lse
 
 
@@ -170,6 +175,7 @@ def _fake(
     window: int | None,
     softcap: float | None,
     causal: bool,
+    batch_invariant: bool,
     impl: str | None,
 ) -> tuple[Tensor, Tensor]:
     compute = torch.promote_types(query.dtype, torch.float32)
@@ -197,6 +203,7 @@ def _backward(
     window: int | None,
     softcap: float | None,
     causal: bool,
+    batch_invariant: bool,
     impl: str | None,
     want_slopes: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -234,6 +241,7 @@ def _fake_backward(
     window: int | None,
     softcap: float | None,
     causal: bool,
+    batch_invariant: bool,
     impl: str | None,
     want_slopes: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -254,7 +262,7 @@ def _gradients(
     )
     sinks = sinks if ctx.needs_input_grad[5] else None
     slopes = slopes if want_slopes else None
-    return query, key, value, None, None, sinks, slopes, None, None, None, None, None
+    return query, key, value, None, None, sinks, slopes, None, None, None, None, None, None
 
 
 PREFILL = Operation(
@@ -267,4 +275,4 @@ PREFILL = Operation(
     gradients=_gradients,
 )
 """query, key, value, cu_seqlens_q, cu_seqlens_k, sinks, alibi_slopes, scale, window, softcap,
-causal, impl to output and LSE."""
+causal, batch_invariant, impl to output and LSE."""

@@ -69,9 +69,9 @@ def paged_extend(
             block_size, num_kv_heads]`` (a token and head). int8 caches need it; float8 ones are
             what they say without it; others take none. Scales of slots no query sees are not read.
         v_scale: the same of values, of a kind of its own.
-        batch_invariant: use the same tiles whatever the call looks like, so that a row's bits
-            depend on its own query and context alone: the same from any batch and any chunking
-            of the prompt into ``paged_extend`` calls. ``native`` always does.
+        batch_invariant: use the same tiles and one masked loop whatever the call looks like, so
+            that a row's bits depend on its own query and context alone: the same from any batch
+            and any chunking of the prompt into ``paged_extend`` calls. ``native`` always does.
 
     Returns:
         Output of query's shape and dtype, or ``AttentionOutput(output, lse)``.
@@ -123,6 +123,7 @@ def paged_extend(
             options,
             scales,
             return_lse=return_lse,
+            batch_invariant=batch_invariant,
         )
     if how == "torch" and not _torch.needs_eager(options, return_lse):
         paged = key_cache, value_cache, block_table, lens, bounds

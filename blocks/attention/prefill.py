@@ -12,7 +12,7 @@ from blocks._checks import expects_tensors, fail
 from blocks._work import Work
 from blocks.attention import _packed, _torch, reference
 from blocks.attention._count import attention_work, backward_work
-from blocks.attention._layout import check_bounds, check_packed, choose
+from blocks.attention._layout import check_batch_invariant, check_bounds, check_packed, choose
 from blocks.attention._options import resolve_options
 from blocks.attention._packed import PREFILL
 from blocks.attention.output import AttentionOutput
@@ -34,6 +34,7 @@ def prefill(
     softcap: float | None = None,
     sinks: Float[Tensor, " num_heads"] | None = None,
     alibi_slopes: Float[Tensor, " num_heads"] | None = None,
+    batch_invariant: bool = False,
     return_lse: bool = False,
     impl: str | None = None,
 ) -> Any:
@@ -59,6 +60,9 @@ def prefill(
         softcap: scores become ``softcap * tanh(score / softcap)``.
         sinks: per head, a logit that takes weight and adds nothing.
         alibi_slopes: per head, ``slope * distance`` is taken off the score, after softcap.
+        batch_invariant: use the same form, tiles and one masked loop whatever the call looks like,
+            so that a query's bits depend on it and its own keys alone: the same in any batch, and
+            whether the queries of a prompt come at once or in parts. ``native`` always does.
         return_lse: return an ``AttentionOutput`` instead of the output alone.
         impl: ``reference``, ``torch``, ``native`` (C++, CPU; its backward is made of torch calls)
             or ``triton``.
@@ -86,6 +90,8 @@ def prefill(
     traced = must_trace(query, key, value, sinks, alibi_slopes)
     compiling = torch.compiler.is_compiling() and impl != "reference"
     how = impl if compiling else choose(impl, HAS, query, key, value, differentiable=HAS)
+    if how is not None:
+        check_batch_invariant(batch_invariant, how)
     if how == "torch" and not compiling and not _torch.needs_eager(options, return_lse):
         q_bounds = check_bounds("cu_seqlens_q", cu_seqlens_q, query.shape[0])
         k_bounds = check_bounds("cu_seqlens_k", key_sums, key.shape[0])
@@ -106,10 +112,17 @@ def prefill(
     packed = (query, key, value, cu_seqlens_q, key_sums)
     if not traced:
         assert how is not None
-        found = _packed.forward(how, *packed, options, causal=causal, return_lse=return_lse)
+        found = _packed.forward(
+            how,
+            *packed,
+            options,
+            causal=causal,
+            batch_invariant=batch_invariant,
+            return_lse=return_lse,
+        )
         return AttentionOutput(found.output, found.lse.float()) if return_lse else found
     scale, window, softcap, *per_head = options
-    output, lse = PREFILL(*packed, *per_head, scale, window, softcap, causal, how)
+    output, lse = PREFILL(*packed, *per_head, scale, window, softcap, causal, batch_invariant, how)
     return AttentionOutput(output, lse.float()) if return_lse else output
 
 

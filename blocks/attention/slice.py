@@ -90,7 +90,7 @@ def slice_attention(
     sums = running_sums(query, start, cu_seqlens)
     if traced:
         scale, window, softcap, *per_head = options
-        packed = (row, keys, values, *sums, *per_head, scale, window, softcap, True, how)
+        packed = (row, keys, values, *sums, *per_head, scale, window, softcap, True, False, how)
         output, lse = _packed.PREFILL(*packed)
     else:
         assert how is not None

@@ -61,6 +61,7 @@ def attend_case(
     dtype: str = "bf16",
     softcap: bool = False,
     window: bool = False,
+    all_masked: bool = False,
     stored: str = "",
     scale: str = "none",
     tiles: _tiles.Tiles | None = None,
@@ -70,12 +71,18 @@ def attend_case(
     if tiles is None:
         cache = CACHE[stored or dtype]
         tiles = _tiles.choose_tiles(
-            operation, target, TORCH[dtype], head_dim, group, kv_dtype=cache, form="pointer"
+            "extend" if all_masked else operation,
+            target,
+            TORCH[dtype],
+            head_dim,
+            group,
+            kv_dtype=cache,
+            form="pointer",
         )
     outputs = {"cu_q_ptr": "*i32", "output_ptr": f"*{dtype}", "lse_ptr": "*fp32"}
     counts = ["num_seqs", "num_heads", "num_blocks", "stride_q_token", "stride_q_head"]
     named = ((stored, stored), (scale, stored), ("softcap", softcap), ("window", window))
-    options = "-".join(name for name, on in named if on)
+    options = "-".join(name for name, on in (*named, ("invariant", all_masked)) if on)
     return AotCase(
         name=f"{operation}-{dtype}-d{head_dim}-g{group}-{options or 'plain'}",
         kernel="blocks.attention._triton.attend:_attend_kernel",
@@ -89,6 +96,7 @@ def attend_case(
             "TILE_D": _tiles.power_of_two(head_dim),
             "PAGED": paged,
             "CAUSAL": True,
+            "ALL_MASKED": all_masked,
             "HAS_LSE": True,
             **_settings(softcap, window, dtype, scale),
         },
@@ -316,6 +324,8 @@ CASES = [
             *table_cases(target),
             attend_case(target, 256, 2, softcap=True, window=True),
             attend_case(target, 80, 1, paged=False),
+            attend_case(target, 128, 4, all_masked=True),
+            attend_case(target, 128, 4, paged=False, all_masked=True),
             decode_case(target, 256, 2),
             rows_case(target, 128, 4, 4),
             rows_case(target, 128, 4, 64, window=True),

@@ -43,7 +43,8 @@ def check_operator(impl) -> None:
     query, key, value, sinks = inputs()
     slopes = torch.linspace(0, 1, 4).requires_grad_()
     for per_head in ((None, None), (sinks, slopes)):
-        arguments = (query, key, value, BOUNDS, BOUNDS, *per_head, 0.3, None, None, True, impl)
+        how = (0.3, None, None, True, False, impl)
+        arguments = (query, key, value, BOUNDS, BOUNDS, *per_head, *how)
         torch.library.opcheck(PREFILL.operator, arguments)
 
 

@@ -119,7 +119,7 @@ def test_gradcheck_through_the_lse():
     leaves = [t.requires_grad_() for t in tensors]
 
     def run(query, key, value):
-        options = (None, None, 0.6, None, 4.0, True, "torch")
+        options = (None, None, 0.6, None, 4.0, True, False, "torch")
         output, lse = PREFILL(query, key, value, *bounds, *options)
         return output, torch.where(lse == -torch.inf, 0.0, lse)
 

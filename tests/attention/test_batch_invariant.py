@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from blocks.attention import _tiles, paged_decode, paged_extend
+from blocks.attention import _launch, _tiles, paged_decode, paged_extend, prefill
 from tests.attention.paged_case import paged_case, running_sums
 from tests.attention.quantised_case import quantised_case
 from tests.numerics import assert_close
@@ -91,6 +91,63 @@ def test_extend_cold_warm_and_in_any_chunks(impl, options):
     assert torch.equal(mixed.output[33:], cold.output[:40])
 
 
+@pytest.mark.parametrize("options", EXTEND_SETTINGS, ids=lambda s: "-".join(s) or "plain")
+@pytest.mark.parametrize("impl", IMPLS)
+def test_prefill_at_once_in_parts_and_in_any_batch(impl, options):
+    """Queries at once; the last ones over the same keys; beside others; and by ``paged_extend``."""
+    case = paged_case([100], [100], head_dim=16)
+    query, keys, values, *_ = case.packed
+    how = {**options, "impl": impl, "batch_invariant": True, "return_lse": True}
+    cold = prefill(query, keys, values, running_sums([100]), **how)
+    assert torch.equal(paged_extend(*case.paged, **how).output, cold.output)
+    for start, stop in ((99, 100), (61, 100), (0, 35), (34, 99)):
+        sums = running_sums([stop - start]), running_sums([stop])
+        part = prefill(query[start:stop], keys[:stop], values[:stop], *sums, **how)
+        assert torch.equal(part.output, cold.output[start:stop])
+        assert torch.equal(part.lse, cold.lse[start:stop])
+    mixed = prefill(
+        torch.cat([query[:7], query[70:], query[:40]]),
+        *(torch.cat([t[:7], t, t[:40]]) for t in (keys, values)),
+        running_sums([7, 30, 40]),
+        running_sums([7, 100, 40]),
+        **how,
+    )
+    assert torch.equal(mixed.output[7:37], cold.output[70:])
+    assert torch.equal(mixed.output[37:], cold.output[:40])
+
+
+def test_prefill_with_gradients_is_the_same():
+    case = paged_case([70], [70], head_dim=16)
+    for impl in IMPLS:
+        how = {"impl": impl, "batch_invariant": True}
+        plain = prefill(*case.packed, **how)
+        query = case.query.detach().clone().requires_grad_()
+        traced = prefill(query, *case.packed[1:], **how)
+        assert torch.equal(traced, plain)
+        traced.sum().backward()
+        assert query.grad is not None
+
+
+def test_it_reaches_the_launch(monkeypatch):
+    """One masked loop for every tile: chips round a loop without masks differently."""
+    case = paged_case([20], [20], head_dim=16)
+    leaf = case.query.detach().clone().requires_grad_()
+    seen = []
+    launch = _launch.launch
+
+    def watch(kernel, grid, tensors, numbers, constants, **options):
+        seen.append(constants["ALL_MASKED"])
+        launch(kernel, grid, tensors, numbers, constants, **options)
+
+    monkeypatch.setattr(_launch, "launch", watch)
+    for invariant in (False, True):
+        how = {"impl": "triton", "batch_invariant": invariant}
+        paged_extend(*case.paged, **how)
+        prefill(*case.packed, **how)
+        prefill(leaf, *case.packed[1:], **how)
+    assert seen == [False] * 3 + [True] * 3
+
+
 @settings(max_examples=4)
 @given(st.integers(1, 600), st.integers(1, 3), st.sampled_from(["token", "head"]))
 def test_quantised_decode(seq_len, num_others, kind):
@@ -126,6 +183,8 @@ def test_it_is_refused_where_it_cannot_be_kept(impl):
         paged_decode(*case.paged[:5], impl=impl, batch_invariant=True)
     with pytest.raises(ValueError, match="native or triton with batch_invariant"):
         paged_extend(*case.paged, impl=impl, batch_invariant=True)
+    with pytest.raises(ValueError, match="native or triton with batch_invariant"):
+        prefill(*case.packed, impl=impl, batch_invariant=True)
 
 
 def test_it_takes_no_number_of_splits():

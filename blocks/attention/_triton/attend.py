@@ -167,6 +167,7 @@ def _attend_kernel(
     K_SCALE: tl.constexpr,
     V_SCALE: tl.constexpr,
     CAUSAL: tl.constexpr,
+    ALL_MASKED: tl.constexpr,
     HAS_LSE: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
@@ -179,7 +180,10 @@ def _attend_kernel(
 
     Rows are (query, head of the group), query-major, so they share every key and value tile. Loops
     over the context in tiles of TILE_KV keys, several cache blocks each: first the tiles all rows
-    see whole (without window), then those that need a mask (``attend_tile``). Scales of quantised
+    see whole (without window), then those that need a mask (``attend_tile``); with ALL_MASKED the
+    mask is put on all, since compilers round the two loops differently (they fuse a multiplication
+    and a subtraction where no mask is between) and which tiles are whole depends on the block's
+    first query. Scales of quantised
     keys and values: a head's are applied once, those of positions a tile at a time. The host
     guarantees
     GROUP <= TILE_Q, HEAD_DIM <= TILE_D, contiguous head_dim, and a grid of
@@ -237,6 +241,7 @@ def _attend_kernel(
     start = 0
     if HAS_WINDOW:
         start = tl.maximum(0, first_position - window + 1)
+    if HAS_WINDOW or ALL_MASKED:
         whole = 0
     tile_start = start // TILE_KV * TILE_KV
     tile_whole = tl.maximum(tile_start, whole // TILE_KV * TILE_KV)
@@ -245,50 +250,51 @@ def _attend_kernel(
     scale = scale * load_scale(k_scale_ptr, kv_head, K_SCALE)
 
     for masked in tl.static_range(2):
-        first = tile_whole if masked else tile_start
-        last = end if masked else tile_whole
-        for tile in tl.range(first, last, TILE_KV):
-            m_i, l_i, acc = attend_tile(
-                tile,
-                q,
-                position,
-                mask_row,
-                slopes,
-                m_i,
-                l_i,
-                acc,
-                key_ptr,
-                value_ptr,
-                k_scale_ptr,
-                v_scale_ptr,
-                table_ptr,
-                start,
-                end,
-                key_start,
-                kv_head,
-                num_kv_heads,
-                num_blocks,
-                stride_k_block,
-                stride_k_slot,
-                stride_v_block,
-                stride_v_slot,
-                scale,
-                softcap,
-                window,
-                HEAD_DIM,
-                BLOCK_SIZE,
-                TILE_KV,
-                PAGED,
-                K_SCALE,
-                V_SCALE,
-                CAUSAL,
-                HAS_WINDOW,
-                HAS_SOFTCAP,
-                HAS_SLOPES,
-                masked == 1,
-                INTERPRET,
-                PRECISION,
-            )
+        if masked == 1 or not ALL_MASKED:
+            first = tile_whole if masked else tile_start
+            last = end if masked else tile_whole
+            for tile in tl.range(first, last, TILE_KV):
+                m_i, l_i, acc = attend_tile(
+                    tile,
+                    q,
+                    position,
+                    mask_row,
+                    slopes,
+                    m_i,
+                    l_i,
+                    acc,
+                    key_ptr,
+                    value_ptr,
+                    k_scale_ptr,
+                    v_scale_ptr,
+                    table_ptr,
+                    start,
+                    end,
+                    key_start,
+                    kv_head,
+                    num_kv_heads,
+                    num_blocks,
+                    stride_k_block,
+                    stride_k_slot,
+                    stride_v_block,
+                    stride_v_slot,
+                    scale,
+                    softcap,
+                    window,
+                    HEAD_DIM,
+                    BLOCK_SIZE,
+                    TILE_KV,
+                    PAGED,
+                    K_SCALE,
+                    V_SCALE,
+                    CAUSAL,
+                    HAS_WINDOW,
+                    HAS_SOFTCAP,
+                    HAS_SLOPES,
+                    masked == 1,
+                    INTERPRET,
+                    PRECISION,
+                )
 
     acc *= load_scale(v_scale_ptr, kv_head, V_SCALE)
     output, lse = normalise(m_i, l_i, acc)
