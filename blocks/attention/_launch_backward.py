@@ -152,7 +152,8 @@ def _constants(
     query, key = pointers[1:3]
     head_dim, group = query.shape[2], query.shape[1] // key.shape[1]
     chip = _tiles.chip(query.device)
-    tiles = backward_tiles(which, chip, head_dim, group, query.itemsize)
+    bent = options.softcap is not None or options.alibi_slopes is not None
+    tiles = backward_tiles(which, chip, head_dim, group, query.itemsize, bent)
     settings = _launch._settings(query, options)
     del settings["HAS_SINKS"]  # they are part of the LSE
     return tiles, {

@@ -13,10 +13,13 @@ _ROWS = {
 }
 
 
-def backward_tiles(which: str, name: str, head_dim: int, group: int, itemsize: int) -> Tiles:
+def backward_tiles(
+    which: str, name: str, head_dim: int, group: int, itemsize: int, bent: bool = False
+) -> Tiles:
     """Tiles of the backward of ``prefill``: ``which`` gradient, of the ``query`` or the ``key``.
 
-    The key's program keeps two sums, so it takes many keys and few queries at a time.
+    The key's program keeps two sums, so it takes many keys and few queries at a time. ``bent``: a
+    softcap or slopes are on, which need registers for their derivatives.
     """
     if name == "cpu":
         return Tiles(power_of_two(group), 32, 4, 1)
@@ -26,4 +29,6 @@ def backward_tiles(which: str, name: str, head_dim: int, group: int, itemsize: i
         rows, keys = (16, 16) if wide == 2 or chip == "gfx" else (16, 32)
         return Tiles(max(rows, power_of_two(group)), keys, 8, 1)
     rows, keys, stages = _ROWS[which, chip][wide]
+    if bent and (which, chip, wide) == ("query", "sm_90", 1):
+        keys = 32
     return Tiles(max(rows, power_of_two(group)), keys, 8, stages)

@@ -27,7 +27,7 @@ def backward_case(
     tiles: _tiles.Tiles | None = None,
 ) -> AotCase:
     """The kernel of one gradient as launched on ``target``; ``options`` turns every setting on."""
-    tiles = tiles or backward_tiles(which, target, head_dim, group, BYTES[dtype])
+    tiles = tiles or backward_tiles(which, target, head_dim, group, BYTES[dtype], options)
     pointers = dict.fromkeys(("grad_output_ptr", "query_ptr", "key_ptr", "value_ptr"), f"*{dtype}")
     pointers |= {"lse_ptr": "*fp32", "delta_ptr": "*fp32"}
     pointers |= {"slopes_ptr": "*fp32"} if options else {}
