@@ -166,6 +166,38 @@ def check_packed(
     query: Tensor, key: Tensor, value: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor | None
 ) -> None:
     """Check everything about a packed call that needs no look at tensor contents."""
+    q, k, bounds = query.shape, key.shape, cu_seqlens_q.shape
+    dtype, device = query.dtype, query.device
+    ok = (
+        len(q) == len(k) == 3
+        and len(bounds) == 1
+        and bounds[0] > 0
+        and k == value.shape
+        and q[2] == k[2] > 0
+        and k[1] > 0
+        and q[1] > 0
+        and q[1] % k[1] == 0
+        and dtype == key.dtype == value.dtype
+        and dtype in REFERENCE_DTYPES
+        and cu_seqlens_q.dtype == torch.int32
+        and device == key.device == value.device == cu_seqlens_q.device
+    )
+    if ok and cu_seqlens_k is None:
+        ok = q[0] == k[0]
+    elif ok and cu_seqlens_k is not None:
+        ok = (
+            cu_seqlens_k.dtype == torch.int32
+            and cu_seqlens_k.shape == bounds
+            and cu_seqlens_k.device == device
+        )
+    if not ok:
+        _explain_packed(query, key, value, cu_seqlens_q, cu_seqlens_k)
+
+
+def _explain_packed(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor | None
+) -> None:
+    """Raise the error that ``check_packed`` found."""
     check_shape("query", query, ("num_tokens", "num_heads", "head_dim"))
     check_shape("key", key, ("num_keys", "num_kv_heads", query.shape[2]))
     check_shape("value", value, tuple(key.shape), "the shape of key")
@@ -185,6 +217,7 @@ def check_packed(
     check_same_device(
         query=query, key=key, value=value, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k
     )
+    raise AssertionError("check_packed refused what _explain_packed finds right")
 
 
 def check_bounds(name: str, cu_seqlens: Tensor, num_tokens: int) -> list[int]:
