@@ -12,10 +12,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 _compiled: dict[tuple[Any, ...], Any] = {}
 """Compiled kernels by device, kernel, options, and what Triton specialises on."""
 _runtime: Any = None
 """Triton's driver and knobs, once a kernel has been compiled."""
+_SIZED = torch.version.hip is not None
+"""Whether Triton compiles another kernel for tensors beyond 2 GiB, as it does on AMD chips."""
+_SIZE = 2**31 - 1
 
 
 def launch(
@@ -34,13 +39,14 @@ def launch(
         kernel: a jit function whose parameters come in the order of the arguments here, or its
             interpreted twin.
         grid: one to three sizes.
-        tensors: the pointer arguments; None for one that is absent.
+        tensors: the pointer arguments; None for one that is absent. All on the first one's device,
+            which need not be the current one.
         numbers: the run-time numbers. An int is told apart as Triton does: 1, a multiple of 16,
             more than 32 bits; a parameter that is not to be specialised on costs a spare entry.
         constants: the ``tl.constexpr`` arguments by name, in the kernel's order; hashable.
         num_warps, num_stages: as for Triton.
 
-    Unaligned tensors, hooks on the launch, and the interpreter take Triton's own path.
+    Hooks on the launch, and the interpreter, take Triton's own path.
     """
     address = 0
     kinds: list[Any] = []
@@ -50,6 +56,10 @@ def launch(
         else:
             address |= tensor.data_ptr()
             kinds.append(tensor.dtype)
+            if _SIZED:
+                kinds.append(tensor.untyped_storage().size() <= _SIZE)
+    if address % 16:
+        kinds += [tensor is not None and tensor.data_ptr() % 16 == 0 for tensor in tensors]
     for n in numbers:
         if n.__class__ is float:
             kinds.append(float)
@@ -57,12 +67,14 @@ def launch(
             kinds.append(16 if n <= 2147483647 else 64)
         else:
             kinds.append(1 if n == 1 else 0 if n <= 2147483647 else 63)
-    if address % 16 == 0 and _runtime is not None:
+    place = tensors[0].get_device()
+    if _runtime is not None:
         driver, knobs = _runtime
         device = driver.active.get_current_device()
         key = (device, id(kernel), num_warps, num_stages, *constants.values(), *kinds)
         compiled = _compiled.get(key)
-        if compiled is not None and not _watched(kernel, knobs):
+        here = place in (device, -1)
+        if here and compiled is not None and not _watched(kernel, knobs):
             compiled.run(
                 *(grid if len(grid) == 3 else (*grid, 1, 1)[:3]),
                 driver.active.get_current_stream(device),
@@ -76,6 +88,11 @@ def launch(
                 *constants.values(),
             )
             return
+    if place >= 0 and place != torch.cuda.current_device():
+        options = {"num_warps": num_warps, "num_stages": num_stages}
+        with torch.cuda.device(place):
+            launch(kernel, grid, tensors, numbers, constants, **options)
+        return
     _launch_and_remember(kernel, grid, tensors, numbers, constants, num_warps, num_stages, kinds)
 
 
@@ -113,8 +130,6 @@ def _launch_and_remember(
     compiled = kernel[grid](*tensors, *numbers, **constants, **options)
     if not all(hasattr(compiled, name) for name in ("run", "function", "packed_metadata")):
         return  # the interpreter, or a version of triton that launches otherwise
-    if any(tensor is not None and tensor.data_ptr() % 16 for tensor in tensors):
-        return
     from triton import knobs
     from triton.runtime import driver
 
