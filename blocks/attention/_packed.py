@@ -38,8 +38,9 @@ def forward(
     """Output, or ``AttentionOutput``; the LSE is float64 where the inputs are."""
     packed = (query, key, value, None, cu_seqlens_k, cu_seqlens_q, options)
     if how == "triton":
-        how_to = {"causal": causal, "return_lse": return_lse}
-        return _launch.attend(*packed, batch_invariant=batch_invariant, **how_to)
+        return _launch.attend(
+            *packed, causal=causal, return_lse=return_lse, batch_invariant=batch_invariant
+        )
     if how == "native":
         found = _cpu.attention(*packed, causal=causal, return_lse=return_lse)
         if found is not None:

@@ -108,8 +108,8 @@ def test_prefill_at_once_in_parts_and_in_any_batch(impl, options):
     mixed = prefill(
         torch.cat([query[:7], query[70:], query[:40]]),
         *(torch.cat([t[:7], t, t[:40]]) for t in (keys, values)),
-        running_sums([7, 30, 40]),
-        running_sums([7, 100, 40]),
+        cu_seqlens_q=running_sums([7, 30, 40]),
+        cu_seqlens_k=running_sums([7, 100, 40]),
         **how,
     )
     assert torch.equal(mixed.output[7:37], cold.output[70:])
