@@ -1,6 +1,6 @@
 """Kernels of blocks.kv to compile ahead of time, at the shapes of real models."""
 
-from blocks.kv.rope_write import rope_write_tiles
+from blocks.kv._rope_write import rope_write_tiles
 from tests.aot import TARGETS, AotCase
 
 SCALE_PLACES = ("block", "slot", "head")
