@@ -309,10 +309,6 @@ def _contiguous_rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def _launch_options(num_warps: int, num_stages: int) -> dict[str, Any]:
-    return {"num_warps": num_warps, "num_stages": num_stages}
-
-
 def _strides(cache: Tensor) -> tuple[int, ...]:
     """Strides of block, slot and head; a packed tensor has no blocks."""
     return (0, *cache.stride()[:2]) if cache.dim() == 3 else cache.stride()[:3]

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blocks._launch import launch
 from blocks.attention import _launch, _tiles
 from blocks.attention._options import Options
 from blocks.attention._tiles_backward import backward_tiles
@@ -61,26 +62,23 @@ def backward(
 def _delta(grad_output: Tensor, output: Tensor, grad_lse: Tensor | None) -> Tensor:
     from blocks.attention._triton.backward import _delta_kernel
 
-    kernel: Any = _delta_kernel
-
     num_tokens, num_heads, head_dim = output.shape
     delta = output.new_empty((num_tokens, num_heads), dtype=torch.float32)
     num_rows = num_tokens * num_heads
     if num_rows:
-        kernel[(-(-num_rows // DELTA_ROWS),)](
-            grad_output,
-            output,
-            None if grad_lse is None else grad_lse.contiguous(),
-            delta,
-            num_rows,
-            num_heads,
-            grad_output.stride(0),
-            grad_output.stride(1),
-            HEAD_DIM=head_dim,
-            TILE_R=DELTA_ROWS,
-            TILE_D=_tiles.power_of_two(head_dim),
-            HAS_GRAD_LSE=grad_lse is not None,
-            **_launch._launch_options(4, 1),
+        launch(
+            _delta_kernel,
+            (-(-num_rows // DELTA_ROWS),),
+            (grad_output, output, None if grad_lse is None else grad_lse.contiguous(), delta),
+            (num_rows, num_heads, *grad_output.stride()[:2]),
+            {
+                "HEAD_DIM": head_dim,
+                "TILE_R": DELTA_ROWS,
+                "TILE_D": _tiles.power_of_two(head_dim),
+                "HAS_GRAD_LSE": grad_lse is not None,
+            },
+            num_warps=4,
+            num_stages=1,
         )
     return delta
 
@@ -95,21 +93,22 @@ def _launch_keys(
 ) -> None:
     from blocks.attention._triton.backward_key import _backward_key_kernel
 
-    kernel: Any = _backward_key_kernel
-
     num_keys, num_kv_heads, _ = grad_key.shape
     tiles, constants = _constants("key", pointers, options, causal)
     num_seqs = pointers[-1].shape[0]
-    kernel[((num_keys // tiles.kv + num_seqs) * num_kv_heads,)](
-        *pointers,
-        grad_key,
-        grad_value,
-        *_counts(pointers),
-        *grad_key.stride()[:2],
-        *grad_value.stride()[:2],
-        *_launch._numbers(options),
-        ACCUMULATE=accumulate,
-        **constants,
+    launch(
+        _backward_key_kernel,
+        ((num_keys // tiles.kv + num_seqs) * num_kv_heads,),
+        (*pointers, grad_key, grad_value),
+        (
+            *_counts(pointers),
+            *grad_key.stride()[:2],
+            *grad_value.stride()[:2],
+            *_launch._numbers(options),
+        ),
+        {"ACCUMULATE": accumulate, **constants},
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
     )
 
 
@@ -122,20 +121,18 @@ def _launch_queries(
 ) -> None:
     from blocks.attention._triton.backward_query import _backward_query_kernel
 
-    kernel: Any = _backward_query_kernel
-
     num_tokens = grad_query.shape[0]
     tiles, constants = _constants("query", pointers, options, causal)
     num_seqs, num_kv_heads = pointers[-1].shape[0], pointers[2].shape[1]
     blocks = num_tokens // (tiles.q // constants["GROUP"]) + num_seqs
-    kernel[(blocks * num_kv_heads,)](
-        *pointers,
-        grad_query,
-        slopes,
-        *_counts(pointers),
-        *_launch._numbers(options),
-        WANT_SLOPES=slopes is not None,
-        **constants,
+    launch(
+        _backward_query_kernel,
+        (blocks * num_kv_heads,),
+        (*pointers, grad_query, slopes),
+        (*_counts(pointers), *_launch._numbers(options)),
+        {"WANT_SLOPES": slopes is not None, **constants},
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
     )
 
 
@@ -164,5 +161,4 @@ def _constants(
         "TILE_D": _tiles.power_of_two(head_dim),
         "CAUSAL": causal,
         **settings,
-        **_launch._launch_options(tiles.warps, tiles.stages),
     }

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from blocks._checks import fail
+from blocks._launch import launch
 from blocks.attention import _launch, _tiles
 from blocks.attention._layout import DTYPES
 from blocks.attention._options import Options
@@ -82,41 +83,44 @@ def decode(
     partial = query.dtype if num_splits == 1 else torch.float32
     outputs = torch.empty((*shape, latent_dim), dtype=partial, device=query.device)
     lses = torch.empty(shape, dtype=torch.float32, device=query.device)
-    kernel: Any = _mla_decode_kernel
     if num_seqs:
-        kernel[(num_seqs, head_tiles, num_splits)](
-            query,
-            _launch._stored(latent_cache),
-            block_table,
-            seq_lens.contiguous(),
-            latent_scale,
-            options.sinks,
-            options.alibi_slopes,
-            outputs,
-            lses,
-            num_seqs,
-            num_heads,
-            num_blocks,
-            num_splits,
-            FIXED_SPLIT,
-            query.stride(0),
-            query.stride(1),
-            latent_cache.stride(0),
-            latent_cache.stride(1),
-            block_table.stride(0),
-            options.scale,
-            options.softcap or 1.0,
-            options.window or 0,
-            LATENT_DIM=latent_dim,
-            ROPE_DIM=row_dim - latent_dim,
-            BLOCK_SIZE=block_size,
-            TILE_Q=tiles.q,
-            TILE_KV=tiles.kv,
-            TILE_L=_tiles.power_of_two(latent_dim),
-            TILE_R=_tiles.power_of_two(row_dim - latent_dim),
-            SCALE=scale_kind(latent_scale, latent_cache.unsqueeze(2)),
-            FIXED_SPLITS=batch_invariant,
-            **_launch._settings(query, options),
+        launch(
+            _mla_decode_kernel,
+            (num_seqs, head_tiles, num_splits),
+            (
+                query,
+                _launch._stored(latent_cache),
+                block_table,
+                seq_lens.contiguous(),
+                latent_scale,
+                options.sinks,
+                options.alibi_slopes,
+                outputs,
+                lses,
+            ),
+            (
+                num_seqs,
+                num_heads,
+                num_blocks,
+                num_splits,
+                FIXED_SPLIT,
+                *query.stride()[:2],
+                *latent_cache.stride()[:2],
+                block_table.stride(0),
+                *_launch._numbers(options),
+            ),
+            {
+                "LATENT_DIM": latent_dim,
+                "ROPE_DIM": row_dim - latent_dim,
+                "BLOCK_SIZE": block_size,
+                "TILE_Q": tiles.q,
+                "TILE_KV": tiles.kv,
+                "TILE_L": _tiles.power_of_two(latent_dim),
+                "TILE_R": _tiles.power_of_two(row_dim - latent_dim),
+                "SCALE": scale_kind(latent_scale, latent_cache.unsqueeze(2)),
+                "FIXED_SPLITS": batch_invariant,
+                **_launch._settings(query, options),
+            },
             num_warps=tiles.warps,
             num_stages=tiles.stages,
         )

@@ -123,6 +123,7 @@ def _backward_key_kernel(
     scale,
     softcap,
     window,
+    ACCUMULATE: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     TILE_Q: tl.constexpr,
@@ -132,7 +133,6 @@ def _backward_key_kernel(
     HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     HAS_SLOPES: tl.constexpr,
-    ACCUMULATE: tl.constexpr,
     INTERPRET: tl.constexpr,
     PRECISION: tl.constexpr,
 ):

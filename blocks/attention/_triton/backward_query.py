@@ -103,6 +103,7 @@ def _backward_query_kernel(
     scale,
     softcap,
     window,
+    WANT_SLOPES: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     TILE_Q: tl.constexpr,
@@ -112,7 +113,6 @@ def _backward_query_kernel(
     HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     HAS_SLOPES: tl.constexpr,
-    WANT_SLOPES: tl.constexpr,
     INTERPRET: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
