@@ -10,13 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from blocks.ops import linear_cross_entropy, linear_cross_entropy_work
-from blocks.ops.linear_cross_entropy import (
-    CPU_CHUNK_ROWS,
-    MAX_ROUNDED_CHUNKS,
-    _linear_cross_entropy_op,
-    chunk_rows,
-)
+from blocks.ops import _loss_chunks, linear_cross_entropy, linear_cross_entropy_work
+from blocks.ops._loss_chunks import CPU_CHUNK_ROWS, MAX_ROUNDED_CHUNKS, chunk_rows
+from blocks.ops.linear_cross_entropy import _linear_cross_entropy_op
 from tests.numerics import assert_close, assert_like_torch
 from tests.ops.test_cross_entropy import FAST, OPTIONS, REDUCTIONS
 
@@ -181,7 +177,7 @@ def test_states_of_ignored_rows_may_hold_anything(impl, every_row, monkeypatch) 
     """Where ignored rows are left out, and where they go through the products (accelerators)."""
     if every_row:
         module = sys.modules["blocks.ops.linear_cross_entropy"]
-        monkeypatch.setattr(module, "_counted_rows", module._by_chunks)
+        monkeypatch.setattr(module, "counted_rows", _loss_chunks.by_chunks)
     hidden, weight, bias, labels = drawn(9, 20)
     expected = gradients(hidden, weight, bias, labels, impl="reference")
     hidden[labels == -100] = torch.nan
