@@ -4,10 +4,12 @@ Tensors are looked at through ``shape``, ``dtype`` and ``device`` only, so this 
 torch and ``blocks.sched`` can use it.
 """
 
+import ctypes
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from types import UnionType
+from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,7 +80,8 @@ def check_positive(name: str, value: int | float | None, hint: str = "") -> None
 
 
 def expects_tensors(operation: Callable[P, T]) -> Callable[P, T]:
-    """Decorator: an argument that is no tensor is refused with the house ``TypeError``.
+    """Decorator: an argument that is no tensor, or no number, where one belongs is refused with the
+    house ``TypeError``.
 
     Nothing is looked at before the call: only when it breaks on a missing attribute are its
     arguments compared with the annotations.
@@ -96,6 +99,10 @@ def expects_tensors(operation: Callable[P, T]) -> Callable[P, T]:
             return operation(*args, **kwargs)
         except AttributeError as error:
             _refuse_non_tensors(operation, args, kwargs, error)
+            raise
+        except (TypeError, ctypes.ArgumentError) as error:
+            if "expected" not in str(error):
+                _refuse_non_numbers(operation, args, kwargs, error)
             raise
 
     return checked
@@ -116,3 +123,32 @@ def _refuse_non_tensors(
         if any(word in text for word in ("list", "Sequence", "float", "int |")):
             continue  # takes other things beside a tensor
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}") from cause
+
+
+def _refuse_non_numbers(
+    operation: Callable[..., Any], args: Any, kwargs: Any, cause: Exception
+) -> None:
+    signature = inspect.signature(operation)
+    try:
+        given = signature.bind(*args, **kwargs).arguments
+    except TypeError:
+        return  # Python's own words: an argument is missing, or there is none of that name
+    for name, value in given.items():
+        kinds = number_kinds(signature.parameters[name].annotation)
+        if not kinds or (value is None and type(None) in kinds):
+            continue
+        whole = float not in kinds
+        if not hasattr(value, "__index__" if whole else "__float__"):
+            wanted = "a whole number" if whole else "a number"
+            raise TypeError(f"{name}: expected {wanted}, got {value!r}") from cause
+
+
+def number_kinds(annotation: Any) -> set[Any]:
+    """The types an annotation allows where all are numbers or None, else none.
+
+    >>> number_kinds(int | None) == {int, type(None)}, number_kinds(tuple[int, int]) == set()
+    (True, True)
+    """
+    union = isinstance(annotation, UnionType) or get_origin(annotation) is Union
+    kinds = set(get_args(annotation) if union else (annotation,))
+    return kinds if kinds <= {int, float, type(None)} else set()

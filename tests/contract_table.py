@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blocks._checks import number_kinds
+
 BLOCKS = ("attention", "kv", "ops")
 HOW = ("impl", "inplace", "num_splits", "batch_invariant", "chunk_bytes", "accumulate_dtype")
 """Parameters that say how, never what: a reference need not have them."""
@@ -345,6 +347,9 @@ def wrong_arguments(name: str) -> Iterator[tuple[str, str, Any]]:
             yield parameter, "shape", value[..., :-1]
         if several:
             yield parameter, "device", value.to("meta")
+    for parameter, known in inspect.signature(operation(name)).parameters.items():
+        if number_kinds(known.annotation):
+            yield parameter, "no number", "text"
 
 
 def answers() -> list[dict[str, str]]:

@@ -152,7 +152,7 @@ def _answers() -> dict[tuple[str, str, str], tuple[str, str]]:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_wrong_arguments_are_refused_in_the_words_of_the_house(name):
-    """No tensor, another dtype, another shape, another device: expected, got."""
+    """No tensor, no number, another dtype, another shape, another device: expected, got."""
     for parameter, wrong, _ in wrong_arguments(name):
         kind, message = _answers()[name, parameter, wrong]
         about = f"{name}({parameter}: {wrong}): {kind}: {message}"
@@ -170,4 +170,5 @@ def test_wrong_arguments_are_drawn_for_every_tensor():
     assert len(tensors(list(given.values()))) == 2
     found = {(p, wrong) for p, wrong, _ in wrong_arguments("ops.linear")}
     assert {p for p, _ in found} == {"x", "weight", "bias"}
+    assert ("window", "no number") in {(p, w) for p, w, _ in wrong_arguments("attention.prefill")}
     assert {w for _, w in found} == {"no tensor", "a list", "dtype", "shape", "device"}

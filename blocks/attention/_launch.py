@@ -290,7 +290,11 @@ def _prepare(query: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
             f"head_dim: expected at most 256 with impl='triton', got {query.shape[-1]}"
         )
     if any(cache.stride(-1) != 1 for cache in caches):
-        raise ValueError("head_dim stride: expected 1 for keys and values; call .contiguous() once")
+        strides = [cache.stride(-1) for cache in caches]
+        raise ValueError(
+            f"head_dim stride: expected 1 for keys and values, got {strides}; "
+            "call .contiguous() once"
+        )
     return (_contiguous_rows(query), *(_stored(cache) for cache in caches))
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int32, Int64, Shaped
 from torch import Tensor
 
-from blocks._checks import check_dtype, check_same_device, check_shape, expects_tensors, fail
+from blocks._checks import check, check_dtype, check_same_device, check_shape, expects_tensors, fail
 from blocks._work import Work
 from blocks.attention import _cpu, _launch_rows, reference
 from blocks.attention._count import StoredKeys, attention_work
@@ -173,6 +173,9 @@ def tree_mask_from_parents(
             child of the last committed token). A parent comes before its children.
         cu_seqlens_q: running sums of the numbers of draft tokens, from 0; at most 64 a sequence.
 
+    Raises:
+        ValueError: values that are no trees; on an accelerator they are not looked at.
+
     Example:
         >>> parents = torch.tensor([-1, 0, 0, 1], dtype=torch.int32)  # 0 -> (1 -> 3, 2)
         >>> mask = tree_mask_from_parents(parents, torch.tensor([0, 4], dtype=torch.int32))
@@ -184,6 +187,8 @@ def tree_mask_from_parents(
     check_shape("cu_seqlens_q", cu_seqlens_q, ("num_seqs + 1",))
     check_dtype("cu_seqlens_q", cu_seqlens_q, (torch.int32,))
     check_same_device(parents=parents, cu_seqlens_q=cu_seqlens_q)
+    if may_look(parents) and not torch.compiler.is_compiling():
+        _check_parents(parents.tolist(), cu_seqlens_q.tolist())
     token = torch.arange(parents.shape[0], device=parents.device)
     sequence = torch.searchsorted(cu_seqlens_q, token, right=True, out_int32=True) - 1
     start = cu_seqlens_q[sequence.clamp_min(0)].long()  # [num_tokens]
@@ -193,6 +198,18 @@ def tree_mask_from_parents(
         mask = mask | mask[ancestor]
         ancestor = ancestor[ancestor]
     return mask
+
+
+def _check_parents(parents: list[int], bounds: list[int]) -> None:
+    sizes = [end - start for start, end in itertools.pairwise(bounds)]
+    whole = bool(bounds) and bounds[0] == 0 and bounds[-1] == len(parents)
+    wanted = f"running sums from 0 to {len(parents)}, at most {MAX_DRAFTS} tokens a sequence"
+    ok = whole and all(0 <= size <= MAX_DRAFTS for size in sizes)
+    check(ok, "cu_seqlens_q", wanted, bounds)
+    for start, size in zip(bounds[:-1], sizes, strict=True):
+        for i, parent in enumerate(parents[start : start + size]):
+            wanted = f"-1 or an earlier token of its sequence (below {i})"
+            check(-1 <= parent < i, f"parents[{start + i}]", wanted, parent)
 
 
 def tree_decode_work(

@@ -166,6 +166,7 @@ def _words(blocks: Tensor) -> Tensor:
 
 
 def _check_planes(name: str, planes: Tensor, scales: Tensor | None) -> None:
+    check(planes.dim() >= 2, f"{name} shape", "[num_planes, num_blocks, ...]", list(planes.shape))
     for what, x in ((name, planes), (f"{name} scales", scales)):
         if x is not None and not x.is_contiguous():
             raise fail(what, "a contiguous tensor", f"strides {x.stride()}")

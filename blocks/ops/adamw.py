@@ -16,6 +16,7 @@ from blocks.ops._adamw_update import Settings, Step, clip_factor, update
 HAS = ("reference", "torch", "triton")
 
 
+@_checks.expects_tensors
 @torch.no_grad()
 def adamw_step(
     params: Sequence[Tensor],
@@ -224,6 +225,8 @@ def _check(
 def _check_settings(settings: Settings, max_norm: float | None) -> None:
     ok = not isinstance(settings.lr, float | int) or settings.lr >= 0
     _checks.check(ok, "lr", "a number of at least 0", settings.lr)
+    pair = isinstance(settings.betas, tuple | list) and len(settings.betas) == 2
+    _checks.check(pair, "betas", "two numbers in [0, 1)", settings.betas)
     for beta in settings.betas:
         _checks.check(0 <= beta < 1, "betas", "numbers in [0, 1)", settings.betas)
     _checks.check(settings.eps >= 0, "eps", "a number of at least 0", settings.eps)

@@ -167,8 +167,8 @@ def _check_coordinates(
     for name, tensor in per_entry.items():
         _checks.check_shape(name, tensor, (rows.shape[0],), "one number per entry of rows")
     _checks.check_kind("logits", logits, "floating point")
-    _checks.check_kind("rows", rows, "whole number")
-    _checks.check_kind("token_ids", token_ids, "whole number")
+    for name, index in (("rows", rows), ("token_ids", token_ids)):  # torch takes uint8 for a mask
+        _checks.check_dtype(name, index, (torch.int32, torch.int64), "call .long()")
     _checks.check_same_device(logits=logits, rows=rows, token_ids=token_ids, **per_entry)
     if logits.device.type != "cpu" or rows.numel() == 0:
         return

@@ -199,3 +199,24 @@ def test_more_drafts_than_bits_are_refused(impl):
     case = paged_case([65], [80])
     with pytest.raises(ValueError, match="draft tokens of sequence 0: expected at most 64"):
         tree_decode(*case.paged, tree_mask=torch.ones(65, dtype=torch.int64), impl=impl)
+
+
+@pytest.mark.parametrize(
+    ("parents", "bounds", "message"),
+    [
+        ([-1, 0, 1], [0, 2, 3], "expected -1 or an earlier token of its sequence .below 0., got 1"),
+        ([-1, 1], [0, 2], "expected -1 or an earlier token"),
+        ([-7, 0], [0, 2], "expected -1 or an earlier token"),
+        ([-1, 0], [0, 1], "cu_seqlens_q: expected running sums from 0 to 2"),
+        ([-1, 0], [0, 3, 2], "cu_seqlens_q: expected running sums from 0 to 2"),
+        ([-1] * 65, [0, 65], "at most 64 tokens a sequence"),
+        ([], [], "cu_seqlens_q: expected running sums from 0 to 0"),
+    ],
+)
+def test_parents_that_make_no_tree_are_refused(
+    parents: list[int], bounds: list[int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        tree_mask_from_parents(
+            torch.tensor(parents, dtype=torch.int32), torch.tensor(bounds, dtype=torch.int32)
+        )

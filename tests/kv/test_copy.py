@@ -1,5 +1,6 @@
 """copy_blocks: any list of copies gives what one copy after the other gives."""
 
+import inspect
 from typing import Any
 
 import pytest
@@ -123,3 +124,8 @@ def test_scattered_planes_are_refused():
 
 def test_work_counts_a_read_and_a_write():
     assert copy_blocks_work(num_pairs=3, num_planes=4, block_bytes=100).bytes == 2400
+
+
+def test_planes_without_blocks_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected \[num_planes, num_blocks, \.\.\.\], got \[3\]"):
+        inspect.unwrap(copy_blocks)(torch.zeros(3), [(0, 1)])  # past the type checks

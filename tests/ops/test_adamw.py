@@ -268,6 +268,7 @@ def test_closures_and_schedulers_work() -> None:
         ({"grads": [torch.ones(3)]}, r"grads\[0\] shape: expected \[2\], got \[3\]"),
         ({"step": 0}, "step: expected a number from 1"),
         ({"lr": -1.0}, "lr: expected a number of at least 0"),
+        ({"betas": (0.9,)}, r"betas: expected two numbers in \[0, 1\)"),
         ({"betas": (0.9, 1.0)}, r"betas: expected numbers in \[0, 1\)"),
         ({"eps": -1.0}, "eps: expected"),
         ({"weight_decay": -1.0}, "weight_decay: expected"),

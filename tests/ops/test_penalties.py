@@ -132,3 +132,13 @@ def test_implementations_equal_the_reference(impl, num_entries, dtype, wide, see
     assert torch.equal(logits[untouched], was[untouched])
     between = slice(1, None, 2) if wide else slice(9, None)
     assert torch.equal(memory[:, between], before[:, between])
+
+
+@pytest.mark.parametrize("name", ["rows", "token_ids"])
+def test_bytes_are_no_coordinates(name: str) -> None:
+    """torch indexes by neither, and takes uint8 for a mask."""
+    logits, zero = torch.zeros(2, 3), torch.zeros(1, dtype=torch.int64)
+    given = {"rows": zero, "token_ids": zero, name: zero.to(torch.int8)}
+    with pytest.raises(TypeError, match=f"{name} dtype: expected torch.int32 or torch.int64, got"):
+        add_logit_bias(logits, given["rows"], given["token_ids"], torch.ones(1))
+    assert not logits.any()
