@@ -46,9 +46,13 @@ class Schedule:
             check(inside, "edge", "an earlier and a later stage", (source, target))
         for rank, program in enumerate(self.programs):
             for action in program:
-                self._check_action(rank, action)
+                self.check_action(rank, action)
 
-    def _check_action(self, rank: int, action: Action) -> None:
+    def check_action(self, rank: int, action: Action) -> None:
+        """
+        Raises:
+            ValueError: an action that is none of this schedule's ``rank``.
+        """
         inside = 0 <= action.stage < self.num_stages and self.placement[action.stage] == rank
         check(inside, f"action {action} of rank {rank}", "a stage of that rank", action.stage)
         chunk = self.chunks[action.stage]
