@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from fractions import Fraction
-from numbers import Rational
 from typing import NamedTuple, TypeAlias
 
 from blocks.pipeline.action import Action, Kind
@@ -62,8 +61,9 @@ class Timeline:
         idle = whole - sum(self._busy)
         if not whole:
             return 0
-        exact = isinstance(idle, Rational) and isinstance(whole, Rational)
-        return Fraction(idle, whole) if exact else idle / whole
+        if isinstance(idle, float) or isinstance(whole, float):
+            return idle / whole
+        return Fraction(idle, whole)
 
     def critical_path(self) -> tuple[Span, ...]:
         """Compute actions from the first to the last, each the one that kept the next waiting.
