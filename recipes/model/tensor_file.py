@@ -13,7 +13,7 @@ import ctypes
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,6 +187,23 @@ def write_tensors(path: Path, tensors: Sequence[Named]) -> None:
 
     Tensors that are not contiguous, of another dtype or on a device are copied one at a time.
     """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with scratch.open("wb") as file:
+            for part in file_parts(tensors):
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def file_parts(tensors: Sequence[Named]) -> Iterator[bytes | ctypes.Array]:
+    """The bytes of a safetensors file, piece by piece; each is valid until the next is asked for.
+
+    Tensors that are not contiguous, of another dtype or on a device are copied one at a time.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for item in tensors:
@@ -198,18 +215,10 @@ def write_tensors(path: Path, tensors: Sequence[Named]) -> None:
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with scratch.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for item in tensors:
-                whole = item.tensor.detach().to("cpu", item.dtype).contiguous()
-                file.write(_bytes_of(whole))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    yield len(text).to_bytes(8, "little") + text
+    for item in tensors:
+        whole = item.tensor.detach().to("cpu", item.dtype).contiguous()
+        yield _bytes_of(whole)
 
 
 def _bytes_of(tensor: Tensor) -> ctypes.Array:

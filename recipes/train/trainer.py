@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from blocks._checks import check, fail
-from recipes.train.checkpoint import Checkpoint, list_checkpoints, load_latest, save_checkpoint
+from recipes.train.checkpoint import (
+    Checkpoint,
+    StoredCheckpoint,
+    list_checkpoints,
+    load_latest,
+    save_checkpoint,
+)
 from recipes.train.config import TrainConfig, resolve
 from recipes.train.evaluate import HeldOut, evaluate
 from recipes.train.log import JsonLog, LogEntry, plot_log, read_log
@@ -129,7 +135,7 @@ class Trainer:
         }
         return Checkpoint(self.step, tensors, state)
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def restore(self, checkpoint: StoredCheckpoint) -> None:
         """Take over a checkpoint of the same run.
 
         Raises:

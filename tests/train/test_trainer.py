@@ -145,7 +145,7 @@ def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(unbroken, tmp_pat
     config = dataclasses.replace(SMALL, num_steps=24)
     train(config, out=tmp_path)
     newest = list_checkpoints(tmp_path / "checkpoints")[-1]
-    tensors = newest / "tensors.safetensors"
+    tensors = newest / "rank-00000.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-1])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
