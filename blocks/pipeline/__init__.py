@@ -1,4 +1,10 @@
-"""Token-level pipelining: slices, schedules as data, execution."""
+"""Token-level pipelining: slices, schedules as data, execution.
+
+Planning needs no torch; the names that execute are imported when they are first asked for.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from blocks.pipeline.action import Action, Kind
 from blocks.pipeline.dependencies import Deadlock
@@ -9,20 +15,57 @@ from blocks.pipeline.timeline import Span, Timeline
 from blocks.pipeline.trace import UNMEASURED, Origin, Trace, TraceEvent, merge
 from blocks.pipeline.trace_file import read_traces, write_traces
 
+if TYPE_CHECKING:
+    from blocks.pipeline.executor import Executor, StepResult
+    from blocks.pipeline.in_process import InProcessTransport, in_process_transports, run_ranks
+    from blocks.pipeline.stage import SliceContext, StageModule
+    from blocks.pipeline.transport import Handle, PipelineStuck, TensorSpec, Transport
+
 __all__ = [
     "UNMEASURED",
     "Action",
     "Deadlock",
+    "Executor",
+    "Handle",
+    "InProcessTransport",
     "Kind",
     "Origin",
+    "PipelineStuck",
     "Recorder",
     "Schedule",
+    "SliceContext",
     "Span",
+    "StageModule",
+    "StepResult",
+    "TensorSpec",
     "Timeline",
     "Trace",
     "TraceEvent",
+    "Transport",
+    "in_process_transports",
     "merge",
     "read_traces",
+    "run_ranks",
     "simulate",
     "write_traces",
 ]
+
+_EXECUTE = {
+    "Executor": "executor",
+    "Handle": "transport",
+    "InProcessTransport": "in_process",
+    "PipelineStuck": "transport",
+    "SliceContext": "stage",
+    "StageModule": "stage",
+    "StepResult": "executor",
+    "TensorSpec": "transport",
+    "Transport": "transport",
+    "in_process_transports": "in_process",
+    "run_ranks": "in_process",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXECUTE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"blocks.pipeline.{_EXECUTE[name]}"), name)
