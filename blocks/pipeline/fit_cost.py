@@ -81,11 +81,12 @@ def fit_cost(
     )
 
 
-def _error(time: SliceTime, sample: Sample, measured: float) -> float:
-    return (time(sample.num_tokens, sample.start, sample.num_rows) - measured) / measured
+def _error(time: SliceTime, sample: Sample, measured: Number) -> float:
+    predicted = time(sample.num_tokens, sample.start, sample.num_rows)
+    return float((predicted - measured) / measured)
 
 
-def _fit(measured: Sequence[tuple[Sample, float]], floors: Sequence[int]) -> SliceTime:
+def _fit(measured: Sequence[tuple[Sample, Number]], floors: Sequence[int]) -> SliceTime:
     """The best slice time for pairs of slice and seconds; zero seconds are left out."""
     import numpy as np
 
@@ -118,7 +119,7 @@ def non_negative_least_squares(rows: Any, target: Any) -> tuple[float, Any]:
 
     num_columns = rows.shape[1]
     scale = np.maximum(np.abs(rows).max(axis=0), np.finfo(float).tiny)
-    reduced = np.linalg.qr(np.column_stack([rows / scale, target]), mode="r")
+    reduced: Any = np.linalg.qr(np.column_stack([rows / scale, target]), mode="r")
     best, weights = float(target @ target), np.zeros(num_columns)
     for size in range(1, num_columns + 1):
         for chosen in map(list, itertools.combinations(range(num_columns), size)):

@@ -19,7 +19,7 @@ WEIGHT_GRADIENT: Multiples = (1, 0)
 def flop_cost(
     hidden_size: int,
     *,
-    flops_per_s: Number,
+    flops_per_s: int | float,
     num_layers: int = 1,
     ffn_size: int | None = None,
     gated: bool = False,
@@ -28,7 +28,7 @@ def flop_cost(
     floor: int = 0,
     element_bytes: int = 2,
     latency_s: Number = 0.0,
-    bytes_per_s: Number | None = None,
+    bytes_per_s: int | float | None = None,
 ) -> CostSurface:
     """The surface of ``num_layers`` decoder layers at a constant arithmetic speed.
 
@@ -100,13 +100,10 @@ def unit_cost(
     exact = not isinstance(alpha, float)
     share = Fraction(alpha) if exact else alpha
     linear, pair = (1 - share) / seq_len, 2 * share / seq_len**2
-    return CostSurface(
-        *(
-            SliceTime(
-                per_token=multiple * linear,
-                per_pair=attention * pair,
-                per_square=attention * pair / 2,
-            )
-            for multiple, attention in ((1, 1), input_gradient, weight_gradient)
+    forward, input_pass, weight_pass = (
+        SliceTime(
+            per_token=multiple * linear, per_pair=attention * pair, per_square=attention * pair / 2
         )
+        for multiple, attention in ((1, 1), input_gradient, weight_gradient)
     )
+    return CostSurface(forward, input_pass, weight_pass)

@@ -91,4 +91,5 @@ class SliceTime:
         """
         fields = {field.name for field in dataclasses.fields(cls)}
         check(set(data) == fields, "slice time", f"the keys {sorted(fields)}", sorted(data))
-        return cls(**{name: Fraction(x) if isinstance(x, str) else x for name, x in data.items()})
+        read: dict[str, Any] = dict(data)
+        return cls(**{n: Fraction(x) if isinstance(x, str) else x for n, x in read.items()})

@@ -182,7 +182,7 @@ def _cut(
     if epsilon is None:
         slack = 1e-5 * (free.total + weight * free.total / len(free.bounds))
     else:
-        slack = epsilon * num_stages / num_sequences
+        slack = float(epsilon) * num_stages / num_sequences
     found = least_makespan(
         evaluate, values, weight, slack=slack, batch=32 if num_slices is None else 4
     )
