@@ -91,5 +91,5 @@ class SliceTime:
         """
         fields = {field.name for field in dataclasses.fields(cls)}
         check(set(data) == fields, "slice time", f"the keys {sorted(fields)}", sorted(data))
-        read: dict[str, Any] = dict(data)
-        return cls(**{n: Fraction(x) if isinstance(x, str) else x for n, x in read.items()})
+        read = {name: Fraction(x) if isinstance(x, str) else x for name, x in data.items()}
+        return cls(**{**read, "floor": int(data["floor"])})
