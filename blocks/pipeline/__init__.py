@@ -3,26 +3,29 @@
 Planning needs no torch; the names that execute are imported when they are first asked for.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from blocks.pipeline.action import Action, Kind
 from blocks.pipeline.cost import CostSurface, Residual
 from blocks.pipeline.dependencies import Deadlock
-from blocks.pipeline.executor import Executor, StepResult
 from blocks.pipeline.fit_cost import Sample, fit_cost
 from blocks.pipeline.flop_cost import flop_cost, unit_cost
-from blocks.pipeline.in_process import InProcessTransport, in_process_transports, run_ranks
 from blocks.pipeline.recorder import Recorder
 from blocks.pipeline.schedule import Schedule
 from blocks.pipeline.simulate import simulate
 from blocks.pipeline.slice_time import SliceTime
 from blocks.pipeline.slicing import Slicing, equal_cost_slices, slice_tokens
-from blocks.pipeline.stage import SliceContext, StageModule
 from blocks.pipeline.timeline import Span, Timeline
 from blocks.pipeline.trace import UNMEASURED, Origin, Trace, TraceEvent, merge
 from blocks.pipeline.trace_file import read_traces, write_traces
-from blocks.pipeline.transport import Handle, PipelineStuck, TensorSpec, Transport
 from blocks.pipeline.uniform_slices import equal_flop_slices, uniform_slices
+
+if TYPE_CHECKING:
+    from blocks.pipeline.executor import Executor, StepResult
+    from blocks.pipeline.in_process import InProcessTransport, in_process_transports, run_ranks
+    from blocks.pipeline.stage import SliceContext, StageModule
+    from blocks.pipeline.transport import Handle, PipelineStuck, TensorSpec, Transport
 
 __all__ = [
     "UNMEASURED",
@@ -52,19 +55,35 @@ __all__ = [
     "Transport",
     "equal_cost_slices",
     "equal_flop_slices",
-    "executor",
     "fit_cost",
     "flop_cost",
-    "in_process",
     "in_process_transports",
     "merge",
     "read_traces",
     "run_ranks",
     "simulate",
     "slice_tokens",
-    "stage",
-    "transport",
     "uniform_slices",
     "unit_cost",
     "write_traces",
 ]
+
+_EXECUTE = {
+    "Executor": "executor",
+    "Handle": "transport",
+    "InProcessTransport": "in_process",
+    "PipelineStuck": "transport",
+    "SliceContext": "stage",
+    "StageModule": "stage",
+    "StepResult": "executor",
+    "TensorSpec": "transport",
+    "Transport": "transport",
+    "in_process_transports": "in_process",
+    "run_ranks": "in_process",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXECUTE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"blocks.pipeline.{_EXECUTE[name]}"), name)
