@@ -14,7 +14,7 @@ from blocks._checks import expects_tensors
 from blocks._work import Work
 from blocks.attention import _blocked, _cpu, _launch, _packed, reference
 from blocks.attention._count import attention_work
-from blocks.attention._layout import choose
+from blocks.attention._layout import check_batch_invariant, choose
 from blocks.attention._options import Options, resolve_options
 from blocks.attention._slice import check_documents, check_slice, running_sums
 from blocks.attention.output import AttentionOutput
@@ -35,6 +35,7 @@ def slice_attention(
     softcap: float | None = None,
     sinks: Float[Tensor, " num_heads"] | None = None,
     alibi_slopes: Float[Tensor, " num_heads"] | None = None,
+    batch_invariant: bool = False,
     impl: str | None = None,
 ) -> AttentionOutput:
     """Compute causal attention of the tokens [start, start + slice_len) over the keys up to them.
@@ -53,6 +54,8 @@ def slice_attention(
         cu_seqlens: where the sequence consists of documents that do not see one another: running
             sums of their lengths from 0, at least up to the end of the slice. Not with a batch.
         scale, window, softcap, sinks, alibi_slopes: see ``prefill``.
+        batch_invariant: see ``prefill``, whose bits these are: however the sequence is sliced and
+            with whatever others it lies in a batch.
         impl: ``reference``, ``torch``, ``native`` (C++, CPU) or ``triton``.
 
     Returns:
@@ -76,6 +79,8 @@ def slice_attention(
     traced = must_trace(query, key, value, sinks, alibi_slopes)
     compiling = torch.compiler.is_compiling() and impl != "reference"
     how = impl if compiling else choose(impl, HAS, query, key, value, differentiable=HAS)
+    if how is not None:
+        check_batch_invariant(batch_invariant, how)
     if cu_seqlens is not None and query.device.type == "cpu" and not compiling:
         check_documents(cu_seqlens, end)
     if how == "reference":
@@ -83,18 +88,19 @@ def slice_attention(
             query, key, value, start, cu_seqlens=cu_seqlens, **options._asdict()
         )
     if query.dim() == 4 and not traced and how is not None:
-        return _batched(how, query, key, value, start, options)
+        return _batched(how, query, key, value, start, options, batch_invariant)
     keys, values = (t.narrow(-3, 0, end) for t in (key, value))
     if query.dim() == 4:
         keys, values = keys.flatten(0, 1), values.flatten(0, 1)
     sums = running_sums(query, start, cu_seqlens)
     if traced:
         scale, window, softcap, *per_head = options
-        packed = (row, keys, values, *sums, *per_head, scale, window, softcap, True, False, how)
-        output, lse = _packed.PREFILL(*packed)
+        settings = (*per_head, scale, window, softcap, True, batch_invariant, how)
+        output, lse = _packed.PREFILL(row, keys, values, *sums, *settings)
     else:
         assert how is not None
-        output, lse = _packed.forward(how, row, keys, values, *sums, options)
+        packed = (row, keys, values, *sums, options)
+        output, lse = _packed.forward(how, *packed, batch_invariant=batch_invariant)
     return AttentionOutput(output.view(query.shape), lse.view(query.shape[:-1]))
 
 
@@ -118,7 +124,13 @@ def slice_attention_work(
 
 
 def _batched(
-    how: str, query: Tensor, key: Tensor, value: Tensor, start: int, options: Options
+    how: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    start: int,
+    options: Options,
+    batch_invariant: bool,
 ) -> AttentionOutput:
     """Slices of several sequences: each one's buffer is one block of a paged cache."""
     batch, slice_len = query.shape[:2]
@@ -131,7 +143,7 @@ def _batched(
     sums, _ = running_sums(query, start, None)
     paged = (query.flatten(0, 1), key, value, table, lens, sums, options)
     if how == "triton":
-        found = _launch.attend(*paged, return_lse=True)
+        found = _launch.attend(*paged, return_lse=True, batch_invariant=batch_invariant)
     else:
         found = _cpu.attention(*paged, return_lse=True)
         assert found is not None, "the C++ kernel refused what the checks find right"

@@ -68,6 +68,7 @@ class SlicePrefix:
         softcap: float | None = None,
         sinks: Tensor | None = None,
         alibi_slopes: Tensor | None = None,
+        batch_invariant: bool = False,
         impl: str | None = None,
     ) -> Tensor:
         """Append a slice's keys and values at ``start`` and attend to all up to its end.
@@ -80,7 +81,8 @@ class SlicePrefix:
             key: [*batch, slice_len, num_kv_heads, head_dim] of the same tokens.
             value: as key.
             start: position of the slice's first token; 0 begins a new sequence.
-            cu_seqlens, scale, window, softcap, sinks, alibi_slopes, impl: see ``slice_attention``.
+            cu_seqlens, scale, window, softcap, sinks, alibi_slopes, batch_invariant, impl: see
+                ``slice_attention``.
 
         Returns:
             Output of query's shape and dtype.
@@ -95,7 +97,8 @@ class SlicePrefix:
             raise fail("shapes of query, key and value", expected, shapes)
         options = {"cu_seqlens": cu_seqlens, "scale": scale, "window": window}
         options |= {"softcap": softcap, "impl": impl}
-        return _Attend.apply(query, key, value, sinks, alibi_slopes, self, start, options)
+        settings = (self, start, options, batch_invariant)
+        return _Attend.apply(query, key, value, sinks, alibi_slopes, *settings)
 
 
 class _Attend(torch.autograd.Function):
@@ -110,6 +113,7 @@ class _Attend(torch.autograd.Function):
         prefix: SlicePrefix,
         start: int,
         options: dict[str, Any],
+        batch_invariant: bool,
     ) -> Tensor:
         slice_len = key.shape[-3]
         if not 0 <= start <= prefix.key.shape[-3] - slice_len:
@@ -118,7 +122,8 @@ class _Attend(torch.autograd.Function):
         prefix.key.narrow(-3, start, slice_len).copy_(key)
         prefix.value.narrow(-3, start, slice_len).copy_(value)
         per_head = {"sinks": sinks, "alibi_slopes": alibi_slopes}
-        output, lse = slice_attention(query, prefix.key, prefix.value, start, **per_head, **options)
+        how = {**per_head, **options, "batch_invariant": batch_invariant}
+        output, lse = slice_attention(query, prefix.key, prefix.value, start, **how)
         if start == 0:
             prefix.pending.clear()
         if any(ctx.needs_input_grad):
@@ -162,4 +167,4 @@ class _Attend(torch.autograd.Function):
             part = total.narrow(-3, start, query.shape[-3])
             taken.append(part.to(query.dtype, copy=True))
             part.zero_()
-        return grad_query, *taken, *grads, None, None, None
+        return grad_query, *taken, *grads, None, None, None, None

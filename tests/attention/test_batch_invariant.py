@@ -7,7 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from blocks.attention import _launch, _tiles, paged_decode, paged_extend, prefill
+from blocks.attention import (
+    SlicePrefix,
+    _launch,
+    _tiles,
+    paged_decode,
+    paged_extend,
+    prefill,
+    slice_attention,
+)
 from tests.attention.paged_case import paged_case, running_sums
 from tests.attention.quantised_case import quantised_case
 from tests.numerics import assert_close
@@ -116,6 +124,27 @@ def test_prefill_at_once_in_parts_and_in_any_batch(impl, options):
     assert torch.equal(mixed.output[37:], cold.output[:40])
 
 
+@pytest.mark.parametrize("options", EXTEND_SETTINGS, ids=lambda s: "-".join(s) or "plain")
+@pytest.mark.parametrize("impl", IMPLS)
+def test_slices_have_the_bits_of_prefill(impl, options):
+    """Whatever the slicing, alone, in a batch, and through a prefix with gradients."""
+    case = paged_case([90], [90], head_dim=16)
+    query, keys, values, *_ = case.packed
+    how = {**options, "impl": impl, "batch_invariant": True}
+    whole = prefill(query, keys, values, running_sums([90]), return_lse=True, **how)
+    prefix = SlicePrefix.empty(*keys.shape)
+    for start, stop in ((0, 33), (33, 34), (34, 90)):
+        rows = slice(start, stop)
+        alone = slice_attention(query[rows], keys, values, start, **how)
+        assert torch.equal(alone.output, whole.output[rows])
+        assert torch.equal(alone.lse, whole.lse[rows])
+        q, k, v = (torch.stack([t, t.flip(0)]) for t in (query[rows], keys, values))
+        assert torch.equal(slice_attention(q, k, v, start, **how).output[0], whole.output[rows])
+        traced = query[rows].clone().requires_grad_()
+        piped = prefix.attend(traced, keys[rows], values[rows], start, **how)
+        assert torch.equal(piped, whole.output[rows])
+
+
 def test_prefill_with_gradients_is_the_same():
     case = paged_case([70], [70], head_dim=16)
     for impl in IMPLS:
@@ -185,6 +214,9 @@ def test_it_is_refused_where_it_cannot_be_kept(impl):
         paged_extend(*case.paged, impl=impl, batch_invariant=True)
     with pytest.raises(ValueError, match="native or triton with batch_invariant"):
         prefill(*case.packed, impl=impl, batch_invariant=True)
+    query, key, value, *_ = case.packed
+    with pytest.raises(ValueError, match="native or triton with batch_invariant"):
+        slice_attention(query, key, value, 0, impl=impl, batch_invariant=True)
 
 
 def test_it_takes_no_number_of_splits():
