@@ -1,0 +1,108 @@
+"""Meshes, placements and collectives; linear layers and losses cut over ranks.
+
+Names that need torch are loaded when first asked for, so planners import this without it.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from blocks.sharding.collective_bytes import Collective, collective_bytes
+from blocks.sharding.mesh import Mesh
+from blocks.sharding.placement import (
+    Partial,
+    Placement,
+    Replicate,
+    Run,
+    Shard,
+    parse_placement,
+    run_of,
+)
+from blocks.sharding.reshard_plan import Step, plan_reshard
+from blocks.sharding.spec import ShardingSpec
+
+if TYPE_CHECKING:
+    from blocks.sharding.collectives import (
+        all_gather,
+        all_reduce,
+        all_to_all,
+        identity,
+        mask,
+        narrow,
+        reduce_scatter,
+    )
+    from blocks.sharding.distributed import (
+        DistributedGroup,
+        axis_groups,
+        make_device_mesh,
+        torch_placements,
+    )
+    from blocks.sharding.group import Group, sum_in_order
+    from blocks.sharding.linear import column_linear, enter, leave, row_linear
+    from blocks.sharding.local import LocalGroup, run_local
+    from blocks.sharding.resharding import reshard
+    from blocks.sharding.vocabulary import vocab_cross_entropy, vocab_embedding
+
+_WITH_TORCH = {
+    "collectives": (
+        "all_gather",
+        "all_reduce",
+        "all_to_all",
+        "identity",
+        "mask",
+        "narrow",
+        "reduce_scatter",
+    ),
+    "distributed": ("DistributedGroup", "axis_groups", "make_device_mesh", "torch_placements"),
+    "group": ("Group", "sum_in_order"),
+    "linear": ("column_linear", "enter", "leave", "row_linear"),
+    "local": ("LocalGroup", "run_local"),
+    "resharding": ("reshard",),
+    "vocabulary": ("vocab_cross_entropy", "vocab_embedding"),
+}
+_HOME = {name: module for module, names in _WITH_TORCH.items() for name in names}
+
+__all__ = [
+    "Collective",
+    "DistributedGroup",
+    "Group",
+    "LocalGroup",
+    "Mesh",
+    "Partial",
+    "Placement",
+    "Replicate",
+    "Run",
+    "Shard",
+    "ShardingSpec",
+    "Step",
+    "all_gather",
+    "all_reduce",
+    "all_to_all",
+    "axis_groups",
+    "collective_bytes",
+    "column_linear",
+    "enter",
+    "identity",
+    "leave",
+    "make_device_mesh",
+    "mask",
+    "narrow",
+    "parse_placement",
+    "plan_reshard",
+    "reduce_scatter",
+    "reshard",
+    "row_linear",
+    "run_local",
+    "run_of",
+    "sum_in_order",
+    "torch_placements",
+    "vocab_cross_entropy",
+    "vocab_embedding",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,140 @@
+"""``run_local``: every rank of a mesh as a thread of this process."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from blocks._checks import check
+from blocks.sharding.group import Group, sum_in_order
+from blocks.sharding.mesh import Mesh
+
+T = TypeVar("T")
+
+
+class _Meeting:
+    """Where the ranks of a group lay down what they bring and take what they came for."""
+
+    def __init__(self, size: int, timeout_s: float) -> None:
+        self.brought: list[Any] = [None] * size
+        self.barrier = threading.Barrier(size, timeout=timeout_s)
+
+    def exchange(self, rank: int, name: str, content: Any, take: Callable[[list[Any]], T]) -> T:
+        """What ``take`` makes of what every rank brought, in rank order."""
+        self.brought[rank] = (name, content)
+        self.barrier.wait()
+        names = [other for other, _ in self.brought]
+        check(len(set(names)) == 1, "collectives", "the same on all ranks of a group", names)
+        taken = take([brought for _, brought in self.brought])
+        self.barrier.wait()  # nobody changes what it brought before all have taken it
+        return taken
+
+
+class LocalGroup:
+    """A ``Group`` of threads; sums are added in rank order.
+
+    ``num_bytes_sent`` counts what this rank would have sent to others, padding included, in the
+    collectives of ``collective_bytes``.
+    """
+
+    def __init__(self, rank: int, size: int, meeting: _Meeting) -> None:
+        self.rank, self.size = rank, size
+        self.num_bytes_sent = 0
+        self._meeting = meeting
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        part = -(-tensor.numel() // self.size)
+        self.num_bytes_sent += 2 * (self.size - 1) * part * tensor.itemsize
+        return self._meeting.exchange(self.rank, "all_reduce", tensor, sum_in_order)
+
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        self.num_bytes_sent += (self.size - 1) * tensor.nbytes
+        return self._meeting.exchange(self.rank, "all_gather", tensor, _copies)
+
+    def reduce_scatter(self, parts: Sequence[Tensor]) -> Tensor:
+        self._count(parts)
+
+        def take(every: list[Any]) -> Tensor:
+            return sum_in_order([theirs[self.rank] for theirs in every])
+
+        return self._meeting.exchange(self.rank, "reduce_scatter", parts, take)
+
+    def all_to_all(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+        self._count(parts)
+
+        def take(every: list[Any]) -> list[Tensor]:
+            return _copies([theirs[self.rank] for theirs in every])
+
+        mine = self._meeting.exchange(self.rank, "all_to_all", parts, take)
+        found = [tuple(tensor.shape) for tensor in mine]
+        expected = [tuple(shape) for shape in shapes]
+        check(found == expected, "shapes of an all_to_all", expected, found)
+        return mine
+
+    def _count(self, parts: Sequence[Tensor]) -> None:
+        self.num_bytes_sent += sum(p.nbytes for i, p in enumerate(parts) if i != self.rank)
+
+
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [tensor.clone() for tensor in tensors]
+
+
+def run_local(
+    mesh: Mesh,
+    work: Callable[[int, Mapping[str, Group]], T],
+    *,
+    timeout_s: float = 60.0,
+) -> list[T]:
+    """Run ``work(rank, groups)`` on every rank of a mesh, each in a thread.
+
+    Args:
+        work: is given its rank and, for every axis of the mesh, the group it is in.
+        timeout_s: longest wait of a rank for the others in one collective.
+
+    Returns:
+        What the ranks returned, in the order of ``mesh.ranks``.
+
+    Raises:
+        Whatever a rank raised; the first in rank order. ``threading.BrokenBarrierError`` where a
+        rank waited in vain.
+
+    >>> run_local(Mesh.of(tensor=2), lambda r, g: g["tensor"].all_reduce(torch.tensor(r)).item())
+    [1, 1]
+    """
+    check(timeout_s > 0, "timeout_s", "a positive number", timeout_s)
+    meetings = {
+        (axis, group): _Meeting(len(group), timeout_s)
+        for axis in mesh.axes
+        for group in mesh.groups(axis)
+    }
+    results: dict[int, T] = {}
+    errors: dict[int, BaseException] = {}
+
+    def run(rank: int) -> None:
+        groups: dict[str, Group] = {}
+        for axis in mesh.axes:
+            ranks = mesh.group(rank, axis)
+            groups[axis] = LocalGroup(ranks.index(rank), len(ranks), meetings[axis, ranks])
+        try:
+            with torch.set_grad_enabled(grad_on):
+                results[rank] = work(rank, groups)
+        except BaseException as error:
+            errors[rank] = error
+            for meeting in meetings.values():
+                meeting.barrier.abort()
+
+    grad_on = torch.is_grad_enabled()
+    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in mesh.ranks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    causes = [errors[rank] for rank in mesh.ranks if rank in errors]
+    for error in causes:
+        if not isinstance(error, threading.BrokenBarrierError):
+            raise error
+    if causes:
+        raise causes[0]
+    return [results[rank] for rank in mesh.ranks]
