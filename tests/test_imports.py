@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-BLOCKS = ("attention", "kv", "ops", "sched")
+BLOCKS = ("attention", "kv", "ops", "sched", "sharding")
 
 
 def run(code: str) -> None:
@@ -28,6 +28,16 @@ def test_block_imports_without_triton_or_siblings(block: str) -> None:
 
 def test_sched_imports_without_torch() -> None:
     run("import sys, blocks.sched\nassert 'torch' not in sys.modules")
+
+
+def test_planning_side_of_sharding_imports_without_torch() -> None:
+    run(
+        "import sys\n"
+        "from blocks.sharding import Mesh, Shard, ShardingSpec, plan_reshard, collective_bytes\n"
+        "assert 'torch' not in sys.modules\n"
+        "from blocks.sharding import reshard\n"
+        "assert callable(reshard) and 'torch' in sys.modules\n"
+    )
 
 
 def test_planning_side_of_kv_imports_without_torch() -> None:
