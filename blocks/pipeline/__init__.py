@@ -13,6 +13,7 @@ from blocks.pipeline.fit_cost import Sample, fit_cost
 from blocks.pipeline.flop_cost import flop_cost, unit_cost
 from blocks.pipeline.recorder import Recorder
 from blocks.pipeline.schedule import Schedule
+from blocks.pipeline.schedules import SCHEDULES
 from blocks.pipeline.simulate import simulate
 from blocks.pipeline.slice_time import SliceTime
 from blocks.pipeline.slicing import Slicing, equal_cost_slices, slice_tokens
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from blocks.pipeline.transport import Handle, PipelineStuck, TensorSpec, Transport
 
 __all__ = [
+    "SCHEDULES",
     "UNMEASURED",
     "Action",
     "CostSurface",

@@ -1,0 +1,59 @@
+"""``token_zero_bubble``: Seq1F1B whose weight gradients fill the bubbles, sized by their times."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from blocks.pipeline.schedule import Schedule
+from blocks.pipeline.schedules._build import check_chunks
+from blocks.pipeline.schedules._defer import defer_weights
+from blocks.pipeline.schedules.seq1f1b import seq1f1b
+from blocks.pipeline.simulate import Duration, simulate
+
+
+def token_zero_bubble(
+    num_ranks: int,
+    num_slices: Sequence[int],
+    *,
+    num_chunks: int = 1,
+    duration: Duration | None = None,
+    max_kept: int | None = None,
+) -> Schedule:
+    """The order of ``seq1f1b`` with backwards split and weight gradients where a rank would wait.
+
+    Only the linear layers have weights: the weight gradient of a slice takes as long as its length
+    says, whatever its prefix, while forward and input gradient grow with the prefix by attention.
+    So gaps differ from slice to slice, and which weight gradient goes where is decided from
+    ``duration`` by running all ranks in time, three times: with weight gradients that never delay
+    another action, that may by half their time, and that run whenever a rank would wait. The
+    shortest is taken. Weight gradients keep the order of the backwards.
+
+    With S sequences of M slices on P ranks, every F, B and W of a slice alike, W <= B and SM >= P
+    slices in all, each rank idles (P-1)(F+B-W) by default, as ``zb_h1`` over slices, and keeps
+    something of at most M+P-1 slices, as ``seq1f1b``.
+
+    Args:
+        num_ranks: pipeline ranks, one stage each.
+        num_slices: token slices of every sequence, as in ``seq1f1b``.
+        num_chunks: 1.
+        duration: time of every F, B and W; all alike when None.
+        max_kept: slices of which a rank keeps anything, activations or what its weight gradient
+            needs; M+P-1 when None. More leave more weight gradients for larger bubbles.
+
+    Raises:
+        ValueError: a size below one, another number of chunks.
+
+    Reference: the order of Sun et al. 2024, Seq1F1B; the split of Qi et al. 2023, Zero bubble
+    pipeline parallelism.
+
+    >>> token_zero_bubble(2, (2,)).programs[1]
+    (F1(0,0), F1(0,1), B1(0,1), B1(0,0), W1(0,1), W1(0,0))
+    """
+    check_chunks("token_zero_bubble", num_chunks, 1)
+    order = seq1f1b(num_ranks, num_slices)
+    times = duration if duration is not None else (lambda action: 1)
+    kept = max(num_slices) + num_ranks - 1 if max_kept is None else max_kept
+    tried = [
+        defer_weights(order, times, kept, share=share, name="token_zero_bubble")
+        for share in (1, Fraction(1, 2), 0)
+    ]
+    return min(tried, key=lambda schedule: simulate(schedule, times).makespan)
