@@ -79,6 +79,11 @@ class StageRunner:
             outputs = self._record(held)
         return tuple(t.detach() for t in outputs)
 
+    @torch.no_grad()
+    def look(self, inputs: Sequence[Tensor], context: SliceContext) -> tuple[Tensor, ...]:
+        """The stage's outputs of a slice that will have no backward."""
+        return as_tuple(self.stage(*inputs, context=context))
+
     def recompute(self, key: Key) -> None:
         """Make a slice's graph again, with the same random numbers."""
         held = self._held[key]

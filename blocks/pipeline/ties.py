@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from blocks.pipeline.action import Action, Kind
@@ -70,9 +69,4 @@ def sum_tie(
                 )
     for handle, other in handles:
         watch.wait(handle, f"tied weight {number} to be taken by", other)
-    return [total.clone() for total in sums]
-
-
-def zeros_for(lanes: Sequence[int], like: Tensor, found: Mapping[int, Tensor]) -> list[Tensor]:
-    """A gradient for every lane, zeros where a weight was not used."""
-    return [found.get(lane, torch.zeros_like(like)) for lane in lanes]
+    return sums

@@ -36,6 +36,7 @@ class Handle(Protocol):
 
         Raises:
             TimeoutError: not within ``timeout_s`` seconds; waiting may go on with another call.
+            ConnectionError: it will never come.
         """
         ...
 

@@ -57,6 +57,10 @@ class Watch:
                 return handle.wait(timeout_s=min(max(left, 0.0), POLL_S))
             except TimeoutError:
                 now = self._clock()
+            except ConnectionError as error:
+                text = f"{self._waiting(what, other)}; the channel broke: {error}"
+                self._transport.give_up(text)
+                raise PipelineStuck(text) from error
             reason = self._transport.given_up()
             if reason is not None:
                 raise PipelineStuck(f"{self._waiting(what, other)}; {reason}")

@@ -1,0 +1,232 @@
+"""``DistributedTransport``: the ranks of a pipeline as processes of a torch.distributed group."""
+
+import contextlib
+import json
+import queue
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from blocks._checks import check
+from blocks.pipeline.action import Action
+from blocks.pipeline.schedule import Schedule
+from blocks.pipeline.ties import Tie
+from blocks.pipeline.transport import Handle, TensorSpec
+
+PUBLISH_EVERY_S = 0.5
+"""How often a rank looks whether its status changed and tells the store."""
+
+
+class DistributedTransport:
+    """Point-to-point messages of a process group; statuses through its store.
+
+    With gloo, threads wait for messages, one a channel, so that the rank's own thread can be
+    interrupted and can report while it waits. With NCCL every channel is a communicator of its own
+    with a stream of its own, as one communicator would do sends and receives one after another.
+
+    Close it, or use it as a context, before the process group is destroyed.
+    """
+
+    def __init__(
+        self,
+        group: dist.ProcessGroup | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        channels: Iterable[tuple[int, int]] = (),
+        store: dist.Store | None = None,
+        name: str = "pipeline",
+    ) -> None:
+        """
+        Args:
+            group: the ranks of one pipeline, in order; default: all processes.
+            device: where received tensors go.
+            channels: NCCL only: pairs (from, to) of ranks of the group that will exchange
+                tensors, the same on all ranks; see ``channels_of``.
+            store: for statuses; default: that of the default group.
+            name: keeps pipelines apart in the store. Ranks of the group are added to it.
+
+        Raises:
+            ValueError: NCCL without channels.
+        """
+        group = group if group is not None else dist.group.WORLD
+        assert group is not None, "torch.distributed is not initialised"
+        self._group, self._device = group, torch.device(device)
+        self._ranks = dist.get_process_group_ranks(group)
+        self._rank = dist.get_rank(group)
+        store = store if store is not None else dist.distributed_c10d._get_default_store()
+        members = "-".join(map(str, self._ranks))
+        self._store = dist.PrefixStore(f"{name}/{members}", store)
+        self._streams = dist.get_backend(group) == "nccl"
+        self._groups: dict[tuple[int, int], Any] = {}
+        if self._streams:
+            check(bool(channels), "channels", "the pairs of ranks that exchange tensors", "none")
+            for pair in sorted(channels):
+                if self._rank in pair:
+                    self._groups[pair] = dist.new_group(
+                        [self._ranks[rank] for rank in pair], use_local_synchronization=True
+                    )
+        self._waiters: dict[tuple[int, int], _Waiter] = {}
+        self._status: tuple[str, float] = ("start", time.time())
+        self._closed = threading.Event()
+        self._publisher = threading.Thread(target=self._publish, daemon=True)
+        self._publisher.start()
+
+    @property
+    def rank(self) -> int:
+        return self._rank
+
+    @property
+    def num_ranks(self) -> int:
+        return len(self._ranks)
+
+    def send(self, tensor: Tensor, target_rank: int, action: Action) -> Handle:
+        channel = (self._rank, target_rank)
+        tensor = tensor.contiguous()
+        group = self._groups.get(channel, self._group)
+        work = dist.isend(tensor, self._ranks[target_rank], group=group)
+        return self._watch(work, tensor, channel)
+
+    def receive(self, spec: TensorSpec, source_rank: int, action: Action) -> Handle:
+        channel = (source_rank, self._rank)
+        tensor = torch.empty(spec.shape, dtype=spec.dtype, device=self._device)
+        group = self._groups.get(channel, self._group)
+        work = dist.irecv(tensor, self._ranks[source_rank], group=group)
+        return self._watch(work, tensor, channel)
+
+    def _watch(self, work: Any, tensor: Tensor, channel: tuple[int, int]) -> Handle:
+        if self._streams:
+            return _OnStream(work, tensor)
+        if channel not in self._waiters:
+            self._waiters[channel] = _Waiter()
+        return self._waiters[channel].add(work, tensor)
+
+    def post_status(self, text: str) -> None:
+        self._status = (text, time.time())
+
+    def status(self, rank: int) -> str:
+        try:
+            if not self._store.check([f"status/{rank}"]):
+                return "an unknown action"
+            text, since = json.loads(self._store.get(f"status/{rank}"))
+        except RuntimeError as error:
+            return f"an unknown action ({error})"
+        return f"{text} since {max(0.0, time.time() - since):.1f} s"
+
+    def give_up(self, reason: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the store's process is gone: the others notice
+            self._store.set("gave_up", reason)
+
+    def given_up(self) -> str | None:
+        try:
+            return self._store.get("gave_up").decode() if self._store.check(["gave_up"]) else None
+        except RuntimeError as error:
+            return f"the store does not answer: {error}"
+
+    def _publish(self) -> None:
+        told = None
+        while not self._closed.wait(PUBLISH_EVERY_S):
+            status = self._status
+            if status is not told:
+                try:
+                    self._store.set(f"status/{self._rank}", json.dumps(status))
+                except RuntimeError:
+                    return  # the store's process is gone
+                told = status
+
+    def close(self) -> None:
+        """Stop the threads; messages under way are not waited for."""
+        self._closed.set()
+        self._publisher.join()
+        for waiter in self._waiters.values():
+            waiter.close()
+
+    def __enter__(self) -> "DistributedTransport":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class _Waiter:
+    """A thread that waits for the messages of a channel, one after another."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[_OnThread | None] = queue.SimpleQueue()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def add(self, work: Any, tensor: Tensor) -> "_OnThread":
+        handle = _OnThread(work, tensor)
+        self._queue.put(handle)
+        return handle
+
+    def close(self) -> None:
+        self._queue.put(None)
+
+    def _run(self) -> None:
+        while (handle := self._queue.get()) is not None:
+            handle.finish()
+            del handle  # do not hold the tensor while waiting for the next
+
+
+class _OnThread:
+    """A message that a thread waits for."""
+
+    def __init__(self, work: Any, tensor: Tensor) -> None:
+        self._work: Any = work
+        self._tensor = tensor
+        self._finished = threading.Event()
+        self._error: Exception | None = None
+
+    def finish(self) -> None:
+        try:
+            self._work.wait()
+        except Exception as error:
+            self._error = error
+        self._work = None
+        self._finished.set()
+
+    def done(self) -> bool:
+        return self._finished.is_set()
+
+    def wait(self, timeout_s: float) -> Tensor:
+        if not self._finished.wait(timeout_s):
+            raise TimeoutError
+        if self._error is not None:
+            raise ConnectionError(str(self._error)) from self._error
+        return self._tensor
+
+
+class _OnStream:
+    """A message on a stream of its own; waiting for it keeps the host back too, so that a rank
+    that stands still can say so."""
+
+    def __init__(self, work: Any, tensor: Tensor) -> None:
+        self._work, self._tensor = work, tensor
+
+    def done(self) -> bool:
+        return self._work.is_completed()
+
+    def wait(self, timeout_s: float) -> Tensor:
+        until = time.monotonic() + timeout_s
+        while not self._work.is_completed():
+            if time.monotonic() >= until:
+                raise TimeoutError
+            time.sleep(20e-6)
+        self._work.wait()  # orders the current stream behind it
+        return self._tensor
+
+
+def channels_of(schedule: Schedule, ties: Iterable[Tie] = ()) -> list[tuple[int, int]]:
+    """Pairs (from, to) of ranks between which a schedule's tensors and their gradients move.
+
+    >>> channels_of(Schedule("three stages", (0, 1, 0), (1,), ((), ())))
+    [(0, 1), (1, 0)]
+    """
+    edges = [*schedule.edges, *((min(tie), stage) for tie in ties for stage in tie)]
+    pairs = {(schedule.placement[a], schedule.placement[b]) for a, b in edges}
+    return sorted({(a, b) for pair in pairs for a, b in (pair, pair[::-1]) if a != b})

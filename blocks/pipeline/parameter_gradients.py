@@ -1,0 +1,84 @@
+"""From the sums of a step to ``.grad``: lanes, uses of tied weights, what is there already."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from blocks._checks import check
+from blocks.pipeline.gradient_sums import tree_sum
+from blocks.pipeline.schedule import Schedule
+from blocks.pipeline.stage import StageModule
+from blocks.pipeline.stage_runner import StageRunner
+from blocks.pipeline.ties import Tie, sum_tie
+from blocks.pipeline.transport import Transport
+from blocks.pipeline.watch import Watch
+
+
+def leave_gradients(
+    runners: Mapping[int, StageRunner],
+    ties: Sequence[Tie],
+    lanes: Sequence[int],
+    schedule: Schedule,
+    transport: Transport,
+    watch: Watch,
+) -> None:
+    """End a step: add the sums of all slices to ``.grad`` of every parameter.
+
+    In every lane, the uses of a tied weight are added in stage order; then lanes are added as a
+    balanced binary tree. A weight nobody used gets nothing, a tied one zeros.
+
+    Args:
+        lanes: those of the step, ascending.
+    """
+    sums = {stage: _sums_of(runner) for stage, runner in runners.items()}
+    for number, tie in enumerate(ties):
+        tied = {s: _weight(runners[s].stage, tie[s], s) for s in tie if s in runners}
+        if not tied:
+            continue
+        transport.post_status(f"the sum of tied weight {number}")
+        own = {}
+        for stage, weight in tied.items():
+            _, found = sums[stage].pop(id(weight))
+            own[stage] = [found.get(lane, torch.zeros_like(weight)) for lane in lanes]
+        totals = sum_tie(number, schedule, transport, watch, tie, own)
+        for weight in {id(weight): weight for weight in tied.values()}.values():
+            _accumulate(weight, tree_sum(totals).clone())
+    for stage in sorted(sums):
+        for parameter, of_lane in sums[stage].values():
+            if of_lane:
+                _accumulate(parameter, tree_sum([of_lane[lane] for lane in sorted(of_lane)]))
+
+
+def check_ties(ties: Sequence[Tie], schedule: Schedule, stages: Mapping[int, StageModule]) -> None:
+    """
+    Raises:
+        ValueError: ties of stages or weights there are none of.
+    """
+    for tie in ties:
+        known = len(tie) >= 2 and all(0 <= stage < schedule.num_stages for stage in tie)
+        check(known, "tie", f"two stages or more below {schedule.num_stages}", sorted(tie))
+        for stage in tie:
+            if stage in stages:
+                _weight(stages[stage], tie[stage], stage)
+
+
+def _sums_of(runner: StageRunner) -> dict[int, tuple[nn.Parameter, dict[int, Tensor]]]:
+    found = runner.finish()
+    return {id(p): (p, sums) for p, sums in zip(runner.parameters, found, strict=True)}
+
+
+def _weight(stage: StageModule, name: str, index: int) -> nn.Parameter:
+    weights = (
+        dict(stage.named_parameters(remove_duplicate=False)) if isinstance(stage, nn.Module) else {}
+    )
+    check(name in weights, f"tied weight of stage {index}", f"one of {sorted(weights)}", name)
+    return weights[name]
+
+
+@torch.no_grad()
+def _accumulate(parameter: nn.Parameter, total: Tensor) -> None:
+    if parameter.grad is None:
+        parameter.grad = total
+    else:
+        parameter.grad.add_(total)
