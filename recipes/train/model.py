@@ -1,6 +1,5 @@
 """The decoder a run trains, its loss, and how it is written for others to load."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -74,13 +73,17 @@ def make_loss(decoder: Decoder, config: TrainConfig) -> LossSum:
     return loss_sum
 
 
-def export_model(decoder: Decoder, tokenizer: Tokenizer, folder: Path) -> Path:
-    """Write a Hugging Face folder in bfloat16, chat template and all, ready to be served."""
+def export_model(
+    decoder: Decoder, tokenizer: Tokenizer, folder: Path, *, dtype: torch.dtype = torch.bfloat16
+) -> Path:
+    """Write a Hugging Face folder, chat template and all, ready to be served.
+
+    Args:
+        dtype: of the weights in the folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config = decoder.config
-    copy = Decoder(_with_dtype(config), dtype=torch.bfloat16)
-    copy.load_state_dict(decoder.state_dict())
-    save_model(copy, folder)
+    save_model(decoder, folder, dtype=dtype)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "chat_template.jinja").write_text(chat.TEMPLATE)
     settings = {
@@ -95,8 +98,3 @@ def export_model(decoder: Decoder, tokenizer: Tokenizer, folder: Path) -> Path:
     for name, content in {"tokenizer_config": settings, "generation_config": generation}.items():
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
     return folder
-
-
-def _with_dtype(config: ModelConfig) -> ModelConfig:
-
-    return dataclasses.replace(config, dtype="bfloat16")

@@ -7,7 +7,9 @@ spaces after it, so a prompt that ends in a newline splits as it did in training
 from collections.abc import Iterable
 
 import numpy as np
+import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 
 from blocks._checks import check
 from recipes.train import chat
@@ -50,3 +52,13 @@ def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
     for token, index in tokenizer.get_vocab().items():
         lengths[index] = 0 if token in control else len(token)  # one sign per byte
     return lengths
+
+
+def tokenizer_tensor(tokenizer: Tokenizer) -> Tensor:
+    """uint8: the tokenizer as a checkpoint keeps it."""
+    return torch.frombuffer(bytearray(tokenizer.to_str().encode()), dtype=torch.uint8)
+
+
+def tokenizer_of(tensor: Tensor) -> Tokenizer:
+    """The tokenizer of ``tokenizer_tensor``."""
+    return Tokenizer.from_str(bytes(tensor.numpy()).decode())

@@ -23,6 +23,7 @@ from recipes.train.log import JsonLog, LogEntry, plot_log, read_log
 from recipes.train.model import build_decoder, export_model, make_loss
 from recipes.train.optim import build_optimizers, learning_rate
 from recipes.train.prepare import Prepared, prepare
+from recipes.train.tokenizer import tokenizer_tensor
 
 MAX_SKIPPED_IN_A_ROW = 25
 EVAL_TOKENS_AT_ONCE = 4096
@@ -169,6 +170,7 @@ class Trainer:
             for key, tensor in optimizer.state[parameter].items():
                 tensors[f"optimizer.{name}.{key}"] = tensor
         tensors["rng.torch"] = torch.get_rng_state()
+        tensors["tokenizer"] = tokenizer_tensor(self.data.tokenizer)
         return tensors
 
     def _optimized(self) -> Iterator[tuple[str, torch.optim.Optimizer, Tensor]]:

@@ -49,8 +49,15 @@ class GroupRanks:
 
     Args:
         group: one that nothing else uses, with a CPU backend: a save in the background exchanges
-            on it while the step runs. ``dist.new_group(backend="gloo")`` on every rank makes it.
+            on it while the step runs. ``of_world`` makes it.
     """
+
+    @classmethod
+    def of_world(cls) -> "GroupRanks":
+        """All processes, in a gloo group of their own; every process calls it."""
+        group = dist.new_group(backend="gloo")
+        assert isinstance(group, dist.ProcessGroup), group
+        return cls(group)
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self._group = group
