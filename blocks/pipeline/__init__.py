@@ -15,8 +15,10 @@ from blocks.pipeline.recorder import Recorder
 from blocks.pipeline.schedule import Schedule
 from blocks.pipeline.schedules import SCHEDULES
 from blocks.pipeline.simulate import simulate
+from blocks.pipeline.slice_batch import BatchSlicing, slice_batch
 from blocks.pipeline.slice_time import SliceTime
 from blocks.pipeline.slicing import Slicing, equal_cost_slices, slice_tokens
+from blocks.pipeline.stage_partition import StagePartition, partition_layers
 from blocks.pipeline.timeline import Span, Timeline
 from blocks.pipeline.trace import UNMEASURED, Origin, Trace, TraceEvent, merge
 from blocks.pipeline.trace_file import read_traces, write_traces
@@ -32,6 +34,7 @@ __all__ = [
     "SCHEDULES",
     "UNMEASURED",
     "Action",
+    "BatchSlicing",
     "CostSurface",
     "Deadlock",
     "Executor",
@@ -49,6 +52,7 @@ __all__ = [
     "Slicing",
     "Span",
     "StageModule",
+    "StagePartition",
     "StepResult",
     "TensorSpec",
     "Timeline",
@@ -61,9 +65,11 @@ __all__ = [
     "flop_cost",
     "in_process_transports",
     "merge",
+    "partition_layers",
     "read_traces",
     "run_ranks",
     "simulate",
+    "slice_batch",
     "slice_tokens",
     "uniform_slices",
     "unit_cost",

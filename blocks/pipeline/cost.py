@@ -99,7 +99,7 @@ class CostSurface:
         """The same surface with ``Fraction`` coefficients rounded, for arrays."""
         numbers = ("bytes_per_token", "latency_s", "seconds_per_byte")
         passes = (self.forward, self.input_gradient, self.weight_gradient)
-        forward, input_gradient, weight_gradient = (time.scaled(1.0) for time in passes)
+        forward, input_gradient, weight_gradient = (time.as_float() for time in passes)
         return dataclasses.replace(
             self,
             forward=forward,

@@ -74,6 +74,10 @@ class SliceTime:
         """``factor`` layers instead of one."""
         return self._map(lambda name: getattr(self, name) * factor, self.floor)
 
+    def as_float(self) -> "SliceTime":
+        """The same with ``Fraction`` coefficients rounded, for arrays."""
+        return self._map(lambda name: float(getattr(self, name)), self.floor)
+
     def _map(self, value: Any, floor: int) -> "SliceTime":
         names = [field.name for field in dataclasses.fields(self) if field.name != "floor"]
         return SliceTime(**{name: value(name) for name in names}, floor=floor)

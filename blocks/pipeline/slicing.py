@@ -223,10 +223,8 @@ def cost_table(price: Callable[[Any, Any], Any], points: Sequence[int]) -> Any:
 
 def seconds_of(cost: Cost) -> Callable[[Any, Any], Any]:
     """Any cost as a function of arrays of lengths and prefixes."""
-    if isinstance(cost, CostSurface):
+    if isinstance(cost, CostSurface | SliceTime):
         return cost.as_float()
-    if isinstance(cost, SliceTime):
-        return cost.scaled(1.0)
 
     def each(lengths: Any, starts: Any) -> list[float]:
         pairs = zip(lengths.tolist(), starts.tolist(), strict=True)
