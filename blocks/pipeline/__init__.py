@@ -7,10 +7,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from blocks.pipeline.action import Action, Kind
+from blocks.pipeline.check import check_schedule
 from blocks.pipeline.cost import CostSurface, Residual
 from blocks.pipeline.dependencies import Deadlock
 from blocks.pipeline.fit_cost import Sample, fit_cost
 from blocks.pipeline.flop_cost import flop_cost, unit_cost
+from blocks.pipeline.lower import lower
 from blocks.pipeline.recorder import Recorder
 from blocks.pipeline.schedule import Schedule
 from blocks.pipeline.schedules import SCHEDULES
@@ -59,11 +61,13 @@ __all__ = [
     "Trace",
     "TraceEvent",
     "Transport",
+    "check_schedule",
     "equal_cost_slices",
     "equal_flop_slices",
     "fit_cost",
     "flop_cost",
     "in_process_transports",
+    "lower",
     "merge",
     "partition_layers",
     "read_traces",

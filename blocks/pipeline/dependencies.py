@@ -96,6 +96,7 @@ class _Walk:
         done, asleep = self.done, self.asleep
         while number < end:
             action = self.actions[number]
+            remote: list[int] = []
             for key, is_remote in self._needs(action):
                 before = done.get(key)
                 if before is None:
@@ -103,7 +104,8 @@ class _Walk:
                     self.at[rank] = number
                     return
                 if is_remote:
-                    self.remote[number].append(before)
+                    remote.append(before)
+            self.remote[number] = remote
             self.order.append(number)
             key = self._key(action)
             if key is not None and key not in done:

@@ -1,15 +1,19 @@
 """Times of schedules: exact, with transfers, and a named end where ranks wait for ever."""
 
 import itertools
+import random
 import re
 import subprocess
 import sys
 from fractions import Fraction
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from blocks.pipeline import Action, Deadlock, Kind, Schedule, simulate
 from blocks.pipeline.dependencies import dependencies
+from tests.pipeline.random_programs import random_schedule
 
 COST = {"F": Fraction(1, 3), "B": Fraction(1, 2), "W": Fraction(1, 5), "BW": Fraction(2, 3)}
 
@@ -120,12 +124,14 @@ def test_skip_inputs_hold_up_their_consumer() -> None:
     assert [span.action.stage for span in time.critical_path()] == [0, 2]
 
 
-def test_the_graph_says_what_needs_says() -> None:
-    schedule = two_ranks()
+@given(st.integers(0, 2**32))
+def test_the_graph_says_what_needs_says(seed: int) -> None:
+    schedule = random_schedule(random.Random(seed))
     graph = dependencies(schedule)
     for number, action in enumerate(graph.actions):
         if action.kind in (Kind.FORWARD, Kind.BACKWARD, Kind.FULL_BACKWARD):
-            far = [a for a in schedule.needs(action) if a.stage != action.stage]
+            rank = graph.ranks[number]
+            far = [a for a in schedule.needs(action) if schedule.placement[a.stage] != rank]
             found = [graph.actions[before] for before in graph.remote[number]]
             assert [a.on(Kind.BACKWARD) if a.kind.is_backward else a for a in found] == far
 
