@@ -28,71 +28,24 @@ def find_sequence(cu_q_ptr, block, num_seqs, TOKENS: tl.constexpr):
 
 @triton.jit
 def attend_tile(
-    tile,
-    q,
-    position,
-    mask_row,
-    slopes,
-    m_i,
-    l_i,
-    acc,
-    key_ptr,
-    value_ptr,
-    k_scale_ptr,
-    v_scale_ptr,
-    table_ptr,
-    start,
-    end,
-    key_start,
-    kv_head,
-    num_kv_heads,
-    num_blocks,
-    stride_k_block,
-    stride_k_slot,
-    stride_v_block,
-    stride_v_slot,
-    scale,
-    softcap,
-    window,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    TILE_KV: tl.constexpr,
-    PAGED: tl.constexpr,
-    K_SCALE: tl.constexpr,
-    V_SCALE: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    HAS_SLOPES: tl.constexpr,
-    MASKED: tl.constexpr,
-    INTERPRET: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    tile, q, position, mask_row, slopes, m_i, l_i, acc, key_ptr, value_ptr, k_scale_ptr,
+    v_scale_ptr, table_ptr, start, end, key_start, kv_head, num_kv_heads, num_blocks,
+    stride_k_block, stride_k_slot, stride_v_block, stride_v_slot, scale, softcap, window,
+    HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE_KV: tl.constexpr, PAGED: tl.constexpr,
+    K_SCALE: tl.constexpr, V_SCALE: tl.constexpr, CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr, HAS_SLOPES: tl.constexpr, MASKED: tl.constexpr,
+    INTERPRET: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Fold the keys from ``tile`` on into all rows; without MASKED every row sees every key."""
     offs_kv = tile + tl.arange(0, TILE_KV)
     mask_kv = offs_kv < end
     if MASKED:
         mask_kv = mask_kv & (offs_kv >= start)
     products = key_products(
-        q,
-        offs_kv,
-        mask_kv,
-        key_ptr,
-        k_scale_ptr,
-        table_ptr,
-        key_start,
-        kv_head,
-        num_kv_heads,
-        num_blocks,
-        stride_k_block,
-        stride_k_slot,
-        HEAD_DIM,
-        PAGED,
-        BLOCK_SIZE,
-        K_SCALE,
-        INTERPRET,
+        q, offs_kv, mask_kv, key_ptr, k_scale_ptr, table_ptr, key_start, kv_head, num_kv_heads,
+        num_blocks, stride_k_block, stride_k_slot, HEAD_DIM, PAGED, BLOCK_SIZE, K_SCALE, INTERPRET,
         PRECISION,
-    )
+    )  # fmt: skip
     distance = position[:, None] - offs_kv[None, :]
     scores = base2_scores(products, scale, softcap, slopes, distance, HAS_SOFTCAP, HAS_SLOPES)
     if MASKED:
@@ -104,27 +57,10 @@ def attend_tile(
         scores = tl.where(visible, scores, float("-inf"))
     weights, m_i, l_i, acc = softmax_step(scores, m_i, l_i, acc)
     acc = add_values(
-        weights,
-        acc,
-        offs_kv,
-        mask_kv,
-        value_ptr,
-        v_scale_ptr,
-        table_ptr,
-        key_start,
-        kv_head,
-        num_kv_heads,
-        num_blocks,
-        stride_v_block,
-        stride_v_slot,
-        q.dtype,
-        HEAD_DIM,
-        PAGED,
-        BLOCK_SIZE,
-        V_SCALE,
-        INTERPRET,
-        PRECISION,
-    )
+        weights, acc, offs_kv, mask_kv, value_ptr, v_scale_ptr, table_ptr, key_start, kv_head,
+        num_kv_heads, num_blocks, stride_v_block, stride_v_slot, q.dtype, HEAD_DIM, PAGED,
+        BLOCK_SIZE, V_SCALE, INTERPRET, PRECISION,
+    )  # fmt: skip
     return m_i, l_i, acc
 
 
@@ -142,40 +78,15 @@ def _attend_kernel(
     slopes_ptr,  # float32 [num_heads] when HAS_SLOPES
     output_ptr,  # [num_tokens, num_heads, HEAD_DIM], contiguous
     lse_ptr,  # float32 [num_tokens, num_heads] when HAS_LSE
-    num_seqs,
-    num_heads,
-    num_blocks,
-    stride_q_token,
-    stride_q_head,
-    stride_k_block,
-    stride_k_slot,
-    stride_k_head,
-    stride_v_block,
-    stride_v_slot,
-    stride_v_head,
-    stride_table,
-    scale,
-    softcap,
+    num_seqs, num_heads, num_blocks, stride_q_token, stride_q_head, stride_k_block, stride_k_slot,
+    stride_k_head, stride_v_block, stride_v_slot, stride_v_head, stride_table, scale, softcap,
     window,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    TILE_Q: tl.constexpr,
-    TILE_KV: tl.constexpr,
-    TILE_D: tl.constexpr,
-    PAGED: tl.constexpr,
-    K_SCALE: tl.constexpr,
-    V_SCALE: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    ALL_MASKED: tl.constexpr,
-    HAS_LSE: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    HAS_SINKS: tl.constexpr,
-    HAS_SLOPES: tl.constexpr,
-    INTERPRET: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE_Q: tl.constexpr,
+    TILE_KV: tl.constexpr, TILE_D: tl.constexpr, PAGED: tl.constexpr, K_SCALE: tl.constexpr,
+    V_SCALE: tl.constexpr, CAUSAL: tl.constexpr, ALL_MASKED: tl.constexpr, HAS_LSE: tl.constexpr,
+    HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_SINKS: tl.constexpr,
+    HAS_SLOPES: tl.constexpr, INTERPRET: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """One program: one key head, TILE_Q rows = up to TILE_Q // GROUP queries of one sequence.
 
     Rows are (query, head of the group), query-major, so they share every key and value tile. Loops
@@ -183,11 +94,10 @@ def _attend_kernel(
     see whole (without window), then those that need a mask (``attend_tile``); with ALL_MASKED the
     mask is put on all, since compilers round the two loops differently (they fuse a multiplication
     and a subtraction where no mask is between) and which tiles are whole depends on the block's
-    first query. Scales of quantised
-    keys and values: a head's are applied once, those of positions a tile at a time. The host
-    guarantees
-    GROUP <= TILE_Q, HEAD_DIM <= TILE_D, contiguous head_dim, and a grid of
-    (num_tokens // TOKENS + num_seqs) * num_kv_heads, longest first, key heads side by side.
+    first query. Scales of quantised keys and values: a head's are applied once, those of positions
+    a tile at a time. The host guarantees GROUP <= TILE_Q, HEAD_DIM <= TILE_D, contiguous head_dim,
+    and a grid of (num_tokens // TOKENS + num_seqs) * num_kv_heads, longest first, key heads side by
+    side.
     """
     TOKENS: tl.constexpr = TILE_Q // GROUP
     num_kv_heads = num_heads // GROUP
@@ -255,46 +165,13 @@ def _attend_kernel(
             last = end if masked else tile_whole
             for tile in tl.range(first, last, TILE_KV):
                 m_i, l_i, acc = attend_tile(
-                    tile,
-                    q,
-                    position,
-                    mask_row,
-                    slopes,
-                    m_i,
-                    l_i,
-                    acc,
-                    key_ptr,
-                    value_ptr,
-                    k_scale_ptr,
-                    v_scale_ptr,
-                    table_ptr,
-                    start,
-                    end,
-                    key_start,
-                    kv_head,
-                    num_kv_heads,
-                    num_blocks,
-                    stride_k_block,
-                    stride_k_slot,
-                    stride_v_block,
-                    stride_v_slot,
-                    scale,
-                    softcap,
-                    window,
-                    HEAD_DIM,
-                    BLOCK_SIZE,
-                    TILE_KV,
-                    PAGED,
-                    K_SCALE,
-                    V_SCALE,
-                    CAUSAL,
-                    HAS_WINDOW,
-                    HAS_SOFTCAP,
-                    HAS_SLOPES,
-                    masked == 1,
-                    INTERPRET,
-                    PRECISION,
-                )
+                    tile, q, position, mask_row, slopes, m_i, l_i, acc, key_ptr, value_ptr,
+                    k_scale_ptr, v_scale_ptr, table_ptr, start, end, key_start, kv_head,
+                    num_kv_heads, num_blocks, stride_k_block, stride_k_slot, stride_v_block,
+                    stride_v_slot, scale, softcap, window, HEAD_DIM, BLOCK_SIZE, TILE_KV, PAGED,
+                    K_SCALE, V_SCALE, CAUSAL, HAS_WINDOW, HAS_SOFTCAP, HAS_SLOPES, masked == 1,
+                    INTERPRET, PRECISION,
+                )  # fmt: skip
 
     acc *= load_scale(v_scale_ptr, kv_head, V_SCALE)
     output, lse = normalise(m_i, l_i, acc)

@@ -10,15 +10,9 @@ def _delta_kernel(
     output_ptr,  # the same, contiguous
     grad_lse_ptr,  # float32 [num_tokens, num_heads] when HAS_GRAD_LSE
     delta_ptr,  # float32 [num_tokens, num_heads]
-    num_rows,
-    num_heads,
-    stride_do_token,
-    stride_do_head,
-    HEAD_DIM: tl.constexpr,
-    TILE_R: tl.constexpr,
-    TILE_D: tl.constexpr,
-    HAS_GRAD_LSE: tl.constexpr,
-):
+    num_rows, num_heads, stride_do_token, stride_do_head,
+    HEAD_DIM: tl.constexpr, TILE_R: tl.constexpr, TILE_D: tl.constexpr, HAS_GRAD_LSE: tl.constexpr,
+):  # fmt: skip
     """``delta = sum(grad_output * output) - grad_lse`` of TILE_R rows (token, head).
 
     The gradient of a score is ``weight * (grad_output . value - delta)``, sinks and the gradient
@@ -49,15 +43,9 @@ def load_lse(lse_ptr, rows, mask_row):
 
 @triton.jit
 def weights_of(
-    products,
-    lse,
-    scale,
-    softcap,
-    slopes,
-    distance,
-    HAS_SOFTCAP: tl.constexpr,
-    HAS_SLOPES: tl.constexpr,
-):
+    products, lse, scale, softcap, slopes, distance,
+    HAS_SOFTCAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
+):  # fmt: skip
     """Softmax weights from products, and the derivative of a score by ``scale * product``.
 
     ``lse`` (base 2) and ``slopes`` broadcast over ``products``. As in ``base2_scores``, tanh is

@@ -10,35 +10,12 @@ from blocks.attention._triton.softmax import product
 
 @triton.jit
 def query_tile(
-    tile,
-    q,
-    do,
-    lse,
-    delta,
-    slopes,
-    position,
-    dq,
-    dslopes,
-    key_ptr,
-    value_ptr,
-    start,
-    end,
-    stride_k_token,
-    stride_v_token,
-    scale,
-    softcap,
-    window,
-    HEAD_DIM: tl.constexpr,
-    TILE_KV: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    HAS_SLOPES: tl.constexpr,
-    WANT_SLOPES: tl.constexpr,
-    MASKED: tl.constexpr,
-    INTERPRET: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    tile, q, do, lse, delta, slopes, position, dq, dslopes, key_ptr, value_ptr, start, end,
+    stride_k_token, stride_v_token, scale, softcap, window,
+    HEAD_DIM: tl.constexpr, TILE_KV: tl.constexpr, CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr, HAS_SLOPES: tl.constexpr, WANT_SLOPES: tl.constexpr,
+    MASKED: tl.constexpr, INTERPRET: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Add what the keys from ``tile`` on contribute; without MASKED every row sees every key."""
     TILE_Q: tl.constexpr = q.shape[0]
     TILE_D: tl.constexpr = q.shape[1]
@@ -89,33 +66,14 @@ def _backward_query_kernel(
     key_ends_ptr,  # int32 [num_seqs]
     grad_query_ptr,  # [num_tokens, num_heads, HEAD_DIM], contiguous
     grad_slopes_ptr,  # float32 [num_tokens, num_heads] when WANT_SLOPES: one part a row
-    num_seqs,
-    num_heads,
-    num_kv_heads,
-    stride_do_token,
-    stride_do_head,
-    stride_q_token,
-    stride_q_head,
-    stride_k_token,
-    stride_k_head,
-    stride_v_token,
-    stride_v_head,
-    scale,
-    softcap,
+    num_seqs, num_heads, num_kv_heads, stride_do_token, stride_do_head, stride_q_token,
+    stride_q_head, stride_k_token, stride_k_head, stride_v_token, stride_v_head, scale, softcap,
     window,
-    WANT_SLOPES: tl.constexpr,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    TILE_Q: tl.constexpr,
-    TILE_KV: tl.constexpr,
-    TILE_D: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    HAS_SLOPES: tl.constexpr,
-    INTERPRET: tl.constexpr,
+    WANT_SLOPES: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, TILE_Q: tl.constexpr,
+    TILE_KV: tl.constexpr, TILE_D: tl.constexpr, CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr, HAS_SLOPES: tl.constexpr, INTERPRET: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """One program: one key head, TILE_Q rows = up to TILE_Q // GROUP queries of one sequence.
 
     Rows are (query, head of the group), as in the forward. Keeps queries, their output gradients
@@ -179,35 +137,11 @@ def _backward_query_kernel(
             last = end if run == 2 else last
             for tile in tl.range(first, last, TILE_KV):
                 dq, dslopes = query_tile(
-                    tile,
-                    q,
-                    do,
-                    lse,
-                    delta,
-                    slopes,
-                    position,
-                    dq,
-                    dslopes,
-                    key_ptr,
-                    value_ptr,
-                    start,
-                    end,
-                    stride_k_token,
-                    stride_v_token,
-                    scale,
-                    softcap,
-                    window,
-                    HEAD_DIM,
-                    TILE_KV,
-                    CAUSAL,
-                    HAS_WINDOW,
-                    HAS_SOFTCAP,
-                    HAS_SLOPES,
-                    WANT_SLOPES,
-                    run != 1,
-                    INTERPRET,
-                    PRECISION,
-                )
+                    tile, q, do, lse, delta, slopes, position, dq, dslopes, key_ptr, value_ptr,
+                    start, end, stride_k_token, stride_v_token, scale, softcap, window, HEAD_DIM,
+                    TILE_KV, CAUSAL, HAS_WINDOW, HAS_SOFTCAP, HAS_SLOPES, WANT_SLOPES, run != 1,
+                    INTERPRET, PRECISION,
+                )  # fmt: skip
 
     tl.store(
         grad_query_ptr + rows[:, None] * HEAD_DIM + offs_d[None, :],

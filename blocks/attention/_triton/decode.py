@@ -41,40 +41,15 @@ def _paged_decode_kernel(
     slopes_ptr,  # float32 [num_heads] when HAS_SLOPES
     output_ptr,  # [num_splits, num_seqs, num_heads, HEAD_DIM], contiguous
     lse_ptr,  # float32 [num_splits, num_seqs, num_heads]
-    num_seqs,
-    num_heads,
-    num_blocks,
-    num_splits,
-    split_len,
-    stride_q_seq,
-    stride_q_head,
-    stride_k_block,
-    stride_k_slot,
-    stride_k_head,
-    stride_v_block,
-    stride_v_slot,
-    stride_v_head,
-    stride_table,
-    scale,
-    softcap,
-    window,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    TILE_Q: tl.constexpr,
-    TILE_KV: tl.constexpr,
-    TILE_D: tl.constexpr,
-    K_SCALE: tl.constexpr,
-    V_SCALE: tl.constexpr,
-    FIXED_SPLITS: tl.constexpr,
-    HAS_STARTS: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    HAS_SINKS: tl.constexpr,
-    HAS_SLOPES: tl.constexpr,
-    INTERPRET: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    num_seqs, num_heads, num_blocks, num_splits, split_len, stride_q_seq, stride_q_head,
+    stride_k_block, stride_k_slot, stride_k_head, stride_v_block, stride_v_slot, stride_v_head,
+    stride_table, scale, softcap, window,
+    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE_Q: tl.constexpr,
+    TILE_KV: tl.constexpr, TILE_D: tl.constexpr, K_SCALE: tl.constexpr, V_SCALE: tl.constexpr,
+    FIXED_SPLITS: tl.constexpr, HAS_STARTS: tl.constexpr, HAS_WINDOW: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr, HAS_SINKS: tl.constexpr, HAS_SLOPES: tl.constexpr,
+    INTERPRET: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """One program: one sequence, one key head, one of num_splits splits of the context.
 
     The GROUP query heads of the key head are the rows of one tile (padded to TILE_Q, the least a
@@ -127,51 +102,19 @@ def _paged_decode_kernel(
         offs_kv = tile + tl.arange(0, TILE_KV)
         seen = (offs_kv >= start) & (offs_kv < last)
         products = key_products(
-            q,
-            offs_kv,
-            seen,
-            key_ptr,
-            k_scale_ptr,
-            table_ptr,
-            0,
-            kv_head,
-            num_kv_heads,
-            num_blocks,
-            stride_k_block,
-            stride_k_slot,
-            HEAD_DIM,
-            True,
-            BLOCK_SIZE,
-            K_SCALE,
-            INTERPRET,
+            q, offs_kv, seen, key_ptr, k_scale_ptr, table_ptr, 0, kv_head, num_kv_heads, num_blocks,
+            stride_k_block, stride_k_slot, HEAD_DIM, True, BLOCK_SIZE, K_SCALE, INTERPRET,
             PRECISION,
-        )
+        )  # fmt: skip
         distance = (seq_len - 1 - offs_kv)[None, :]
         scores = base2_scores(products, scale, softcap, slopes, distance, HAS_SOFTCAP, HAS_SLOPES)
         scores = tl.where(seen[None, :], scores, float("-inf"))
         weights, m_i, l_i, acc = softmax_step(scores, m_i, l_i, acc)
         acc = add_values(
-            weights,
-            acc,
-            offs_kv,
-            seen,
-            value_ptr,
-            v_scale_ptr,
-            table_ptr,
-            0,
-            kv_head,
-            num_kv_heads,
-            num_blocks,
-            stride_v_block,
-            stride_v_slot,
-            q.dtype,
-            HEAD_DIM,
-            True,
-            BLOCK_SIZE,
-            V_SCALE,
-            INTERPRET,
-            PRECISION,
-        )
+            weights, acc, offs_kv, seen, value_ptr, v_scale_ptr, table_ptr, 0, kv_head,
+            num_kv_heads, num_blocks, stride_v_block, stride_v_slot, q.dtype, HEAD_DIM, True,
+            BLOCK_SIZE, V_SCALE, INTERPRET, PRECISION,
+        )  # fmt: skip
 
     acc *= load_scale(v_scale_ptr, kv_head, V_SCALE)
     output, lse = normalise(m_i, l_i, acc)

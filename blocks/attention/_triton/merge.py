@@ -10,12 +10,9 @@ def _merge_states_kernel(
     lses_ptr,  # float32 [num_states, num_rows]
     output_ptr,  # [num_rows, HEAD_DIM]
     lse_ptr,  # float32 [num_rows]
-    num_states,
-    num_rows,
-    HEAD_DIM: tl.constexpr,
-    TILE_D: tl.constexpr,
-    TILE_S: tl.constexpr,
-):
+    num_states, num_rows,
+    HEAD_DIM: tl.constexpr, TILE_D: tl.constexpr, TILE_S: tl.constexpr,
+):  # fmt: skip
     """One program: one (token, head) row. Reads each state's LSE and output once, TILE_S at a time.
 
     Keeps a running maximum, so states may come in any order and of any size. A state with -inf

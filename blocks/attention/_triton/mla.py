@@ -19,35 +19,14 @@ def _mla_decode_kernel(
     slopes_ptr,  # float32 [num_heads] when HAS_SLOPES
     output_ptr,  # [num_splits, num_seqs, num_heads, LATENT_DIM], contiguous
     lse_ptr,  # float32 [num_splits, num_seqs, num_heads]
-    num_seqs,
-    num_heads,
-    num_blocks,
-    num_splits,
-    split_len,
-    stride_q_seq,
-    stride_q_head,
-    stride_block,
-    stride_slot,
-    stride_table,
-    scale,
-    softcap,
-    window,
-    LATENT_DIM: tl.constexpr,
-    ROPE_DIM: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    TILE_Q: tl.constexpr,
-    TILE_KV: tl.constexpr,
-    TILE_L: tl.constexpr,
-    TILE_R: tl.constexpr,
-    SCALE: tl.constexpr,
-    FIXED_SPLITS: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    HAS_SINKS: tl.constexpr,
-    HAS_SLOPES: tl.constexpr,
-    INTERPRET: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    num_seqs, num_heads, num_blocks, num_splits, split_len, stride_q_seq, stride_q_head,
+    stride_block, stride_slot, stride_table, scale, softcap, window,
+    LATENT_DIM: tl.constexpr, ROPE_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    TILE_Q: tl.constexpr, TILE_KV: tl.constexpr, TILE_L: tl.constexpr, TILE_R: tl.constexpr,
+    SCALE: tl.constexpr, FIXED_SPLITS: tl.constexpr, HAS_WINDOW: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr, HAS_SINKS: tl.constexpr, HAS_SLOPES: tl.constexpr,
+    INTERPRET: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """One program: one sequence, TILE_Q of its heads, one split of the context.
 
     A cached row is a latent, which is key and value of every head at once, and a rotated part,

@@ -31,34 +31,13 @@ def _prefill_tma_kernel(
     slopes_ptr,  # float32 [num_heads] when HAS_SLOPES
     output_ptr,  # [num_tokens, num_heads, HEAD_DIM], contiguous
     lse_ptr,  # float32 [num_tokens, num_heads] when HAS_LSE
-    num_seqs,
-    num_tokens,
-    num_heads,
-    num_blocks,
-    stride_q_token,
-    stride_q_head,
-    stride_k_token,
-    stride_k_head,
-    stride_v_token,
-    stride_v_head,
-    scale,
-    softcap,
-    window,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    TILE_Q: tl.constexpr,
-    TILE_KV: tl.constexpr,
-    TILE_D: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    PERSISTENT: tl.constexpr,
-    HALVINGS: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    HAS_SINKS: tl.constexpr,
-    HAS_SLOPES: tl.constexpr,
-    HAS_LSE: tl.constexpr,
-    INTERPRET: tl.constexpr,
-):
+    num_seqs, num_tokens, num_heads, num_blocks, stride_q_token, stride_q_head, stride_k_token,
+    stride_k_head, stride_v_token, stride_v_head, scale, softcap, window,
+    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, TILE_Q: tl.constexpr, TILE_KV: tl.constexpr,
+    TILE_D: tl.constexpr, CAUSAL: tl.constexpr, PERSISTENT: tl.constexpr, HALVINGS: tl.constexpr,
+    HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_SINKS: tl.constexpr,
+    HAS_SLOPES: tl.constexpr, HAS_LSE: tl.constexpr, INTERPRET: tl.constexpr,
+):  # fmt: skip
     """One item of work: one query head and TILE_Q queries of one sequence.
 
     Items are in order of falling length: the last block of queries first, all heads of a block side

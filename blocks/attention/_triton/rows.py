@@ -37,42 +37,15 @@ def _rows_kernel(
     slopes_ptr,  # float32 [num_heads] when HAS_SLOPES
     output_ptr,  # [num_splits, num_tokens, num_heads, HEAD_DIM], contiguous
     lse_ptr,  # float32 [num_splits, num_tokens, num_heads]
-    num_groups,
-    num_tokens,
-    num_heads,
-    num_blocks,
-    num_splits,
-    split_len,
-    stride_q_token,
-    stride_q_head,
-    stride_k_block,
-    stride_k_slot,
-    stride_k_head,
-    stride_v_block,
-    stride_v_slot,
-    stride_v_head,
-    stride_table,
-    scale,
-    softcap,
-    window,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    TILE_Q: tl.constexpr,
-    TILE_KV: tl.constexpr,
-    TILE_D: tl.constexpr,
-    K_SCALE: tl.constexpr,
-    V_SCALE: tl.constexpr,
-    FIXED_SPLITS: tl.constexpr,
-    HAS_STARTS: tl.constexpr,
-    TREE: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    HAS_SINKS: tl.constexpr,
-    HAS_SLOPES: tl.constexpr,
-    INTERPRET: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    num_groups, num_tokens, num_heads, num_blocks, num_splits, split_len, stride_q_token,
+    stride_q_head, stride_k_block, stride_k_slot, stride_k_head, stride_v_block, stride_v_slot,
+    stride_v_head, stride_table, scale, softcap, window,
+    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE_Q: tl.constexpr,
+    TILE_KV: tl.constexpr, TILE_D: tl.constexpr, K_SCALE: tl.constexpr, V_SCALE: tl.constexpr,
+    FIXED_SPLITS: tl.constexpr, HAS_STARTS: tl.constexpr, TREE: tl.constexpr,
+    HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_SINKS: tl.constexpr,
+    HAS_SLOPES: tl.constexpr, INTERPRET: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """One program: TILE_Q rows = up to TILE_Q // GROUP queries of a group, one key head, one split.
 
     The queries of a group share a context: with TREE they are the draft tokens of one sequence, the
@@ -145,25 +118,10 @@ def _rows_kernel(
         offs_kv = tile + tl.arange(0, TILE_KV)
         mask_kv = (offs_kv >= start) & (offs_kv < last)
         products = key_products(
-            q,
-            offs_kv,
-            mask_kv,
-            key_ptr,
-            k_scale_ptr,
-            table_ptr,
-            0,
-            kv_head,
-            num_kv_heads,
-            num_blocks,
-            stride_k_block,
-            stride_k_slot,
-            HEAD_DIM,
-            True,
-            BLOCK_SIZE,
-            K_SCALE,
-            INTERPRET,
-            PRECISION,
-        )
+            q, offs_kv, mask_kv, key_ptr, k_scale_ptr, table_ptr, 0, kv_head, num_kv_heads,
+            num_blocks, stride_k_block, stride_k_slot, HEAD_DIM, True, BLOCK_SIZE, K_SCALE,
+            INTERPRET, PRECISION,
+        )  # fmt: skip
         visible = mask_kv[None, :] & mask_row[:, None]
         key_position = offs_kv
         if TREE:
@@ -184,27 +142,10 @@ def _rows_kernel(
         scores = tl.where(visible, scores, float("-inf"))
         weights, m_i, l_i, acc = softmax_step(scores, m_i, l_i, acc)
         acc = add_values(
-            weights,
-            acc,
-            offs_kv,
-            mask_kv,
-            value_ptr,
-            v_scale_ptr,
-            table_ptr,
-            0,
-            kv_head,
-            num_kv_heads,
-            num_blocks,
-            stride_v_block,
-            stride_v_slot,
-            q.dtype,
-            HEAD_DIM,
-            True,
-            BLOCK_SIZE,
-            V_SCALE,
-            INTERPRET,
-            PRECISION,
-        )
+            weights, acc, offs_kv, mask_kv, value_ptr, v_scale_ptr, table_ptr, 0, kv_head,
+            num_kv_heads, num_blocks, stride_v_block, stride_v_slot, q.dtype, HEAD_DIM, True,
+            BLOCK_SIZE, V_SCALE, INTERPRET, PRECISION,
+        )  # fmt: skip
 
     acc *= load_scale(v_scale_ptr, kv_head, V_SCALE)
     output, lse = normalise(m_i, l_i, acc)

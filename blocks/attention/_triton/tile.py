@@ -8,16 +8,9 @@ from blocks.attention._triton.softmax import product
 
 @triton.jit
 def kv_rows(
-    table_ptr,
-    offs_kv,
-    mask_kv,
-    key_start,
-    num_blocks,
-    stride_block,
-    stride_slot,
-    PAGED: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-):
+    table_ptr, offs_kv, mask_kv, key_start, num_blocks, stride_block, stride_slot,
+    PAGED: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+):  # fmt: skip
     """Offsets of key rows in elements, and which may be read; ids outside the cache may not."""
     if PAGED:
         ids = tl.load(table_ptr + offs_kv // BLOCK_SIZE, mask=mask_kv, other=0)
@@ -30,20 +23,10 @@ def kv_rows(
 
 @triton.jit
 def load_tile(
-    ptr,
-    table_ptr,
-    offs_kv,
-    mask_kv,
-    key_start,
-    num_blocks,
-    stride_block,
-    stride_slot,
-    HEAD_DIM: tl.constexpr,
-    TILE_D: tl.constexpr,
-    PAGED: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
+    ptr, table_ptr, offs_kv, mask_kv, key_start, num_blocks, stride_block, stride_slot,
+    HEAD_DIM: tl.constexpr, TILE_D: tl.constexpr, PAGED: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     TRANSPOSED: tl.constexpr,
-):
+):  # fmt: skip
     """Keys or values of one head at positions ``offs_kv``, zeros where not to be read.
 
     ``ptr`` points at the head. [TILE_KV, TILE_D], or [TILE_D, TILE_KV] when TRANSPOSED. Quantised
@@ -52,16 +35,9 @@ def load_tile(
     offs_d = tl.arange(0, TILE_D)
     mask_d = offs_d < HEAD_DIM
     rows, mask_kv = kv_rows(
-        table_ptr,
-        offs_kv,
-        mask_kv,
-        key_start,
-        num_blocks,
-        stride_block,
-        stride_slot,
-        PAGED,
+        table_ptr, offs_kv, mask_kv, key_start, num_blocks, stride_block, stride_slot, PAGED,
         BLOCK_SIZE,
-    )
+    )  # fmt: skip
     if TRANSPOSED:
         mask = mask_kv[None, :] & mask_d[:, None]
         offsets = rows[None, :] + offs_d[:, None]
@@ -101,16 +77,9 @@ def load_scale(ptr, kv_head, KIND: tl.constexpr):
 
 @triton.jit
 def load_scales(
-    ptr,
-    table_ptr,
-    offs_kv,
-    mask_kv,
-    kv_head,
-    num_kv_heads,
-    num_blocks,
-    KIND: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-):
+    ptr, table_ptr, offs_kv, mask_kv, kv_head, num_kv_heads, num_blocks,
+    KIND: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+):  # fmt: skip
     """Scales of the positions ``offs_kv`` [TILE_KV], zeros where not to be read.
 
     KIND is ``block`` ([num_blocks, num_kv_heads]) or ``token``
@@ -133,41 +102,16 @@ def load_scales(
 
 @triton.jit
 def key_products(
-    q,
-    offs_kv,
-    mask_kv,
-    key_ptr,
-    scale_ptr,
-    table_ptr,
-    key_start,
-    kv_head,
-    num_kv_heads,
-    num_blocks,
-    stride_block,
-    stride_slot,
-    HEAD_DIM: tl.constexpr,
-    PAGED: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    SCALE: tl.constexpr,
-    INTERPRET: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    q, offs_kv, mask_kv, key_ptr, scale_ptr, table_ptr, key_start, kv_head, num_kv_heads,
+    num_blocks, stride_block, stride_slot,
+    HEAD_DIM: tl.constexpr, PAGED: tl.constexpr, BLOCK_SIZE: tl.constexpr, SCALE: tl.constexpr,
+    INTERPRET: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """``q . key`` [rows, keys] of the keys at ``offs_kv``; scales of positions are in it."""
     k = load_tile(
-        key_ptr,
-        table_ptr,
-        offs_kv,
-        mask_kv,
-        key_start,
-        num_blocks,
-        stride_block,
-        stride_slot,
-        HEAD_DIM,
-        q.shape[1],
-        PAGED,
-        BLOCK_SIZE,
-        True,
-    )
+        key_ptr, table_ptr, offs_kv, mask_kv, key_start, num_blocks, stride_block, stride_slot,
+        HEAD_DIM, q.shape[1], PAGED, BLOCK_SIZE, True,
+    )  # fmt: skip
     none = tl.zeros([q.shape[0], offs_kv.shape[0]], tl.float32)
     products = product(q, unpack(k, q.dtype, INTERPRET), none, INTERPRET, PRECISION)
     if SCALE == "block" or SCALE == "token":
@@ -187,60 +131,26 @@ def key_products(
 
 @triton.jit
 def add_values(
-    weights,
-    acc,
-    offs_kv,
-    mask_kv,
-    value_ptr,
-    scale_ptr,
-    table_ptr,
-    key_start,
-    kv_head,
-    num_kv_heads,
-    num_blocks,
-    stride_block,
-    stride_slot,
-    DTYPE: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    PAGED: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    SCALE: tl.constexpr,
-    INTERPRET: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    weights, acc, offs_kv, mask_kv, value_ptr, scale_ptr, table_ptr, key_start, kv_head,
+    num_kv_heads, num_blocks, stride_block, stride_slot,
+    DTYPE: tl.constexpr, HEAD_DIM: tl.constexpr, PAGED: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    SCALE: tl.constexpr, INTERPRET: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """``acc + weights . value`` [rows, TILE_D], multiplied in DTYPE.
 
     Scales of positions go into the weights, which are fewer than the values; but not in float16,
     whose range small ones leave.
     """
     v = load_tile(
-        value_ptr,
-        table_ptr,
-        offs_kv,
-        mask_kv,
-        key_start,
-        num_blocks,
-        stride_block,
-        stride_slot,
-        HEAD_DIM,
-        acc.shape[1],
-        PAGED,
-        BLOCK_SIZE,
-        False,
-    )
+        value_ptr, table_ptr, offs_kv, mask_kv, key_start, num_blocks, stride_block, stride_slot,
+        HEAD_DIM, acc.shape[1], PAGED, BLOCK_SIZE, False,
+    )  # fmt: skip
     v = unpack(v, DTYPE, INTERPRET)
     if SCALE == "block" or SCALE == "token":
         scales = load_scales(
-            scale_ptr,
-            table_ptr,
-            offs_kv,
-            mask_kv,
-            kv_head,
-            num_kv_heads,
-            num_blocks,
-            SCALE,
+            scale_ptr, table_ptr, offs_kv, mask_kv, kv_head, num_kv_heads, num_blocks, SCALE,
             BLOCK_SIZE,
-        )
+        )  # fmt: skip
         if DTYPE == tl.float16:
             v = (v.to(tl.float32) * scales[:, None]).to(DTYPE)
         else:

@@ -22,23 +22,17 @@ def _copy_tile(
 @triton.jit
 def copy_blocks_kernel(
     source_ptr,  # [num_planes, num_source_blocks, num_words] of plain numbers
-    stride_source_plane,
-    stride_source_block,
+    stride_source_plane, stride_source_block,
     target_ptr,  # [num_planes, num_target_blocks, num_words]; may be source
-    stride_target_plane,
-    stride_target_block,
-    num_words,
+    stride_target_plane, stride_target_block, num_words,
     source_scales_ptr,  # [num_planes, num_source_blocks, num_scales], or None
-    stride_source_scales_plane,
-    stride_source_scales_block,
+    stride_source_scales_plane, stride_source_scales_block,
     target_scales_ptr,  # [num_planes, num_target_blocks, num_scales], or None
-    stride_target_scales_plane,
-    stride_target_scales_block,
-    num_scales,
+    stride_target_scales_plane, stride_target_scales_block, num_scales,
     pairs_ptr,  # [num_pairs, 2] source and target block
     num_tiles,  # of a block's words; the tiles beyond are of its scales
     TILE: tl.constexpr,
-):
+):  # fmt: skip
     """One program copies TILE words of one block in one plane, or TILE of its scales.
 
     Grid [num_pairs, num_planes, num_tiles + ceil(num_scales / TILE)]. The host guarantees that no

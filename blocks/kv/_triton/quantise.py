@@ -78,10 +78,8 @@ def store_quantised(
     cache_ptr,  # [TILE_HEADS, TILE_DIM] where each element goes
     scale_ptr,  # [TILE_HEADS] each head's scale
     head_mask,
-    DYNAMIC: tl.constexpr,
-    IS_INT8: tl.constexpr,
-    HARDWARE: tl.constexpr,
-):
+    DYNAMIC: tl.constexpr, IS_INT8: tl.constexpr, HARDWARE: tl.constexpr,
+):  # fmt: skip
     """Quantise heads of one token into the cache."""
     inverse = head_scales(largest(x), scale_ptr, head_mask, DYNAMIC, IS_INT8)
     tl.store(cache_ptr, codes_of(x, inverse, IS_INT8, HARDWARE), mask=mask)

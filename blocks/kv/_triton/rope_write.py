@@ -47,17 +47,10 @@ def _turned(
     ptr,  # [TILE_HEADS, 1] where each head begins
     weight_ptr,  # [head_dim], or None for no norm
     mask,  # [TILE_HEADS, 1]
-    cos,
-    sin,
-    half,
-    head_dim,
-    eps,
-    weight_offset,
-    INTERLEAVED: tl.constexpr,
-    ROUND_FIRST: tl.constexpr,
-    TILE_HALF: tl.constexpr,
+    cos, sin, half, head_dim, eps, weight_offset,
+    INTERLEAVED: tl.constexpr, ROUND_FIRST: tl.constexpr, TILE_HALF: tl.constexpr,
     TILE_REST: tl.constexpr,
-):
+):  # fmt: skip
     """Heads of one token normed and turned: both halves, and the rest that does not turn."""
     dtype = ptr.dtype.element_ty
     rest_offs = 2 * half + tl.arange(0, TILE_REST)[None, :]
@@ -81,17 +74,13 @@ def _turned(
 @triton.jit
 def rope_write_kernel(
     query_ptr,  # [num_tokens, num_heads, head_dim]; each head contiguous, as in the next three
-    stride_query_token,
-    stride_query_head,
+    stride_query_token, stride_query_head,
     key_ptr,  # [num_tokens, num_kv_heads, head_dim]
-    stride_key_token,
-    stride_key_head,
+    stride_key_token, stride_key_head,
     value_ptr,  # [num_tokens, num_kv_heads, head_dim]
-    stride_value_token,
-    stride_value_head,
+    stride_value_token, stride_value_head,
     out_ptr,  # as query; may be query_ptr
-    stride_out_token,
-    stride_out_head,
+    stride_out_token, stride_out_head,
     positions_ptr,  # [num_tokens]
     cos_sin_ptr,  # [max_positions, 2 * half] fp32
     query_norm_ptr,  # [head_dim], or None
@@ -101,33 +90,15 @@ def rope_write_kernel(
     stride_block,  # of both caches
     stride_slot,
     k_scale_ptr,  # [num_blocks, BLOCK_SIZE, num_kv_heads] fp32 with strides of 0, or None
-    stride_k_scale_block,
-    stride_k_scale_slot,
-    stride_k_scale_head,
-    v_scale_ptr,
-    stride_v_scale_block,
-    stride_v_scale_slot,
-    stride_v_scale_head,
+    stride_k_scale_block, stride_k_scale_slot, stride_k_scale_head, v_scale_ptr,
+    stride_v_scale_block, stride_v_scale_slot, stride_v_scale_head,
     slot_mapping_ptr,  # [num_tokens]
-    num_slots,
-    num_heads,
-    num_kv_heads,
-    half,
-    head_dim,
-    eps,
-    weight_offset,
-    BLOCK_SIZE: tl.constexpr,
-    INTERLEAVED: tl.constexpr,
-    ROUND_FIRST: tl.constexpr,
-    K_DYNAMIC: tl.constexpr,
-    V_DYNAMIC: tl.constexpr,
-    IS_INT8: tl.constexpr,
-    HARDWARE: tl.constexpr,
-    TILE_HEADS: tl.constexpr,
-    TILE_HALF: tl.constexpr,
-    TILE_REST: tl.constexpr,
+    num_slots, num_heads, num_kv_heads, half, head_dim, eps, weight_offset,
+    BLOCK_SIZE: tl.constexpr, INTERLEAVED: tl.constexpr, ROUND_FIRST: tl.constexpr,
+    K_DYNAMIC: tl.constexpr, V_DYNAMIC: tl.constexpr, IS_INT8: tl.constexpr, HARDWARE: tl.constexpr,
+    TILE_HEADS: tl.constexpr, TILE_HALF: tl.constexpr, TILE_REST: tl.constexpr,
     TILE_DIM: tl.constexpr,
-):
+):  # fmt: skip
     """One program owns TILE_HEADS heads of one token: of the query, or of key and value.
 
     Grid (num_tokens, tiles of query heads + tiles of key heads). It reads its heads once, norms and

@@ -17,9 +17,8 @@ def write_kv_kernel(
     slot_mapping_ptr,  # [num_tokens]
     num_slots,
     row_size,  # num_kv_heads * head_dim
-    BLOCK_SIZE: tl.constexpr,
-    TILE: tl.constexpr,
-):
+    BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
     """One program owns TILE elements of one token's key row and value row.
 
     Grid [num_tokens, ceil(row_size / TILE)]. Reads the token's slot, then the elements, and stores

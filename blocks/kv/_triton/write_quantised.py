@@ -9,35 +9,19 @@ from blocks.kv._triton.quantise import store_quantised
 @triton.jit
 def write_quantised_kernel(
     key_ptr,  # [num_tokens, num_heads, head_dim]; each head contiguous, as in value
-    stride_key_token,
-    stride_key_head,
-    value_ptr,
-    stride_value_token,
-    stride_value_head,
+    stride_key_token, stride_key_head, value_ptr, stride_value_token, stride_value_head,
     key_cache_ptr,  # [num_blocks, BLOCK_SIZE, num_heads, head_dim] uint8
     value_cache_ptr,
     stride_block,  # of both caches
     stride_slot,
     k_scale_ptr,  # [num_blocks, BLOCK_SIZE, num_heads] fp32; strides of 0 where it does not vary
-    stride_k_scale_block,
-    stride_k_scale_slot,
-    stride_k_scale_head,
-    v_scale_ptr,
-    stride_v_scale_block,
-    stride_v_scale_slot,
-    stride_v_scale_head,
+    stride_k_scale_block, stride_k_scale_slot, stride_k_scale_head, v_scale_ptr,
+    stride_v_scale_block, stride_v_scale_slot, stride_v_scale_head,
     slot_mapping_ptr,  # [num_tokens]
-    num_slots,
-    num_heads,
-    head_dim,
-    BLOCK_SIZE: tl.constexpr,
-    TILE_HEADS: tl.constexpr,
-    TILE_DIM: tl.constexpr,
-    K_DYNAMIC: tl.constexpr,
-    V_DYNAMIC: tl.constexpr,
-    IS_INT8: tl.constexpr,
-    HARDWARE: tl.constexpr,
-):
+    num_slots, num_heads, head_dim,
+    BLOCK_SIZE: tl.constexpr, TILE_HEADS: tl.constexpr, TILE_DIM: tl.constexpr,
+    K_DYNAMIC: tl.constexpr, V_DYNAMIC: tl.constexpr, IS_INT8: tl.constexpr, HARDWARE: tl.constexpr,
+):  # fmt: skip
     """One program owns TILE_HEADS heads of one token's key and value: reads, scales, stores them.
 
     Grid [num_tokens, ceil(num_heads / TILE_HEADS)]. A slot outside [0, num_slots) masks everything.

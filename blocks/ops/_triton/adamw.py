@@ -74,19 +74,12 @@ def _adamw_kernel(
     factor_ptr,  # one fp32 number the gradients are multiplied by, or None for 1; NaN: no update
     step,  # number of the step from 1, or None: the table points at one for each tensor
     lr,  # a number, or a pointer to one
-    weight_decay,
-    eps,
+    weight_decay, eps,
     beta1_rest,  # 1 - beta1, rounded once from fp64; so is the next
-    beta2_rest,
-    log2_beta1,
-    log2_beta2,
-    PARAM: tl.constexpr,
-    GRAD: tl.constexpr,
-    STATE: tl.constexpr,
-    LR_POINTER: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    TILE: tl.constexpr,
-):
+    beta2_rest, log2_beta1, log2_beta2,
+    PARAM: tl.constexpr, GRAD: tl.constexpr, STATE: tl.constexpr, LR_POINTER: tl.constexpr,
+    ALIGNED: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
     """One program owns TILE neighbouring elements of one tensor: each is read and written once."""
     row_ptr, start, left = _chunk(table_ptr, owners_ptr, TILE)
     factor = 1.0

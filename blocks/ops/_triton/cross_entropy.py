@@ -33,15 +33,9 @@ def _loss_kernel(
     slopes_ptr,  # [num_rows] fp32, or None for ones
     losses_ptr,  # [num_rows] fp32
     lse_ptr,  # [num_rows] fp32
-    vocab_size,
-    ignore_index,
-    softcap,
-    z_loss,
-    label_smoothing,
-    CAPPED: tl.constexpr,
-    SMOOTHED: tl.constexpr,
-    TILE: tl.constexpr,
-):
+    vocab_size, ignore_index, softcap, z_loss, label_smoothing,
+    CAPPED: tl.constexpr, SMOOTHED: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
     """One program owns one row, whatever its length.
 
     First pass, left to right: running maximum (one number) and running sums (one per lane, added

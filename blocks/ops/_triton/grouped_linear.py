@@ -31,22 +31,13 @@ def _grouped_linear_kernel(
     stride_x_row,
     tokens_ptr,  # [num_rows] int32: the row of x that is row i; None: row i itself
     weight_ptr,  # [num_groups, out_features, in_features], any strides
-    stride_weight_group,
-    stride_weight_out,
-    stride_weight_in,
+    stride_weight_group, stride_weight_out, stride_weight_in,
     offsets_ptr,  # [num_groups + 1] int32
     y_ptr,  # [num_rows, out_features], contiguous
-    num_rows,
-    num_groups,
-    out_features,
-    in_features,
-    STEPS: tl.constexpr,
-    TILE_ROWS: tl.constexpr,
-    TILE_OUT: tl.constexpr,
-    TILE_IN: tl.constexpr,
-    INTERPRET: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    num_rows, num_groups, out_features, in_features,
+    STEPS: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_OUT: tl.constexpr, TILE_IN: tl.constexpr,
+    INTERPRET: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Programs take tiles of TILE_ROWS rows by TILE_OUT outputs in turn, a slot's tiles together.
 
     Grid: any number of programs. A slot has rows of one group only; rows of another are masked.
@@ -93,14 +84,10 @@ def _grouped_weight_grad_kernel(
     dy_ptr,  # [num_rows, out_features]
     offsets_ptr,  # [num_groups + 1] int32
     dw_ptr,  # [num_groups, out_features, in_features]
-    out_features,
-    in_features,
-    TILE_ROWS: tl.constexpr,
-    TILE_OUT: tl.constexpr,
-    TILE_IN: tl.constexpr,
-    INTERPRET: tl.constexpr,
+    out_features, in_features,
+    TILE_ROWS: tl.constexpr, TILE_OUT: tl.constexpr, TILE_IN: tl.constexpr, INTERPRET: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """One program owns TILE_OUT by TILE_IN elements of one group's gradient and walks its rows.
 
     Grid: (tiles of inputs, tiles of outputs, num_groups). A group without rows gets zeros.

@@ -17,14 +17,10 @@ def _logprobs_kernel(
     top_ids_ptr,  # [num_rows, num_top] int64
     maxima_ptr,  # [num_rows, NUM_GROUPS] fp32, scratch
     groups_ptr,  # [num_rows, MAX_GROUPS] int32, scratch
-    vocab_size,
-    num_top,
-    NUM_TILES: tl.constexpr,
-    TILE: tl.constexpr,
-    GROUP: tl.constexpr,
-    NUM_GROUPS: tl.constexpr,
+    vocab_size, num_top,
+    NUM_TILES: tl.constexpr, TILE: tl.constexpr, GROUP: tl.constexpr, NUM_GROUPS: tl.constexpr,
     MAX_GROUPS: tl.constexpr,
-):
+):  # fmt: skip
     """One program owns one row: a running sum of exponentials, a rank, and the largest of groups.
 
     The num_top likeliest lie in the groups whose largest is above the num_top-th largest of these,

@@ -14,15 +14,10 @@ def _norm_kernel(
     total_ptr,  # [num_rows, hidden_size] or None
     mean_ptr,  # [num_rows] fp32, or None; written for the backward pass, as rstd is
     rstd_ptr,  # [num_rows] fp32, or None
-    num_rows,
-    hidden_size,
-    eps,
-    weight_offset,
-    IS_LAYER: tl.constexpr,
-    ROUND_FIRST: tl.constexpr,
-    TILE_ROWS: tl.constexpr,
+    num_rows, hidden_size, eps, weight_offset,
+    IS_LAYER: tl.constexpr, ROUND_FIRST: tl.constexpr, TILE_ROWS: tl.constexpr,
     TILE_HIDDEN: tl.constexpr,
-):
+):  # fmt: skip
     """One program owns TILE_ROWS whole rows: it reads each once and writes each once.
 
     The host guarantees TILE_HIDDEN >= hidden_size. ROUND_FIRST is the Llama order: the scaled row

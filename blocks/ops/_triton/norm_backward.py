@@ -20,15 +20,10 @@ def _norm_backward_kernel(
     dx_ptr,  # [num_rows, hidden_size]
     dweight_ptr,  # [num_programs, hidden_size] fp32
     dbias_ptr,  # [num_programs, hidden_size] fp32, or None
-    num_rows,
-    hidden_size,
-    weight_offset,
-    ROUND_FIRST: tl.constexpr,
-    TILE_ROWS: tl.constexpr,
-    TILE_HIDDEN: tl.constexpr,
-    REREAD: tl.constexpr,
-    NUM_STAGES: tl.constexpr,
-):
+    num_rows, hidden_size, weight_offset,
+    ROUND_FIRST: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_HIDDEN: tl.constexpr,
+    REREAD: tl.constexpr, NUM_STAGES: tl.constexpr,
+):  # fmt: skip
     """One program owns every num_programs-th tile of TILE_ROWS whole rows.
 
     It reads dy and x once, writes dx once, and keeps its sums for weight and bias in registers

@@ -24,13 +24,9 @@ def _wide_norm_kernel(
     total_ptr,  # [num_rows, hidden_size] or None
     mean_ptr,  # [num_rows] fp32, or None
     rstd_ptr,  # [num_rows] fp32, or None
-    hidden_size,
-    eps,
-    weight_offset,
-    IS_LAYER: tl.constexpr,
-    ROUND_FIRST: tl.constexpr,
-    TILE: tl.constexpr,
-):
+    hidden_size, eps, weight_offset,
+    IS_LAYER: tl.constexpr, ROUND_FIRST: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
     """One program owns one row and passes over it twice, for LayerNorm three times."""
     row = tl.program_id(0).to(tl.int64)
     start_of_row = row * hidden_size
@@ -81,10 +77,9 @@ def _wide_row_sums_kernel(
     rstd_ptr,  # [num_rows] fp32
     projection_ptr,  # [num_rows] fp32: mean of d * scaled, in the words of norm_backward.py
     centre_ptr,  # [num_rows] fp32: mean of d; None for RMSNorm
-    hidden_size,
-    weight_offset,
+    hidden_size, weight_offset,
     TILE: tl.constexpr,
-):
+):  # fmt: skip
     """One program owns one row and finds the two numbers its gradient needs of all its columns."""
     row = tl.program_id(0).to(tl.int64)
     rstd = tl.load(rstd_ptr + row)
@@ -121,13 +116,9 @@ def _wide_backward_kernel(
     dx_ptr,  # [num_rows, hidden_size]
     dweight_ptr,  # [num_programs of axis 0, hidden_size] fp32
     dbias_ptr,  # [num_programs of axis 0, hidden_size] fp32, or None
-    num_rows,
-    hidden_size,
-    weight_offset,
-    ROUND_FIRST: tl.constexpr,
-    TILE: tl.constexpr,
-    NUM_STAGES: tl.constexpr,
-):
+    num_rows, hidden_size, weight_offset,
+    ROUND_FIRST: tl.constexpr, TILE: tl.constexpr, NUM_STAGES: tl.constexpr,
+):  # fmt: skip
     """One program owns TILE columns of every num_programs-th row; grid: (any, tiles of columns).
 
     Its sums for weight and bias stay in registers until its last row.

@@ -7,20 +7,16 @@ import triton.language as tl
 @triton.jit
 def _edit_kernel(
     logits_ptr,  # [num_rows, vocab_size]
-    stride_logits_row,
-    stride_logits_token,
+    stride_logits_row, stride_logits_token,
     rows_ptr,  # [num_entries] int64
     token_ids_ptr,  # [num_entries] int64
     counts_ptr,  # [num_entries] int64, or None for no penalties
     repetition_ptr,  # [num_rows] fp32, as the next two; None with counts_ptr
-    presence_ptr,
-    frequency_ptr,
+    presence_ptr, frequency_ptr,
     bias_ptr,  # [num_entries] fp32, or None for no bias
-    num_entries,
-    num_rows,
-    vocab_size,
+    num_entries, num_rows, vocab_size,
     TILE: tl.constexpr,
-):
+):  # fmt: skip
     """One program owns TILE entries: reads each logit, changes and writes it.
 
     An entry outside the logits is masked. The host guarantees that no entry is listed twice.

@@ -34,20 +34,11 @@ def _decode_linear_kernel(
     zeros_ptr,  # like scales, uint8, or None
     bias_ptr,  # [out_features] or None
     y_ptr,  # [splits, num_rows, out_features], contiguous; fp32 where there are several splits
-    num_rows,
-    in_features,
-    out_features,
-    num_groups,
-    split_size,
-    FORMAT: tl.constexpr,
-    GROUP_ROWS: tl.constexpr,
-    GROUP_COLUMNS: tl.constexpr,
-    TILE_ROWS: tl.constexpr,
-    TILE_OUT: tl.constexpr,
-    TILE_IN: tl.constexpr,
-    INTERPRET: tl.constexpr,
+    num_rows, in_features, out_features, num_groups, split_size,
+    FORMAT: tl.constexpr, GROUP_ROWS: tl.constexpr, GROUP_COLUMNS: tl.constexpr,
+    TILE_ROWS: tl.constexpr, TILE_OUT: tl.constexpr, TILE_IN: tl.constexpr, INTERPRET: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """One program owns TILE_OUT outputs of TILE_ROWS rows over split_size inputs.
 
     Grid: (tiles of outputs, tiles of rows, splits). The weight stands on the left of the product,
@@ -134,19 +125,11 @@ def _scaled_linear_kernel(
     scales_ptr,  # [row groups, num_groups] fp32, contiguous
     bias_ptr,  # [out_features] or None
     y_ptr,  # [num_rows, out_features], contiguous
-    num_rows,
-    in_features,
-    out_features,
-    num_groups,
-    FORMAT: tl.constexpr,
-    GROUP_ROWS: tl.constexpr,
-    GROUP_COLUMNS: tl.constexpr,
-    TILE_ROWS: tl.constexpr,
-    TILE_OUT: tl.constexpr,
-    TILE_IN: tl.constexpr,
-    TILES_TOGETHER: tl.constexpr,
-    INTERPRET: tl.constexpr,
-):
+    num_rows, in_features, out_features, num_groups,
+    FORMAT: tl.constexpr, GROUP_ROWS: tl.constexpr, GROUP_COLUMNS: tl.constexpr,
+    TILE_ROWS: tl.constexpr, TILE_OUT: tl.constexpr, TILE_IN: tl.constexpr,
+    TILES_TOGETHER: tl.constexpr, INTERPRET: tl.constexpr,
+):  # fmt: skip
     """One program owns TILE_ROWS rows by TILE_OUT outputs; both factors have eight bits.
 
     int8 sums are whole numbers; ``fp8`` multiplies e4m3 as it is, ``bytes`` decodes it first, for

@@ -12,12 +12,9 @@ def _quantize_rows_kernel(
     stride_x_row,
     values_ptr,  # [num_rows, num_columns] int8, or the bytes of e4m3; contiguous
     scales_ptr,  # [num_rows, num_groups] fp32, contiguous
-    num_columns,
-    num_groups,
-    group_size,
-    IS_INT8: tl.constexpr,
-    TILE: tl.constexpr,
-):
+    num_columns, num_groups, group_size,
+    IS_INT8: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
     """One program owns one group of one row; it reads it twice, the second time from cache.
 
     Grid: (num_rows, num_groups). The first pass finds the largest magnitude, the second writes

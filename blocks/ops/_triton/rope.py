@@ -6,21 +6,13 @@ import triton.language as tl
 
 @triton.jit
 def _turn_heads(
-    in_ptr,
-    out_ptr,
-    stride_in_head,
-    stride_out_head,
-    first_head,
-    num_heads,
+    in_ptr, out_ptr, stride_in_head, stride_out_head, first_head, num_heads,
     cos,  # [TILE_HALF]
     sin,  # [TILE_HALF]
-    half,
-    head_dim,
-    INTERLEAVED: tl.constexpr,
-    TILE_HEADS: tl.constexpr,
-    TILE_HALF: tl.constexpr,
+    half, head_dim,
+    INTERLEAVED: tl.constexpr, TILE_HEADS: tl.constexpr, TILE_HALF: tl.constexpr,
     TILE_REST: tl.constexpr,
-):
+):  # fmt: skip
     """Turn heads [first_head, first_head + TILE_HEADS) of one token; copy what does not turn."""
     heads = (first_head + tl.arange(0, TILE_HEADS)).to(tl.int64)
     pairs = tl.arange(0, TILE_HALF)
@@ -46,29 +38,19 @@ def _turn_heads(
 @triton.jit
 def _rope_kernel(
     query_ptr,  # [num_tokens, num_heads, head_dim]; each head contiguous, as in the next three
-    stride_query_token,
-    stride_query_head,
+    stride_query_token, stride_query_head,
     key_ptr,  # [num_tokens, num_kv_heads, head_dim]
-    stride_key_token,
-    stride_key_head,
+    stride_key_token, stride_key_head,
     query_out_ptr,  # may be query_ptr
-    stride_query_out_token,
-    stride_query_out_head,
+    stride_query_out_token, stride_query_out_head,
     key_out_ptr,  # may be key_ptr
-    stride_key_out_token,
-    stride_key_out_head,
+    stride_key_out_token, stride_key_out_head,
     positions_ptr,  # [num_tokens]
     cos_sin_ptr,  # [max_positions, 2 * half]
-    num_heads,
-    num_kv_heads,
-    half,
-    head_dim,
-    INTERLEAVED: tl.constexpr,
-    INVERSE: tl.constexpr,
-    TILE_HEADS: tl.constexpr,
-    TILE_HALF: tl.constexpr,
-    TILE_REST: tl.constexpr,
-):
+    num_heads, num_kv_heads, half, head_dim,
+    INTERLEAVED: tl.constexpr, INVERSE: tl.constexpr, TILE_HEADS: tl.constexpr,
+    TILE_HALF: tl.constexpr, TILE_REST: tl.constexpr,
+):  # fmt: skip
     """One program owns TILE_HEADS heads of one token, of the query first, then of the key.
 
     Grid: num_tokens * (tiles of query heads + tiles of key heads), those of a token side by side.
@@ -88,35 +70,13 @@ def _rope_kernel(
         sin = -sin
     if tile < query_tiles:
         _turn_heads(
-            query_ptr + token * stride_query_token,
-            query_out_ptr + token * stride_query_out_token,
-            stride_query_head,
-            stride_query_out_head,
-            tile * TILE_HEADS,
-            num_heads,
-            cos,
-            sin,
-            half,
-            head_dim,
-            INTERLEAVED,
-            TILE_HEADS,
-            TILE_HALF,
-            TILE_REST,
-        )
+            query_ptr + token * stride_query_token, query_out_ptr + token * stride_query_out_token,
+            stride_query_head, stride_query_out_head, tile * TILE_HEADS, num_heads, cos, sin, half,
+            head_dim, INTERLEAVED, TILE_HEADS, TILE_HALF, TILE_REST,
+        )  # fmt: skip
     else:
         _turn_heads(
-            key_ptr + token * stride_key_token,
-            key_out_ptr + token * stride_key_out_token,
-            stride_key_head,
-            stride_key_out_head,
-            (tile - query_tiles) * TILE_HEADS,
-            num_kv_heads,
-            cos,
-            sin,
-            half,
-            head_dim,
-            INTERLEAVED,
-            TILE_HEADS,
-            TILE_HALF,
-            TILE_REST,
-        )
+            key_ptr + token * stride_key_token, key_out_ptr + token * stride_key_out_token,
+            stride_key_head, stride_key_out_head, (tile - query_tiles) * TILE_HEADS, num_kv_heads,
+            cos, sin, half, head_dim, INTERLEAVED, TILE_HEADS, TILE_HALF, TILE_REST,
+        )  # fmt: skip

@@ -12,16 +12,10 @@ def _choose_kernel(
     experts_ptr,  # [num_tokens, TOP_K] int32
     weights_ptr,  # [num_tokens, TOP_K] fp32
     counts_ptr,  # [tiles, num_experts] int32: tokens of this tile that chose each expert
-    num_tokens,
-    num_experts,
-    scale,
-    TOP_K: tl.constexpr,
-    IS_SOFTMAX: tl.constexpr,
-    NORMALIZE: tl.constexpr,
-    TILE_TOKENS: tl.constexpr,
-    TILE_EXPERTS: tl.constexpr,
-    TILE_K: tl.constexpr,
-):
+    num_tokens, num_experts, scale,
+    TOP_K: tl.constexpr, IS_SOFTMAX: tl.constexpr, NORMALIZE: tl.constexpr,
+    TILE_TOKENS: tl.constexpr, TILE_EXPERTS: tl.constexpr, TILE_K: tl.constexpr,
+):  # fmt: skip
     """One program owns TILE_TOKENS tokens and takes their largest score TOP_K times.
 
     The host guarantees TILE_EXPERTS >= num_experts >= TOP_K and TILE_K >= TOP_K. What was taken,
@@ -105,12 +99,9 @@ def _place_kernel(
     tokens_ptr,  # [num_tokens * TOP_K] int32
     places_ptr,  # [num_tokens, TOP_K] int32
     offsets_ptr,  # [num_experts + 1] int32
-    num_tokens,
-    num_experts,
-    TOP_K: tl.constexpr,
-    TILE_TOKENS: tl.constexpr,
-    TILE_EXPERTS: tl.constexpr,
-):
+    num_tokens, num_experts,
+    TOP_K: tl.constexpr, TILE_TOKENS: tl.constexpr, TILE_EXPERTS: tl.constexpr,
+):  # fmt: skip
     """One program owns the tokens of one tile of ``_choose_kernel`` and gives each its rows.
 
     A row's place: rows of lower experts, plus rows of this expert in earlier tiles, plus earlier

@@ -220,14 +220,10 @@ def _sample_kernel(
     maxima_ptr,  # [num_rows, NUM_GROUPS] fp32, scratch
     groups_ptr,  # [num_rows, MAX_GROUPS] int32, scratch
     vocab_size,
-    NUM_TILES: tl.constexpr,
-    TILE: tl.constexpr,
-    GROUP: tl.constexpr,
-    NUM_GROUPS: tl.constexpr,
-    MAX_GROUPS: tl.constexpr,
-    RACE_TILE: tl.constexpr,
+    NUM_TILES: tl.constexpr, TILE: tl.constexpr, GROUP: tl.constexpr, NUM_GROUPS: tl.constexpr,
+    MAX_GROUPS: tl.constexpr, RACE_TILE: tl.constexpr,
     PER_ROW: tl.constexpr,  # bit i: the i-th of the six parameters is a pointer
-):
+):  # fmt: skip
     """One program draws one row.
 
     The first pass keeps the largest logit of every GROUP neighbours. The k-th largest of those is
