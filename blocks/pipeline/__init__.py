@@ -12,7 +12,9 @@ from blocks.pipeline.cost import CostSurface, Residual
 from blocks.pipeline.dependencies import Deadlock
 from blocks.pipeline.fit_cost import Sample, fit_cost
 from blocks.pipeline.flop_cost import flop_cost, unit_cost
+from blocks.pipeline.lifetimes import Held, Lifetime, lifetimes
 from blocks.pipeline.lower import lower
+from blocks.pipeline.memory import MemorySizes, live_bytes, peak_bytes
 from blocks.pipeline.recorder import Recorder
 from blocks.pipeline.schedule import Schedule
 from blocks.pipeline.schedules import SCHEDULES
@@ -41,8 +43,11 @@ __all__ = [
     "Deadlock",
     "Executor",
     "Handle",
+    "Held",
     "InProcessTransport",
     "Kind",
+    "Lifetime",
+    "MemorySizes",
     "Origin",
     "PipelineStuck",
     "Recorder",
@@ -67,9 +72,12 @@ __all__ = [
     "fit_cost",
     "flop_cost",
     "in_process_transports",
+    "lifetimes",
+    "live_bytes",
     "lower",
     "merge",
     "partition_layers",
+    "peak_bytes",
     "read_traces",
     "run_ranks",
     "simulate",

@@ -45,9 +45,7 @@ def check_schedule(schedule: Schedule, *, canonical: bool = False) -> None:
     ...
     ValueError: rank 0, index 0, BW0(0,0): expected F0(0,0) before it, got it at index 1
     """
-    indices = [_indices(rank, program) for rank, program in enumerate(schedule.programs)]
-    for cell in _cells(schedule):
-        _check_complete(schedule.placement[cell.stage], cell, indices)
+    indices = check_complete(schedule)
     lowered = is_lowered(schedule)
     if lowered:
         check_messages(schedule, indices)
@@ -62,6 +60,18 @@ def check_schedule(schedule: Schedule, *, canonical: bool = False) -> None:
         check_rendezvous(schedule)
     if canonical:
         _check_canonical(schedule)
+
+
+def check_complete(schedule: Schedule) -> list[dict[Action, int]]:
+    """Point 1 of ``check_schedule``; returns for every rank where its program has what.
+
+    Raises:
+        ValueError: the first fault.
+    """
+    indices = [_indices(rank, program) for rank, program in enumerate(schedule.programs)]
+    for cell in _cells(schedule):
+        _check_cell(schedule.placement[cell.stage], cell, indices)
+    return indices
 
 
 def _cells(schedule: Schedule) -> Iterator[Action]:
@@ -83,7 +93,7 @@ def _indices(rank: int, program: tuple[Action, ...]) -> dict[Action, int]:
     return found
 
 
-def _check_complete(rank: int, forward: Action, indices: list[dict[Action, int]]) -> None:
+def _check_cell(rank: int, forward: Action, indices: list[dict[Action, int]]) -> None:
     at = indices[rank]
     both, backward = forward.on(Kind.FULL_BACKWARD), forward.on(Kind.BACKWARD)
     weight = forward.on(Kind.WEIGHT)
