@@ -1,8 +1,8 @@
 """Eager twins of the operations of this block: dense, readable, the specification and the oracle.
 
-Everything is computed in fp32 and rounded to the input's dtype at the end; the few places where a
-model rounds earlier are said in the docstring of the public function. All but ``sample`` are
-differentiable.
+Everything is computed in fp32 (fp64 for fp64) and rounded to the input's dtype at the end; the few
+places where a model rounds earlier are said in the docstring of the public function. All but
+``sample`` are differentiable.
 """
 
 import math
@@ -29,11 +29,11 @@ def rms_norm(
 ) -> tuple[Tensor, Tensor]:
     """See ``norm.rms_norm``; always returns (output, sum of x and residual)."""
     total = x if residual is None else x + residual
-    wide = total.float()
-    scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    sums = wide(total)
+    scaled = sums * torch.rsqrt(sums.square().mean(-1, keepdim=True) + eps)
     if weight_offset == 0.0:  # the Llama order: round, then multiply by the weight
         return (weight * scaled.to(x.dtype)).to(x.dtype), total
-    return (scaled * (weight_offset + weight.float())).to(x.dtype), total  # the Gemma order
+    return (scaled * (weight_offset + wide(weight))).to(x.dtype), total  # the Gemma order
 
 
 def layer_norm(
@@ -41,11 +41,11 @@ def layer_norm(
 ) -> tuple[Tensor, Tensor]:
     """See ``norm.layer_norm``; always returns (output, sum of x and residual)."""
     total = x if residual is None else x + residual
-    wide = total.float()
-    centred = wide - wide.mean(-1, keepdim=True)
+    sums = wide(total)
+    centred = sums - sums.mean(-1, keepdim=True)
     scaled = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
-    output = scaled * weight.float()
-    return (output if bias is None else output + bias.float()).to(x.dtype), total
+    output = scaled * wide(weight)
+    return (output if bias is None else output + wide(bias)).to(x.dtype), total
 
 
 def apply_rope(
@@ -58,7 +58,7 @@ def apply_rope(
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     rotary_dim = 2 * cos.shape[-1]
-    rotary, rest = x[..., :rotary_dim].float(), x[..., rotary_dim:]
+    rotary, rest = wide(x[..., :rotary_dim]), x[..., rotary_dim:]
     if interleaved:
         first, second = rotary[..., 0::2], rotary[..., 1::2]
     else:
@@ -70,19 +70,19 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
 
 def silu_and_mul(gate_up: Tensor) -> Tensor:
     """See ``activation.silu_and_mul``."""
-    gate, up = gate_up.float().chunk(2, dim=-1)
+    gate, up = wide(gate_up).chunk(2, dim=-1)
     return (F.silu(gate) * up).to(gate_up.dtype)
 
 
 def gelu_and_mul(gate_up: Tensor, *, approximate: str) -> Tensor:
     """See ``activation.gelu_and_mul``."""
-    gate, up = gate_up.float().chunk(2, dim=-1)
+    gate, up = wide(gate_up).chunk(2, dim=-1)
     return (F.gelu(gate, approximate=approximate) * up).to(gate_up.dtype)
 
 
 def gelu(x: Tensor, *, approximate: str) -> Tensor:
     """See ``activation.gelu``."""
-    return F.gelu(x.float(), approximate=approximate).to(x.dtype)
+    return F.gelu(wide(x), approximate=approximate).to(x.dtype)
 
 
 def relu(x: Tensor) -> Tensor:
@@ -92,8 +92,8 @@ def relu(x: Tensor) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """See ``linear.linear``."""
-    output = x.float() @ weight.float().t()
-    return (output if bias is None else output + bias.float()).to(x.dtype)
+    output = wide(x) @ wide(weight).t()
+    return (output if bias is None else output + wide(bias)).to(x.dtype)
 
 
 def quantize_rows(x: Tensor, *, format: str, group_size: int | None) -> QuantizedRows:

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from blocks.sharding.collective_bytes import Collective, collective_bytes
+from blocks.sharding.cut import Cut
 from blocks.sharding.mesh import Mesh
 from blocks.sharding.placement import (
     Partial,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         narrow,
         reduce_scatter,
     )
+    from blocks.sharding.cutting import cut_tensor, gather_cut, join_tensors, sum_shared
     from blocks.sharding.distributed import (
         DistributedGroup,
         axis_groups,
@@ -52,6 +54,7 @@ _WITH_TORCH = {
         "narrow",
         "reduce_scatter",
     ),
+    "cutting": ("cut_tensor", "gather_cut", "join_tensors", "sum_shared"),
     "distributed": ("DistributedGroup", "axis_groups", "make_device_mesh", "torch_placements"),
     "group": ("Group", "sum_in_order"),
     "linear": ("column_linear", "enter", "leave", "row_linear"),
@@ -63,6 +66,7 @@ _HOME = {name: module for module, names in _WITH_TORCH.items() for name in names
 
 __all__ = [
     "Collective",
+    "Cut",
     "DistributedGroup",
     "Group",
     "LocalGroup",
@@ -80,8 +84,11 @@ __all__ = [
     "axis_groups",
     "collective_bytes",
     "column_linear",
+    "cut_tensor",
     "enter",
+    "gather_cut",
     "identity",
+    "join_tensors",
     "leave",
     "make_device_mesh",
     "mask",
@@ -94,6 +101,7 @@ __all__ = [
     "run_local",
     "run_of",
     "sum_in_order",
+    "sum_shared",
     "torch_placements",
     "vocab_cross_entropy",
     "vocab_embedding",
