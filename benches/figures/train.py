@@ -1,10 +1,13 @@
 """Figures of recipes.train and of the bundled model."""
 
 import dataclasses
+import functools
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer
@@ -14,6 +17,7 @@ from recipes.model import load_model
 from recipes.model.bundled import bundled_model
 from recipes.train import TrainConfig, bundled, chat, demo, load_corpus, train
 from recipes.train.card import measure_held_out
+from recipes.train.checkpoint import CheckpointWriter, load_latest
 from recipes.train.prepare import prepare
 from recipes.train.recall import measure_recall
 from recipes.train.trainer import Trainer
@@ -27,6 +31,18 @@ def rows() -> Iterator[Row]:
         ">= 1.5x",
         COMMAND,
         _bf16_ratio,
+    )
+    yield Row(
+        "step held up by a save in the background, bundled preset",
+        "< 1 step",
+        COMMAND,
+        _stall,
+    )
+    yield Row(
+        "the same checkpoint written in the background, and read back with every byte checked",
+        "",
+        COMMAND,
+        _save_time,
     )
     yield Row("bundled model, weights on disk", "<= 8,000,000 bytes", COMMAND, _size)
     yield Row(
@@ -86,6 +102,64 @@ def _bf16_ratio() -> Measured:
 def _compile() -> Measured:
     base = dataclasses.replace(bundled(), chat_share=0.0)
     return _ratio(dataclasses.replace(base, compile=False), base, None)
+
+
+class _Saves(NamedTuple):
+    """Seconds, medians: a step, what a save holds it up, the save itself, reading it back."""
+
+    step: float
+    held_up: float
+    saved: float
+    read: float
+    num_bytes: int
+
+
+@functools.cache
+def _time_saves() -> _Saves:
+    """A run on one thread that saves after every step; the first save, which makes room for its
+    copies, is left out of the medians."""
+    config = dataclasses.replace(bundled(), compile=False, chat_share=0.0, max_corpus_bytes=400_000)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        trainer = Trainer(config, prepare(config))
+        steps, held_up, saved, read = [], [], [], []
+        with tempfile.TemporaryDirectory() as folder, CheckpointWriter(Path(folder)) as writer:
+            for _ in range(6):
+                started = time.perf_counter()
+                trainer.train_step()
+                steps.append(time.perf_counter() - started)
+                started = time.perf_counter()
+                writer.save(trainer.checkpoint())
+                held_up.append(time.perf_counter() - started)
+                writer.wait()
+                saved.append(time.perf_counter() - started)
+                started = time.perf_counter()
+                found = load_latest(Path(folder))
+                assert found is not None
+                num_bytes = sum(t.numel() * t.element_size() for t in found.tensors.values())
+                read.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(threads)
+    middle = (statistics.median(times[1:]) for times in (steps, held_up, saved, read))
+    return _Saves(*middle, num_bytes)
+
+
+def _stall() -> Measured:
+    found = _time_saves()
+    share = found.held_up / found.step
+    text = f"{found.held_up * 1e3:.0f} ms, {share:.2f} of a step of {found.step * 1e3:.0f} ms"
+    return Measured(text, share < 1)
+
+
+def _save_time() -> Measured:
+    found = _time_saves()
+    size = found.num_bytes / 1e6
+    return Measured(
+        f"{size:.0f} MB in {found.saved:.2f} s ({size / found.saved:,.0f} MB/s), "
+        f"read in {found.read:.2f} s ({size / found.read:,.0f} MB/s)",
+        None,
+    )
 
 
 def _size() -> Measured:
