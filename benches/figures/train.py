@@ -141,8 +141,8 @@ def _time_saves() -> _Saves:
                 read.append(time.perf_counter() - started)
     finally:
         torch.set_num_threads(threads)
-    middle = (statistics.median(times[1:]) for times in (steps, held_up, saved, read))
-    return _Saves(*middle, num_bytes)
+    middle = [statistics.median(times[1:]) for times in (steps, held_up, saved, read)]
+    return _Saves(middle[0], middle[1], middle[2], middle[3], num_bytes)
 
 
 def _stall() -> Measured:

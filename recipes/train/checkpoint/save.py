@@ -95,8 +95,10 @@ def begin(root: Path, checkpoint: Checkpoint, ranks: Ranks, disk: Disk) -> Draft
             _refuse_intact(final)
         for stale in root.glob("draft-*"):  # of a save that did not finish
             disk.remove(stale)
-        folder = root / f"draft-{step:08d}"
+        folder, is_new = root / f"draft-{step:08d}", not root.exists()
         disk.make_folder(folder)
+        if is_new:
+            disk.sync(root.parent)
         return folder, plans, metadata
 
     folder, plans, metadata = agree(ranks, _what(step), attempt(plan_mine), decide)

@@ -10,7 +10,7 @@ from torch.distributed.checkpoint.metadata import MetadataIndex
 
 from blocks._checks import check
 from recipes.model.tensor_file import Named
-from recipes.train.checkpoint.checkpoint import Checkpoint
+from recipes.train.checkpoint.checkpoint import Checkpoint, CheckpointFailed
 from recipes.train.checkpoint.disk import Disk, LocalDisk
 from recipes.train.checkpoint.ranks import OneRank, Ranks
 from recipes.train.checkpoint.save import Draft, Pieces, begin, finish
@@ -52,7 +52,7 @@ class CheckpointWriter:
         self._background = background
         self._copies: dict[MetadataIndex, Tensor] = {}
         self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._failure: CheckpointFailed | None = None
 
     def __enter__(self) -> "CheckpointWriter":
         return self
@@ -107,8 +107,11 @@ class CheckpointWriter:
     def _finish(self, draft: Draft) -> None:
         try:
             finish(draft, self._keep, self._ranks, self._disk)
-        except BaseException as error:
+        except CheckpointFailed as error:
             self._failure = error
+        except BaseException as error:  # another rank is gone, say
+            what = f"checkpoint of step {draft.step} not written"
+            self._failure = CheckpointFailed.of(what, {self._ranks.rank: error})
 
     def _copy(self, pieces: Pieces) -> Pieces:
         """The pieces in host memory of our own."""

@@ -24,6 +24,10 @@ class ThreadRanks:
         self.rank, self.num_ranks = rank, meeting.parties
         self._meeting, self._table = meeting, table
 
+    def leave(self) -> None:
+        """Fail everyone who waits for this rank, now or later."""
+        self._meeting.abort()
+
     def gather(self, value: T) -> list[T] | None:
         self._table[self.rank] = value
         self._meeting.wait(20)

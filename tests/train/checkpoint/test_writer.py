@@ -88,6 +88,22 @@ def test_a_failure_in_the_background_is_raised_once_at_the_next_call(tmp_path, t
     assert not list(tmp_path.iterdir())
 
 
+def test_a_rank_that_is_gone_fails_the_save_of_those_that_are_left(tmp_path):
+    def work(ranks):
+        disk = SlowDisk()
+        writer = CheckpointWriter(tmp_path, ranks=ranks, disk=disk)
+        writer.save(Checkpoint(1, {f"layer{ranks.rank}": torch.ones(3)}, {}))
+        if ranks.rank == 1:
+            ranks.leave()
+        disk.go.set()
+        writer.wait()
+
+    errors = on_ranks(3, work)
+    assert all(isinstance(error, CheckpointFailed) for error in errors), errors
+    assert all("step 1 not written" in str(error) for error in errors)
+    assert load_latest(tmp_path) is None
+
+
 def test_an_error_of_the_run_is_not_hidden_by_one_of_the_save(tmp_path):
     def run():
         with CheckpointWriter(tmp_path, disk=FullDisk()) as writer:
