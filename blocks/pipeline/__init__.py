@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from blocks.pipeline.action import Action, Kind
 from blocks.pipeline.check import check_schedule
+from blocks.pipeline.compare import Comparison, compare
 from blocks.pipeline.cost import CostSurface, Residual
 from blocks.pipeline.dependencies import Deadlock
 from blocks.pipeline.fit_cost import Sample, fit_cost
@@ -16,6 +17,7 @@ from blocks.pipeline.lifetimes import Held, Lifetime, lifetimes
 from blocks.pipeline.lower import lower
 from blocks.pipeline.memory import MemorySizes, live_bytes, peak_bytes
 from blocks.pipeline.recorder import Recorder
+from blocks.pipeline.replay import Replay, replay
 from blocks.pipeline.schedule import Schedule
 from blocks.pipeline.schedules import SCHEDULES
 from blocks.pipeline.simulate import simulate
@@ -27,6 +29,7 @@ from blocks.pipeline.timeline import Span, Timeline
 from blocks.pipeline.trace import UNMEASURED, Origin, Trace, TraceEvent, merge
 from blocks.pipeline.trace_file import read_traces, write_traces
 from blocks.pipeline.uniform_slices import equal_flop_slices, uniform_slices
+from blocks.pipeline.what_if import WhatIf, what_if
 
 if TYPE_CHECKING:
     from blocks.pipeline.executor import Executor, StepResult
@@ -39,6 +42,7 @@ __all__ = [
     "UNMEASURED",
     "Action",
     "BatchSlicing",
+    "Comparison",
     "CostSurface",
     "Deadlock",
     "Executor",
@@ -51,6 +55,7 @@ __all__ = [
     "Origin",
     "PipelineStuck",
     "Recorder",
+    "Replay",
     "Residual",
     "Sample",
     "Schedule",
@@ -66,7 +71,9 @@ __all__ = [
     "Trace",
     "TraceEvent",
     "Transport",
+    "WhatIf",
     "check_schedule",
+    "compare",
     "equal_cost_slices",
     "equal_flop_slices",
     "fit_cost",
@@ -79,12 +86,14 @@ __all__ = [
     "partition_layers",
     "peak_bytes",
     "read_traces",
+    "replay",
     "run_ranks",
     "simulate",
     "slice_batch",
     "slice_tokens",
     "uniform_slices",
     "unit_cost",
+    "what_if",
     "write_traces",
 ]
 
