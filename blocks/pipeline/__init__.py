@@ -32,6 +32,7 @@ from blocks.pipeline.uniform_slices import equal_flop_slices, uniform_slices
 from blocks.pipeline.what_if import WhatIf, what_if
 
 if TYPE_CHECKING:
+    from blocks.pipeline.distributed import DistributedTransport, channels_of
     from blocks.pipeline.executor import Executor, StepResult
     from blocks.pipeline.in_process import InProcessTransport, in_process_transports, run_ranks
     from blocks.pipeline.stage import SliceContext, StageModule
@@ -45,6 +46,7 @@ __all__ = [
     "Comparison",
     "CostSurface",
     "Deadlock",
+    "DistributedTransport",
     "Executor",
     "Handle",
     "Held",
@@ -72,6 +74,7 @@ __all__ = [
     "TraceEvent",
     "Transport",
     "WhatIf",
+    "channels_of",
     "check_schedule",
     "compare",
     "equal_cost_slices",
@@ -98,6 +101,7 @@ __all__ = [
 ]
 
 _EXECUTE = {
+    "DistributedTransport": "distributed",
     "Executor": "executor",
     "Handle": "transport",
     "InProcessTransport": "in_process",
@@ -107,6 +111,7 @@ _EXECUTE = {
     "StepResult": "executor",
     "TensorSpec": "transport",
     "Transport": "transport",
+    "channels_of": "distributed",
     "in_process_transports": "in_process",
     "run_ranks": "in_process",
 }

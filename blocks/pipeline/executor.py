@@ -10,7 +10,10 @@ from torch import Tensor
 
 from blocks._checks import check
 from blocks.pipeline.action import Kind
+from blocks.pipeline.check import check_schedule
+from blocks.pipeline.dependencies import is_lowered
 from blocks.pipeline.forward_schedule import forward_schedule
+from blocks.pipeline.lower import lower
 from blocks.pipeline.mailbox import Mailbox, sends_to
 from blocks.pipeline.moves import Move, moves
 from blocks.pipeline.outbox import Outbox
@@ -21,7 +24,6 @@ from blocks.pipeline.stage_runner import Key, StageRunner
 from blocks.pipeline.step_run import Batch, StepRun, Wire
 from blocks.pipeline.ties import Tie
 from blocks.pipeline.trace import UNMEASURED, TraceEvent
-from blocks.pipeline.transfers import with_transfers
 from blocks.pipeline.transport import Transport
 from blocks.pipeline.watch import Watch
 
@@ -96,7 +98,8 @@ class Executor:
             synchronous_sends: wait for every send to be received before going on; for tests.
 
         Raises:
-            ValueError: what does not fit together.
+            ValueError: what does not fit together, a schedule that cannot be run (see
+                ``check_schedule``).
         """
         check(transport.rank == rank, "rank", f"the transport's, {transport.rank}", rank)
         size = schedule.num_ranks
@@ -107,7 +110,7 @@ class Executor:
             known = 0 <= stage < schedule.num_stages
             check(known, "recompute", f"stages below {schedule.num_stages}", stage)
         check(receive_ahead >= 1, "receive_ahead", "at least 1", receive_ahead)
-        self.rank, self.schedule = rank, with_transfers(schedule)
+        self.rank, self.schedule = rank, proven(schedule)
         self._transport, self._wire, self._seed = transport, wire, seed
         self._device, self._on_event = torch.device(device), on_event
         self._ties = [dict(tie) for tie in ties]
@@ -211,7 +214,7 @@ class Executor:
         ids = _per_sequence("sequence_ids", sequence_ids, range(len(data)))
         if counts not in self._looks:
             schedule = forward_schedule(self.schedule.placement, counts, self.schedule.edges)
-            self._looks[counts] = self._prepare(with_transfers(schedule))
+            self._looks[counts] = self._prepare(lower(schedule))
         batch = Batch(data, bounds, ids, self._seed, 0, self._device)
         try:
             losses = self._run(batch, *self._looks[counts], gradients=False)
@@ -228,7 +231,7 @@ class Executor:
         post_status, on_event = self._transport.post_status, self._on_event
         for move in program:
             post_status(move.text)
-            if on_event is None or not gradients:
+            if on_event is None or move.posts or not gradients:
                 run.do(move)
             else:
                 start, cpu = time.monotonic_ns(), time.thread_time_ns()
@@ -245,6 +248,20 @@ class Executor:
         self._outbox.clear()
         for runner in self._runners.values():
             runner.begin([0] * self.schedule.num_sequences)
+
+
+def proven(schedule: Schedule) -> Schedule:
+    """The schedule with sends and receives, checked; work done once for one schedule.
+
+    Raises:
+        ValueError: see ``check_schedule``.
+    """
+    kept = schedule.__dict__.get("_proven")
+    if kept is None:
+        check_schedule(schedule)
+        kept = schedule if is_lowered(schedule) else lower(schedule)
+        schedule.__dict__["_proven"] = kept  # the schedule is frozen, so it stays true
+    return kept
 
 
 def _per_sequence(name: str, given: Sequence[int] | None, default: Sequence[int]) -> Sequence[int]:

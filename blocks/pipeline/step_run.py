@@ -137,7 +137,10 @@ class StepRun:
 
     def _receive(self, move: Move) -> None:
         (send,) = move.makes
-        self._ready[send] = self._mailbox.take(send)
+        if move.posts:
+            self._mailbox.post(send)
+        else:
+            self._ready[send] = self._mailbox.take(send)
 
     def _context(self, stage: int, sequence: int, piece: int) -> SliceContext:
         batch = self._batch

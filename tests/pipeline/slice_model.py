@@ -30,9 +30,11 @@ class Layer(nn.Module):
         if prefix is None:
             sizes = (len(context.data["tokens"]), NUM_HEADS, WIDTH // NUM_HEADS)
             prefix = context.state[self] = SlicePrefix.empty(*sizes, dtype=x.dtype)
-        heads = self.qkv(self.norms[0](x)).unflatten(-1, (3, NUM_HEADS, -1))
+        query, key, value = self.qkv(self.norms[0](x)).unflatten(-1, (3, NUM_HEADS, -1)).unbind(1)
         attended = prefix.attend(
-            *heads.unbind(1),
+            query,
+            key,
+            value,
             context.start,
             cu_seqlens=context.data.get("cu_seqlens"),
             window=self.window,

@@ -5,9 +5,16 @@ import itertools
 import pytest
 import torch
 
-from blocks.pipeline import SCHEDULES, Action, Kind, Schedule
+from blocks.pipeline import (
+    SCHEDULES,
+    Action,
+    Kind,
+    Schedule,
+    in_process_transports,
+    run_ranks,
+)
 from blocks.pipeline.schedules import seq1f1b, terapipe, token_zero_bubble
-from tests.pipeline.running import run_step
+from tests.pipeline.running import make_executor, run_step
 from tests.pipeline.slice_model import (
     Stage,
     assert_same_bits,
@@ -183,19 +190,26 @@ def test_gradients_are_added_to_what_is_there() -> None:
 def test_100_optimizer_steps() -> None:
     sequences = make_sequences([(0, 1, 3)])
 
-    def train(num_ranks: int | None) -> list[Stage]:
+    def train(piped: bool) -> list[Stage]:
         stages = make_stages([1, 0], F32)
         optimizer = torch.optim.AdamW([p for s in stages for p in s.parameters()], lr=1e-2)
-        made = token_zero_bubble(num_ranks or 1, (2,))
+        transports = in_process_transports(2)
+        schedule = token_zero_bubble(2, (2,))
+        executors = [make_executor(schedule, stages, t, F32) for t in transports]
         for step in range(100):
-            if num_ranks is None:
-                plain_step(stages, sequences, step=step)
+            if piped:
+                run_ranks(
+                    lambda transport: executors[transport.rank].step(
+                        sequences.data, sequences.bounds
+                    ),
+                    transports,
+                )
             else:
-                run_step(made, stages, sequences, dtype=F32, step={"step_index": step})
+                plain_step(stages, sequences, step=step)
             optimizer.step()
             optimizer.zero_grad()
         return stages
 
-    plain, piped = train(None), train(2)
+    plain, piped = train(False), train(True)
     for a, b in zip(plain, piped, strict=True):
         assert all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
