@@ -9,7 +9,8 @@ checkpoint before it is taken. Nothing is pickled.
 
 ``torch.distributed.checkpoint`` plans who writes what (replicas are written once, by the rank with
 least to write; pieces of a ``DTensor`` must cover it) and which pieces a reader needs, so a
-checkpoint of one layout is read into any other.
+checkpoint of one layout is read into any other. Tensors are whole, ``DTensor``, or ``Part`` where
+a rank holds several runs of a dim (fused parameters under tensor parallelism).
 """
 
 from recipes.train.checkpoint.checkpoint import Checkpoint, CheckpointFailed
@@ -21,12 +22,14 @@ from recipes.train.checkpoint.load import (
     load_latest,
 )
 from recipes.train.checkpoint.manifest import MANIFEST, CheckpointDamaged
+from recipes.train.checkpoint.part import Box, Part
 from recipes.train.checkpoint.ranks import GroupRanks, OneRank, Ranks
 from recipes.train.checkpoint.save import save_checkpoint
 from recipes.train.checkpoint.writer import CheckpointWriter
 
 __all__ = [
     "MANIFEST",
+    "Box",
     "Checkpoint",
     "CheckpointDamaged",
     "CheckpointFailed",
@@ -35,6 +38,7 @@ __all__ = [
     "GroupRanks",
     "LocalDisk",
     "OneRank",
+    "Part",
     "Ranks",
     "StoredCheckpoint",
     "list_checkpoints",

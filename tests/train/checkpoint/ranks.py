@@ -1,18 +1,12 @@
-"""Ranks as threads of one process, and tensors that lie in pieces on them."""
+"""Ranks as threads of one process, and parts of tensors for them."""
 
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import torch
-from torch.distributed.checkpoint.metadata import (
-    ChunkStorageMetadata,
-    MetadataIndex,
-    TensorProperties,
-)
-from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
+from torch import Tensor
 
-from recipes.train.checkpoint import Ranks
+from recipes.train.checkpoint import Box, Part, Ranks
 
 T = TypeVar("T")
 
@@ -63,34 +57,10 @@ def on_ranks(num_ranks: int, work: Callable[[Ranks], T]) -> list[T | Exception]:
     return results
 
 
-class Box(torch.Tensor):
-    """A tensor of which only a box is here: what a ``DTensor`` shows to the planner."""
-
-    part: torch.Tensor
-    offsets: tuple[int, ...]
-
-    @staticmethod
-    def of(whole: torch.Tensor, offsets: tuple[int, ...], shape: tuple[int, ...]) -> "Box":
-        box = torch.Tensor._make_wrapper_subclass(Box, whole.shape, dtype=whole.dtype)
-        assert isinstance(box, Box)
-        place = tuple(slice(o, o + n) for o, n in zip(offsets, shape, strict=True))
-        box.part, box.offsets = whole[place], offsets
-        return box
-
-    def __create_write_items__(self, name: str, _: object) -> list[WriteItem]:
-        chunk = self.__create_chunk_list__()[0]
-        properties = TensorProperties.create_from_tensor(self.part)
-        data = TensorWriteData(chunk, properties, self.shape)
-        return [WriteItem(MetadataIndex(name, chunk.offsets), WriteItemType.SHARD, None, data)]
-
-    def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
-        return [ChunkStorageMetadata(torch.Size(self.offsets), self.part.shape)]
-
-    def __get_tensor_shard__(self, _: MetadataIndex) -> torch.Tensor:
-        return self.part
-
-    @classmethod
-    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten.detach.default:
-            return args[0]
-        raise NotImplementedError(f"{function} on a box")
+def box_of(whole: Tensor, *places: tuple[tuple[int, ...], tuple[int, ...]]) -> Part:
+    """The boxes of a tensor that begin at some offsets and have some shapes."""
+    boxes = []
+    for offsets, shape in places:
+        spans = (slice(o, o + n) for o, n in zip(offsets, shape, strict=True))
+        boxes.append(Box(offsets, whole[tuple(spans)]))
+    return Part.of(whole.shape, whole.dtype, boxes)

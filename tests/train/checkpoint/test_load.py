@@ -16,7 +16,7 @@ from recipes.train.checkpoint import (
     load_latest,
     save_checkpoint,
 )
-from tests.train.checkpoint.ranks import Box, on_ranks
+from tests.train.checkpoint.ranks import box_of, on_ranks
 from tests.train.checkpoint.samples import equal, make, same
 
 
@@ -145,35 +145,13 @@ def test_any_layout_is_read_into_any_other(tmp_path_factory, layout, num_ranks, 
 
     def work(ranks):
         mine = [box for box, rank in zip(written, placed, strict=True) if rank == ranks.rank]
-        parts = Boxes.of(whole, mine) if mine else None
-        return save_checkpoint(
-            root, Checkpoint(1, {} if parts is None else {"w": parts}, {}), ranks=ranks
-        )
+        return save_checkpoint(root, Checkpoint(1, {"w": box_of(whole, *mine)}, {}), ranks=ranks)
 
     folder = on_ranks(num_ranks, work)[0]
     assert isinstance(folder, Path), folder
     stored = load_checkpoint(folder).tensors
     assert equal(stored["w"], whole)
-    for offsets, lengths in read:
-        box = Box.of(torch.full(shape, torch.nan), offsets, lengths)
-        stored.read_into({"w": box})
-        assert equal(box.part, Box.of(whole, offsets, lengths).part)
-
-
-class Boxes(Box):
-    """Several boxes of a tensor on one rank."""
-
-    boxes: list[Box]
-
-    @staticmethod
-    def of(whole, boxes):  # type: ignore[override]
-        tensor = torch.Tensor._make_wrapper_subclass(Boxes, whole.shape, dtype=whole.dtype)
-        assert isinstance(tensor, Boxes)
-        tensor.boxes = [Box.of(whole, *box) for box in boxes]
-        return tensor
-
-    def __create_write_items__(self, name, _):
-        return [item for box in self.boxes for item in box.__create_write_items__(name, box)]
-
-    def __get_tensor_shard__(self, index):
-        return next(box.part for box in self.boxes if box.offsets == tuple(index.offset))
+    part = box_of(torch.full(shape, torch.nan), *read)
+    stored.read_into({"w": part})
+    for box, wanted in zip(part.boxes, box_of(whole, *read).boxes, strict=True):
+        assert equal(box.values, wanted.values)

@@ -18,7 +18,7 @@ from recipes.train.checkpoint import (
     save_checkpoint,
 )
 from tests.train.checkpoint.faulty_disk import Crash, FaultyDisk
-from tests.train.checkpoint.ranks import Box, on_ranks
+from tests.train.checkpoint.ranks import box_of, on_ranks
 from tests.train.checkpoint.samples import make, same
 
 
@@ -137,9 +137,9 @@ WHOLE = torch.arange(12.0).view(4, 3)
     [
         (WHOLE, WHOLE[:2], "stands for one tensor"),
         (WHOLE, WHOLE.double(), "stands for one tensor"),
-        (WHOLE, Box.of(WHOLE, (0, 0), (4, 3)), "stands for one tensor"),
-        (Box.of(WHOLE, (0, 0), (2, 3)), Box.of(WHOLE, (2, 0), (1, 3)), "fill|missing|validate"),
-        (Box.of(WHOLE, (0, 0), (2, 3)), Box.of(WHOLE, (1, 0), (2, 3)), "overlap|validate"),
+        (WHOLE, box_of(WHOLE, ((0, 0), (4, 3))), "stands for one tensor"),
+        (box_of(WHOLE, ((0, 0), (2, 3))), box_of(WHOLE, ((2, 0), (1, 3))), "fill|missing|validate"),
+        (box_of(WHOLE, ((0, 0), (2, 3))), box_of(WHOLE, ((1, 0), (2, 3))), "overlap|validate"),
         ("text", WHOLE, "a tensor"),
         (WHOLE, torch.ones(2, dtype=torch.complex128), "dtype"),
     ],
@@ -157,7 +157,7 @@ def test_parts_that_do_not_fit_together_are_refused_on_every_rank(tmp_path, firs
 
 def test_a_single_rank_cannot_save_a_piece_as_the_whole(tmp_path):
     with pytest.raises(ValueError, match="missing"):
-        save_checkpoint(tmp_path, Checkpoint(1, {"w": Box.of(WHOLE, (0, 0), (2, 3))}, {}))
+        save_checkpoint(tmp_path, Checkpoint(1, {"w": box_of(WHOLE, ((0, 0), (2, 3)))}, {}))
 
 
 def test_ranks_at_different_steps_are_refused(tmp_path):
