@@ -16,7 +16,10 @@ from blocks.pipeline.slice_time import Number, SliceTime
 from blocks.pipeline.slicing import MAX_CELLS, cost_table, makespan_s, seconds_of
 
 BatchCost = CostSurface | SliceTime | Callable[[int, int, int], Any]
-"""Seconds of a slice on one stage from its length, its prefix and the number of rows."""
+"""Seconds of a slice on one stage from its length, its prefix and the number of rows.
+
+``takes_arrays`` as in ``slicing.Cost``.
+"""
 
 
 class RowGroup(NamedTuple):
@@ -184,4 +187,6 @@ def _of_rows(cost: BatchCost, num_rows: int) -> Callable[[Any, Any], Any]:
     if isinstance(cost, CostSurface | SliceTime):
         rounded = cost.as_float()
         return lambda lengths, starts: rounded(lengths, starts, num_rows)
+    if getattr(cost, "takes_arrays", False):
+        return lambda lengths, starts: cost(lengths, starts, num_rows)
     return seconds_of(lambda num_tokens, start: cost(num_tokens, start, num_rows))

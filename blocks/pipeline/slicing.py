@@ -21,7 +21,10 @@ from blocks.pipeline.slice_time import Number, SliceTime
 from blocks.pipeline.uniform_slices import uniform_slices
 
 Cost = CostSurface | SliceTime | Callable[[int, int], Any]
-"""Seconds of a slice on one stage from its length and the tokens of prefix before it."""
+"""Seconds of a slice on one stage from its length and the tokens of prefix before it.
+
+A function with the attribute ``takes_arrays`` is called once, with arrays for all slices.
+"""
 
 MAX_CELLS = 512
 
@@ -225,6 +228,8 @@ def seconds_of(cost: Cost) -> Callable[[Any, Any], Any]:
     """Any cost as a function of arrays of lengths and prefixes."""
     if isinstance(cost, CostSurface | SliceTime):
         return cost.as_float()
+    if getattr(cost, "takes_arrays", False):
+        return cost
 
     def each(lengths: Any, starts: Any) -> list[float]:
         pairs = zip(lengths.tolist(), starts.tolist(), strict=True)
