@@ -127,9 +127,10 @@ def plot(replayed: Sequence[Replayed], path: str) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib import ticker
 
     figure, axes = plt.subplots(figsize=(6.4, 6))
-    ends = [0.9, 10.0]
+    ends = [0.85, 11.5]
     axes.plot(ends, ends, color="0.4", linewidth=1, label="equal")
     axes.fill_between(
         ends, [x / 1.15 for x in ends], [x * 1.15 for x in ends], color="0.92", label="within 15 %"
@@ -143,16 +144,19 @@ def plot(replayed: Sequence[Replayed], path: str) -> None:
         published = [row.setting.speed_up for row in rows]
         axes.scatter(published, [row.speed_up for row in rows], marker=marker, label=label)
     axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
-    for row in replayed:
-        text = str(row.setting.row) if row.setting.row else f"{row.setting.seq_len}"
-        axes.annotate(
-            text, (row.setting.speed_up, row.speed_up), (5, -9), textcoords="offset points"
-        )
+    names: dict[tuple[float, float], list[str]] = {}
+    for row in replayed:  # rows at one place share a label
+        at = round(row.setting.speed_up, 1), round(row.speed_up, 1)
+        names.setdefault(at, []).append(str(row.setting.row or f"L {row.setting.seq_len}"))
+    for at, texts in names.items():
+        longer = texts[0].startswith("L")
+        offset, side = ((7, -10), "left") if longer else ((-6, 4), "right")
+        axes.annotate(", ".join(texts), at, offset, textcoords="offset points", ha=side)
     ticks = [1, 1.5, 2, 3, 5, 7, 10]
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(matplotlib.ticker.FixedLocator(ticks))
-        axis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%gx"))
-        axis.set_minor_locator(matplotlib.ticker.NullLocator())
+        axis.set_major_locator(ticker.FixedLocator(ticks))
+        axis.set_major_formatter(ticker.FormatStrFormatter("%gx"))
+        axis.set_minor_locator(ticker.NullLocator())
     axes.set_xlabel("published speed-up of token slices")
     axes.set_ylabel("predicted speed-up")
     axes.set_title("Token pipelines on V100 clusters, replayed")

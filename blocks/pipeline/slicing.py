@@ -82,7 +82,8 @@ class Slicing:
 
 def makespan_s(costs_s: Sequence[Number], num_stages: int, num_sequences: int = 1) -> Any:
     """``S sum t + (P - 1) max t`` (see ``Slicing.total_s``)."""
-    return num_sequences * sum(costs_s) + (num_stages - 1) * max(costs_s)
+    fill = (num_stages - 1) * max(costs_s) if num_stages > 1 else 0  # 0 times infinity is none
+    return num_sequences * sum(costs_s) + fill
 
 
 def slice_tokens(

@@ -15,12 +15,7 @@ from blocks.pipeline.capped_sum import (
     least_largest,
 )
 from blocks.pipeline.least_makespan import least_makespan
-
-
-def every_bounds(num_items: int):
-    for count in range(num_items):
-        for inner in itertools.combinations(range(1, num_items), count):
-            yield (0, *inner, num_items)
+from tests.pipeline.brute_force import every_bounds
 
 
 def priced(tables, bounds) -> Partition:
@@ -48,7 +43,7 @@ tables = st.integers(1, 8).flatmap(table_of)
 def test_equals_brute_force_under_every_cap(table, caps):
     found = capped_sums(table, caps)
     for cap, partition in zip(caps, found, strict=True):
-        every = [priced([table] * (len(b) - 1), b) for b in every_bounds(len(table) - 1)]
+        every = [priced([table] * (len(b) - 1), b) for b in every_bounds(len(table) - 1, 1)]
         allowed = [p.total for p in every if p.largest <= cap and p.total < math.inf]
         assert (partition is None) == (not allowed)
         if partition is not None:
@@ -67,7 +62,7 @@ def table_per_part(draw: st.DrawFn) -> list[np.ndarray]:
 
 @given(table_per_part(), st.integers(-1, 60))
 def test_equals_brute_force_with_a_table_per_part(parts, cap):
-    of_count = [b for b in every_bounds(len(parts[0]) - 1) if len(b) == len(parts) + 1]
+    of_count = [b for b in every_bounds(len(parts[0]) - 1, 1) if len(b) == len(parts) + 1]
     every = [p for p in (priced(parts, b) for b in of_count) if p.total < math.inf]
     (found,) = capped_sums_of_parts(parts, [cap])
     allowed = [p for p in every if p.largest <= cap]
@@ -86,7 +81,7 @@ def test_equals_brute_force_with_a_table_per_part(parts, cap):
 @given(tables, st.integers(0, 12), st.sampled_from([0, 0, 3, 40]), st.integers(1, 8))
 def test_the_best_cap_equals_brute_force(table, weight, slack, batch):
     """Whatever the batch size; and with slack, never further off than that."""
-    every = [priced([table] * (len(b) - 1), b) for b in every_bounds(len(table) - 1)]
+    every = [priced([table] * (len(b) - 1), b) for b in every_bounds(len(table) - 1, 1)]
     prices = [p.total + weight * p.largest for p in every if p.total < math.inf]
     found = least_makespan(
         lambda caps: capped_sums(table, caps),

@@ -1,6 +1,5 @@
 """Cutting batch and tokens together against brute force."""
 
-import itertools
 import json
 import random
 
@@ -9,63 +8,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocks.pipeline import BatchSlicing, CostSurface, SliceTime, slice_batch, slice_tokens
-
-CELL = 8
-
-
-def every_bounds(num_cells: int):
-    for count in range(num_cells):
-        for inner in itertools.combinations(range(1, num_cells), count):
-            yield tuple(CELL * x for x in (0, *inner, num_cells))
-
-
-def partitions(rows: int, largest: int):
-    """Every multiset of positive sizes that adds up to ``rows``."""
-    if rows == 0:
-        yield ()
-    for size in range(min(rows, largest), 0, -1):
-        for rest in partitions(rows - size, size):
-            yield (size, *rest)
+from tests.pipeline.brute_force import CELL, Problem, best_batch_slicing, costs, random_problem
 
 
 @st.composite
-def problems(draw: st.DrawFn):
+def problems(draw: st.DrawFn) -> Problem:
     num_cells, num_rows = draw(st.sampled_from([(1, 5), (2, 5), (3, 4), (4, 3), (5, 2), (6, 1)]))
-    rng = random.Random(draw(st.integers(0, 2**32)))
-    highest = draw(st.sampled_from([2, 30, 10**6]))
-    prices = {
-        (CELL * (j - i), CELL * i, rows): rng.randint(0, highest)
-        for i in range(num_cells)
-        for j in range(i + 1, num_cells + 1)
-        for rows in range(1, num_rows + 1)
-    }
-    return num_cells, num_rows, lambda length, start, rows: prices[length, start, rows]
+    return random_problem(random.Random(draw(st.integers(0, 2**32))), num_cells, num_rows)
 
 
 @given(problems(), st.integers(1, 9))
 def test_equals_brute_force(problem, num_stages):
     """Over every multiset of groups, and every cut of each group apart."""
     num_cells, num_rows, cost = problem
-    priced = {
-        rows: [
-            (sum(parts), max(parts))
-            for bounds in every_bounds(num_cells)
-            for parts in [[cost(b - a, a, rows) for a, b in itertools.pairwise(bounds)]]
-        ]
-        for rows in range(1, num_rows + 1)
-    }
-    best = min(
-        sum(total for total, _ in cuts) + (num_stages - 1) * max(largest for _, largest in cuts)
-        for sizes in partitions(num_rows, num_rows)
-        for cuts in itertools.product(*(sorted(set(priced[size])) for size in sizes))
-    )
+    best = best_batch_slicing(problem, num_stages)
     found = slice_batch(cost, CELL * num_cells, num_rows, num_stages, epsilon=0)
     assert found.total_s == best
     assert found.lower_bound_s == pytest.approx(best)
     assert sum(group.num_rows for group in found.groups) == num_rows
     for group in found.groups:
-        pairs = itertools.pairwise(group.bounds)
-        assert list(group.costs_s) == [cost(b - a, a, group.num_rows) for a, b in pairs]
+        assert list(group.costs_s) == costs(cost, group.bounds, group.num_rows)
 
 
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(1, 12))

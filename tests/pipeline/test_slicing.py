@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
@@ -21,38 +21,22 @@ from blocks.pipeline import (
     uniform_slices,
     unit_cost,
 )
-
-CELL = 8
-
-
-def every_bounds(num_cells: int, cell: int = CELL) -> Iterator[tuple[int, ...]]:
-    for count in range(num_cells):
-        for inner in itertools.combinations(range(1, num_cells), count):
-            yield tuple(cell * x for x in (0, *inner, num_cells))
-
-
-def costs(cost: Callable, bounds: tuple[int, ...]) -> list:
-    return [cost(b - a, a) for a, b in itertools.pairwise(bounds)]
-
-
-def makespan(cost: Callable, bounds: tuple[int, ...], num_stages: int, num_sequences: int = 1):
-    priced = costs(cost, bounds)
-    return num_sequences * sum(priced) + (num_stages - 1) * max(priced)
+from tests.pipeline.brute_force import (
+    CELL,
+    Problem,
+    best_slicing,
+    costs,
+    every_bounds,
+    makespan,
+    random_problem,
+)
 
 
 @st.composite
-def tables(draw: st.DrawFn, cells: int = 7, forbidden: bool = True) -> tuple[int, Callable]:
-    """Any costs per slice, falling with length where they like; whole, so sums are exact."""
-    num_cells = draw(st.integers(1, cells))
+def problems(draw: st.DrawFn, cells: int = 7, forbidden: bool = True) -> Problem:
     rng = random.Random(draw(st.integers(0, 2**32)))
-    highest = draw(st.sampled_from([1, 3, 20, 10**6]))
     rate = draw(st.sampled_from([0, 0, 0.3])) if forbidden else 0
-    prices = {
-        (j - i, i): float("inf") if rng.random() < rate and j - i > 1 else rng.randint(0, highest)
-        for i in range(num_cells)
-        for j in range(i + 1, num_cells + 1)
-    }
-    return num_cells, lambda num_tokens, start: prices[num_tokens // CELL, start // CELL]
+    return random_problem(rng, draw(st.integers(1, cells)), rate=rate)
 
 
 coefficient = st.one_of(st.just(0), st.integers(1, 1000))
@@ -68,18 +52,18 @@ surfaces = st.builds(
 )
 
 
-@given(tables(), st.integers(1, 9), st.integers(1, 4))
-def test_equals_brute_force_for_any_costs(table, num_stages, num_sequences):
-    num_cells, cost = table
+@given(problems(), st.integers(1, 9), st.integers(1, 4))
+def test_equals_brute_force_for_any_costs(problem, num_stages, num_sequences):
+    num_cells, cost = problem.num_cells, problem.cost
     found = slice_tokens(cost, CELL * num_cells, num_stages, num_sequences=num_sequences, epsilon=0)
-    best = min(makespan(cost, b, num_stages, num_sequences) for b in every_bounds(num_cells))
+    best = best_slicing(problem, num_stages, num_sequences)
     assert found.total_s == makespan(cost, found.bounds, num_stages, num_sequences) == best
     assert found.lower_bound_s == pytest.approx(best, rel=1e-12)
 
 
-@given(tables(), st.integers(1, 9), st.data())
-def test_equals_brute_force_for_a_given_number_of_slices(table, num_stages, data):
-    num_cells, cost = table
+@given(problems(), st.integers(1, 9), st.data())
+def test_equals_brute_force_for_a_given_number_of_slices(problem, num_stages, data):
+    num_cells, cost = problem.num_cells, problem.cost
     count = data.draw(st.integers(1, num_cells))
     of_count = [b for b in every_bounds(num_cells) if len(b) == count + 1]
     best = min(makespan(cost, b, num_stages) for b in of_count)
@@ -92,9 +76,9 @@ def test_equals_brute_force_for_a_given_number_of_slices(table, num_stages, data
     assert found.total_s == best
 
 
-@given(tables(), st.integers(1, 9), st.integers(0, 10**5))
-def test_epsilon_costs_at_most_that_much_per_stage(table, num_stages, epsilon):
-    num_cells, cost = table
+@given(problems(), st.integers(1, 9), st.integers(0, 10**5))
+def test_epsilon_costs_at_most_that_much_per_stage(problem, num_stages, epsilon):
+    num_cells, cost = problem.num_cells, problem.cost
     seq_len = CELL * num_cells
     exact = slice_tokens(cost, seq_len, num_stages, epsilon=0)
     found = slice_tokens(cost, seq_len, num_stages, epsilon=float(epsilon))
@@ -120,9 +104,9 @@ def ascending(cost: Callable, num_cells: int, num_stages: int) -> float:
     return best
 
 
-@given(tables(cells=24, forbidden=False), st.integers(1, 20))
-def test_equals_the_ascending_enumeration(table, num_stages):
-    num_cells, cost = table
+@given(problems(cells=24, forbidden=False), st.integers(1, 20))
+def test_equals_the_ascending_enumeration(problem, num_stages):
+    num_cells, cost = problem.num_cells, problem.cost
     found = slice_tokens(cost, CELL * num_cells, num_stages, epsilon=0)
     assert found.total_s == ascending(cost, num_cells, num_stages)
 
@@ -161,9 +145,9 @@ def test_without_a_prefix_term_some_best_slicing_never_grows(time, num_cells, nu
     assert found.total_s == min(makespan(time, b, num_stages) for b in falling)
 
 
-@given(tables(), st.data())
-def test_equal_cost_slices_have_the_cheapest_costliest_slice(table, data):
-    num_cells, cost = table
+@given(problems(), st.data())
+def test_equal_cost_slices_have_the_cheapest_costliest_slice(problem, data):
+    num_cells, cost = problem.num_cells, problem.cost
     count = data.draw(st.integers(1, num_cells))
     best = min(max(costs(cost, b)) for b in every_bounds(num_cells) if len(b) == count + 1)
     if best == float("inf"):

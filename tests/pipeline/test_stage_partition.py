@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocks.pipeline import StagePartition, partition_layers
+from tests.pipeline import brute_force
 
 layers = st.lists(st.integers(0, 30), min_size=1, max_size=8)
 
 
-def every_bounds(num_layers: int, num_stages: int):
-    for inner in itertools.combinations(range(1, num_layers), num_stages - 1):
-        yield (0, *inner, num_layers)
+def every_bounds(num_layers: int, num_stages: int) -> list[tuple[int, ...]]:
+    return [b for b in brute_force.every_bounds(num_layers, 1) if len(b) == num_stages + 1]
 
 
 def stage_sums(values, bounds, first=0, last=0) -> list[int]:
