@@ -3,7 +3,9 @@
 import math
 
 import torch
+from torch import Tensor
 
+from recipes.model.config import ModelConfig
 from recipes.model.decoder import Decoder
 
 
@@ -19,12 +21,24 @@ def init_weights(
 
     Reference: Radford et al. 2019, Language Models are Unsupervised Multitask Learners, 2.3.
     """
-    shrink = 1 / math.sqrt(2 * decoder.config.num_layers)
     for name, parameter in decoder.named_parameters():
-        if name.endswith("bias"):
-            parameter.zero_()
-        elif parameter.ndim == 1:
-            parameter.fill_(1.0 - decoder.config.norm_offset)
-        else:
-            writes_residual = ".out." in name or ".down" in name
-            parameter.normal_(0.0, std * (shrink if writes_residual else 1.0), generator=generator)
+        init_parameter(name, parameter, decoder.config, generator, std)
+
+
+@torch.no_grad()
+def init_parameter(
+    name: str,
+    parameter: Tensor,
+    config: ModelConfig,
+    generator: torch.Generator | None = None,
+    std: float = 0.02,
+) -> None:
+    """What ``init_weights`` does to the parameter of that name."""
+    if name.endswith("bias"):
+        parameter.zero_()
+    elif parameter.ndim == 1:
+        parameter.fill_(1.0 - config.norm_offset)
+    else:
+        writes_residual = ".out." in name or ".down" in name
+        shrink = 1 / math.sqrt(2 * config.num_layers) if writes_residual else 1.0
+        parameter.normal_(0.0, std * shrink, generator=generator)

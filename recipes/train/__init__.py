@@ -1,10 +1,13 @@
 """A trainer for small language models: text in, a model folder that serves at once out."""
 
-from recipes.train.config import PRESETS, TrainConfig, bundled, demo, override, tiny
+from recipes.train.config import TrainConfig
 from recipes.train.corpus import Corpus, Document, Pair, load_corpus
 from recipes.train.evaluate import HeldOut, bits_per_byte
 from recipes.train.log import LogEntry, duration, plot_log, read_log
-from recipes.train.trainer import TrainingDiverged, TrainResult, train
+from recipes.train.presets import PRESETS, bundled, demo, tiny
+from recipes.train.run import TrainResult, train
+from recipes.train.settings import override
+from recipes.train.trainer import TrainingDiverged
 
 __all__ = [
     "PRESETS",

@@ -1,36 +1,58 @@
-"""What a run is: one frozen record, three presets, and ``key=value`` overrides."""
+"""What a run is: one frozen record. Presets are in ``presets``, ``key=value`` in ``settings``."""
 
 import dataclasses
-import difflib
-import types
 from pathlib import Path
 from typing import Any
 
-from blocks._checks import check, check_positive, fail
+from blocks._checks import check, check_positive
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """A training run, whole.
 
+    Text:
     corpus: file or folder of text; None takes the standard library of the running Python.
     max_corpus_bytes: cap on the training text, files taken in hash order; None takes all.
     held_out_share: share of files (by hash of their path) kept for validation.
     chat_share: share of the rows filled with docstring questions and answers, [0, 1).
     vocab_size: entries of the byte-level BPE, control tokens included.
-    context_len: tokens per row. batch_size: rows per step.
+    context_len: tokens per row. batch_size: rows per step, over all processes.
+
+    Model:
     hidden_size, num_layers, num_heads, num_kv_heads, intermediate_size: the Llama-style decoder.
-    num_steps: optimizer steps of the whole run; the learning rate ends its cosine there.
+    tie_embeddings: whether the head is the embedding. window: most recent positions a query sees.
+    document_mask: whether a token sees its own document only (documents end at the end token).
+
+    Steps:
+    num_steps: optimizer steps of the whole run; the learning rate ends its schedule there.
     optimizer: "adamw", or "muon" (matrices by Muon, the rest by AdamW).
     learning_rate: peak, reached after warmup_steps; min_lr_share: what is left of it at the end.
+    rate_schedule: "cosine", "linear", or "wsd" (level, then linear over the last decay_share).
     weight_decay: decoupled, on matrices only. clip_norm: largest global gradient norm.
-    dtype: of forward and backward; parameters and optimizer state stay float32. "auto" takes
-        bfloat16 where the processor multiplies it natively, else float32.
-    compile: torch.compile the loss (worth its minute of compilation in long runs only).
+    dtype: of forward and backward; parameters, sums of gradients and optimizer state stay float32.
+        "auto" takes bfloat16 where the processor multiplies it natively, else float32.
+    compile: torch.compile the layers (worth its minute of compilation in long runs only).
+    recompute: run forwards again before their backwards instead of keeping activations.
     num_threads: torch threads; None leaves torch's choice. Part of what makes a resume exact.
+
+    What the numbers are made of (together with all of the above):
+    microbatch: rows that go through the model together; None: what fits the layout.
+    slices: token slices a row is cut into, of nearly equal lengths.
+    lanes: parts of the batch whose gradients are summed apart and then as a tree; None: dp.
+
+    Where it runs (changes no bit while ``canonical``):
+    dp, pp, tp: data-parallel replicas, pipeline ranks, tensor-parallel ranks (tp does change bits).
+    schedule: a name of ``blocks.pipeline.SCHEDULES``, or "auto". chunks: stages a rank.
+    layers_per_stage: like "3,5"; None spreads them evenly.
+    canonical: add gradients up in one order on any layout; false is a plain all-reduce.
+    plan: file written by the ``plan`` verb, which decides pp, slices, schedule and recompute.
+
+    What is written:
     log_every, eval_every, checkpoint_every: in steps; the last step does all three.
     eval_tokens: held-out tokens looked at during training (the last look takes all).
     keep_checkpoints: how many are kept, at least 2 so that one may be damaged.
+    profile, trace: steps "a:b" in which torch's profiler or the pipeline's trace is written.
     """
 
     corpus: str | None = None
@@ -44,47 +66,61 @@ class TrainConfig:
     num_heads: int = 4
     num_kv_heads: int = 2
     intermediate_size: int = 688
+    tie_embeddings: bool = True
+    window: int | None = None
+    document_mask: bool = False
     batch_size: int = 8
     num_steps: int = 1000
     optimizer: str = "muon"
     learning_rate: float = 4e-3
     min_lr_share: float = 0.05
     warmup_steps: int = 50
+    rate_schedule: str = "cosine"
+    decay_share: float = 0.2
     weight_decay: float = 0.05
     clip_norm: float = 1.0
     seed: int = 0
     dtype: str = "bfloat16"
     compile: bool = False
+    recompute: bool = False
     num_threads: int | None = None
+    microbatch: int | None = None
+    slices: int = 1
+    lanes: int | None = None
+    dp: int = 1
+    pp: int = 1
+    tp: int = 1
+    schedule: str = "auto"
+    chunks: int = 1
+    layers_per_stage: str | None = None
+    canonical: bool = True
+    plan: str | None = None
     log_every: int = 10
     eval_every: int = 200
     eval_tokens: int = 32_768
     checkpoint_every: int = 200
     keep_checkpoints: int = 3
+    profile: str | None = None
+    trace: str | None = None
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
             check_positive(name, getattr(self, name))
         check(0 <= self.chat_share < 1, "chat_share", "a share in [0, 1)", self.chat_share)
         check(0 < self.held_out_share < 1, "held_out_share", "in (0, 1)", self.held_out_share)
+        check(0 < self.decay_share <= 1, "decay_share", "a share in (0, 1]", self.decay_share)
         check(self.warmup_steps >= 0, "warmup_steps", "at least 0", self.warmup_steps)
         check(self.vocab_size >= 300, "vocab_size", "at least 300 (256 bytes)", self.vocab_size)
         check(self.keep_checkpoints >= 2, "keep_checkpoints", "at least 2", self.keep_checkpoints)
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             check(value in allowed, name, " or ".join(allowed), repr(value))
-        check(
-            self.num_heads % self.num_kv_heads == 0,
-            "num_heads",
-            f"a multiple of num_kv_heads ({self.num_kv_heads})",
-            self.num_heads,
-        )
-        check(
-            self.hidden_size % (2 * self.num_heads) == 0,
-            "hidden_size",
-            f"a multiple of 2 * num_heads ({2 * self.num_heads})",
-            self.hidden_size,
-        )
+        heads, kv_heads = self.num_heads, self.num_kv_heads
+        check(heads % kv_heads == 0, "num_heads", f"a multiple of num_kv_heads ({kv_heads})", heads)
+        expected = f"a multiple of 2 * num_heads ({2 * heads})"
+        check(self.hidden_size % (2 * heads) == 0, "hidden_size", expected, self.hidden_size)
+        for name in ("profile", "trace"):
+            step_window(name, getattr(self, name))
 
     @property
     def tokens_per_step(self) -> int:
@@ -95,97 +131,52 @@ class TrainConfig:
 
 
 _POSITIVE = (
-    "max_corpus_bytes",
-    "context_len",
-    "hidden_size",
-    "num_layers",
-    "num_heads",
-    "num_kv_heads",
-    "intermediate_size",
-    "batch_size",
-    "num_steps",
-    "learning_rate",
-    "clip_norm",
-    "num_threads",
-    "log_every",
-    "eval_every",
-    "eval_tokens",
-    "checkpoint_every",
+    *("max_corpus_bytes", "context_len", "hidden_size", "num_layers", "num_heads", "num_kv_heads"),
+    *("intermediate_size", "window", "batch_size", "num_steps", "learning_rate", "clip_norm"),
+    *("num_threads", "microbatch", "slices", "lanes", "dp", "pp", "tp", "chunks"),
+    *("log_every", "eval_every", "eval_tokens", "checkpoint_every"),
 )
-_CHOICES = {"optimizer": ("adamw", "muon"), "dtype": ("auto", "float32", "bfloat16")}
+_CHOICES = {
+    "optimizer": ("adamw", "muon"),
+    "dtype": ("auto", "float32", "bfloat16"),
+    "rate_schedule": ("cosine", "wsd", "linear"),
+}
 
 
-def tiny() -> TrainConfig:
-    """Seconds on a CPU; what the tests run."""
-    return TrainConfig(
-        max_corpus_bytes=200_000,
-        vocab_size=512,
-        context_len=64,
-        hidden_size=32,
-        num_layers=2,
-        num_heads=2,
-        num_kv_heads=1,
-        intermediate_size=64,
-        batch_size=4,
-        num_steps=60,
-        learning_rate=1e-2,
-        warmup_steps=5,
-        dtype="float32",
-        num_threads=1,
-        log_every=5,
-        eval_every=30,
-        eval_tokens=2048,
-        checkpoint_every=20,
-    )
+def step_window(name: str, text: str | None) -> range:
+    """The steps of a text like "10:12" (10 and 11); none for None.
 
-
-def demo() -> TrainConfig:
-    """About a minute on two idle CPU cores, from the text to a model that writes Python shapes."""
-    return TrainConfig(
-        max_corpus_bytes=3_000_000,
-        vocab_size=2048,
-        context_len=256,
-        hidden_size=192,
-        num_layers=3,
-        num_heads=4,
-        num_kv_heads=2,
-        intermediate_size=512,
-        batch_size=8,
-        num_steps=400,
-        learning_rate=6e-3,
-        warmup_steps=20,
-        dtype="auto",
-        num_threads=1,  # a second one gains little at this size and loses much on a busy machine
-        eval_every=100,
-        eval_tokens=16_384,
-        checkpoint_every=200,
-    )
-
-
-def bundled() -> TrainConfig:
-    """The run that made the model in ``recipes/model/bundled``."""
-    return TrainConfig(
-        chat_share=0.55,
-        batch_size=4,
-        num_steps=6000,
-        learning_rate=6e-3,
-        warmup_steps=100,
-        compile=True,
-        num_threads=1,
-        log_every=20,
-        eval_every=500,
-        checkpoint_every=500,
-    )
-
-
-PRESETS = {"tiny": tiny, "demo": demo, "bundled": bundled}
+    >>> step_window("profile", "10:12")
+    range(10, 12)
+    """
+    if text is None:
+        return range(0)
+    first, colon, stop = text.partition(":")
+    ok = bool(colon) and first.isdigit() and stop.isdigit() and int(first) < int(stop)
+    check(ok, name, "steps like 10:12, the last one left out", repr(text))
+    return range(int(first), int(stop))
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """The config with "auto" decided for this machine."""
-    if config.dtype != "auto":
-        return config
-    return dataclasses.replace(config, dtype="bfloat16" if _native_bfloat16() else "float32")
+    """The config with "auto" and what depends on the layout decided for this machine."""
+    changes: dict[str, Any] = {}
+    if config.dtype == "auto":
+        changes["dtype"] = "bfloat16" if _native_bfloat16() else "float32"
+    if config.lanes is None:
+        changes["lanes"] = config.dp
+    lanes = config.lanes or config.dp
+    if config.microbatch is None and config.batch_size % lanes == 0:
+        changes["microbatch"] = _fitting_rows(config, config.batch_size // lanes)
+    return dataclasses.replace(config, **changes)
+
+
+def _fitting_rows(config: TrainConfig, lane_rows: int) -> int:
+    """All rows of a lane at once on one rank; enough units to fill a pipeline on several."""
+    if config.pp == 1:
+        return lane_rows
+    wanted = 4 * config.pp * config.chunks
+    fitting = (d for d in range(lane_rows, 0, -1) if lane_rows % d == 0)
+    return next((d for d in fitting if lane_rows // d * config.slices >= wanted), 1)
 
 
 def _native_bfloat16() -> bool:
@@ -194,37 +185,3 @@ def _native_bfloat16() -> bool:
     except OSError:
         return False
     return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
-
-
-def override(config: TrainConfig, settings: list[str]) -> TrainConfig:
-    """Apply ``key=value`` texts.
-
-    Raises:
-        ValueError: an unknown key (the nearest known one is named) or a value of the wrong type.
-    """
-    fields = {field.name: field for field in dataclasses.fields(config)}
-    changes: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        check(bool(equals), "setting", "key=value", repr(setting))
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            hint = f"did you mean {near[0]}?" if near else "see recipes/train/config.py"
-            raise fail("setting", "a field of TrainConfig", repr(key), hint)
-        changes[key] = _parse(key, value, fields[key].type)
-    return dataclasses.replace(config, **changes)
-
-
-def _parse(key: str, text: str, kind: Any) -> Any:
-    kinds = kind.__args__ if isinstance(kind, types.UnionType) else (kind,)
-    if type(None) in kinds and text.lower() in ("none", ""):
-        return None
-    wanted = next(k for k in kinds if k is not type(None))
-    if wanted is bool:
-        if text.lower() not in ("true", "false", "1", "0"):
-            raise fail(key, "true or false", repr(text))
-        return text.lower() in ("true", "1")
-    try:
-        return wanted(text.replace("_", "") if wanted in (int, float) else text)
-    except ValueError:
-        raise fail(key, f"a value of type {wanted.__name__}", repr(text)) from None

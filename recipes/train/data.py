@@ -118,10 +118,12 @@ class Batches:
         self._text, self._chat, self._batch_size = text, chat_rows, batch_size
         self._chat_share = chat_share if chat_rows is not None else 0.0
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, rows: range | None = None) -> Batch:
+        """The rows of a step, or those ``rows`` of it: nothing else is made."""
         first = step * self._batch_size
-        rows = [self._row(index) for index in range(first, first + self._batch_size)]
-        inputs, labels = (np.stack(side).astype(np.int64) for side in zip(*rows, strict=True))
+        chosen = range(self._batch_size) if rows is None else rows
+        made = [self._row(first + index) for index in chosen]
+        inputs, labels = (np.stack(side).astype(np.int64) for side in zip(*made, strict=True))
         return Batch(torch.from_numpy(inputs), torch.from_numpy(labels))
 
     def _row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -129,6 +131,18 @@ class Batches:
         if self._chat is not None and math.floor((index + 1) * self._chat_share) > num_chat:
             return self._chat.row(num_chat)
         return self._text.row(index - num_chat)
+
+
+def document_bounds(inputs: Tensor, end: int) -> Tensor:
+    """Running sums of the lengths of the documents in ``inputs``, int32; a row ends one too.
+
+    >>> document_bounds(torch.tensor([[5, 0, 7, 8], [6, 6, 6, 0]]), end=0).tolist()
+    [0, 2, 4, 8]
+    """
+    closing = inputs == end
+    closing[:, -1] = True
+    ends = closing.flatten().nonzero().squeeze(1) + 1
+    return torch.cat([ends.new_zeros(1), ends]).int()
 
 
 def encode_stream(documents: Sequence[Document], tokenizer: Tokenizer) -> np.ndarray:

@@ -28,17 +28,26 @@ def bits_per_byte(total_nats: float, num_bytes: int) -> float:
     return total_nats / math.log(2) / num_bytes
 
 
-@torch.no_grad()
-def evaluate(
-    loss_sum: LossSum,
-    stream: np.ndarray,
-    lengths: np.ndarray,
-    *,
-    context_len: int,
-    batch_size: int,
-    max_tokens: int | None = None,
-) -> HeldOut:
-    """Loss over a token stream in windows that do not overlap: each token is predicted once.
+class Windows(NamedTuple):
+    """Held-out text as a model looks at it.
+
+    tokens: int64 [num_windows, context_len + 1]; each window begins with the last token of its
+        neighbour. num_bytes: of the text that is predicted.
+    """
+
+    tokens: Tensor
+    num_bytes: int
+
+    def held_out(self, total_nats: float) -> HeldOut:
+        """From the loss summed over all windows."""
+        num_tokens = self.tokens[:, 1:].numel()
+        return HeldOut(total_nats / num_tokens, bits_per_byte(total_nats, self.num_bytes))
+
+
+def cut_windows(
+    stream: np.ndarray, lengths: np.ndarray, *, context_len: int, max_tokens: int | None = None
+) -> Windows:
+    """Windows that do not overlap: each token is predicted once.
 
     Args:
         stream: the held-out tokens. lengths: bytes each token id stands for.
@@ -52,10 +61,24 @@ def evaluate(
         wanted = max(1, min(num_windows, max_tokens // context_len))
     starts = np.arange(wanted) * num_windows // wanted * context_len  # spread over the stream
     windows = np.stack([stream[start : start + context_len + 1] for start in starts])
-    tokens = torch.from_numpy(windows.astype(np.int64))  # [wanted, context_len + 1]
-    total = sum(
-        loss_sum(tokens[i : i + batch_size, :-1], tokens[i : i + batch_size, 1:]).double().item()
-        for i in range(0, wanted, batch_size)
-    )
     num_bytes = int(lengths[windows[:, 1:]].sum())
-    return HeldOut(total / (wanted * context_len), bits_per_byte(total, num_bytes))
+    return Windows(torch.from_numpy(windows.astype(np.int64)), num_bytes)
+
+
+@torch.no_grad()
+def evaluate(
+    loss_sum: LossSum,
+    stream: np.ndarray,
+    lengths: np.ndarray,
+    *,
+    context_len: int,
+    batch_size: int,
+    max_tokens: int | None = None,
+) -> HeldOut:
+    """Loss over a token stream in the windows of ``cut_windows``, ``batch_size`` at a time."""
+    windows = cut_windows(stream, lengths, context_len=context_len, max_tokens=max_tokens)
+    total = sum(
+        loss_sum(rows[:, :-1], rows[:, 1:]).double().item()
+        for rows in windows.tokens.split(batch_size)
+    )
+    return windows.held_out(total)

@@ -18,6 +18,8 @@ class LogEntry:
     learning_rate: of this step. grad_norm: before clipping, of this step.
     num_tokens: seen since the start. tokens_per_s: since the last entry, looks at held-out text
     left out. num_skipped_steps: steps whose gradient was not finite. eta_s: seconds to go.
+    mfu: share of the peak of all processes, as measured by a matrix product at the start.
+    memory_bytes: most memory any process has held so far.
     """
 
     step: int
@@ -31,6 +33,8 @@ class LogEntry:
     tokens_per_s: float
     num_skipped_steps: int
     eta_s: float
+    mfu: float = 0.0
+    memory_bytes: int = 0
 
     def line(self) -> str:
         """One line for the screen."""
@@ -41,12 +45,13 @@ class LogEntry:
         return (
             f"step {self.step:>5}/{self.num_steps}  loss {self.loss:6.3f}  "
             f"lr {self.learning_rate:.1e}  grad {self.grad_norm:5.2f}  "
-            f"{self.tokens_per_s:7,.0f} tokens/s  to go {duration(self.eta_s)}{skipped}{seen}"
+            f"{self.tokens_per_s:7,.0f} tokens/s  {100 * self.mfu:.0f} % MFU  "
+            f"{self.memory_bytes / 2**30:.1f} GiB  to go {duration(self.eta_s)}{skipped}{seen}"
         )
 
 
-# What a repeat of the run may change: clocks, not numbers.
-TIMINGS = ("tokens_per_s", "eta_s")
+# What a repeat of the run may change: what was measured of the machine, not the numbers.
+TIMINGS = ("tokens_per_s", "eta_s", "mfu", "memory_bytes")
 
 
 def duration(seconds: float) -> str:

@@ -1,19 +1,17 @@
-"""The decoder a run trains, its loss, and how it is written for others to load."""
+"""The decoder a run trains, and how it is written for others to load."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from torch.func import functional_call
 
-from blocks.ops import linear_cross_entropy
-from recipes.model import Attend, Decoder, ModelConfig, init_weights, save_model
+from recipes.model import Decoder, ModelConfig, save_model
+from recipes.model.init import init_parameter
 from recipes.train import chat
-from recipes.train.attend import blocked_attend
 from recipes.train.config import TrainConfig
-from recipes.train.evaluate import LossSum
 
 
 def model_config(config: TrainConfig, tokenizer: Tokenizer) -> ModelConfig:
@@ -21,7 +19,7 @@ def model_config(config: TrainConfig, tokenizer: Tokenizer) -> ModelConfig:
     end, pad = (tokenizer.token_to_id(token) for token in (chat.END, chat.PAD))
     assert end is not None, "the end token is in every vocabulary learnt here"
     return ModelConfig(
-        family="llama",
+        family="mistral" if config.window else "llama",  # a Llama with a window
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
@@ -31,7 +29,8 @@ def model_config(config: TrainConfig, tokenizer: Tokenizer) -> ModelConfig:
         head_dim=config.hidden_size // config.num_heads,
         max_positions=config.context_len,
         norm_eps=1e-5,
-        tie_embeddings=True,
+        windows=(config.window,) * config.num_layers if config.window else (),
+        tie_embeddings=config.tie_embeddings,
         eos_token_ids=(end,),
         pad_token_id=pad,
         dtype="float32",
@@ -39,38 +38,18 @@ def model_config(config: TrainConfig, tokenizer: Tokenizer) -> ModelConfig:
 
 
 def build_decoder(config: TrainConfig, tokenizer: Tokenizer) -> Decoder:
-    """A decoder in float32 with random weights; the seed alone decides them."""
+    """The whole decoder in float32, with the weights a run begins with."""
     decoder = Decoder(model_config(config, tokenizer))
-    init_weights(decoder, torch.Generator().manual_seed(config.seed))
+    for name, parameter in decoder.named_parameters():
+        first_weights(name, parameter, decoder.config, config.seed)
     return decoder
 
 
-def make_loss(decoder: Decoder, config: TrainConfig) -> LossSum:
-    """The summed next-token loss of a batch.
-
-    Under ``dtype="bfloat16"`` the step runs on a bfloat16 copy of the parameters, made inside the
-    graph, so gradients and updates reach the float32 originals.
-    """
-    dtype = getattr(torch, config.dtype)
-    attends: dict[int, Attend] = {}
-
-    def hidden_of(token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        weights = {name: tensor.to(dtype) for name, tensor in decoder.named_parameters()}
-        return functional_call(decoder, weights, (token_ids, positions, attend))
-
-    compiled = torch.compile(hidden_of, dynamic=False) if config.compile else hidden_of
-
-    def loss_sum(inputs: Tensor, labels: Tensor) -> Tensor:
-        num_rows, length = inputs.shape
-        if length not in attends:
-            attends[length] = blocked_attend(decoder.config, length)
-        positions = torch.arange(length).repeat(num_rows)
-        run = compiled if torch.is_grad_enabled() else hidden_of  # a look costs no compilation
-        hidden = run(inputs.flatten(), positions, attends[length])
-        weight = decoder.embed.weight
-        return linear_cross_entropy(hidden, weight, labels.flatten(), reduction="sum")
-
-    return loss_sum
+def first_weights(name: str, parameter: Tensor, config: ModelConfig, seed: int) -> None:
+    """Fill a parameter at random: a function of ``seed`` and its name, wherever it lives."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    init_parameter(name, parameter, config, generator)
 
 
 def export_model(

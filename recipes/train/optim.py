@@ -1,10 +1,11 @@
-"""Optimizers, their parameter groups, and the learning rate of a step.
+"""Optimizers and their parameter groups.
 
 Matrices inside the layers may go to Muon; embeddings, norms and biases always go to AdamW, and
 only matrices decay.
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -61,28 +62,28 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     return x.mT if tall else x
 
 
-def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    parameters: Mapping[str, nn.Parameter], config: TrainConfig
+) -> list[torch.optim.Optimizer]:
     """The optimizers of a run; every parameter is in exactly one group of one of them."""
-    groups = parameter_groups(model, config)
+    groups = parameter_groups(parameters, config)
     rate, decay = config.learning_rate, config.weight_decay
-    adamw = AdamW(
-        [
-            {"params": groups["decayed"], "weight_decay": decay},
-            {"params": groups["plain"], "weight_decay": 0.0},
-        ],
-        lr=rate,
-        betas=(0.9, 0.95),
-        eps=1e-10,
-    )
-    if not groups["matrices"]:
-        return [adamw]
-    return [adamw, Muon(groups["matrices"], lr=rate, weight_decay=decay)]
+    found: list[torch.optim.Optimizer] = []
+    if groups["decayed"] or groups["plain"]:
+        settings = (("decayed", decay), ("plain", 0.0))
+        made = [{"params": groups[kind], "weight_decay": d} for kind, d in settings]
+        found.append(AdamW(made, lr=rate, betas=(0.9, 0.95), eps=1e-10))
+    if groups["matrices"]:
+        found.append(Muon(groups["matrices"], lr=rate, weight_decay=decay))
+    return found
 
 
-def parameter_groups(model: nn.Module, config: TrainConfig) -> dict[str, list[nn.Parameter]]:
+def parameter_groups(
+    parameters: Mapping[str, nn.Parameter], config: TrainConfig
+) -> dict[str, list[nn.Parameter]]:
     """``matrices`` (Muon's; empty under AdamW), ``decayed`` and ``plain`` parameters."""
     groups: dict[str, list[nn.Parameter]] = {"matrices": [], "decayed": [], "plain": []}
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         if parameter.ndim < 2:
             groups["plain"].append(parameter)
         elif name.startswith("layers.") and config.optimizer == "muon":
@@ -90,13 +91,3 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> dict[str, list[nn
         else:
             groups["decayed"].append(parameter)
     return groups
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine down to ``min_lr_share`` of the peak at the last step."""
-    peak, warmup = config.learning_rate, min(config.warmup_steps, config.num_steps)
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(1, config.num_steps - 1 - warmup)
-    floor = config.min_lr_share
-    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))

@@ -1,76 +1,84 @@
-"""The training run: data in, steps, looks at held-out text, checkpoints, a model folder out."""
+"""``Trainer``: a model, its optimizers, and one step after another."""
 
 import dataclasses
+import itertools
 import math
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blocks._checks import check, fail
-from recipes.train.checkpoint import (
-    Checkpoint,
-    StoredCheckpoint,
-    list_checkpoints,
-    load_latest,
-    save_checkpoint,
-)
+from blocks.pipeline import Transport
+from recipes.model import Decoder
+from recipes.train.checkpoint import Checkpoint, StoredCheckpoint
 from recipes.train.config import TrainConfig, resolve
-from recipes.train.evaluate import HeldOut, evaluate
-from recipes.train.log import JsonLog, LogEntry, plot_log, read_log
-from recipes.train.model import build_decoder, export_model, make_loss
-from recipes.train.optim import build_optimizers, learning_rate
-from recipes.train.prepare import Prepared, prepare
+from recipes.train.data import IGNORE, Batch
+from recipes.train.evaluate import HeldOut, cut_windows
+from recipes.train.lanes import sum_across, tree_sum_across
+from recipes.train.layout import check_layout
+from recipes.train.model import model_config
+from recipes.train.optim import build_optimizers
+from recipes.train.order import build_schedule, row_bounds
+from recipes.train.place import Place
+from recipes.train.prepare import Prepared
+from recipes.train.rate import learning_rate
+from recipes.train.replica import Replica
 from recipes.train.tokenizer import tokenizer_tensor
 
 MAX_SKIPPED_IN_A_ROW = 25
-EVAL_TOKENS_AT_ONCE = 4096
 
 
 class TrainingDiverged(RuntimeError):
     """Gradients or parameters are not finite and stay so; nothing of it was saved."""
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainResult:
-    """What a run leaves behind.
-
-    entries: the log. held_out: the last look, over all held-out text. seconds: of this call.
-    model: folder in Hugging Face form. plot: the loss curve, None without matplotlib.
-    """
-
-    config: TrainConfig
-    entries: tuple[LogEntry, ...]
-    held_out: HeldOut
-    num_tokens: int
-    num_skipped_steps: int
-    seconds: float
-    model: Path
-    plot: Path | None
-
-
 class Trainer:
-    """A model, its optimizers, and how far they are.
+    """The part of a run that one process has: parameters, optimizers, and how far they are.
 
     Invariants:
-        1. ``step`` optimizer steps are done, skipped ones counted in.
-        2. What the next step computes depends on ``state_tensors()``, ``step`` and the prepared
-           data only.
+        1. ``step`` optimizer steps are done, skipped ones counted in; all processes agree.
+        2. What the next step computes depends on ``state_tensors()`` of all processes, ``step``
+           and the prepared data only; while ``canonical`` not on the layout either.
         3. Every parameter is finite.
     """
 
-    def __init__(self, config: TrainConfig, data: Prepared) -> None:
-        self.config, self.data = config, data
-        self.decoder = build_decoder(config, data.tokenizer)
-        self.loss_sum = make_loss(self.decoder, config)
-        self.optimizers = build_optimizers(self.decoder, config)
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: Prepared,
+        *,
+        place: Place | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        """
+        Args:
+            place: of this process among those of the run; default: it is the only one.
+            transport: of the pipeline; default: what suits the place.
+        """
+        self.config, self.data, self.place = resolve(config), data, place or Place()
+        check_layout(self.config)
+        model = model_config(self.config, data.tokenizer)
+        schedule, bounds = build_schedule(self.config), row_bounds(self.config)
+        transport = transport or self.place.transport()
+        self.replica = Replica(self.config, model, schedule, bounds, transport)
+        self.optimizers = build_optimizers(self.replica.parameters, self.config)
         self.step = 0
         self.num_skipped_steps = 0
         self.skipped_in_a_row = 0
         self.losses: list[float] = []  # since the last log entry
         self.grad_norm = 0.0
+
+    @property
+    def decoder(self) -> Decoder:
+        """The whole model where one process has it, made of the very parameters trained."""
+        (stage,) = self.replica.stages.values()
+        whole = Decoder(self.replica.model, device="meta")
+        for name, parameter in self.replica.parameters.items():
+            owner, _, leaf = name.rpartition(".")
+            setattr(whole.get_submodule(owner), leaf, parameter)
+        whole.register_buffer("cos_sin", dict(stage.named_buffers())["cos_sin"], persistent=False)
+        return whole
 
     def train_step(self) -> None:
         """One batch, one update; a gradient that is not finite is counted and not applied.
@@ -78,16 +86,28 @@ class Trainer:
         Raises:
             TrainingDiverged: after many such steps in a row.
         """
-        batch = self.data.batches.batch(self.step)
-        num_labels = int((batch.labels >= 0).sum())
-        self.decoder.zero_grad(set_to_none=True)
-        loss = self.loss_sum(batch.inputs, batch.labels) / max(1, num_labels)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), self.config.clip_norm)
-        self.grad_norm = norm.item()
+        config, mine = self.config, self.place.position.dp
+        num_rows = config.batch_size // config.dp
+        batch = self.data.batches.batch(self.step, range(mine * num_rows, (mine + 1) * num_rows))
+        num_labels = self._count_labels(batch)
+        sequences = self.replica.sequences(batch)
+        assert config.lanes is not None, "resolved"
+        in_a_lane = len(sequences) * config.dp // config.lanes
+        losses = self.replica.gradients(
+            sequences,
+            lanes=[i // in_a_lane for i in range(len(sequences))],
+            scale=1 / max(1, num_labels),
+            step=self.step,
+            first=mine * len(sequences),
+        )
+        parameters = self.replica.parameters
+        grads = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+        self._sum_replicas(list(grads.values()))
+        self.grad_norm, loss = self._agree(grads, losses)
         if math.isfinite(self.grad_norm):
-            self._update(learning_rate(self.step, self.config))
-            self.losses.append(loss.item())
+            clip(list(grads.values()), self.grad_norm, config.clip_norm)
+            self._update(learning_rate(self.step, config))
+            self.losses.append(loss / max(1, num_labels))
             self.skipped_in_a_row = 0
         else:
             self.num_skipped_steps += 1
@@ -99,6 +119,41 @@ class Trainer:
                 f"up to {self.step}; lower learning_rate or raise warmup_steps, then resume"
             )
 
+    def _count_labels(self, batch: Batch) -> int:
+        """Labels of the whole batch, over all replicas."""
+        counts = torch.zeros(self.config.dp, dtype=torch.float64)
+        here = self.place.position
+        if (here.pp, here.tp) == (0, 0):
+            counts[here.dp] = (batch.labels != IGNORE).sum()
+        return int(self.place.collect(counts).sum())
+
+    def _sum_replicas(self, grads: list[Tensor]) -> None:
+        """Gradients of all lanes, from those of the lanes here."""
+        if self.config.dp > 1:
+            add = tree_sum_across if self.config.canonical else sum_across
+            add(grads, self.place.replicas)
+
+    def _agree(self, grads: dict[str, Tensor], losses: Tensor) -> tuple[float, float]:
+        """Norm of all gradients and sum of all losses, the same bits on every process.
+
+        Each process fills in what it alone knows, then all add up everything in one order: squared
+        norms in the order of parameters, losses in that of sequences and slices.
+        """
+        here, replica = self.place.position, self.replica
+        squares = dict.fromkeys(replica.names, 0.0)
+        if here.dp == 0 and here.tp == 0:
+            for name, grad in grads.items():
+                if name not in replica.copies:
+                    squares[name] = torch.linalg.vector_norm(grad, dtype=torch.float64).item() ** 2
+        all_losses = torch.zeros(self.config.dp, losses.numel(), dtype=torch.float64)
+        if here.tp == 0:
+            all_losses[here.dp] = losses.flatten()
+        known = torch.tensor(
+            [*squares.values(), *all_losses.flatten().tolist()], dtype=torch.float64
+        )
+        known = self.place.collect(known).tolist()
+        return math.sqrt(sum(known[: len(squares)])), sum(known[len(squares) :])
+
     def _update(self, rate: float) -> None:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -106,15 +161,26 @@ class Trainer:
             optimizer.step()
 
     def evaluate(self, max_tokens: int | None) -> HeldOut:
-        """Loss and bits per byte of held-out text."""
-        return evaluate(
-            self.loss_sum,
-            self.data.held_out,
-            self.data.token_bytes,
-            context_len=self.config.context_len,
-            batch_size=max(1, EVAL_TOKENS_AT_ONCE // self.config.context_len),
-            max_tokens=max_tokens,
+        """Loss and bits per byte of held-out text; the replicas share the windows."""
+        length, dp = self.config.context_len, self.config.dp
+        windows = cut_windows(
+            self.data.held_out, self.data.token_bytes, context_len=length, max_tokens=max_tokens
         )
+        tokens = windows.tokens
+        rows = self.config.microbatch
+        assert rows is not None, "resolved"
+        count = -(-len(tokens) // rows)
+        padded = torch.full((2, count * rows, length), IGNORE)
+        padded[0] = 0
+        for side, part in zip(padded, (tokens[:, :-1], tokens[:, 1:]), strict=True):
+            side[: len(part), : part.shape[1]] = part
+        sequences = self.replica.sequences(Batch(*padded))
+        mine = range(self.place.position.dp, count, dp)
+        totals = torch.zeros(count, dtype=torch.float64)
+        found = self.replica.loss_sums([sequences[i] for i in mine])
+        if self.place.position.tp == 0:
+            totals[list(mine)] = found
+        return windows.held_out(sum(self.place.collect(totals).tolist()))
 
     def checkpoint(self) -> Checkpoint:
         """Everything a later process needs to go on bit for bit.
@@ -137,7 +203,7 @@ class Trainer:
         return Checkpoint(self.step, tensors, state)
 
     def restore(self, checkpoint: StoredCheckpoint) -> None:
-        """Take over a checkpoint of the same run.
+        """Take over a checkpoint of the same run, written in any layout.
 
         Raises:
             ValueError: it belongs to another configuration or another text.
@@ -148,41 +214,51 @@ class Trainer:
         check(state["corpus_digest"] == digest, "corpus", state["corpus_digest"], digest, hint)
         check_same_run(TrainConfig(**state["config"]), self.config)
         with torch.no_grad():
-            for name, tensor in self.decoder.state_dict().items():
-                tensor.copy_(checkpoint.tensors[f"model.{name}"])
+            for name, parameter in self.replica.parameters.items():
+                parameter.copy_(checkpoint.tensors[f"model.{name}"])
         for name, optimizer, parameter in self._optimized():
             prefix = f"optimizer.{name}."
             optimizer.state[parameter] = {
-                key.removeprefix(prefix): tensor.clone()
-                for key, tensor in checkpoint.tensors.items()
+                key.removeprefix(prefix): checkpoint.tensors[key]
+                for key in checkpoint.tensors
                 if key.startswith(prefix)
             }
-        torch.set_rng_state(checkpoint.tensors["rng.torch"])
         self.step = checkpoint.step
         self.num_skipped_steps = state["num_skipped_steps"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
         self.losses = list(state["losses"])
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Parameters, optimizer moments and generator state, by name."""
-        tensors = {f"model.{name}": t for name, t in self.decoder.state_dict().items()}
+        """Parameters and optimizer moments of this process, by name."""
+        tensors: dict[str, Tensor] = {
+            f"model.{name}": parameter.detach()
+            for name, parameter in self.replica.parameters.items()
+        }
         for name, optimizer, parameter in self._optimized():
             for key, tensor in optimizer.state[parameter].items():
                 tensors[f"optimizer.{name}.{key}"] = tensor
-        tensors["rng.torch"] = torch.get_rng_state()
         tensors["tokenizer"] = tokenizer_tensor(self.data.tokenizer)
         return tensors
 
-    def _optimized(self) -> Iterator[tuple[str, torch.optim.Optimizer, Tensor]]:
-        names = {id(parameter): name for name, parameter in self.decoder.named_parameters()}
+    def _optimized(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
+        names = {id(parameter): name for name, parameter in self.replica.parameters.items()}
         for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    yield names[id(parameter)], optimizer, parameter
+            for parameter in itertools.chain(*(g["params"] for g in optimizer.param_groups)):
+                yield names[id(parameter)], optimizer, parameter
+
+
+@torch.no_grad()
+def clip(grads: list[Tensor], norm: float, limit: float) -> None:
+    """Scale gradients so that their global norm, ``norm``, is at most ``limit``."""
+    if norm > limit:
+        torch._foreach_mul_(grads, limit / (norm + 1e-6))
 
 
 # Settings that may change between the parts of one run without changing its numbers.
-_FREE = {"keep_checkpoints", "checkpoint_every"}
+_FREE = {
+    *("dp", "pp", "schedule", "chunks", "layers_per_stage", "plan", "recompute"),
+    *("keep_checkpoints", "checkpoint_every", "profile", "trace"),
+}
 
 
 def check_same_run(saved: TrainConfig, config: TrainConfig) -> None:
@@ -193,105 +269,11 @@ def check_same_run(saved: TrainConfig, config: TrainConfig) -> None:
             raise fail(field.name, repr(before), repr(now), "resume with the settings of the run")
 
 
-def train(
-    config: TrainConfig,
-    *,
-    out: str | Path,
-    resume: bool = False,
-    on_log: Callable[[LogEntry], None] | None = None,
-    on_note: Callable[[str], None] | None = None,
-) -> TrainResult:
-    """Run a training to its end and write the model to ``out/model``.
-
-    Args:
-        out: folder of the run: ``log.jsonl``, ``loss.png``, ``checkpoints/``, ``model/``.
-        resume: go on from the newest intact checkpoint there; without one, start over.
-        on_log: called with every log entry. on_note: called with what happens before the steps.
-
-    Raises:
-        ValueError: ``out`` holds another run, or settings that differ from those of the run
-            resumed.
-        TrainingDiverged: numbers that are not finite, for good.
-    """
-    out, config = Path(out), resolve(config)
-    started = time.perf_counter()
-    threads = torch.get_num_threads()
-    note = on_note or (lambda text: None)
-    if not resume and list_checkpoints(out / "checkpoints"):
-        raise fail("out", "a folder without a run", str(out), "pass --resume or another folder")
-    torch.set_num_threads(config.num_threads or threads)
-    try:
-        data = prepare(config, on_note=note)
-        trainer = Trainer(config, data)
-        checkpoint = load_latest(out / "checkpoints") if resume else None
-        if checkpoint is not None:
-            trainer.restore(checkpoint)
-            note(f"resumed at step {trainer.step} of {config.num_steps}")
-        elif resume:
-            note(f"nothing to resume in {out}: starting at step 0")
-        num_parameters = sum(p.numel() for p in trainer.decoder.parameters())
-        note(f"model: {num_parameters:,} parameters, {torch.get_num_threads()} threads")
-        out.mkdir(parents=True, exist_ok=True)
-        log = JsonLog(out / "log.jsonl", after_step=trainer.step)
-        _run(trainer, out, log, on_log or (lambda entry: None))
-        entries = read_log(log.path)
-        model = export_model(trainer.decoder, data.tokenizer, out / "model")
-        title = f"{num_parameters / 1e6:.1f} M parameters, {data.corpus.source.split(',')[0]}"
-        plot = out / "loss.png" if plot_log(entries, out / "loss.png", title) else None
-    finally:
-        torch.set_num_threads(threads)
-    last = LogEntry(**entries[-1])
-    assert last.held_out_loss is not None, "the last step looks at held-out text"
-    assert last.bits_per_byte is not None, "the last step looks at held-out text"
-    return TrainResult(
-        config=config,
-        entries=tuple(LogEntry(**entry) for entry in entries),
-        held_out=HeldOut(last.held_out_loss, last.bits_per_byte),
-        num_tokens=last.num_tokens,
-        num_skipped_steps=trainer.num_skipped_steps,
-        seconds=time.perf_counter() - started,
-        model=model,
-        plot=plot,
-    )
-
-
-def _run(trainer: Trainer, out: Path, log: JsonLog, on_log: Callable[[LogEntry], None]) -> None:
-    """Steps to the end, with what is due after each."""
-    config = trainer.config
-    busy, first = 0.0, trainer.step  # seconds in steps and steps done, since the last entry
-    pace = 0.0
-    while trainer.step < config.num_steps:
-        started = time.perf_counter()
-        trainer.train_step()
-        busy += time.perf_counter() - started
-        step, last = trainer.step, trainer.step == config.num_steps
-        looked = last or step % config.eval_every == 0
-        if looked or step == 1 or step % config.log_every == 0:
-            rate = (step - first) * config.tokens_per_step / busy
-            pace = rate if pace == 0.0 or step <= 2 * config.log_every else 0.7 * pace + 0.3 * rate
-            entry = _entry(trainer, rate, pace, looked, last)
-            log.write(entry)
-            on_log(entry)
-            trainer.losses.clear()
-            busy, first = 0.0, step
-        if last or step % config.checkpoint_every == 0:
-            save_checkpoint(out / "checkpoints", trainer.checkpoint(), keep=config.keep_checkpoints)
-
-
-def _entry(trainer: Trainer, rate: float, pace: float, looked: bool, last: bool) -> LogEntry:
-    config, step = trainer.config, trainer.step
-    held_out = trainer.evaluate(None if last else config.eval_tokens) if looked else None
-    losses = trainer.losses
-    return LogEntry(
-        step=step,
-        num_steps=config.num_steps,
-        loss=sum(losses) / len(losses) if losses else math.inf,
-        held_out_loss=held_out.loss if held_out else None,
-        bits_per_byte=held_out.bits_per_byte if held_out else None,
-        learning_rate=learning_rate(step - 1, config),
-        grad_norm=trainer.grad_norm,
-        num_tokens=step * config.tokens_per_step,
-        tokens_per_s=rate,
-        num_skipped_steps=trainer.num_skipped_steps,
-        eta_s=(config.num_steps - step) * config.tokens_per_step / pace,
-    )
+def as_before(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
+    """``config`` with what it leaves open as ``saved`` has it settled."""
+    changes = {
+        name: getattr(saved, name)
+        for name, open_value in (("dtype", "auto"), ("microbatch", None), ("lanes", None))
+        if getattr(config, name) == open_value
+    }
+    return dataclasses.replace(config, **changes)

@@ -52,7 +52,9 @@ def test_bad_settings_are_refused_with_the_way_out(setting, words):
 def test_auto_is_decided_before_the_run():
     config = override(tiny(), ["dtype=auto"])
     assert resolve(config).dtype in ("float32", "bfloat16")
-    assert resolve(tiny()) == tiny()
+    settled = resolve(tiny())
+    assert (settled.lanes, settled.microbatch) == (1, tiny().batch_size)
+    assert resolve(settled) == settled
 
 
 def test_the_command_line_reports_errors_and_returns_one(tmp_path, capsys):

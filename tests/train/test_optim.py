@@ -11,10 +11,10 @@ from recipes.train.model import build_decoder
 from recipes.train.optim import (
     Muon,
     build_optimizers,
-    learning_rate,
     orthogonalize,
     parameter_groups,
 )
+from recipes.train.rate import learning_rate
 from recipes.train.tokenizer import train_tokenizer
 
 
@@ -26,7 +26,7 @@ def decoder():
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_every_parameter_has_one_optimizer_and_only_matrices_decay(decoder, optimizer):
     config = dataclasses.replace(tiny(), optimizer=optimizer)
-    optimizers = build_optimizers(decoder, config)
+    optimizers = build_optimizers(dict(decoder.named_parameters()), config)
     groups = [group for one in optimizers for group in one.param_groups]
     seen = [id(p) for group in groups for p in group["params"]]
     assert sorted(seen) == sorted(id(p) for p in decoder.parameters())
@@ -34,7 +34,7 @@ def test_every_parameter_has_one_optimizer_and_only_matrices_decay(decoder, opti
         for parameter in group["params"]:
             assert (group["weight_decay"] > 0) == (parameter.ndim == 2)
     assert len(optimizers) == (2 if optimizer == "muon" else 1)
-    matrices = parameter_groups(decoder, config)["matrices"]
+    matrices = parameter_groups(dict(decoder.named_parameters()), config)["matrices"]
     assert all(p is not decoder.embed.weight for p in matrices)
 
 
@@ -96,3 +96,25 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine():
 def test_a_run_shorter_than_its_warm_up_ends_at_the_peak():
     config = dataclasses.replace(tiny(), num_steps=3, warmup_steps=10)
     assert learning_rate(2, config) == config.learning_rate
+
+
+def rates(**settings):
+    config = dataclasses.replace(
+        tiny(), num_steps=101, warmup_steps=11, learning_rate=2.0, min_lr_share=0.1, **settings
+    )
+    return [learning_rate(step, config) for step in range(101)]
+
+
+def test_wsd_stays_at_the_peak_and_falls_along_a_line_at_the_end():
+    found = rates(rate_schedule="wsd", decay_share=0.2)
+    assert found[10:81] == [2.0] * 71
+    steps = [a - b for a, b in itertools.pairwise(found[81:])]
+    assert max(steps) - min(steps) < 1e-9
+    assert found[100] == pytest.approx(0.2)
+
+
+def test_a_linear_rate_falls_by_equal_steps():
+    found = rates(rate_schedule="linear")
+    steps = [a - b for a, b in itertools.pairwise(found[11:])]
+    assert max(steps) - min(steps) < 1e-9
+    assert (found[11], found[100]) == (2.0, pytest.approx(0.2))

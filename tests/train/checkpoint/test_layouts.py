@@ -29,7 +29,7 @@ def tensors(request):
     """Parameters and moments after two updates."""
     config = dataclasses.replace(CONFIG, optimizer=request.param)
     decoder = build_decoder(config, train_tokenizer(["some text"], 300))
-    optimizers = build_optimizers(decoder, config)
+    optimizers = build_optimizers(dict(decoder.named_parameters()), config)
     generator = torch.Generator().manual_seed(1)
     for _ in range(2):
         for parameter in decoder.parameters():

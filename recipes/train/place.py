@@ -1,0 +1,125 @@
+"""``Place``: this process among those of the run, and what it speaks to them through."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from blocks._checks import check
+from blocks.pipeline import Transport, in_process_transports
+from blocks.pipeline.distributed import DistributedTransport
+from recipes.train.checkpoint import GroupRanks, OneRank, Ranks
+from recipes.train.layout import Layout, Position
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """One process of a layout. ``Place()`` is a run of one process, without any group.
+
+    pipeline: the ranks of this replica's pipeline; replicas: those with the same parameters;
+    files: all ranks, for checkpoints alone.
+    """
+
+    layout: Layout = dataclasses.field(default_factory=Layout)
+    rank: int = 0
+    pipeline: Any = None
+    replicas: Any = None
+    files: Any = None
+    _closing: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
+
+    @classmethod
+    @contextlib.contextmanager
+    def join(cls, layout: Layout) -> Iterator["Place"]:
+        """This process's place, from the environment torchrun makes; every process calls it.
+
+        Raises:
+            ValueError: there are more or fewer processes than the layout has ranks.
+        """
+        if layout.num_ranks == 1 and not dist.is_initialized():
+            yield cls()
+            return
+        begun = not dist.is_initialized()
+        if begun:
+            dist.init_process_group("gloo")
+        try:
+            got = dist.get_world_size()
+            check(got == layout.num_ranks, "processes", f"dp * pp * tp = {layout.num_ranks}", got)
+            place = cls(layout, dist.get_rank(), *_groups(layout, dist.get_rank()))
+            with place._closing:
+                yield place
+        finally:
+            if begun:
+                dist.destroy_process_group()
+
+    @property
+    def position(self) -> Position:
+        return self.layout.position(self.rank)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that prints and writes logs."""
+        return self.rank == 0
+
+    @property
+    def alone(self) -> bool:
+        return self.layout.num_ranks == 1
+
+    def transport(self) -> Transport:
+        """A new one between the ranks of this pipeline; closed when the place is left."""
+        if self.layout.pp == 1:
+            return in_process_transports(1)[0]
+        return self._closing.enter_context(DistributedTransport(self.pipeline))
+
+    def ranks(self) -> Ranks:
+        """Those that write and read a checkpoint together."""
+        return OneRank() if self.alone else GroupRanks(self.files)
+
+    def collect(self, numbers: Tensor) -> Tensor:
+        """Fill in what others know: every entry is not zero on one process at most.
+
+        Adding zeros rounds nothing, so the result is the same bits in any layout.
+        """
+        if not self.alone:
+            dist.all_reduce(numbers)
+        return numbers
+
+    def largest(self, number: float) -> float:
+        """The largest of the processes' numbers."""
+        if self.alone:
+            return number
+        held = torch.tensor([number], dtype=torch.float64)
+        dist.all_reduce(held, op=dist.ReduceOp.MAX)
+        return held.item()
+
+    def share(self, value: Any) -> Any:
+        """The first process's value, on every process."""
+        if self.alone:
+            return value
+        box = [value if self.is_first else None]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def wait_for_all(self) -> None:
+        if not self.alone:
+            dist.barrier()
+
+
+def _groups(layout: Layout, rank: int) -> tuple[Any, Any, Any]:
+    """The pipeline, the replicas and the files' group; every process makes every group."""
+    here = layout.position(rank)
+    pipelines = {
+        (dp, tp): dist.new_group(list(layout.pipeline(dp, tp)))
+        for dp in range(layout.dp)
+        for tp in range(layout.tp)
+    }
+    replicas = {
+        (pp, tp): dist.new_group(list(layout.replicas(pp, tp)))
+        for pp in range(layout.pp)
+        for tp in range(layout.tp)
+    }
+    files = dist.new_group(backend="gloo")
+    return pipelines[here.dp, here.tp], replicas[here.pp, here.tp], files

@@ -1,0 +1,182 @@
+"""``Replica``: the part of the model a process holds, and how the gradients of a step are made."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from blocks.pipeline import Executor, Schedule, TensorSpec, TraceEvent, Transport
+from recipes.model import Decoder, ModelConfig
+from recipes.train.config import TrainConfig
+from recipes.train.data import Batch, document_bounds
+from recipes.train.lanes import LaneSums
+from recipes.train.layout import stage_layers
+from recipes.train.stage import EMBEDDING, TIED_HEAD, DecoderStage
+
+Sequences = Sequence[Mapping[str, Tensor]]
+"""Microbatches: ``inputs`` and ``labels``, int64 [num_rows, seq_len]; see also ``slice_attend``."""
+
+
+class Replica:
+    """The stages of one pipeline rank, their parameters by name, and the way through them.
+
+    Invariants:
+        1. Every parameter of the model has one name, the same in every layout: ``names`` lists all
+           of them, ``parameters`` those that live here. A tied head on another rank than the
+           embedding goes by the embedding's name, has the same gradient and stays equal to it.
+        2. What ``gradients`` leaves depends on the sequences and their lanes, not on the layout.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: ModelConfig,
+        schedule: Schedule,
+        bounds: Sequence[int],
+        transport: Transport,
+    ) -> None:
+        self.config, self.model = config, model
+        self.schedule, self.bounds = schedule, tuple(bounds)
+        self.names = tuple(name for name, _ in Decoder(model, device="meta").named_parameters())
+        layers, rank = stage_layers(config), transport.rank
+        self.stages = {
+            stage: DecoderStage(
+                model,
+                layers[stage],
+                stage=stage,
+                num_stages=len(layers),
+                dtype=getattr(torch, config.dtype),
+                compile=config.compile,
+            )
+            for stage, at in enumerate(schedule.placement)
+            if at == rank
+        }
+        for stage in self.stages.values():
+            stage.init(config.seed)
+        self.parameters, self.copies = self._by_name()
+        self.listener: Callable[[TraceEvent], None] | None = None  # told of every action
+        last = len(layers) - 1
+        self._executor = Executor(
+            rank,
+            schedule,
+            self.stages,
+            transport,
+            wire=self._wire,
+            recompute=sorted(range(len(layers))) if config.recompute else (),
+            ties=[{0: EMBEDDING, last: TIED_HEAD}] if model.tie_embeddings and last else (),
+            seed=config.seed,
+            on_event=self._hear,
+        )
+
+    def _by_name(self) -> tuple[dict[str, nn.Parameter], frozenset[str]]:
+        """Parameters by name, and the names of those whose home is another rank."""
+        found: dict[str, nn.Parameter] = {}
+        for stage in self.stages.values():
+            found.update(stage.owned())
+        heads = [stage.head for stage in self.stages.values() if stage.head and stage.tied]
+        for head in heads:
+            if EMBEDDING in found:
+                head.weight.data = found[EMBEDDING].data  # one memory, two sums of gradients
+            else:
+                found[EMBEDDING] = head.weight
+                return found, frozenset([EMBEDDING])
+        return found, frozenset()
+
+    def sequences(self, batch: Batch) -> list[dict[str, Tensor]]:
+        """A batch in microbatches, in the order of its rows."""
+        size, end = self.config.microbatch, self.model.eos_token_ids[0]
+        assert size is not None, "resolved"
+        found = []
+        for inputs, labels in zip(batch.inputs.split(size), batch.labels.split(size), strict=True):
+            data = {"inputs": inputs, "labels": labels}
+            if self.config.document_mask:
+                data["documents"] = document_bounds(inputs, end)
+            found.append(data)
+        return found
+
+    def gradients(
+        self, sequences: Sequences, *, lanes: Sequence[int], scale: float, step: int, first: int
+    ) -> Tensor:
+        """Leave the gradients of ``scale`` times the sum of all losses in ``.grad``.
+
+        Args:
+            lanes: of every sequence.
+            scale: what the losses' sum is multiplied by.
+            step: which step it is. first: number of the first sequence in the whole batch.
+
+        Returns:
+            Summed loss of every slice, float64 [num_sequences, num_slices]; zeros on ranks
+            without the last stage.
+        """
+        for stage in self.stages.values():
+            stage.zero_grad(set_to_none=True)
+        losses = torch.zeros(len(sequences), len(self.bounds) - 1, dtype=torch.float64)
+        # One process has no bubble between lanes, and its executor no tie inside a single stage.
+        parts = [range(len(sequences))]
+        if len(self.schedule.placement) == 1:
+            parts = [
+                range(place, place + self.schedule.num_sequences)
+                for place in range(0, len(sequences), self.schedule.num_sequences)
+            ]
+        sums = LaneSums()
+        for part in parts:
+            result = self._executor.step(
+                [sequences[i] for i in part],
+                [self.bounds] * len(part),
+                loss_scale=scale,
+                step_index=step,
+                sequence_ids=[first + i for i in part],
+                lanes=[lanes[i] for i in part],
+            )
+            for (sequence, piece), loss in result.losses.items():
+                losses[part[sequence], piece] = loss
+            self._join_uses()
+            if len(parts) > 1:
+                sums.add(self._take_gradients())
+        if len(parts) > 1:
+            for parameter, total in zip(self.parameters.values(), sums.total(), strict=True):
+                parameter.grad = total
+        return losses
+
+    def _join_uses(self) -> None:
+        """The gradient of an embedding and a tied head in one stage; others the executor joins."""
+        for stage in self.stages.values():
+            if stage.head is None or not stage.tied or EMBEDDING in self.copies:
+                continue
+            grad = stage.head.weight.grad
+            if stage.embed is not None and stage.embed.weight.grad is not None and grad is not None:
+                stage.embed.weight.grad += grad
+            stage.head.weight.grad = None
+
+    def _take_gradients(self) -> list[Tensor]:
+        found = []
+        for name, parameter in self.parameters.items():
+            assert parameter.grad is not None, f"{name} is used by every sequence"
+            found.append(parameter.grad)
+            parameter.grad = None
+        return found
+
+    def loss_sums(self, sequences: Sequences) -> Tensor:
+        """Summed loss of every sequence, float64 [num_sequences], without gradients; zeros on
+        ranks without the last stage."""
+        totals = torch.zeros(len(sequences), dtype=torch.float64)
+        if not sequences:
+            return totals
+        result = self._executor.forward_only(sequences, [self.bounds] * len(sequences))
+        for (sequence, _), loss in sorted(result.losses.items()):
+            totals[sequence] += loss.double()
+        return totals
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the whole model."""
+        return sum(p.numel() for p in Decoder(self.model, device="meta").parameters())
+
+    def _hear(self, event: TraceEvent) -> None:
+        if self.listener is not None:
+            self.listener(event)
+
+    def _wire(self, source: int, target: int, num_tokens: int) -> list[TensorSpec]:
+        rows = self.config.microbatch or 1
+        dtype = getattr(torch, self.config.dtype)
+        return [TensorSpec((rows * num_tokens, self.model.hidden_size), dtype)]

@@ -1,0 +1,202 @@
+"""``train``: a whole run, from text to a model folder."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from blocks._checks import fail
+from recipes.train.checkpoint import CheckpointWriter, list_checkpoints, load_latest
+from recipes.train.checkpoint.load import STATE
+from recipes.train.config import TrainConfig, resolve
+from recipes.train.evaluate import HeldOut
+from recipes.train.export import export_checkpoint
+from recipes.train.launch import in_workers, launch
+from recipes.train.layout import check_layout, layout_of
+from recipes.train.log import JsonLog, LogEntry, plot_log, read_log
+from recipes.train.meter import peak_memory_bytes
+from recipes.train.order import build_schedule
+from recipes.train.pace import Pace
+from recipes.train.place import Place
+from recipes.train.prepare import prepare_together
+from recipes.train.rate import learning_rate
+from recipes.train.trainer import Trainer, as_before
+from recipes.train.windows import StepWindows
+
+OnLog = Callable[[LogEntry], None]
+OnNote = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What a run leaves behind.
+
+    entries: the log. held_out: the last look, over all held-out text. seconds: of this call.
+    model: folder in Hugging Face form. plot: the loss curve, None without matplotlib.
+    """
+
+    config: TrainConfig
+    entries: tuple[LogEntry, ...]
+    held_out: HeldOut
+    num_tokens: int
+    num_skipped_steps: int
+    seconds: float
+    model: Path
+    plot: Path | None
+
+
+def train(
+    config: TrainConfig,
+    *,
+    out: str | Path,
+    resume: bool = False,
+    on_log: OnLog | None = None,
+    on_note: OnNote | None = None,
+) -> TrainResult:
+    """Run a training to its end and write the model to ``out/model``.
+
+    A config of several processes starts them on this machine; under torchrun, where they run
+    already, every one of them calls this and gets the result.
+
+    Args:
+        out: folder of the run: ``log.jsonl``, ``loss.png``, ``checkpoints/``, ``model/``; on a
+            disk that all processes see.
+        resume: go on from the newest intact checkpoint there; without one, start over.
+        on_log: called with every log entry. on_note: called with what happens before the steps.
+            Under torchrun, on rank 0 only.
+
+    Raises:
+        ValueError: settings that do not fit together (before any process starts), ``out`` holds
+            another run, or settings that differ from those of the run resumed.
+        TrainingDiverged: numbers that are not finite, for good.
+    """
+    out, started = Path(out), time.perf_counter()
+    if not resume and list_checkpoints(out / "checkpoints"):
+        raise fail("out", "a folder without a run", str(out), "pass --resume or another folder")
+    config = _settle(config, out if resume else None)
+    if layout_of(config).num_ranks > 1 and not in_workers():
+        launch(run, (config, out, resume), config, on_log, on_note)
+    else:
+        run(config, out, resume, on_log, on_note)
+    return _result(config, out, time.perf_counter() - started)
+
+
+def run(
+    config: TrainConfig, out: Path, resume: bool, on_log: OnLog | None, on_note: OnNote | None
+) -> None:
+    """What one process does of a run; ``config`` is settled."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.num_threads or threads)
+    try:
+        with Place.join(layout_of(config)) as place:
+            tell = on_note if place.is_first and on_note else (lambda text: None)
+            log = on_log if place.is_first and on_log else (lambda entry: None)
+            _run_here(config, out, resume, log, tell, place)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run_here(
+    config: TrainConfig, out: Path, resume: bool, on_log: OnLog, on_note: OnNote, place: Place
+) -> None:
+    data = prepare_together(config, place, on_note)
+    trainer = Trainer(config, data, place=place)
+    ranks = place.ranks()
+    checkpoint = load_latest(out / "checkpoints", ranks=ranks) if resume else None
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+        on_note(f"resumed at step {trainer.step} of {config.num_steps}")
+    elif resume:
+        on_note(f"nothing to resume in {out}: starting at step 0")
+    num_parameters = trainer.replica.num_parameters
+    where = "" if place.alone else f"{place.layout.num_ranks} processes, "
+    on_note(f"model: {num_parameters:,} parameters, {where}{torch.get_num_threads()} threads")
+    out.mkdir(parents=True, exist_ok=True)
+    log = JsonLog(out / "log.jsonl", after_step=trainer.step) if place.is_first else None
+    with CheckpointWriter(out / "checkpoints", keep=config.keep_checkpoints, ranks=ranks) as writer:
+        _steps(trainer, out, writer, log, on_log)
+    if not place.is_first:
+        return
+    export_checkpoint(out / "checkpoints", out / "model", dtype="bfloat16")
+    title = f"{num_parameters / 1e6:.1f} M parameters, {data.corpus.source.split(',')[0]}"
+    plot_log(read_log(out / "log.jsonl"), out / "loss.png", title)
+
+
+def _steps(
+    trainer: Trainer, out: Path, writer: CheckpointWriter, log: JsonLog | None, on_log: OnLog
+) -> None:
+    """Steps to the end, with what is due after each."""
+    config, watch = trainer.config, StepWindows(trainer, out)
+    pace = Pace(trainer)
+    while trainer.step < config.num_steps:
+        with watch.around(trainer.step), pace.timed():
+            trainer.train_step()
+        step, last = trainer.step, trainer.step == config.num_steps
+        looked = last or step % config.eval_every == 0
+        if looked or step == 1 or step % config.log_every == 0:
+            entry = _entry(trainer, pace, looked, last)
+            if log is not None:
+                log.write(entry)
+            on_log(entry)
+            trainer.losses.clear()
+        if last or step % config.checkpoint_every == 0:
+            writer.save(trainer.checkpoint())
+
+
+def _entry(trainer: Trainer, pace: Pace, looked: bool, last: bool) -> LogEntry:
+    config, step = trainer.config, trainer.step
+    rate = pace.tokens_per_s()
+    held_out = trainer.evaluate(None if last else config.eval_tokens) if looked else None
+    losses = trainer.losses
+    return LogEntry(
+        step=step,
+        num_steps=config.num_steps,
+        loss=sum(losses) / len(losses) if losses else math.inf,
+        held_out_loss=held_out.loss if held_out else None,
+        bits_per_byte=held_out.bits_per_byte if held_out else None,
+        learning_rate=learning_rate(step - 1, config),
+        grad_norm=trainer.grad_norm,
+        num_tokens=step * config.tokens_per_step,
+        tokens_per_s=rate,
+        num_skipped_steps=trainer.num_skipped_steps,
+        eta_s=(config.num_steps - step) * config.tokens_per_step / pace.smooth,
+        mfu=pace.mfu(rate),
+        memory_bytes=int(trainer.place.largest(peak_memory_bytes("cpu"))),
+    )
+
+
+def _settle(config: TrainConfig, resumed: Path | None) -> TrainConfig:
+    """The config with nothing left open, as the run resumed settled it, and found to fit."""
+    saved = list_checkpoints(resumed / "checkpoints") if resumed is not None else []
+    if saved:
+        with contextlib.suppress(OSError, ValueError):  # a damaged one is told of when it is read
+            state = json.loads((saved[-1] / STATE).read_text())
+            config = as_before(config, TrainConfig(**state["config"]))
+    config = resolve(config)
+    check_layout(config)
+    build_schedule(config)
+    return config
+
+
+def _result(config: TrainConfig, out: Path, seconds: float) -> TrainResult:
+    """What the files of a finished run say."""
+    entries = tuple(LogEntry(**entry) for entry in read_log(out / "log.jsonl"))
+    last = entries[-1]
+    assert last.held_out_loss is not None, "the last step looks at held-out text"
+    assert last.bits_per_byte is not None, "the last step looks at held-out text"
+    plot = out / "loss.png"
+    return TrainResult(
+        config=config,
+        entries=entries,
+        held_out=HeldOut(last.held_out_loss, last.bits_per_byte),
+        num_tokens=last.num_tokens,
+        num_skipped_steps=last.num_skipped_steps,
+        seconds=seconds,
+        model=out / "model",
+        plot=plot if plot.exists() else None,
+    )
