@@ -38,9 +38,11 @@ if TYPE_CHECKING:
         make_device_mesh,
         torch_placements,
     )
+    from blocks.sharding.fully_sharded import whole_parameters
     from blocks.sharding.group import Group, sum_in_order
     from blocks.sharding.linear import column_linear, enter, leave, row_linear
     from blocks.sharding.local import LocalGroup, run_local
+    from blocks.sharding.replicated import sum_gradients
     from blocks.sharding.resharding import reshard
     from blocks.sharding.vocabulary import vocab_cross_entropy, vocab_embedding
 
@@ -56,9 +58,11 @@ _WITH_TORCH = {
     ),
     "cutting": ("cut_tensor", "gather_cut", "join_tensors", "sum_shared"),
     "distributed": ("DistributedGroup", "axis_groups", "make_device_mesh", "torch_placements"),
+    "fully_sharded": ("whole_parameters",),
     "group": ("Group", "sum_in_order"),
     "linear": ("column_linear", "enter", "leave", "row_linear"),
     "local": ("LocalGroup", "run_local"),
+    "replicated": ("sum_gradients",),
     "resharding": ("reshard",),
     "vocabulary": ("vocab_cross_entropy", "vocab_embedding"),
 }
@@ -100,11 +104,13 @@ __all__ = [
     "row_linear",
     "run_local",
     "run_of",
+    "sum_gradients",
     "sum_in_order",
     "sum_shared",
     "torch_placements",
     "vocab_cross_entropy",
     "vocab_embedding",
+    "whole_parameters",
 ]
 
 
