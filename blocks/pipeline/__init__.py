@@ -19,7 +19,7 @@ from blocks.pipeline.memory import MemorySizes, live_bytes, peak_bytes
 from blocks.pipeline.recorder import Recorder
 from blocks.pipeline.replay import Replay, replay
 from blocks.pipeline.schedule import Schedule
-from blocks.pipeline.schedules import SCHEDULES
+from blocks.pipeline.schedules import SCHEDULES, defer_weights
 from blocks.pipeline.simulate import simulate
 from blocks.pipeline.slice_batch import BatchSlicing, slice_batch
 from blocks.pipeline.slice_time import SliceTime
@@ -77,6 +77,7 @@ __all__ = [
     "channels_of",
     "check_schedule",
     "compare",
+    "defer_weights",
     "equal_cost_slices",
     "equal_flop_slices",
     "fit_cost",

@@ -29,7 +29,7 @@ class Dependencies:
     actions: list[Action]
     ranks: list[int]
     order: list[int]
-    remote: list[list[int]]
+    remote: list[tuple[int, ...]]
 
 
 def dependencies(schedule: Schedule) -> Dependencies:
@@ -68,7 +68,14 @@ class _Walk:
         self.offsets = [0]
         for count in schedule.num_slices:
             self.offsets.append(self.offsets[-1] + count)
-        self.size = self.offsets[-1] * schedule.num_stages
+        self.num_cells = self.offsets[-1]
+        self.size = size = self.num_cells * schedule.num_stages
+        every = range(schedule.num_stages)
+        self.sources = [[s * self.num_cells for s in schedule.sources(stage)] for stage in every]
+        self.targets = [
+            [s * self.num_cells + size for s in schedule.targets(stage)] for stage in every
+        ]
+        """For every stage what to add to an inner offset for the keys at its neighbours."""
         self.done: dict[object, int] = {}
         """Number of the action that did it, by key."""
         self.asleep: dict[object, list[int]] = {}
@@ -80,7 +87,7 @@ class _Walk:
             self.ends.append(len(program) + (self.ends[-1] if self.ends else 0))
         self.at = [end - len(p) for end, p in zip(self.ends, schedule.programs, strict=True)]
         self.order: list[int] = []
-        self.remote: list[list[int]] = [[] for _ in self.actions]
+        self.remote: list[tuple[int, ...]] = [()] * len(self.actions)
 
     def run(self) -> Dependencies:
         awake = list(range(self.schedule.num_ranks - 1, -1, -1))
@@ -93,21 +100,22 @@ class _Walk:
     def _advance(self, rank: int, awake: list[int]) -> None:
         """Run ``rank`` until it waits or ends; ranks that need not wait any more join ``awake``."""
         number, end = self.at[rank], self.ends[rank]
-        done, asleep = self.done, self.asleep
+        actions, ranks, done, asleep = self.actions, self.ranks, self.done, self.asleep
+        needs = self._lowered_needs if self.lowered else self._needs
         while number < end:
-            action = self.actions[number]
-            remote: list[int] = []
-            for key, is_remote in self._needs(action):
-                before = done.get(key)
+            keys, key = needs(actions[number])
+            remote: tuple[int, ...] = ()
+            for needed in keys:
+                before = done.get(needed)
                 if before is None:
-                    asleep.setdefault(key, []).append(rank)
+                    asleep.setdefault(needed, []).append(rank)
                     self.at[rank] = number
                     return
-                if is_remote:
-                    remote.append(before)
-            self.remote[number] = remote
+                if ranks[before] != rank:
+                    remote += (before,)
+            if remote:
+                self.remote[number] = remote
             self.order.append(number)
-            key = self._key(action)
             if key is not None and key not in done:
                 done[key] = number
                 if key in asleep:
@@ -115,51 +123,46 @@ class _Walk:
             number += 1
         self.at[rank] = number
 
-    def _key(self, action: Action) -> object:
-        kind, stage, _, sequence, piece, _ = action
-        cell = stage * self.offsets[-1] + self.offsets[sequence] + piece
-        if kind is Kind.FORWARD:
-            return cell
-        if kind is Kind.BACKWARD or kind is Kind.FULL_BACKWARD:
-            return self.size + cell
-        return None if kind is Kind.WEIGHT or kind is Kind.RECOMPUTE else action
-
-    def _needs(self, action: Action) -> list[tuple[object, bool]]:
-        """Keys of what must be done before ``action``, and whether another rank does it."""
+    def _needs(self, action: Action) -> tuple[list[int], int | None]:
+        """Keys of what must be done before a compute action, and its own."""
         kind, stage, _, sequence, piece, _ = action
         inside = self.offsets[sequence] + piece
-        cell = stage * self.offsets[-1] + inside
+        cell = stage * self.num_cells + inside
         if kind is Kind.FORWARD:
-            found = self._brought(action, Kind.RECEIVE_FORWARD, inside)
+            keys = [base + inside for base in self.sources[stage]]
             if piece:
-                found.append((cell - 1, False))
-            return found
-        if kind is Kind.BACKWARD or kind is Kind.FULL_BACKWARD:
-            found = self._brought(action, Kind.RECEIVE_BACKWARD, self.size + inside)
-            found.append((cell, False))
-            if piece + 1 < self.schedule.num_slices[sequence]:
-                found.append((self.size + cell + 1, False))
-            return found
-        if kind is Kind.RECOMPUTE or kind is Kind.SEND_FORWARD:
-            return [(cell, False)]
-        if kind is Kind.WEIGHT or kind is Kind.SEND_BACKWARD:
-            return [(self.size + cell, False)]
-        return []  # a receive waits for nothing: it is posted
+                keys.append(cell - 1)
+            return keys, cell
+        if kind is Kind.RECOMPUTE:
+            return [cell], None
+        back = self.size + cell
+        if kind is Kind.WEIGHT:
+            return [back], None
+        keys = [base + inside for base in self.targets[stage]]
+        keys.append(cell)
+        if piece + 1 < self.schedule.num_slices[sequence]:
+            keys.append(back + 1)
+        return keys, back
 
-    def _brought(self, action: Action, receive: Kind, inside: int) -> list[tuple[object, bool]]:
-        """Needs of ``action`` at neighbouring stages; ``inside`` is its cell less its stage's."""
-        schedule, placement = self.schedule, self.schedule.placement
-        forward = receive is Kind.RECEIVE_FORWARD
-        near = schedule.sources(action.stage) if forward else schedule.targets(action.stage)
-        found: list[tuple[object, bool]] = []
-        for stage in near:
-            is_remote = placement[stage] != placement[action.stage]
-            if is_remote and self.lowered:
-                posted = action.on(receive, peer=stage)
-                found += [(posted, False), (sender(schedule, posted), True)]
-            else:
-                found.append((stage * self.offsets[-1] + inside, is_remote))
-        return found
+    def _lowered_needs(self, action: Action) -> tuple[list[object], object]:
+        """The same where what other ranks do arrives by a send that a posted receive awaits."""
+        kind, schedule = action.kind, self.schedule
+        if kind is Kind.RECEIVE_FORWARD or kind is Kind.RECEIVE_BACKWARD:
+            return [], action
+        if kind is Kind.SEND_FORWARD or kind is Kind.SEND_BACKWARD:
+            made = Kind.FORWARD if kind is Kind.SEND_FORWARD else Kind.BACKWARD
+            return [self._needs(action.on(made))[1]], action
+        keys, key = self._needs(action)
+        found: list[object] = []
+        for needed in keys:
+            stage = needed % self.size // self.num_cells
+            if schedule.placement[stage] == schedule.placement[action.stage]:
+                found.append(needed)
+                continue
+            forward = kind is Kind.FORWARD
+            receive = action.on(Kind.RECEIVE_FORWARD if forward else Kind.RECEIVE_BACKWARD, stage)
+            found += [receive, sender(schedule, receive)]
+        return found, key
 
     def _stuck(self) -> str:
         """Every stuck rank, its action and what it waits for."""
@@ -177,7 +180,7 @@ class _Walk:
         """What ``key`` stands for, and where the programs have it."""
         if isinstance(key, int):
             cell = key % self.size
-            stage, inside = divmod(cell, self.offsets[-1])
+            stage, inside = divmod(cell, self.num_cells)
             sequence = max(s for s, offset in enumerate(self.offsets[:-1]) if offset <= inside)
             kinds = (Kind.FORWARD,) if key < self.size else (Kind.BACKWARD, Kind.FULL_BACKWARD)
             piece = inside - self.offsets[sequence]

@@ -5,6 +5,10 @@ import random
 
 from blocks.pipeline import SCHEDULES, Action, Kind, Schedule, check_schedule, lower
 
+FAMILIES = [(name, 2 if name == "zb_v" else 1) for name in SCHEDULES]
+FAMILIES += [(name, 2) for name in ("interleaved", "looped_bfs", "slimpipe")]
+"""Families with a number of chunks."""
+
 
 def replaced(schedule: Schedule, rank: int, program: list[Action]) -> Schedule:
     programs = list(schedule.programs)

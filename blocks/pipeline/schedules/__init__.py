@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from blocks.pipeline.schedule import Schedule
+from blocks.pipeline.schedules.defer_weights import defer_weights
 from blocks.pipeline.schedules.gpipe import gpipe
 from blocks.pipeline.schedules.interleaved import interleaved
 from blocks.pipeline.schedules.looped_bfs import looped_bfs
@@ -38,6 +39,7 @@ MANY_CHUNKS = ("interleaved", "looped_bfs", "seq1f1b_interleaved", "slimpipe")
 __all__ = [
     "MANY_CHUNKS",
     "SCHEDULES",
+    "defer_weights",
     "gpipe",
     "interleaved",
     "looped_bfs",

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from blocks.pipeline.schedule import Schedule
 from blocks.pipeline.schedules._build import check_chunks
-from blocks.pipeline.schedules._defer import defer_weights
+from blocks.pipeline.schedules.defer_weights import defer_weights
 from blocks.pipeline.schedules.seq1f1b import seq1f1b
 from blocks.pipeline.simulate import Duration, simulate
 

@@ -5,6 +5,7 @@ import dataclasses
 import heapq
 
 from blocks.pipeline.action import Action, Kind
+from blocks.pipeline.dependencies import dependencies
 from blocks.pipeline.schedule import Schedule
 from blocks.pipeline.simulate import Duration
 from blocks.pipeline.timeline import Number
@@ -27,7 +28,16 @@ def defer_weights(
             gradient needs; more only where the order itself keeps more.
         name: of the schedule that is made.
         share: 1 never delays another action for a weight gradient, 0 never waits with one at hand.
+
+    Raises:
+        Deadlock: a schedule that cannot run.
+
+    >>> from blocks.pipeline.schedules.one_f_one_b import one_f_one_b
+    >>> made = defer_weights(one_f_one_b(2, (1, 1)), lambda action: 1, 2, name="deferred")
+    >>> made.programs[1]
+    (F1(0,0), B1(0,0), F1(1,0), B1(1,0), W1(0,0), W1(1,0))
     """
+    dependencies(schedule)
     made = _Defer(schedule, duration, max_kept, share).run()
     return dataclasses.replace(schedule, name=name, programs=made)
 

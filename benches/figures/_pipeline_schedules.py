@@ -1,0 +1,95 @@
+"""Figures of schedules as data: families, closed forms, faults refused, simulated bubbles."""
+
+import random
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+
+from benches.figures.row import Measured, Row
+from blocks.pipeline import (
+    SCHEDULES,
+    Action,
+    Kind,
+    Timeline,
+    check_schedule,
+    lower,
+    simulate,
+    unit_cost,
+)
+
+COMMAND = "python -m benches.figures --area pipeline"
+RANKS, SEQUENCES, SLICES = 8, 32, 16
+SETTING = "P=8, alpha=0.5, S=32, M=16, BW=2F"
+
+
+def rows() -> Iterator[Row]:
+    yield Row("families of schedules in one form", ">= 12", COMMAND, _families)
+    claim = "simulated times and peaks equal to closed forms, in fractions, 12 families"
+    yield Row(claim, "all", COMMAND, _closed_forms)
+    claim = f"bubble of uniform Seq1F1B, {SETTING}, simulated"
+    yield Row(claim, "25.3 %", COMMAND, lambda: _bubble("seq1f1b", SLICES, 0.253))
+    claim = f"bubble of 1F1B, {SETTING}, simulated"
+    yield Row(claim, "17.9 %", COMMAND, lambda: _bubble("one_f_one_b", 1, 0.179))
+    claim = "order faults refused before launch: dropped, doubled, swapped, misdirected"
+    yield Row(claim, "all", COMMAND, _faults)
+    claim = "random programs of up to 4 ranks, with sends and receives, proved and simulated"
+    yield Row(claim, "2,000 pass", COMMAND, _random_programs)
+    yield Row("CPU time to simulate 64 ranks, 128,000 actions", "<= 1 s", COMMAND, _speed)
+
+
+def _families() -> Measured:
+    for name, make in SCHEDULES.items():
+        made = make(4, (2,) * 6, num_chunks=2 if name == "zb_v" else 1)
+        check_schedule(lower(made), canonical=True)
+    return Measured(f"{len(SCHEDULES)}", len(SCHEDULES) >= 12)
+
+
+def _closed_forms() -> Measured:
+    from tests.pipeline.closed_forms import cases
+
+    found = [case.expected == case.found for family in SCHEDULES for case in cases(family)]
+    return Measured(f"{sum(found):,} of {len(found):,}", all(found))
+
+
+def _bubble(family: str, num_slices: int, expected: float) -> Measured:
+    """A sequence costs 1 forward, half of it attention, and 2 backward; slices of equal length."""
+    cost = unit_cost(Fraction(1, 2), SLICES, input_gradient=(1, 1), weight_gradient=(1, 1))
+    width = SLICES // num_slices
+
+    def seconds(action: Action) -> int | float | Fraction:
+        return cost.seconds(action.kind, width, action.slice * width)
+
+    found = simulate(SCHEDULES[family](RANKS, (num_slices,) * SEQUENCES), seconds)
+    ok = abs(found.bubble - expected) < 0.0005
+    return Measured(f"{float(found.bubble):.1%} (simulated)".replace("%", " %"), ok)
+
+
+def _faults() -> Measured:
+    from tests.pipeline.faults import FAMILIES, count_refused
+
+    every = [count_refused(name, num_chunks) for name, num_chunks in FAMILIES]
+    count, missed = sum(c for c, _ in every), sum(len(m) for _, m in every)
+    return Measured(f"{count - missed:,} of {count:,}", not missed)
+
+
+def _random_programs() -> Measured:
+    from tests.pipeline.random_programs import random_schedule
+
+    for seed in range(2000):
+        schedule = random_schedule(random.Random(seed), lowered=True)
+        check_schedule(schedule)
+        simulate(schedule, lambda action: 1)
+    return Measured("2,000 pass", True)
+
+
+def _speed() -> Measured:
+    def once() -> tuple[float, Timeline]:
+        schedule = SCHEDULES["one_f_one_b"](64, (1,) * 1000)
+        began = time.process_time()
+        found = simulate(schedule, lambda action: 1 if action.kind is Kind.FORWARD else 2)
+        return time.process_time() - began, found
+
+    runs = [once() for _ in range(3)]
+    seconds = sorted(second for second, _ in runs)[1]
+    exact = runs[0][1].makespan == 3 * (1000 + 63)
+    return Measured(f"{seconds:.2f} s", seconds <= 1 and exact)

@@ -1,0 +1,10 @@
+"""Figures of ``blocks.pipeline``, one module a part."""
+
+from collections.abc import Iterator
+
+from benches.figures import _pipeline_schedules
+from benches.figures.row import Row
+
+
+def rows() -> Iterator[Row]:
+    yield from _pipeline_schedules.rows()
