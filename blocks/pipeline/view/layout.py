@@ -79,5 +79,5 @@ def layout_of(figure: Figure, width: int, *, has_title: bool, span: float | None
         memory_tops=tuple(memory_tops),
         axis=axis,
         height=axis + AXIS,
-        span=max(figure.span, span or 0.0),
+        span=figure.span,
     )

@@ -2,6 +2,7 @@
 const data = @data@;
 const svg = document.querySelector("svg"), tip = document.getElementById("tip");
 const SVG = "http://www.w3.org/2000/svg";
+const longest = Math.max(...data.panels.map(panel => panel.span)) / data.span;
 let zoom = 1, shift = 0, shown = data.shown.slice();
 
 const px = t => t * data.tick / data.span * data.plot;          // ticks to pixels of the whole step
@@ -82,7 +83,7 @@ function draw() {
   asked = true;
   requestAnimationFrame(() => {
     asked = false;
-    shift = Math.min(0, Math.max(shift, data.plot * (1 - zoom)));
+    shift = Math.min(0, Math.max(shift, data.plot * (1 - zoom * longest)));
     for (const group of svg.querySelectorAll("g.time"))
       group.setAttribute("transform", `translate(${data.left + shift},0) scale(${zoom},1)`);
     drawAxis();
@@ -92,9 +93,15 @@ function draw() {
 }
 
 function zoomBy(factor, x = data.plot / 2) {
-  const next = Math.min(Math.max(zoom * factor, 1), 4000);
+  const next = Math.min(Math.max(zoom * factor, 1 / longest), 4000);
   shift = x - (x - shift) * next / zoom;
   zoom = next;
+  draw();
+}
+
+function fit() {                                                // all of what is shown
+  zoom = data.span / Math.max(...shown.map(n => data.panels[n].span));
+  shift = 0;
   draw();
 }
 
@@ -171,10 +178,10 @@ svg.addEventListener("wheel", event => {
 }, {passive: false});
 document.getElementById("in").onclick = () => zoomBy(2);
 document.getElementById("out").onclick = () => zoomBy(0.5);
-document.getElementById("all").onclick = () => { zoom = 1; shift = 0; draw(); };
+document.getElementById("all").onclick = fit;
 addEventListener("keydown", event => {
   if (event.target.tagName === "INPUT" || event.ctrlKey || event.metaKey || event.altKey) return;
-  const act = {"+": () => zoomBy(2), "=": () => zoomBy(2), "-": () => zoomBy(0.5), "0": () => { zoom = 1; shift = 0; draw(); },
+  const act = {"+": () => zoomBy(2), "=": () => zoomBy(2), "-": () => zoomBy(0.5), "0": fit,
     ArrowLeft: () => { shift += data.plot / 4; draw(); }, ArrowRight: () => { shift -= data.plot / 4; draw(); }}[event.key];
   if (act) { act(); event.preventDefault(); }
 });
@@ -191,7 +198,7 @@ for (const input of document.querySelectorAll("input[data-slider]")) {
     shown[0] = choice.panel;
     for (const group of svg.querySelectorAll("g.panel[data-panel='0']"))
       group.toggleAttribute("hidden", +group.dataset.content !== choice.panel);
-    draw();
+    fit();
   });
 }
 draw();

@@ -75,8 +75,7 @@ def to_html(
                 told.append(timeline.schedule.num_slices == cuts)
             choices.append({"label": label, "panel": content})
         data_sliders.append(choices)
-    span = max(panel.span for panel in others)
-    layout = layout_of(figure, width, has_title=False, span=span)
+    layout = layout_of(figure, width, has_title=False)
     hidden = [
         part
         for number in range(len(figure.panels), len(others))
@@ -103,7 +102,7 @@ def _read(name: str) -> str:
 
 def _facts(figure: Figure) -> str:
     shown = [
-        f'<li class="key"><span>{escape(panel.title)}</span>'
+        f'<li class="key"><span>{escape(panel.title.split(" (")[0])}</span>'
         f"{escape(time_text(panel.span, figure.unit))}</li>"
         for panel in figure.panels
     ]
@@ -147,6 +146,7 @@ def _data(figure: Figure, layout: Layout, panels: Iterable[tuple[Panel, bool]]) 
             {
                 "lines": round(separators_from(panel, layout), 3),
                 "tokens": told,
+                "span": panel.span,
                 "lanes": [[_bar(bar, tick) for bar in lane] for lane in panel.lanes],
             }
             for panel, told in every
