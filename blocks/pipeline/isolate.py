@@ -1,0 +1,261 @@
+"""``isolate``: one rank of a pipeline on a device of its own, with nobody at the other ends.
+
+What each rank of a large pipeline takes and holds can so be measured on one device, rank after
+rank; the simulator then puts the ranks together.
+"""
+
+import dataclasses
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blocks._checks import check_positive
+from blocks.pipeline.action import Action
+from blocks.pipeline.executor import Executor
+from blocks.pipeline.held_bytes import HeldBytes
+from blocks.pipeline.measured import durations_s
+from blocks.pipeline.replay import compute_only
+from blocks.pipeline.schedule import Schedule
+from blocks.pipeline.simulate import simulate
+from blocks.pipeline.stage import StageModule
+from blocks.pipeline.step_run import Wire
+from blocks.pipeline.timeline import Timeline
+from blocks.pipeline.trace import Origin, Trace, TraceEvent, merge
+from blocks.pipeline.transport import TensorSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Isolated:
+    """A step whose ranks ran one after another.
+
+    traces: one a repetition, with the events of all ranks, each rank's from its own zero on.
+    timeline: the step, simulated with the median of every action.
+    peak_bytes: for every rank the most it held after an action, beyond what it held before the
+        step: activations, keys and values, accumulators, and the gradients of its weights.
+    """
+
+    traces: tuple[Trace, ...]
+    timeline: Timeline
+    peak_bytes: tuple[int, ...]
+
+
+def isolate(
+    schedule: Schedule,
+    make_stages: Callable[[int], Mapping[int, StageModule]],
+    data: Sequence[Mapping[str, Tensor]],
+    bounds: Sequence[Sequence[int]],
+    *,
+    wire: Wire,
+    transfer: float | Callable[[Action], float] = 0.0,
+    num_repeats: int = 3,
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> Isolated:
+    """Measure every rank of a schedule alone, and simulate them together.
+
+    Args:
+        schedule: of all ranks.
+        make_stages: makes the stages of a rank; called for one rank at a time, after those of the
+            rank before were given up.
+        data, bounds: see ``Executor.step``.
+        wire: see ``Executor``.
+        transfer: seconds of a transfer, or a function of the receive, for the simulation.
+        num_repeats: timed steps of every rank, after one that counts bytes.
+        device: where the stages run.
+        options: more of ``Executor``'s.
+    """
+    check_positive("num_repeats", num_repeats)
+    of_ranks = []
+    for rank in range(schedule.num_ranks):
+        stages = make_stages(rank)
+        of_ranks.append(
+            isolate_rank(
+                rank,
+                schedule,
+                stages,
+                data,
+                bounds,
+                wire=wire,
+                num_repeats=num_repeats,
+                device=device,
+                **options,
+            )
+        )
+        del stages
+        gc.collect()
+    traces = tuple(merge(parts) for parts in zip(*of_ranks, strict=True))
+    peaks = tuple(max((e.live_bytes for e in events), default=0) for events in traces[0].by_rank)
+    return Isolated(traces, assemble(traces, transfer), peaks)
+
+
+def isolate_rank(
+    rank: int,
+    schedule: Schedule,
+    stages: Mapping[int, StageModule],
+    data: Sequence[Mapping[str, Tensor]],
+    bounds: Sequence[Sequence[int]],
+    *,
+    wire: Wire,
+    num_repeats: int = 3,
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> list[Trace]:
+    """The exact program of one rank, with tensors of the right shapes where others would send.
+
+    A first step counts the bytes held after every action; they are those of the timed steps, which
+    follow. Every action is timed until the device has done it. Gradients are dropped.
+
+    Returns:
+        one trace a timed step, of this rank alone.
+    """
+    watcher = _Watcher(rank, schedule.num_ranks, torch.device(device))
+    executor = Executor(
+        rank,
+        schedule,
+        stages,
+        watcher,
+        wire=wire,
+        device=device,
+        on_event=watcher.on_event,
+        **options,
+    )
+    traces = []
+    held: list[int] = []
+    for step in range(num_repeats + 1):
+        watcher.begin(counts_bytes=step == 0)
+        executor.step(data, bounds)
+        events = watcher.finish()
+        _drop_gradients(stages)
+        if step == 0:
+            held = [event.live_bytes for event in events]
+            continue
+        known = tuple(
+            event._replace(live_bytes=num_bytes)
+            for event, num_bytes in zip(events, held, strict=True)
+        )
+        origins = {rank: Origin(f"rank {rank} alone", 0)}
+        meta = {"step": step - 1, "device": str(device), "isolated": True}
+        cuts = tuple(map(tuple, bounds))
+        traces.append(Trace(schedule, cuts, known, meta, (), origins))
+    return traces
+
+
+def assemble(
+    traces: Sequence[Trace], transfer: float | Callable[[Action], float] = 0.0
+) -> Timeline:
+    """The step of ranks that were measured apart: every action takes its median over the traces."""
+    taken = [durations_s(trace) for trace in traces]
+    median = {action: statistics.median(t[action] for t in taken) for action in taken[0]}
+    carry = transfer if callable(transfer) else lambda _: transfer
+    program = compute_only(traces[0].schedule)
+    return simulate(program, median.__getitem__, transfer=carry)
+
+
+def _drop_gradients(stages: Mapping[int, StageModule]) -> None:
+    for stage in stages.values():
+        if isinstance(stage, torch.nn.Module):
+            stage.zero_grad(set_to_none=True)
+
+
+class _Done:
+    """A transfer that needs no waiting."""
+
+    def __init__(self, make: Callable[[], Tensor]) -> None:
+        self._make = make
+
+    def wait(self, timeout_s: float) -> Tensor:
+        return self._make()
+
+    def done(self) -> bool:
+        return True
+
+
+class _Watcher:
+    """A transport with nobody at the other ends, which also times: the executor tells it before
+    every action and once after the last, and there it waits for the device."""
+
+    def __init__(self, rank: int, num_ranks: int, device: torch.device) -> None:
+        self.rank, self.num_ranks = rank, num_ranks
+        self._device = device
+        self._answers: dict[TensorSpec, Tensor] = {}
+        self._events: list[TraceEvent] = []
+        self._waiting: TraceEvent | None = None
+        self._since = self._since_cpu = self._zero = self._base = 0
+        self._held: HeldBytes | None = None
+
+    def begin(self, *, counts_bytes: bool) -> None:
+        """Begin a step."""
+        self._events, self._waiting = [], None
+        if counts_bytes and self._device.type == "cpu":
+            self._held = HeldBytes()
+            self._held.__enter__()
+        self._base = self._count()
+        self._synchronize()
+        self._zero = self._since = time.monotonic_ns()
+        self._since_cpu = time.thread_time_ns()
+
+    def finish(self) -> list[TraceEvent]:
+        """End a step: its events."""
+        if self._held is not None:
+            self._held.__exit__(None, None, None)
+            self._held = None
+        return self._events
+
+    def on_event(self, event: TraceEvent) -> None:
+        self._waiting = event
+
+    def post_status(self, text: str) -> None:
+        """An action ends here and another begins."""
+        self._synchronize()
+        now, cpu = time.monotonic_ns(), time.thread_time_ns()
+        if self._waiting is not None:
+            self._events.append(
+                self._waiting._replace(
+                    start_ns=self._since - self._zero,
+                    end_ns=now - self._zero,
+                    cpu_ns=cpu - self._since_cpu,
+                    live_bytes=max(self._count() - self._base, 0),
+                )
+            )
+            self._waiting = None
+        self._since, self._since_cpu = time.monotonic_ns(), time.thread_time_ns()
+
+    def _count(self) -> int:
+        if self._held is not None:
+            return self._held.count()
+        if self._device.type == "cpu":
+            return 0
+        return torch.accelerator.memory_allocated(self._device)
+
+    def _synchronize(self) -> None:
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)
+
+    def send(self, tensor: Tensor, target_rank: int, action: Action) -> _Done:
+        return _Done(lambda: tensor)
+
+    def receive(self, spec: TensorSpec, source_rank: int, action: Action) -> _Done:
+        return _Done(lambda: self._answer(spec))
+
+    def _answer(self, spec: TensorSpec) -> Tensor:
+        """A new tensor, with the numbers that all of its shape have."""
+        if spec not in self._answers:
+            made = torch.zeros(spec.shape, dtype=spec.dtype, device=self._device)
+            if spec.dtype.is_floating_point:
+                generator = torch.Generator(self._device).manual_seed(0)
+                made.normal_(generator=generator)
+            self._answers[spec] = made
+        return self._answers[spec].clone()
+
+    def status(self, rank: int) -> str:
+        return "nobody"
+
+    def give_up(self, reason: str) -> None: ...
+
+    def given_up(self) -> str | None:
+        return None
