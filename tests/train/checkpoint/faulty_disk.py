@@ -22,8 +22,11 @@ class FaultyDisk(LocalDisk):
     def __init__(self, fail_at: int, fault: str, choice: random.Random) -> None:
         self.fail_at, self.fault, self.choice = fail_at, fault, choice
         self.count = 0
-        self.unsynced: dict[Path, str] = {}  # files and renames not known to be on the device
+        # What is not known to be on the device: contents, names in folders, renames.
+        self.unsynced: set[Path] = set()
+        self.unnamed: set[Path] = set()
         self.renamed: list[tuple[Path, Path]] = []
+        self.places: dict[Path, Path] = {}  # where folders have gone
 
     def _reached(self) -> bool:
         self.count += 1
@@ -46,16 +49,21 @@ class FaultyDisk(LocalDisk):
         if self._reached():
             if self.fault in ("torn", "full"):
                 super().write(path, [data[: self.choice.randrange(len(data) + 1)]])
-                self.unsynced[path] = "data"
+                self._written(path)
             self._fail()
         super().write(path, [data])
-        self.unsynced[path] = "data"
+        self._written(path)
+
+    def _written(self, path):
+        self.unsynced.add(path)
+        self.unnamed.add(path)
 
     def sync(self, path):
         if self._reached():
             self._fail()
         super().sync(path)
-        self.unsynced.pop(path, None)
+        self.unsynced.discard(path)
+        self.unnamed = {file for file in self.unnamed if file.parent != path}
         self.renamed = [(old, new) for old, new in self.renamed if new.parent != path]
 
     def rename(self, old, new):
@@ -63,6 +71,7 @@ class FaultyDisk(LocalDisk):
             self._fail()
         super().rename(old, new)
         self.renamed.append((old, new))
+        self.places[old] = new
 
     def remove(self, folder):
         if self._reached():
@@ -73,11 +82,14 @@ class FaultyDisk(LocalDisk):
         super().remove(folder)
 
     def cut_power(self) -> None:
-        """Lose, by chance, what was never flushed: tails of files, and renames."""
-        for path in self.unsynced:
-            moved = next((new / path.name for old, new in self.renamed if path.parent == old), path)
-            target = moved if moved.exists() else path
-            if target.exists() and self.choice.random() < 0.7:
+        """Lose, by chance, what was never flushed: files, tails of them, and renames."""
+        for path in sorted(self.unsynced | self.unnamed):
+            target = self.places.get(path.parent, path.parent) / path.name
+            if not target.exists() or self.choice.random() < 0.3:
+                continue
+            if path in self.unnamed:
+                target.unlink()
+            else:
                 data = target.read_bytes()
                 target.write_bytes(data[: self.choice.randrange(len(data) + 1)])
         for old, new in reversed(self.renamed):

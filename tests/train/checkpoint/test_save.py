@@ -67,6 +67,16 @@ def test_many_torn_writes(tmp_path):
         check_fault(root, seed % count, "torn", seed)
 
 
+def test_what_is_saved_survives_a_power_cut(tmp_path):
+    for seed in range(10):
+        root = tmp_path / str(seed)
+        disk = FaultyDisk(-1, "crash", random.Random(seed))
+        for step in (1, 2):
+            save_checkpoint(root, make(step), disk=disk)
+            disk.cut_power()
+            assert same(load_latest(root), make(step))
+
+
 class FullDisk(LocalDisk):
     """No room for tensors."""
 
