@@ -145,13 +145,14 @@ def plain_step(
     for q, (data, bounds) in enumerate(zip(sequences.data, sequences.bounds, strict=True)):
         states: list[dict] = [{} for _ in stages]
         for s, (start, stop) in enumerate(itertools.pairwise(bounds)):
-            outputs: list[Tensor] = []
+            outputs: list[tuple[Tensor, ...]] = []
             for i, stage in enumerate(stages):
                 key = (seed, step, q, s, i)
                 context = SliceContext(q, s, start, stop, data, states[i], key)
-                inputs = [outputs[a].view_as(outputs[a]) for a, b in sorted(edges) if b == i]
-                outputs.append(stage(*inputs, context=context))
-            losses[q, s] = outputs[-1]
+                inputs = [t.view_as(t) for a, b in sorted(edges) if b == i for t in outputs[a]]
+                found = stage(*inputs, context=context)
+                outputs.append((found,) if isinstance(found, Tensor) else found)
+            (losses[q, s],) = outputs[-1]
         for s in reversed(range(len(bounds) - 1)):
             (losses[q, s] * loss_scale).backward()
     return {key: loss.detach() for key, loss in losses.items()}

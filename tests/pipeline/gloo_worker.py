@@ -1,0 +1,91 @@
+"""One rank of gloo pipelines, as a process: ``python -m tests.pipeline.gloo_worker JSON``."""
+
+import json
+import random
+import sys
+import time
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from blocks.pipeline import Action, DistributedTransport, PipelineStuck, TensorSpec
+from blocks.pipeline.transport import Handle
+from tests.pipeline.tiny_programs import Program, same_bits
+
+
+class Delayed(DistributedTransport):
+    """Hands messages over late, and sometimes asks late."""
+
+    rng = random.Random(0)
+
+    def send(self, tensor: Tensor, target_rank: int, action: Action) -> Handle:
+        time.sleep(self.rng.random() * 2e-3)
+        return super().send(tensor, target_rank, action)
+
+    def receive(self, spec: TensorSpec, source_rank: int, action: Action) -> Handle:
+        if self.rng.random() < 0.2:
+            time.sleep(self.rng.random() * 2e-3)
+        return super().receive(spec, source_rank, action)
+
+
+def random_programs(rank: int, size: int, first_seed: int, count: int) -> str:
+    """Every rank compares its own stages with the plain loop; the seeds that went wrong."""
+    transports, wrong = {}, []
+    for num_ranks in range(1, size + 1):
+        group = dist.new_group(list(range(num_ranks)))
+        if rank < num_ranks:
+            transports[num_ranks] = Delayed(group)
+    Delayed.rng = random.Random(rank)
+    for seed in range(first_seed, first_seed + count):
+        program = Program(seed, max_ranks=size)
+        schedule = program.schedule
+        if rank < schedule.num_ranks:
+            expected = program.plain()
+            executor = program.executor(transports[schedule.num_ranks])
+            program.step(executor)
+            found = program.take()
+            mine = [i for i, at in enumerate(schedule.placement) if at == rank]
+            if executor.rank != rank or not all(same_bits(found[i], expected[i]) for i in mine):
+                wrong.append(seed)
+    for transport in transports.values():
+        transport.close()
+    return f"wrong: {wrong}"
+
+
+def stuck(rank: int, stand_still_s: float, abort_after_s: float) -> str:
+    """Rank 1 stands still in one backward; every rank ends with an error that says so."""
+    program = Program(0)
+    while program.schedule.num_ranks != 3 or 1 not in program.schedule.placement[:-1]:
+        program = Program(program.seed + 1)
+    schedule = program.schedule
+    asleep = max(stage for stage, at in enumerate(schedule.placement) if at == 1)
+    reports: list[str] = []
+    with DistributedTransport() as transport:
+        executor = program.executor(
+            transport, report_after_s=1.0, on_report=reports.append, abort_after_s=abort_after_s
+        )
+        module: Any = program.stages[asleep]
+        module.register_full_backward_pre_hook(lambda *_: time.sleep(stand_still_s))
+        began = time.monotonic()
+        try:
+            program.step(executor)
+        except PipelineStuck as error:
+            seconds = time.monotonic() - began
+            return json.dumps({"reports": reports, "error": str(error), "seconds": seconds})
+    return "no error"
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    torch.set_num_threads(1)
+    store = dist.FileStore(settings["store"], settings["size"])
+    rank = settings["rank"]
+    dist.init_process_group("gloo", rank=rank, world_size=settings["size"], store=store)
+    print(globals()[settings["work"]](rank, *settings["arguments"]), flush=True)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
