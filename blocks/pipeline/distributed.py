@@ -1,6 +1,8 @@
 """``DistributedTransport``: the ranks of a pipeline as processes of a torch.distributed group."""
 
+import atexit
 import contextlib
+import datetime
 import json
 import queue
 import threading
@@ -20,6 +22,9 @@ from blocks.pipeline.transport import Handle, TensorSpec
 
 PUBLISH_EVERY_S = 0.5
 """How often a rank looks whether its status changed and tells the store."""
+
+CLOSE_WITHIN_S = 5.0
+"""How long a closing transport waits for each of its threads."""
 
 
 class DistributedTransport:
@@ -75,6 +80,7 @@ class DistributedTransport:
         self._closed = threading.Event()
         self._publisher = threading.Thread(target=self._publish, daemon=True)
         self._publisher.start()
+        atexit.register(self.close)  # threads that still wait would end the process badly
 
     @property
     def rank(self) -> int:
@@ -88,17 +94,23 @@ class DistributedTransport:
         channel = (self._rank, target_rank)
         tensor = tensor.contiguous()
         group = self._groups.get(channel, self._group)
-        work = dist.isend(tensor, self._ranks[target_rank], group=group)
-        return self._watch(work, tensor, channel)
+        return self._begin(dist.isend, tensor, self._ranks[target_rank], group, channel)
 
     def receive(self, spec: TensorSpec, source_rank: int, action: Action) -> Handle:
         channel = (source_rank, self._rank)
         tensor = torch.empty(spec.shape, dtype=spec.dtype, device=self._device)
         group = self._groups.get(channel, self._group)
-        work = dist.irecv(tensor, self._ranks[source_rank], group=group)
-        return self._watch(work, tensor, channel)
+        return self._begin(dist.irecv, tensor, self._ranks[source_rank], group, channel)
 
-    def _watch(self, work: Any, tensor: Tensor, channel: tuple[int, int]) -> Handle:
+    def _begin(
+        self, call: Any, tensor: Tensor, other: int, group: Any, channel: tuple[int, int]
+    ) -> Handle:
+        try:
+            work = call(tensor, other, group=group)
+        except RuntimeError as error:  # the other process is gone
+            handle = _OnThread(None, tensor)
+            handle.fail(error)
+            return handle
         if self._streams:
             return _OnStream(work, tensor)
         if channel not in self._waiters:
@@ -139,11 +151,25 @@ class DistributedTransport:
                 told = status
 
     def close(self) -> None:
-        """Stop the threads; messages under way are not waited for."""
+        """Stop the threads. With messages under way, which is after a failure only, the group's
+        connections are closed: gloo knows no other end for them."""
+        if self._closed.is_set():
+            return
         self._closed.set()
+        atexit.unregister(self.close)
         self._publisher.join()
+        if any(waiter.busy for waiter in self._waiters.values()):
+            self._break_connections()
         for waiter in self._waiters.values():
             waiter.close()
+
+    def _break_connections(self) -> None:
+        """A receive that runs into its time limit closes all connections of its group."""
+        other = next(rank for rank in self._ranks if rank != self._ranks[self._rank])
+        with contextlib.suppress(RuntimeError):
+            work = dist.irecv(torch.empty(1), other, group=self._group)
+            assert work is not None
+            work.wait(datetime.timedelta(milliseconds=1))
 
     def __enter__(self) -> "DistributedTransport":
         return self
@@ -156,21 +182,28 @@ class _Waiter:
     """A thread that waits for the messages of a channel, one after another."""
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[_OnThread | None] = queue.SimpleQueue()
-        threading.Thread(target=self._run, daemon=True).start()
+        self._queue: queue.Queue[_OnThread | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     def add(self, work: Any, tensor: Tensor) -> "_OnThread":
         handle = _OnThread(work, tensor)
         self._queue.put(handle)
         return handle
 
+    @property
+    def busy(self) -> bool:
+        return self._queue.unfinished_tasks > 0
+
     def close(self) -> None:
         self._queue.put(None)
+        self._thread.join(timeout=CLOSE_WITHIN_S)
 
     def _run(self) -> None:
         while (handle := self._queue.get()) is not None:
             handle.finish()
             del handle  # do not hold the tensor while waiting for the next
+            self._queue.task_done()
 
 
 class _OnThread:
@@ -188,6 +221,10 @@ class _OnThread:
         except Exception as error:
             self._error = error
         self._work = None
+        self._finished.set()
+
+    def fail(self, error: Exception) -> None:
+        self._error = error
         self._finished.set()
 
     def done(self) -> bool:

@@ -34,15 +34,17 @@ class Outbox:
         if self._synchronous:
             self.wait()
         while self._under_way and self._under_way[0][0].done():
-            self._under_way.popleft()
+            self._wait_for_first()
 
     def wait(self) -> None:
         """Wait until everything has left."""
         while self._under_way:
-            handle, action = self._under_way[0]
-            text = f"{receive_of(action)!r} at"
-            self._watch.wait(handle, text, self._placement[action.peer])
-            self._under_way.popleft()
+            self._wait_for_first()
+
+    def _wait_for_first(self) -> None:
+        handle, action = self._under_way[0]
+        self._watch.wait(handle, f"{receive_of(action)!r} at", self._placement[action.peer])
+        self._under_way.popleft()
 
     def clear(self) -> None:
         """Forget what is under way."""

@@ -58,9 +58,8 @@ class Watch:
             except TimeoutError:
                 now = self._clock()
             except ConnectionError as error:
-                text = f"{self._waiting(what, other)}; the channel broke: {error}"
-                self._transport.give_up(text)
-                raise PipelineStuck(text) from error
+                reason = self._transport.given_up() or f"the channel broke: {error}"
+                raise PipelineStuck(f"{self._waiting(what, other)}; {reason}") from error
             reason = self._transport.given_up()
             if reason is not None:
                 raise PipelineStuck(f"{self._waiting(what, other)}; {reason}")

@@ -1,8 +1,11 @@
 """One rank of gloo pipelines, as a process: ``python -m tests.pipeline.gloo_worker JSON``."""
 
 import json
+import os
 import random
+import signal
 import sys
+import threading
 import time
 from typing import Any
 
@@ -36,6 +39,7 @@ def random_programs(rank: int, size: int, first_seed: int, count: int) -> str:
     for num_ranks in range(1, size + 1):
         group = dist.new_group(list(range(num_ranks)))
         if rank < num_ranks:
+            assert isinstance(group, dist.ProcessGroup)
             transports[num_ranks] = Delayed(group)
     Delayed.rng = random.Random(rank)
     for seed in range(first_seed, first_seed + count):
@@ -43,11 +47,10 @@ def random_programs(rank: int, size: int, first_seed: int, count: int) -> str:
         schedule = program.schedule
         if rank < schedule.num_ranks:
             expected = program.plain()
-            executor = program.executor(transports[schedule.num_ranks])
-            program.step(executor)
+            program.step(program.executor(transports[schedule.num_ranks]))
             found = program.take()
             mine = [i for i, at in enumerate(schedule.placement) if at == rank]
-            if executor.rank != rank or not all(same_bits(found[i], expected[i]) for i in mine):
+            if not all(same_bits(found[i], expected[i]) for i in mine):
                 wrong.append(seed)
     for transport in transports.values():
         transport.close()
@@ -74,6 +77,24 @@ def stuck(rank: int, stand_still_s: float, abort_after_s: float) -> str:
         except PipelineStuck as error:
             seconds = time.monotonic() - began
             return json.dumps({"reports": reports, "error": str(error), "seconds": seconds})
+    return "no error"
+
+
+def interrupted(rank: int) -> str:
+    """Rank 1 is interrupted while it waits for rank 0, which takes its time."""
+    program = Program(0)
+    while program.schedule.placement[:2] != (0, 1) or program.schedule.num_ranks != 2:
+        program = Program(program.seed + 1)
+    with DistributedTransport() as transport:
+        executor = program.executor(transport)
+        if rank == 1:
+            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            program.stages[0].register_forward_pre_hook(lambda *_: time.sleep(2.0))
+        try:
+            program.step(executor)
+        except (KeyboardInterrupt, PipelineStuck) as error:
+            return repr(error)
     return "no error"
 
 

@@ -44,6 +44,12 @@ def test_200_random_programs(tmp_path: Path) -> None:
     assert found == ["wrong: []"] * 4
 
 
+def test_an_interrupted_rank_ends_both(tmp_path: Path) -> None:
+    found = run_workers(tmp_path, 2, "interrupted", timeout_s=200)
+    assert found[1] == "KeyboardInterrupt()"
+    assert "rank 1 failed: KeyboardInterrupt()" in found[0], found
+
+
 def test_a_stuck_rank_is_named(tmp_path: Path) -> None:
     found = [json.loads(text) for text in run_workers(tmp_path, 3, "stuck", 6, 3, timeout_s=200)]
     named = (
