@@ -4,7 +4,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from blocks.pipeline import SCHEDULES, Kind, MemorySizes, Schedule, Timeline, peak_bytes, simulate
+from blocks.pipeline import (
+    SCHEDULES,
+    Action,
+    Kind,
+    MemorySizes,
+    Schedule,
+    Timeline,
+    peak_bytes,
+    simulate,
+)
+from blocks.pipeline.schedules import token_zero_bubble
 
 Number = int | Fraction | float
 TIMES = ((1, 1, 1), (2, 3, 1), (Fraction(1, 3), Fraction(1, 2), Fraction(1, 5)), (3, 4, 3))
@@ -143,6 +153,27 @@ def _split(family: str, ranks: int) -> Iterator[Case]:
                 idle = Fraction((ranks - 1) * (forward + backward - weight)) / slices
                 yield from found.idle(idle)
                 yield found.case("slices kept", slices + ranks - 1, found.kept())
+    if family == "token_zero_bubble":
+        yield from _twice_the_memory(ranks)
+
+
+def _twice_the_memory(ranks: int) -> Iterator[Case]:
+    """Token-level zero bubble that may keep as much as ZB-H2."""
+    for slices in (1, 4):
+        for f, b, w in ((2, 3, 2), (2, 3, 1)):
+            cost = {"F": f, "B": b, "W": w}
+            sequences = 2 * ranks + 1
+
+            def duration(action: Action, cost: dict = cost) -> int:
+                return cost[action.kind.value]
+
+            kept = slices + 2 * (ranks - 1)
+            made = token_zero_bubble(ranks, (slices,) * sequences, duration=duration, max_kept=kept)
+            time = simulate(made, duration)
+            stalled = max(time.stalled(rank) for rank in range(ranks))
+            sizes = f"P={ranks} S={sequences} M={slices} F,B,W={f},{b},{w} twice"
+            expected = (ranks - 1) * (f + b - 2 * w)
+            yield Case("token_zero_bubble", sizes, "stalled", expected, stalled)
 
 
 def _zb_h2(family: str, ranks: int) -> Iterator[Case]:

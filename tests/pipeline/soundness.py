@@ -1,10 +1,10 @@
-"""What a lowered schedule must be, said another way than ``check_schedule`` does: as a graph."""
+"""What a schedule must be, said another way than ``check_schedule`` does: as a graph."""
 
 from blocks.pipeline import Action, Kind, Schedule
 
 
 def sound(schedule: Schedule) -> bool:
-    """Another way to say what a lowered schedule must be: every action that must be there is, and
+    """Another way to say what a schedule must be: every action that must be there is, and
     its order with messages as meetings of two ranks has no cycle."""
     wanted: dict[Action, int] = {}
     for stage, chunk in enumerate(schedule.chunks):
@@ -40,6 +40,14 @@ def sound(schedule: Schedule) -> bool:
             before = node
     if wanted:
         return False
+    if not meetings:  # compute actions alone wait for one another over ranks
+        for action, node in nodes.items():
+            for needed in schedule.needs(action):
+                if nodes[needed] != node:
+                    after[nodes[needed]].add(node)
+            if action.kind is Kind.BACKWARD and action.on(Kind.RECOMPUTE) in nodes:
+                after[nodes[action.on(Kind.RECOMPUTE)]].add(node)
+        return acyclic(after)
     expected = set()
     for source, target in schedule.edges:
         if schedule.placement[source] != schedule.placement[target]:

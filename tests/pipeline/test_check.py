@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocks.pipeline import (
-    SCHEDULES,
     Action,
     Deadlock,
     Kind,
@@ -19,7 +18,7 @@ from blocks.pipeline import (
     lower,
     simulate,
 )
-from tests.pipeline.faults import FAMILIES, mutant
+from tests.pipeline.faults import mutant
 from tests.pipeline.random_programs import random_schedule
 from tests.pipeline.soundness import in_channel_order, sound
 
@@ -60,7 +59,8 @@ def passes(schedule: Schedule) -> bool:
 @given(SEEDS)
 def test_the_checker_agrees_with_a_search_for_cycles(seed: int) -> None:
     rng = random.Random(seed)
-    schedule = random_schedule(rng, lowered=True, max_sequences=2, max_slices=3)
+    lowered = rng.random() < 0.7
+    schedule = random_schedule(rng, lowered=lowered, max_sequences=2, max_slices=3)
     assert sound(schedule)
     for _ in range(12):
         changed = mutant(rng, schedule)
@@ -170,13 +170,8 @@ def test_canonical_order_on_request() -> None:
         check_schedule(schedule, canonical=True)
 
 
-@pytest.mark.parametrize(("name", "num_chunks"), FAMILIES)
-def test_every_family_for_every_size(name: str, num_chunks: int) -> None:
-    """Fewer and more sequences than ranks, rounds that are not full, unequal slices."""
-    sizes = [(1,), (1, 1), (3,), (2, 2, 2), (1, 3, 2), (4, 1), (1,) * 5, (2,) * 7]
-    for num_ranks in (1, 2, 3, 4, 5):
-        for num_slices in sizes:
-            schedule = SCHEDULES[name](num_ranks, num_slices, num_chunks=num_chunks)
-            check_schedule(schedule, canonical=True)
-            if num_ranks < 4:
-                check_schedule(lower(schedule), canonical=True)
+def test_what_ranks_wait_for_is_proved_without_messages_too() -> None:
+    first = program("F0(0,0)", "BW0(0,0)", "F0(1,0)", "BW0(1,0)")
+    second = program("F1(0,0)", "F1(1,0)", "BW1(0,0)", "BW1(1,0)")
+    with pytest.raises(Deadlock, match="rank 0 at BW0"):
+        check_schedule(Schedule("stuck", (0, 1), (1, 1), (first, second)))

@@ -39,12 +39,16 @@ def rounds(units: Sequence[T], size: int, chunks: Sequence[int]) -> list[tuple[i
     return [(chunk, unit) for s in starts for chunk in chunks for unit in units[s : s + size]]
 
 
-def num_ahead(num_ranks: int, rank: int, num_chunks: int, size: int, depth: int) -> int:
+def num_ahead(
+    num_ranks: int, rank: int, num_chunks: int, size: int, depth: int, *, reach: int | None = None
+) -> int:
     """Forwards before the first backward: the fewest with which no rank waits once all are busy.
 
     Args:
         size: units in a round.
         depth: units of a sequence; its first backward is that of the last of them.
+        reach: units more for every rank behind this one; the fewest when None.
     """
-    behind = num_ranks - 1 - rank
-    return (num_chunks - 1) * size + depth + (behind if num_chunks == 1 else 2 * behind)
+    fewest = 1 if num_chunks == 1 else 2
+    behind = (num_ranks - 1 - rank) * (fewest if reach is None else reach)
+    return (num_chunks - 1) * size + depth + behind

@@ -15,10 +15,11 @@ def alternate_slices(
     *,
     depth: int,
     sequences_a_round: int,
+    reach: int | None = None,
 ) -> Schedule:
     """Rounds of whole sequences, cut into ``depth`` slices each, pass chunk after chunk.
 
-    What exists of them is ``num_slices``.
+    What exists of them is ``num_slices``. ``reach`` is that of ``num_ahead``.
     """
     num_rounds = -(-len(num_slices) // sequences_a_round)
     num_sequences, size = num_rounds * sequences_a_round, sequences_a_round * depth
@@ -26,7 +27,7 @@ def alternate_slices(
     back = rounds(backwards(num_sequences, depth), size, range(num_chunks - 1, -1, -1))
 
     def program(rank: int) -> Iterator[Step]:
-        count = num_ahead(num_ranks, rank, num_chunks, size, depth)
+        count = num_ahead(num_ranks, rank, num_chunks, size, depth, reach=reach)
         for kind, chunk, (sequence, piece) in alternate(ahead, back, count):
             yield kind, chunk, sequence, piece
 

@@ -12,7 +12,7 @@ from blocks.pipeline.timeline import Number
 
 
 def defer_weights(
-    schedule: Schedule, duration: Duration, max_kept: int, *, name: str, share: Number = 1
+    schedule: Schedule, duration: Duration, max_kept: int, *, share: Number = 1
 ) -> Schedule:
     """The programs of ``schedule`` with every full backward split, in the same order, and every
     weight gradient where its rank would otherwise wait.
@@ -26,20 +26,19 @@ def defer_weights(
         duration: time of ``F``, ``B`` and ``W``.
         max_kept: slices of which a rank keeps anything at a time, activations or what a weight
             gradient needs; more only where the order itself keeps more.
-        name: of the schedule that is made.
         share: 1 never delays another action for a weight gradient, 0 never waits with one at hand.
 
     Raises:
         Deadlock: a schedule that cannot run.
 
     >>> from blocks.pipeline.schedules.one_f_one_b import one_f_one_b
-    >>> made = defer_weights(one_f_one_b(2, (1, 1)), lambda action: 1, 2, name="deferred")
+    >>> made = defer_weights(one_f_one_b(2, (1, 1)), lambda action: 1, 2)
     >>> made.programs[1]
     (F1(0,0), B1(0,0), F1(1,0), B1(1,0), W1(0,0), W1(1,0))
     """
     dependencies(schedule)
     made = _Defer(schedule, duration, max_kept, share).run()
-    return dataclasses.replace(schedule, name=name, programs=made)
+    return dataclasses.replace(schedule, programs=made)
 
 
 class _Defer:

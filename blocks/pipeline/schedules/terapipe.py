@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from blocks.pipeline.schedule import Schedule
+from blocks.pipeline.schedules._build import check_chunks, check_sizes
 from blocks.pipeline.schedules.gpipe import gpipe
 
 
@@ -28,5 +29,6 @@ def terapipe(num_ranks: int, num_slices: Sequence[int], *, num_chunks: int = 1) 
     >>> terapipe(2, (2,)).programs[1]
     (F1(0,0), F1(0,1), BW1(0,1), BW1(0,0))
     """
-    made = gpipe(num_ranks, num_slices, num_chunks=num_chunks)
-    return dataclasses.replace(made, name="terapipe")
+    check_sizes(num_ranks, num_slices)
+    check_chunks("terapipe", num_chunks, 1)
+    return dataclasses.replace(gpipe(num_ranks, num_slices), name="terapipe")

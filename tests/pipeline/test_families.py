@@ -1,0 +1,120 @@
+"""Families of schedules: valid at every size, one calling convention, clear refusals."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import blocks.pipeline.schedules
+from blocks.pipeline import SCHEDULES, Schedule, defer_weights
+from blocks.pipeline.schedules import MANY_CHUNKS, one_f_one_b, token_zero_bubble
+from tests.pipeline.families import prove, prove_one
+from tests.pipeline.faults import FAMILIES
+
+
+def prove_apart(code: str) -> str:
+    """In a process of its own, without the type checks of the test run."""
+    start = "from tests.pipeline.families import SIZES, prove\n"
+    run = subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True)
+    return run.stdout.strip() or run.stderr
+
+
+def test_small_sizes() -> None:
+    assert prove((1, 3), ((1,), (1, 2))) == 4 * len(FAMILIES)
+
+
+def test_up_to_16_ranks() -> None:
+    code = "print(prove((1, 2, 3, 4, 5, 7)) + prove((8, 11, 16), ((1,) * 3, (2, 3, 1))))"
+    assert prove_apart(code) == str(len(FAMILIES) * (6 * 8 + 3 * 2))
+
+
+@pytest.mark.nightly
+def test_every_number_of_ranks() -> None:
+    more = "((1,) * 15, (1,) * 17, (4,) * 16, (8, 3, 5, 1), (16, 16))"
+    code = f"print(prove(range(1, 17), SIZES + {more}))"
+    assert prove_apart(code) == str(len(FAMILIES) * 16 * 13)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_one_calling_convention(name: str) -> None:
+    make = SCHEDULES[name]
+    required, sizes, chunks, *more = inspect.signature(make).parameters.values()
+    assert (required.name, sizes.name, chunks.name) == ("num_ranks", "num_slices", "num_chunks")
+    assert chunks.default == (2 if name == "zb_v" else 1)
+    assert all(p.kind is p.KEYWORD_ONLY and p.default is None for p in more)
+    made = make(2, [1, 2])
+    assert made.name == name
+    assert made.num_slices == (1, 2)
+    assert Schedule.from_json(made.to_json()) == made
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_sizes_that_are_none_are_refused(name: str) -> None:
+    make = SCHEDULES[name]
+    with pytest.raises(ValueError, match="num_ranks: expected a positive number, got 0"):
+        make(0, (1,))
+    with pytest.raises(ValueError, match="num_slices: expected one entry for every sequence"):
+        make(2, ())
+    with pytest.raises(ValueError, match=r"num_slices: expected a positive number, got 0; a seq"):
+        make(2, (1, 0))
+    with pytest.raises(ValueError, match="num_chunks"):
+        make(2, (1,), num_chunks=0)
+    if name not in MANY_CHUNKS:
+        with pytest.raises(ValueError, match=f"num_chunks of {name}: expected [12], got 3"):
+            make(2, (1,), num_chunks=3)
+
+
+def test_one_chunk_is_the_plain_family() -> None:
+    for plain, several in (
+        ("gpipe", "looped_bfs"),
+        ("gpipe", "terapipe"),
+        ("one_f_one_b", "interleaved"),
+        ("seq1f1b", "seq1f1b_interleaved"),
+        ("seq1f1b", "slimpipe"),
+    ):
+        for sizes in ((1,) * 5, (3, 3)):
+            one, other = SCHEDULES[plain](3, sizes), SCHEDULES[several](3, sizes)
+            assert one.programs == other.programs, (plain, several)
+
+
+def test_one_slice_is_the_family_over_sequences() -> None:
+    for whole, sliced in (
+        ("one_f_one_b", "seq1f1b"),
+        ("gpipe", "terapipe"),
+        ("interleaved", "seq1f1b_interleaved"),
+    ):
+        options = {"num_chunks": 2} if whole == "interleaved" else {}
+        one = SCHEDULES[whole](3, (1,) * 6, **options)
+        assert one.programs == SCHEDULES[sliced](3, (1,) * 6, **options).programs
+
+
+def test_too_little_memory_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"max_kept: expected at least M\+P-1 = 5 slices, got 4"):
+        token_zero_bubble(4, (2, 2), max_kept=4)
+
+
+def test_weight_gradients_of_any_order_can_be_deferred() -> None:
+    for name, num_chunks in FAMILIES:
+        order = SCHEDULES[name](3, (2, 1, 2), num_chunks=num_chunks)
+        if "z" not in name:
+            prove_one(defer_weights(order, lambda action: 1 + action.slice, 100))
+    tight = defer_weights(one_f_one_b(3, (1,) * 6), lambda action: 1, 0)
+    prove_one(tight)
+
+
+MODULES = [
+    f"blocks.pipeline.schedules.{found.name}"
+    for found in pkgutil.iter_modules(blocks.pipeline.schedules.__path__)
+] + [
+    f"blocks.pipeline.{name}"
+    for name in ("action", "check", "lower", "memory", "schedule", "simulate")
+]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings(module: str) -> None:
+    assert doctest.testmod(importlib.import_module(module)).failed == 0
