@@ -77,16 +77,17 @@ def capped_sums_of_parts(tables: Sequence[Any], caps: Any) -> list[Partition | N
     import numpy as np
 
     found: list[Partition | None] = []
+    by_end = {id(table): np.ascontiguousarray(table.T) for table in tables}
+    every = np.arange(len(tables[0]))
     for cap in np.asarray(caps, float):
-        sums = np.full(len(tables[0]), np.inf)
+        capped = {key: np.where(costs <= cap, costs, np.inf) for key, costs in by_end.items()}
+        sums = np.full(len(every), np.inf)
         sums[0] = 0.0
-        starts, capped, source = [], None, None
+        starts = []
         for table in tables:
-            if table is not source:
-                source, capped = table, np.where(table <= cap, table, np.inf)
-            reached = sums[:, None] + capped
-            starts.append(reached.argmin(axis=0))
-            sums = reached[starts[-1], np.arange(len(sums))]
+            reached = capped[id(table)] + sums
+            starts.append(reached.argmin(axis=1))
+            sums = reached[every, starts[-1]]
         found.append(_trace_parts(starts, tables, float(sums[-1])))
     return found
 
@@ -100,13 +101,15 @@ def least_largest(tables: Sequence[Any]) -> Partition | None:
     """
     import numpy as np
 
-    worst = np.full(len(tables[0]), np.inf)
+    by_end = {id(table): np.ascontiguousarray(table.T) for table in tables}
+    every = np.arange(len(tables[0]))
+    worst = np.full(len(every), np.inf)
     worst[0] = -np.inf
     starts = []
     for table in tables:
-        reached = np.maximum(worst[:, None], table)
-        starts.append(reached.argmin(axis=0))
-        worst = reached[starts[-1], np.arange(len(worst))]
+        reached = np.maximum(by_end[id(table)], worst)
+        starts.append(reached.argmin(axis=1))
+        worst = reached[every, starts[-1]]
     return _trace_parts(starts, tables, float(worst[-1]))
 
 

@@ -101,8 +101,9 @@ def slice_tokens(
 
     Exact on a grid of at most ``max_cells`` cells, for any costs. A longer sequence starts on the
     finest such grid whose step is ``granularity`` times a power of two, and is then cut again on
-    ever finer steps near the best cuts found. The answer is never worse than any uniform slicing
-    on the grid of ``granularity`` into at most ``max_cells`` slices.
+    ever finer steps near the best cuts found, as long as these are at most ``2 max_cells`` places.
+    The answer is never worse than a uniform slicing on the grid of ``granularity`` into at most
+    ``max_cells`` slices, but for epsilon.
 
     Args:
         cost: seconds of a slice on one stage, all passes together. ``CostSurface`` is one; any
@@ -151,12 +152,14 @@ def slice_tokens(
         finer = step // 2
         while finer > granularity and (2 * step // finer + 1) * len(bounds) <= max_cells // 2:
             finer //= 2
-        points = _near(bounds, step, finer)
-        found = cut(sorted({*points, *bounds}), best.step)
+        points = sorted({*_near(bounds, step, finer), *bounds})
+        if len(points) > 2 * max_cells:  # slices of a few cells each: little is left to gain
+            break
+        found = cut(points, best.step)
         if found.total_s <= best.total_s:
             best = dataclasses.replace(found, lower_bound_s=best.lower_bound_s)
         step = finer
-    return best
+    return min(best, rival, key=lambda slicing: slicing.total_s)
 
 
 def _cut(
