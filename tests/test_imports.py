@@ -40,6 +40,18 @@ def test_planning_side_of_sharding_imports_without_torch() -> None:
     )
 
 
+def test_planning_side_of_pipeline_works_without_torch() -> None:
+    run(
+        "import sys\n"
+        "sys.modules['torch'] = None  # importing it now raises\n"
+        "from blocks.pipeline import partition_layers, slice_batch, slice_tokens, unit_cost\n"
+        "assert 'numpy' not in sys.modules, 'loaded by the first plan'\n"
+        "slice_tokens(unit_cost(0.5, 64), 64, 4)\n"
+        "slice_batch(unit_cost(0.5, 64), 64, 2, 4)\n"
+        "partition_layers([1, 2, 3], 2)\n"
+    )
+
+
 def test_planning_side_of_kv_imports_without_torch() -> None:
     """The allocator's own modules need no tensors, even though the package offers some."""
     run(

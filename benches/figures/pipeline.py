@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-from benches.figures import _pipeline_schedules
+from benches.figures import _pipeline_plan, _pipeline_schedules
 from benches.figures.row import Row
 
 
 def rows() -> Iterator[Row]:
     yield from _pipeline_schedules.rows()
+    yield from _pipeline_plan.rows()
