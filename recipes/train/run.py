@@ -1,8 +1,6 @@
 """``train``: a whole run, from text to a model folder."""
 
-import contextlib
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable
@@ -11,8 +9,12 @@ from pathlib import Path
 import torch
 
 from blocks._checks import fail
-from recipes.train.checkpoint import CheckpointWriter, list_checkpoints, load_latest
-from recipes.train.checkpoint.load import STATE
+from recipes.train.checkpoint import (
+    CheckpointWriter,
+    list_checkpoints,
+    load_latest,
+    read_state,
+)
 from recipes.train.config import TrainConfig, resolve
 from recipes.train.evaluate import HeldOut
 from recipes.train.export import export_checkpoint
@@ -172,11 +174,9 @@ def _entry(trainer: Trainer, pace: Pace, looked: bool, last: bool) -> LogEntry:
 
 def _settle(config: TrainConfig, resumed: Path | None) -> TrainConfig:
     """The config with nothing left open, as the run resumed settled it, and found to fit."""
-    saved = list_checkpoints(resumed / "checkpoints") if resumed is not None else []
-    if saved:
-        with contextlib.suppress(OSError, ValueError):  # a damaged one is told of when it is read
-            state = json.loads((saved[-1] / STATE).read_text())
-            config = as_before(config, TrainConfig(**state["config"]))
+    saved = read_state(resumed / "checkpoints") if resumed is not None else None
+    if saved is not None:
+        config = as_before(config, TrainConfig(**saved["config"]))
     config = resolve(config)
     check_layout(config)
     build_schedule(config)

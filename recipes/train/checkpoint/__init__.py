@@ -20,6 +20,7 @@ from recipes.train.checkpoint.load import (
     list_checkpoints,
     load_checkpoint,
     load_latest,
+    read_state,
 )
 from recipes.train.checkpoint.manifest import MANIFEST, CheckpointDamaged
 from recipes.train.checkpoint.part import Box, Part
@@ -44,5 +45,6 @@ __all__ = [
     "list_checkpoints",
     "load_checkpoint",
     "load_latest",
+    "read_state",
     "save_checkpoint",
 ]

@@ -100,6 +100,23 @@ def load_latest(root: Path, *, ranks: Ranks | None = None) -> StoredCheckpoint |
     return None
 
 
+def read_state(root: Path) -> dict[str, Any] | None:
+    """The state of the newest checkpoint whose manifest and state are as written; None without.
+
+    Looks at these two files only: for what is the same in all checkpoints of a run.
+
+    Raises:
+        ValueError: a checkpoint of another format.
+    """
+    for folder in reversed(list_checkpoints(root)):
+        try:
+            check_files(folder, {STATE: read_manifest(folder).files[STATE]})
+        except CheckpointDamaged:
+            continue
+        return json.loads((folder / STATE).read_bytes())
+    return None
+
+
 def list_checkpoints(root: Path) -> list[Path]:
     """Folders of finished saves, oldest first; unfinished drafts are not among them."""
     if not root.is_dir():

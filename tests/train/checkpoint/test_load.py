@@ -14,6 +14,7 @@ from recipes.train.checkpoint import (
     CheckpointDamaged,
     load_checkpoint,
     load_latest,
+    read_state,
     save_checkpoint,
 )
 from tests.train.checkpoint.ranks import box_of, on_ranks
@@ -104,6 +105,18 @@ def test_a_checkpoint_of_another_format_is_not_passed_over(tmp_path, monkeypatch
     monkeypatch.undo()
     with pytest.raises(ValueError, match="another version"):
         load_latest(tmp_path)
+
+
+def test_the_state_alone_is_that_of_the_newest_checkpoint_that_has_it_whole(tmp_path):
+    assert read_state(tmp_path) is None
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, make(step))
+    assert read_state(tmp_path) == make(3).state
+    state = tmp_path / "step-00000003" / "state.json"
+    state.write_bytes(state.read_bytes().replace(b"3.1", b"3.2"))
+    assert read_state(tmp_path) == make(2).state
+    (tmp_path / "step-00000002" / MANIFEST).unlink()
+    assert read_state(tmp_path) == make(1).state
 
 
 def test_targets_must_be_those_of_the_checkpoint(tmp_path):
