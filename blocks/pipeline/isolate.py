@@ -18,7 +18,7 @@ from blocks._checks import check_positive
 from blocks.pipeline.action import Action
 from blocks.pipeline.executor import Executor
 from blocks.pipeline.held_bytes import HeldBytes
-from blocks.pipeline.measured import durations_s
+from blocks.pipeline.measured import Clock, durations_s
 from blocks.pipeline.replay import compute_only
 from blocks.pipeline.schedule import Schedule
 from blocks.pipeline.simulate import simulate
@@ -147,10 +147,16 @@ def isolate_rank(
 
 
 def assemble(
-    traces: Sequence[Trace], transfer: float | Callable[[Action], float] = 0.0
+    traces: Sequence[Trace],
+    transfer: float | Callable[[Action], float] = 0.0,
+    *,
+    clock: Clock = "wall",
 ) -> Timeline:
-    """The step of ranks that were measured apart: every action takes its median over the traces."""
-    taken = [durations_s(trace) for trace in traces]
+    """The step of ranks that were measured apart: every action takes its median over the traces.
+
+    ``clock``: see ``durations_s``.
+    """
+    taken = [durations_s(trace, clock) for trace in traces]
     median = {action: statistics.median(t[action] for t in taken) for action in taken[0]}
     carry = transfer if callable(transfer) else lambda _: transfer
     program = compute_only(traces[0].schedule)

@@ -4,6 +4,7 @@ Needs no torch; other slices need numpy.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 from blocks._checks import check, check_positive, fail
@@ -63,7 +64,8 @@ def what_if(
         clock: which durations of the trace to take.
 
     Raises:
-        ValueError: bounds that do not fit the schedule; slices too few to fit a surface to.
+        ValueError: bounds that do not fit the schedule; other slices than the trace's where that
+            has too few, or all of one length, to tell what others cost.
     """
     durations = Durations(trace, clock)
     between = transfer_s(trace) if transfer is None else transfer
@@ -125,8 +127,20 @@ class Durations:
         return min(self._taken.get(first, whole) * share, whole) / 2
 
     def fitted(self, bounds: Sequence[Sequence[int]], num_stages: int) -> Callable[[Action], float]:
-        """Seconds of compute actions on other slices and stages, from surfaces fitted to these."""
+        """Seconds of compute actions on other slices and stages, from surfaces fitted to these.
+
+        Raises:
+            ValueError: other lengths than the trace's, which has all of one length; slices too few
+                to fit a surface to.
+        """
         schedule = self._trace.schedule
+        known, wanted = (
+            {b - a for cut in cuts for a, b in itertools.pairwise(cut)}
+            for cuts in (self._trace.bounds, bounds)
+        )
+        told = len(known) > 1 or wanted <= known
+        hint = "trace a step with slices of several lengths"
+        check(told, "lengths of slices", f"{sorted(known)}, as measured", sorted(wanted), hint)
         surfaces = [fit_cost(self._samples(stage)) for stage in range(schedule.num_stages)]
         same = num_stages == schedule.num_stages
         kept: dict[tuple[Kind, int, int, int], float] = {}

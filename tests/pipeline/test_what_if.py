@@ -128,5 +128,8 @@ def test_questions_that_do_not_fit() -> None:
         what_if(trace, faster={2: 2.0})
     with pytest.raises(ValueError, match=r"faster\[0\]: expected a positive number"):
         what_if(trace, faster={0: 0.0})
-    with pytest.raises(ValueError, match="at least 3 different slices"):
+    with pytest.raises(ValueError, match=r"lengths of slices: expected \[16\], as measured"):
         what_if(trace, made("seq1f1b", 2, (3, 3)), bounds=[(0, 8, 16, 32)] * 2)
+    few = dataclasses.replace(trace, bounds=((0, 8, 32),) * 2)
+    with pytest.raises(ValueError, match="at least 3 different slices"):
+        what_if(few, made("seq1f1b", 2, (3, 3)), bounds=[(0, 8, 16, 32)] * 2)
