@@ -29,6 +29,7 @@ class Recorder:
         meta: Mapping[str, Fact] | None = None,
         *,
         clock: Callable[[], int] = time.monotonic_ns,
+        live_bytes: Callable[[], int] | None = None,
     ) -> None:
         """
         Args:
@@ -37,16 +38,21 @@ class Recorder:
             bounds: see ``Trace``.
             meta: facts of the run; ``step`` tells the steps of a run apart.
             clock: the clock the events are timed with, in nanoseconds; read once, here.
+            live_bytes: asked after every event for what the rank holds, such as the count of the
+                device's allocator; events keep their own count when None.
         """
         self._rank, self._schedule = rank, schedule
         self._bounds = tuple(map(tuple, bounds))
         self._meta = dict(meta or {})
+        self._live_bytes = live_bytes
         self._events: list[TraceEvent] = []
         name = name_of_clock() if clock is time.monotonic_ns else ""
         self._origin = Origin(name or f"rank {rank}", clock())
 
     def __call__(self, event: TraceEvent) -> None:
         """Keep an event whose times are readings of the clock."""
+        if self._live_bytes is not None:
+            event = event._replace(live_bytes=self._live_bytes())
         self._events.append(event)
 
     def trace(self, losses: Sequence[Sequence[float]] = ()) -> Trace:

@@ -112,3 +112,18 @@ def test_recorders_share_the_clock_of_the_machine() -> None:
     merged = merge([recorder.trace() for recorder in recorders])
     clocks = {origin.clock for origin in merged.origins.values()}
     assert len(clocks) == 1 or clocks == {"rank 0", "rank 1"}
+
+
+def test_a_recorder_asks_what_the_rank_holds() -> None:
+    schedule = chain(1, (2,))
+    counts = iter([7, 9])
+    recorder = Recorder(0, schedule, [(0, 4, 8)], clock=lambda: 100, live_bytes=counts.__next__)
+    for start, action in zip((200, 300), schedule.programs[0], strict=False):
+        recorder(TraceEvent(0, action, start, start + 50))
+    trace = recorder.trace([[0.5, 0.25]])
+    assert [(e.start_ns, e.end_ns, e.live_bytes) for e in trace.events] == [
+        (100, 150, 7),
+        (200, 250, 9),
+    ]
+    assert trace.losses == ((0.5, 0.25),)
+    assert trace.origins == {0: Origin("rank 0", 100)}, "another clock than the machine's"

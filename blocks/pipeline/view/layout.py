@@ -10,7 +10,7 @@ LEFT = 76
 """Width of the names of the ranks."""
 RIGHT = 84
 """Width of what is said of each rank at the end of its lane."""
-TITLE = 62
+TITLE = 68
 HEADER = 26
 AXIS = 30
 MIN_WIDTH = 640

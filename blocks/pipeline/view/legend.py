@@ -8,7 +8,7 @@ from blocks.pipeline.view.palette import MEMORY, NAMES, NUM_SHADES, PATH, WAIT, 
 
 ROW = 18
 """Height of a row."""
-_LETTER = 6.6
+_LETTER = 6.3
 _SAMPLE = 28
 
 
