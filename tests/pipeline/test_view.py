@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -186,3 +188,15 @@ def test_the_command_draws_what_the_ending_says(
     assert "expected a line of JSON" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run(str(tmp_path / "trace.jsonl"), "-o", str(tmp_path / "step.png"))
+
+
+def test_pictures_and_replay_need_no_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import blocks.pipeline.view.__main__, blocks.pipeline.view as view\n"
+        "from blocks.pipeline import SCHEDULES, simulate\n"
+        "plan = simulate(SCHEDULES['seq1f1b'](2, (2, 2)), lambda action: 1)\n"
+        "assert view.to_svg(view.figure(plan)).endswith('</svg>')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
