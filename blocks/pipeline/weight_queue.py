@@ -1,7 +1,7 @@
 """``WeightQueue``: weight gradients of linear layers, put aside in the backward."""
 
 from collections.abc import Callable, Container
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,14 +10,23 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 
+class _Product(NamedTuple):
+    """A weight gradient still to be made: ``gradient.T @ x``, for ``weight``."""
+
+    weight: Tensor
+    gradient: Tensor
+    x: Tensor
+
+
 class WeightQueue(TorchFunctionMode):
     """While active, every ``F.linear`` by one of ``weights`` puts its weight gradient aside.
 
     The backward of such a call gives the gradients of input and bias and queues the operands of
     the weight's product; ``take`` makes the products. They are the very calls autograd would have
-    made, so the bits are the same. A call autograd would treat otherwise (weights that are no
-    plain leaves, strided inputs) is left to autograd, and so are all other operations: their
-    weight gradients come with the backward.
+    made, so the bits are the same. A weight may be a parameter, also under autocast, or a copy of
+    one in another dtype that names it in its attribute ``narrowed_from``. Calls autograd would
+    treat otherwise (other weights, strided inputs) are left to it, as are all other operations:
+    their weight gradients come with the backward.
     """
 
     def __init__(self, weights: Container[int]) -> None:
@@ -27,7 +36,7 @@ class WeightQueue(TorchFunctionMode):
         """
         super().__init__()
         self._weights = weights
-        self._products: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._products: list[_Product] = []
 
     def __torch_function__(
         self,
@@ -39,21 +48,17 @@ class WeightQueue(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.linear and torch.is_grad_enabled():
             x, weight, bias = _operands(*args, **kwargs)
-            if id(weight) in self._weights and self._takes(x, weight):
-                return _Linear.apply(x, weight.detach(), bias, weight, self._products)
+            owner = getattr(weight, "narrowed_from", weight)
+            if id(owner) in self._weights and _plain(x) and weight.is_contiguous():
+                x, value, bias = _autocast(x, weight.detach(), bias)
+                return _Linear.apply(x, value, bias, owner, self._products)
         return func(*args, **kwargs)
 
-    def _takes(self, x: Tensor, weight: Tensor) -> bool:
-        if torch.is_autocast_enabled(x.device.type):
-            return False
-        plain = type(x) is Tensor or type(x) is torch.nn.Parameter
-        return plain and x.dim() >= 2 and x.is_contiguous() and weight.is_contiguous()
-
     def take(self) -> dict[int, Tensor]:
-        """The gradients put aside so far, by ``id`` of the weight; forgets them."""
+        """The gradients put aside so far, by ``id`` of the parameter; forgets them."""
         found: dict[int, Tensor] = {}
-        for weight, grad, x in self._products:
-            product = grad.t().mm(x)
+        for weight, gradient, x in self._products:
+            product = gradient.t().mm(x).to(weight.dtype)
             before = found.get(id(weight))
             found[id(weight)] = product if before is None else before + product
         self._products.clear()
@@ -61,14 +66,34 @@ class WeightQueue(TorchFunctionMode):
 
     @property
     def pending(self) -> set[int]:
-        """``id`` of the weights with a gradient put aside."""
-        return {id(weight) for weight, _, _ in self._products}
+        """``id`` of the parameters with a gradient put aside."""
+        return {id(product.weight) for product in self._products}
 
 
 def _operands(
     input: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     return input, weight, bias
+
+
+def _plain(x: Tensor) -> bool:
+    """Whether autograd's weight product for input ``x`` is ``gradient.T @ x`` over its rows."""
+    return type(x) in (Tensor, torch.nn.Parameter) and x.dim() >= 2 and x.is_contiguous()
+
+
+def _autocast(
+    x: Tensor, value: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The operands as ``F.linear`` would take them under autocast, where that is on."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return x, value, bias
+    dtype = torch.get_autocast_dtype(device)
+
+    def cast(t: Tensor) -> Tensor:
+        return t if t.dtype == torch.float64 else t.to(dtype)
+
+    return cast(x), cast(value), None if bias is None else cast(bias)
 
 
 class _Linear(torch.autograd.Function):
@@ -81,7 +106,7 @@ class _Linear(torch.autograd.Function):
         value: Tensor,
         bias: Tensor | None,
         weight: Tensor,
-        products: list[tuple[Tensor, Tensor, Tensor]],
+        products: list[_Product],
     ) -> Tensor:
         ctx.save_for_backward(x, value)
         ctx.weight, ctx.products = weight, products
@@ -89,9 +114,9 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Any:
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         x, value = ctx.saved_tensors
-        rows = grad.reshape(-1, grad.shape[-1])
-        ctx.products.append((ctx.weight, rows, x.reshape(-1, x.shape[-1])))
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        ctx.products.append(_Product(ctx.weight, rows, x.reshape(-1, x.shape[-1])))
         grad_x = rows.mm(value).view(x.shape) if ctx.needs_input_grad[0] else None
         return grad_x, None, rows if ctx.needs_input_grad[2] else None, None, None
