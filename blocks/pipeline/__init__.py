@@ -16,6 +16,7 @@ from blocks.pipeline.flop_cost import flop_cost, unit_cost
 from blocks.pipeline.lifetimes import Held, Lifetime, lifetimes
 from blocks.pipeline.lower import lower
 from blocks.pipeline.memory import MemorySizes, live_bytes, peak_bytes
+from blocks.pipeline.plan import PipelinePlan, plan_pipeline
 from blocks.pipeline.recorder import Recorder
 from blocks.pipeline.replay import Replay, replay
 from blocks.pipeline.schedule import Schedule
@@ -55,6 +56,7 @@ __all__ = [
     "Lifetime",
     "MemorySizes",
     "Origin",
+    "PipelinePlan",
     "PipelineStuck",
     "Recorder",
     "Replay",
@@ -89,6 +91,7 @@ __all__ = [
     "merge",
     "partition_layers",
     "peak_bytes",
+    "plan_pipeline",
     "read_traces",
     "replay",
     "run_ranks",

@@ -1,0 +1,64 @@
+"""``explain``: a plan in one paragraph of words. Needs no torch."""
+
+from blocks.pipeline.plan.pipeline_plan import PipelinePlan
+from blocks.pipeline.plan.trials import Knobs
+
+_CUTS = {
+    "uniform": "of equal length",
+    "equal_cost": "of equal cost",
+    "between": "between equal length and equal cost",
+    "least_makespan": "cut by TeraPipe's program",
+    "exhaustive": "the best of all cuts on the grid",
+}
+
+
+def explain(plan: PipelinePlan, cut: str, knobs: Knobs) -> str:
+    """What was chosen, what it takes, what keeps it from taking less."""
+    schedule = plan.schedule
+    lengths = [b - a for a, b in zip(plan.bounds, plan.bounds[1:], strict=False)]
+    tokens = f"{lengths[0]}" if len(set(lengths)) == 1 else f"{min(lengths)} to {max(lengths)}"
+    chunks = schedule.num_stages // schedule.num_ranks
+    worst = max(range(schedule.num_ranks), key=lambda rank: plan.peak_bytes[rank])
+    cap = "no cap" if plan.memory_cap is None else f"a cap of {plan.memory_cap:.4g}"
+    stages = f"{schedule.num_ranks} ranks" + (f" of {chunks} stages each" if chunks > 1 else "")
+    parts = [
+        f"{schedule.num_sequences} sequences in {plan.num_slices} slices each, {_CUTS[cut]} "
+        f"({tokens} tokens), on {stages}.",
+        _ahead(knobs),
+        _modes(plan),
+        f"A step takes {plan.makespan_s:.4g} s, of which the average rank idles "
+        f"{plan.bubble:.2%}; rank {worst} peaks at {plan.peak_bytes[worst]:.4g} bytes under {cap}.",
+        _limits(plan),
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def _ahead(knobs: Knobs) -> str:
+    first, last = knobs.offsets[0], knobs.offsets[-1]
+    if first == -float("inf"):
+        return "Every rank finishes a sequence's backwards before the next sequence's forwards."
+    counted = {0.0: "counted in actions", 1.0: "counted in work"}
+    how = counted.get(knobs.mix, "counted half in actions, half in work")
+    return (
+        f"Forwards run up to {first:.3g} slices ahead of backwards on the first rank and "
+        f"{last:.3g} on the last, {how}, as far as memory allows."
+    )
+
+
+def _modes(plan: PipelinePlan) -> str:
+    split = any(action.kind == "W" for action in plan.schedule.programs[0])
+    parts = ["Weight gradients fill waits"] if split else []
+    if plan.recompute:
+        stages = f"{len(plan.recompute)} of {plan.schedule.num_stages} stages"
+        parts.append(f"{stages} recompute their activations")
+    return "; ".join(parts) + "." if parts else ""
+
+
+def _limits(plan: PipelinePlan) -> str:
+    over = plan.makespan_s / plan.order_bound_s - 1 if plan.order_bound_s else 0.0
+    order = "is proven best" if over < 1e-4 else f"is at most {over:.2%} longer than the best"
+    return (
+        f"For these slices under this cap the order {order}; whatever the cut, order and mode "
+        f"allowed, and without any cap, no step is more than {plan.gap:.2%} of the lower bound "
+        f"faster."
+    )

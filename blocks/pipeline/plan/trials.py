@@ -1,0 +1,114 @@
+"""``Trials``: orders of one step by what describes them, built once and timed. Needs no torch."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from blocks.pipeline.plan.merge import Word, merge, positions
+from blocks.pipeline.plan.step_graph import StepGraph
+from blocks.pipeline.plan.walk import INFINITY, Walk, walk, walk_filling
+
+
+@dataclasses.dataclass(frozen=True)
+class Knobs:
+    """What describes an order.
+
+    mix: how forwards and backwards are counted, see ``positions``.
+    offsets: for every rank how far its forwards run ahead.
+    room: share of the cap that forwards may fill.
+    max_pending: for every rank how many weight gradients may be put aside.
+    slack: share of a weight gradient that may delay what comes after it.
+    """
+
+    mix: float
+    offsets: tuple[float, ...]
+    room: float = 1.0
+    max_pending: tuple[float, ...] = ()
+    slack: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """Programs of all ranks as numbers of a ``StepGraph``, and what they come to."""
+
+    knobs: Knobs
+    programs: tuple[tuple[int, ...], ...]
+    makespan_s: float
+    peak_bytes: tuple[float, ...]
+
+
+class Trials:
+    """Orders of one graph under one cap, by their knobs; merges are made once.
+
+    walked: actions walked through so far, what an effort is counted in.
+    """
+
+    def __init__(self, graph: StepGraph, cap: int | float) -> None:
+        self.graph, self.cap = graph, cap
+        self.walked = 0
+        self._positions: dict[tuple[int, float], tuple[list[float], list[float]]] = {}
+        self._words: dict[tuple[int, float, float, float], Word | None] = {}
+
+    def word(self, rank: int, knobs: Knobs) -> Word | None:
+        """The merge of ``rank``; None where it does not fit under the cap."""
+        offset, mix = knobs.offsets[rank], knobs.mix
+        key = (rank, offset, mix, knobs.room)
+        if key not in self._words:
+            stream = self.graph.streams[rank]
+            if (rank, mix) not in self._positions:
+                self._positions[rank, mix] = positions(stream, mix)
+            room = self.cap if knobs.room == 1.0 else self.cap * knobs.room
+            self._words[key] = merge(stream, self._positions[rank, mix], offset, room)
+            self.walked += len(stream.forwards)
+        return self._words[key]
+
+    def words(self, knobs: Knobs) -> list[Word] | None:
+        found = [self.word(rank, knobs) for rank in range(len(knobs.offsets))]
+        fit = [word for word in found if word is not None]
+        return fit if len(fit) == len(found) else None
+
+    def estimate(self, knobs: Knobs, num_sequences: int) -> float:
+        """Seconds ``num_sequences`` would take, from the few sequences of the graph."""
+        words = self.words(knobs)
+        if words is None:
+            return INFINITY
+        found = self.walk(words, knobs)
+        missing = num_sequences - self.graph.num_sequences
+        if not missing or found.makespan_s == INFINITY:
+            return found.makespan_s
+        # The first sequences fill the pipeline and the last ones drain it; time those between.
+        first = (self.graph.num_sequences - 3) // 2 - 1
+        last = self.graph.num_sequences - 2 - first
+        return found.makespan_s + missing * (found.ends[last] - found.ends[first]) / (last - first)
+
+    def walk(self, words: Sequence[Word], knobs: Knobs) -> Walk:
+        numbers = [word.numbers for word in words]
+        self.walked += 2 * self.graph.size
+        if self.graph.costs.splits_weights:
+            return walk_filling(self.graph, numbers, self.cap, *pending(knobs))[0]
+        return walk(self.graph, numbers)
+
+    def order(self, words: Sequence[Word], knobs: Knobs) -> Order | None:
+        """The whole order; None where ranks would wait for ever."""
+        numbers = [word.numbers for word in words]
+        peaks = [word.peak_bytes for word in words]
+        self.walked += 2 * self.graph.size
+        if self.graph.costs.splits_weights:
+            found, programs, peaks = walk_filling(self.graph, numbers, self.cap, *pending(knobs))
+        else:
+            found, programs = walk(self.graph, numbers), _with_recomputes(self.graph, numbers)
+        if found.makespan_s == INFINITY:
+            return None
+        return Order(knobs, tuple(map(tuple, programs)), found.makespan_s, tuple(peaks))
+
+
+def pending(knobs: Knobs) -> tuple[tuple[float, ...], float]:
+    """The knobs of weight gradients, with defaults."""
+    return knobs.max_pending or (INFINITY,) * len(knobs.offsets), knobs.slack
+
+
+def _with_recomputes(graph: StepGraph, words: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    size = graph.size
+    if not graph.recomputes:
+        return [list(word) for word in words]
+    again = {n for n in range(size, 2 * size) if graph.seconds[n + size]}
+    return [[x for n in word for x in ((n + size, n) if n in again else (n,))] for word in words]
