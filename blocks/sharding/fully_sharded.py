@@ -1,7 +1,7 @@
 """``whole_parameters``: modules under torch's ``fully_shard`` whole for a step of many slices."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from blocks.sharding.spec import ShardingSpec
 def whole_parameters(
     module: nn.Module,
     *,
-    reduce: Callable[[Sequence[Tensor]], None] | None = None,
+    reduce: Callable[[Mapping[str, Tensor]], None] | None = None,
     ordered: bool = False,
 ) -> Iterator[None]:
     """Gather the parameters of a module once, and shard the sum of their gradients once.
@@ -34,8 +34,8 @@ def whole_parameters(
 
     Args:
         module: with ``fully_shard`` on it or on parts of it; each of its parameters under one.
-        reduce: sums whole gradients over the ranks, in place, in an order of its own; then each
-            rank takes its part. Twice the bytes of the default, a reduce-scatter.
+        reduce: sums whole gradients, given by name, over the ranks, in place, in an order of its
+            own; then each rank takes its part. Twice the bytes of the default, a reduce-scatter.
         ordered: add in rank order, in float32; without ``reduce``.
 
     Raises:
@@ -63,7 +63,7 @@ def whole_parameters(
     with torch.no_grad():
         if reduce is not None:
             wide = {name: grad.to(sharded[name].dtype) for name, grad in grads.items()}
-            reduce(list(wide.values()))
+            reduce(wide)
             grads = wide
         for name, grad in grads.items():
             _add_part(sharded[name], grad, summed=reduce is not None, ordered=ordered)

@@ -43,6 +43,7 @@ class TrainConfig:
 
     Where it runs (changes no bit while ``canonical``):
     dp, pp, tp: data-parallel replicas, pipeline ranks, tensor-parallel ranks (tp does change bits).
+    fsdp: the replicas share parameters and optimizer state among them, whole only during a step.
     schedule: a name of ``blocks.pipeline.SCHEDULES``, or "auto". chunks: stages a rank.
     layers_per_stage: like "3,5"; None spreads them evenly.
     canonical: add gradients up in one order on any layout; false is a plain all-reduce.
@@ -90,6 +91,7 @@ class TrainConfig:
     dp: int = 1
     pp: int = 1
     tp: int = 1
+    fsdp: bool = False
     schedule: str = "auto"
     chunks: int = 1
     layers_per_stage: str | None = None

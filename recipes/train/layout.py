@@ -43,6 +43,10 @@ class Layout:
         """Ranks of one replica's pipeline, in its order."""
         return tuple(self.rank(dp, pp, tp) for pp in range(self.pp))
 
+    def tensor(self, dp: int, pp: int) -> tuple[int, ...]:
+        """Ranks that share the layers of one pipeline rank."""
+        return tuple(self.rank(dp, pp, tp) for tp in range(self.tp))
+
     def replicas(self, pp: int, tp: int = 0) -> tuple[int, ...]:
         """Ranks that hold the same parameters, in the order of their lanes."""
         return tuple(self.rank(dp, pp, tp) for dp in range(self.dp))
@@ -84,6 +88,14 @@ def check_layout(config: TrainConfig) -> None:
         check(config.chunks == 1, "chunks", "1 with pp=1", config.chunks)
         several = config.trace is not None and lanes > config.dp
         check(not several, "trace", "none with pp=1 and several lanes a process", config.trace)
+    heads = config.num_heads
+    hint = "tensor-parallel ranks take whole heads"
+    check(heads % config.tp == 0, "tp", f"a divisor of num_heads ({heads})", config.tp, hint)
+    if config.fsdp:
+        hint = "replicas share parameters among them; pass dp=2 or more"
+        check(config.dp > 1, "dp", "at least 2 with fsdp=true", config.dp, hint)
+    if config.compile and (config.tp > 1 or config.fsdp):
+        raise fail("compile", "false with tp > 1 or fsdp=true", True, "collectives are not traced")
     if config.compile and config.slices > 1:
         raise fail("compile", "false with slices > 1", True, "each slice would compile anew")
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from blocks.ops import AdamW
 from recipes.train.config import TrainConfig
+from recipes.train.holding import Holding
 
 
 class Muon(torch.optim.Optimizer):
@@ -23,13 +24,23 @@ class Muon(torch.optim.Optimizer):
     Args:
         params: matrices.
         lr: learning rate. momentum: Nesterov momentum. weight_decay: decoupled.
+        holdings: which part of its matrix a parameter is, where it is one: the whole is gathered to
+            be made orthogonal.
 
     Reference: Jordan et al. 2024, Muon (the quintic Newton-Schulz iteration); Liu et al. 2025,
     Muon is Scalable for LLM Training, section 2.2 (the scale).
     """
 
-    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(
+        self,
+        params,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        holdings: Mapping[nn.Parameter, Holding] | None = None,
+    ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.holdings = dict(holdings or {})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -43,10 +54,15 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(parameter)
                 momentum = state["momentum"]
                 momentum.lerp_(parameter.grad, 1 - group["momentum"])
-                update = orthogonalize(parameter.grad.lerp(momentum, group["momentum"]))
-                scale = 0.2 * math.sqrt(max(parameter.shape))
+                held = self.holdings.get(parameter, _ALL)
+                whole = held.whole(parameter.grad.lerp(momentum, group["momentum"]))
+                update = held.of(orthogonalize(whole))
+                scale = 0.2 * math.sqrt(max(whole.shape))
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update.to(parameter.dtype), alpha=-group["lr"] * scale)
+
+
+_ALL = Holding()
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -63,9 +79,15 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 def build_optimizers(
-    parameters: Mapping[str, nn.Parameter], config: TrainConfig
+    parameters: Mapping[str, nn.Parameter],
+    config: TrainConfig,
+    holdings: Mapping[str, Holding] | None = None,
 ) -> list[torch.optim.Optimizer]:
-    """The optimizers of a run; every parameter is in exactly one group of one of them."""
+    """The optimizers of a run; every parameter is in exactly one group of one of them.
+
+    Args:
+        holdings: by name, of parameters that are parts.
+    """
     groups = parameter_groups(parameters, config)
     rate, decay = config.learning_rate, config.weight_decay
     found: list[torch.optim.Optimizer] = []
@@ -74,7 +96,8 @@ def build_optimizers(
         made = [{"params": groups[kind], "weight_decay": d} for kind, d in settings]
         found.append(AdamW(made, lr=rate, betas=(0.9, 0.95), eps=1e-10))
     if groups["matrices"]:
-        found.append(Muon(groups["matrices"], lr=rate, weight_decay=decay))
+        parts = {parameters[name]: held for name, held in (holdings or {}).items()}
+        found.append(Muon(groups["matrices"], lr=rate, weight_decay=decay, holdings=parts))
     return found
 
 

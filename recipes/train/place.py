@@ -12,6 +12,7 @@ from torch import Tensor
 from blocks._checks import check
 from blocks.pipeline import Transport, in_process_transports
 from blocks.pipeline.distributed import DistributedTransport
+from blocks.sharding import DistributedGroup, Group
 from recipes.train.checkpoint import GroupRanks, OneRank, Ranks
 from recipes.train.layout import Layout, Position
 
@@ -21,7 +22,7 @@ class Place:
     """One process of a layout. ``Place()`` is a run of one process, without any group.
 
     pipeline: the ranks of this replica's pipeline; replicas: those with the same parameters;
-    files: all ranks, for checkpoints alone.
+    files: all ranks, for checkpoints alone; tensor: those that share the layers held here.
     """
 
     layout: Layout = dataclasses.field(default_factory=Layout)
@@ -29,6 +30,7 @@ class Place:
     pipeline: Any = None
     replicas: Any = None
     files: Any = None
+    tensor: Group | None = None
     _closing: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
 
     @classmethod
@@ -108,8 +110,8 @@ class Place:
             dist.barrier()
 
 
-def _groups(layout: Layout, rank: int) -> tuple[Any, Any, Any]:
-    """The pipeline, the replicas and the files' group; every process makes every group."""
+def _groups(layout: Layout, rank: int) -> tuple[Any, Any, Any, Group | None]:
+    """Pipeline, replicas, files' group and tensor group; every process makes every group."""
     here = layout.position(rank)
     pipelines = {
         (dp, tp): dist.new_group(list(layout.pipeline(dp, tp)))
@@ -122,4 +124,12 @@ def _groups(layout: Layout, rank: int) -> tuple[Any, Any, Any]:
         for tp in range(layout.tp)
     }
     files = dist.new_group(backend="gloo")
-    return pipelines[here.dp, here.tp], replicas[here.pp, here.tp], files
+    tensor = None
+    if layout.tp > 1:
+        groups: dict[tuple[int, int], Any] = {
+            (dp, pp): dist.new_group(list(layout.tensor(dp, pp)))
+            for dp in range(layout.dp)
+            for pp in range(layout.pp)
+        }
+        tensor = DistributedGroup(groups[here.dp, here.pp])
+    return pipelines[here.dp, here.tp], replicas[here.pp, here.tp], files, tensor

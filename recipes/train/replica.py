@@ -1,17 +1,23 @@
 """``Replica``: the part of the model a process holds, and how the gradients of a step are made."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from blocks.pipeline import Executor, Schedule, TensorSpec, TraceEvent, Transport
+from blocks.sharding import Cut, Group
 from recipes.model import Decoder, ModelConfig
 from recipes.train.config import TrainConfig
 from recipes.train.data import Batch, document_bounds
+from recipes.train.holding import Holding
 from recipes.train.lanes import LaneSums
 from recipes.train.layout import stage_layers
+from recipes.train.shares import Complete, Shares
 from recipes.train.stage import EMBEDDING, TIED_HEAD, DecoderStage
+from recipes.train.tensor_parallel_stage import TensorParallelStage
 
 Sequences = Sequence[Mapping[str, Tensor]]
 """Microbatches: ``inputs`` and ``labels``, int64 [num_rows, seq_len]; see also ``slice_attend``."""
@@ -34,26 +40,32 @@ class Replica:
         schedule: Schedule,
         bounds: Sequence[int],
         transport: Transport,
+        *,
+        tensor: Group | None = None,
+        replicas: Any = None,
     ) -> None:
+        """
+        Args:
+            transport: of the pipeline.
+            tensor: the tensor-parallel ranks that share each layer here; None: none do.
+            replicas: process group that shares parameters under ``fsdp``.
+        """
         self.config, self.model = config, model
         self.schedule, self.bounds = schedule, tuple(bounds)
         self.names = tuple(name for name, _ in Decoder(model, device="meta").named_parameters())
         layers, rank = stage_layers(config), transport.rank
         self.stages = {
-            stage: DecoderStage(
-                model,
-                layers[stage],
-                stage=stage,
-                num_stages=len(layers),
-                dtype=getattr(torch, config.dtype),
-                compile=config.compile,
-            )
+            stage: _make_stage(config, model, layers, stage, tensor)
             for stage, at in enumerate(schedule.placement)
             if at == rank
         }
         for stage in self.stages.values():
             stage.init(config.seed)
         self.parameters, self.copies = self._by_name()
+        self._shares = Shares(self.stages.values(), replicas) if config.fsdp else None
+        if self._shares is not None:
+            self.parameters = self._shares.parameters
+        self.holdings = self._holdings(tensor)
         self.listener: Callable[[TraceEvent], None] | None = None  # told of every action
         last = len(layers) - 1
         self._executor = Executor(
@@ -82,6 +94,20 @@ class Replica:
                 return found, frozenset([EMBEDDING])
         return found, frozenset()
 
+    def _holdings(self, tensor: Group | None) -> dict[str, Holding]:
+        """Of the parameters that are parts of what their names stand for."""
+        cuts: dict[str, Cut] = {}
+        for stage in self.stages.values():
+            if isinstance(stage, TensorParallelStage):
+                renamed = {TIED_HEAD: EMBEDDING} if stage.tied else {}
+                cuts |= {renamed.get(name, name): cut for name, cut in stage.cuts.items()}
+        rows, replicas = (self._shares.rows, self._shares.group) if self._shares else ({}, None)
+        return {
+            name: Holding(cuts.get(name), tensor, rows.get(name), replicas)
+            for name in self.parameters
+            if tensor is not None or name in rows
+        }
+
     def sequences(self, batch: Batch) -> list[dict[str, Tensor]]:
         """A batch in microbatches, in the order of its rows."""
         size, end = self.config.microbatch, self.model.eos_token_ids[0]
@@ -95,7 +121,14 @@ class Replica:
         return found
 
     def gradients(
-        self, sequences: Sequences, *, lanes: Sequence[int], scale: float, step: int, first: int
+        self,
+        sequences: Sequences,
+        *,
+        lanes: Sequence[int],
+        scale: float,
+        step: int,
+        first: int,
+        complete: Complete,
     ) -> Tensor:
         """Leave the gradients of ``scale`` times the sum of all losses in ``.grad``.
 
@@ -103,11 +136,32 @@ class Replica:
             lanes: of every sequence.
             scale: what the losses' sum is multiplied by.
             step: which step it is. first: number of the first sequence in the whole batch.
+            complete: is given the gradients by name, whole or tensor-parallel parts, before
+                replicas that share parameters take their rows.
 
         Returns:
             Summed loss of every slice, float64 [num_sequences, num_slices]; zeros on ranks
             without the last stage.
         """
+        with contextlib.ExitStack() as stack:
+            named = self.parameters
+            if self._shares is not None:
+                stack.enter_context(self._shares.whole(complete))
+                named = dict(self._shares.named())
+            losses = self._run_lanes(sequences, lanes, scale, step, first, named)
+            if self._shares is None:
+                complete({name: p.grad for name, p in named.items() if p.grad is not None})
+        return losses
+
+    def _run_lanes(
+        self,
+        sequences: Sequences,
+        lanes: Sequence[int],
+        scale: float,
+        step: int,
+        first: int,
+        named: Mapping[str, nn.Parameter],
+    ) -> Tensor:
         for stage in self.stages.values():
             stage.zero_grad(set_to_none=True)
         losses = torch.zeros(len(sequences), len(self.bounds) - 1, dtype=torch.float64)
@@ -132,9 +186,9 @@ class Replica:
                 losses[part[sequence], piece] = loss
             self._join_uses()
             if len(parts) > 1:
-                sums.add(self._take_gradients())
+                sums.add(_take_gradients(named))
         if len(parts) > 1:
-            for parameter, total in zip(self.parameters.values(), sums.total(), strict=True):
+            for parameter, total in zip(named.values(), sums.total(), strict=True):
                 parameter.grad = total
         return losses
 
@@ -148,21 +202,14 @@ class Replica:
                 stage.embed.weight.grad += grad
             stage.head.weight.grad = None
 
-    def _take_gradients(self) -> list[Tensor]:
-        found = []
-        for name, parameter in self.parameters.items():
-            assert parameter.grad is not None, f"{name} is used by every sequence"
-            found.append(parameter.grad)
-            parameter.grad = None
-        return found
-
     def loss_sums(self, sequences: Sequences) -> Tensor:
         """Summed loss of every sequence, float64 [num_sequences], without gradients; zeros on
         ranks without the last stage."""
         totals = torch.zeros(len(sequences), dtype=torch.float64)
         if not sequences:
             return totals
-        result = self._executor.forward_only(sequences, [self.bounds] * len(sequences))
+        with self._shares.whole() if self._shares else contextlib.nullcontext():
+            result = self._executor.forward_only(sequences, [self.bounds] * len(sequences))
         for (sequence, _), loss in sorted(result.losses.items()):
             totals[sequence] += loss.double()
         return totals
@@ -180,3 +227,26 @@ class Replica:
         rows = self.config.microbatch or 1
         dtype = getattr(torch, self.config.dtype)
         return [TensorSpec((rows * num_tokens, self.model.hidden_size), dtype)]
+
+
+def _make_stage(
+    config: TrainConfig,
+    model: ModelConfig,
+    layers: Sequence[range],
+    stage: int,
+    tensor: Group | None,
+) -> DecoderStage:
+    options: dict[str, Any] = {"stage": stage, "num_stages": len(layers)}
+    options |= {"dtype": getattr(torch, config.dtype), "compile": config.compile}
+    if tensor is None:
+        return DecoderStage(model, layers[stage], **options)
+    return TensorParallelStage(model, layers[stage], tensor, **options)
+
+
+def _take_gradients(named: Mapping[str, nn.Parameter]) -> list[Tensor]:
+    found = []
+    for name, parameter in named.items():
+        assert parameter.grad is not None, f"{name} is used by every sequence"
+        found.append(parameter.grad)
+        parameter.grad = None
+    return found

@@ -136,7 +136,6 @@ class DecoderStage(nn.Module):
         return self._narrow(self.layers, arguments)
 
     def _loss(self, x: Tensor, residual: Tensor | None, labels: Tensor) -> Tensor:
-        assert self.head is not None
         if self.final_norm is not None:
             x = self._narrow(self.final_norm, (x,) if residual is None else (x, residual))
             x = x if residual is None else x[0]
@@ -144,6 +143,10 @@ class DecoderStage(nn.Module):
             x = x + residual
         if self.project_out is not None:
             x = self._narrow(self.project_out, (x,))
+        return self._score(x, labels)
+
+    def _score(self, x: Tensor, labels: Tensor) -> Tensor:
+        assert self.head is not None
         cap = self.config.logit_softcap
         return linear_cross_entropy(x, self.head.weight, labels, reduction="sum", softcap=cap)
 

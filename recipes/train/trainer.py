@@ -3,18 +3,20 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from blocks._checks import check, fail
 from blocks.pipeline import Transport
+from blocks.sharding import sum_shared
 from recipes.model import Decoder
 from recipes.train.checkpoint import Checkpoint, StoredCheckpoint
 from recipes.train.config import TrainConfig, resolve
 from recipes.train.data import IGNORE, Batch
 from recipes.train.evaluate import HeldOut, cut_windows
+from recipes.train.holding import Holding
 from recipes.train.lanes import sum_across, tree_sum_across
 from recipes.train.layout import check_layout
 from recipes.train.model import model_config
@@ -61,13 +63,23 @@ class Trainer:
         model = model_config(self.config, data.tokenizer)
         schedule, bounds = build_schedule(self.config), row_bounds(self.config)
         transport = transport or self.place.transport()
-        self.replica = Replica(self.config, model, schedule, bounds, transport)
-        self.optimizers = build_optimizers(self.replica.parameters, self.config)
+        self.replica = Replica(
+            self.config,
+            model,
+            schedule,
+            bounds,
+            transport,
+            tensor=self.place.tensor,
+            replicas=self.place.replicas,
+        )
+        holdings = self.replica.holdings
+        self.optimizers = build_optimizers(self.replica.parameters, self.config, holdings)
         self.step = 0
         self.num_skipped_steps = 0
         self.skipped_in_a_row = 0
         self.losses: list[float] = []  # since the last log entry
         self.grad_norm = 0.0
+        self._squares: dict[str, float] = {}  # of the gradients' norms, of this step
 
     @property
     def decoder(self) -> Decoder:
@@ -99,13 +111,12 @@ class Trainer:
             scale=1 / max(1, num_labels),
             step=self.step,
             first=mine * len(sequences),
+            complete=self._complete,
         )
-        parameters = self.replica.parameters
-        grads = {name: p.grad for name, p in parameters.items() if p.grad is not None}
-        self._sum_replicas(list(grads.values()))
-        self.grad_norm, loss = self._agree(grads, losses)
+        self.grad_norm, loss = self._agree(losses)
         if math.isfinite(self.grad_norm):
-            clip(list(grads.values()), self.grad_norm, config.clip_norm)
+            grads = [p.grad for p in self.replica.parameters.values() if p.grad is not None]
+            clip(grads, self.grad_norm, config.clip_norm)
             self._update(learning_rate(self.step, config))
             self.losses.append(loss / max(1, num_labels))
             self.skipped_in_a_row = 0
@@ -127,31 +138,35 @@ class Trainer:
             counts[here.dp] = (batch.labels != IGNORE).sum()
         return int(self.place.collect(counts).sum())
 
-    def _sum_replicas(self, grads: list[Tensor]) -> None:
-        """Gradients of all lanes, from those of the lanes here."""
+    def _complete(self, grads: Mapping[str, Tensor]) -> None:
+        """Gradients of all lanes, from those of the lanes here; their squared norms noted."""
         if self.config.dp > 1:
             add = tree_sum_across if self.config.canonical else sum_across
-            add(grads, self.place.replicas)
+            add(list(grads.values()), self.place.replicas)
+        holdings, tensor = self.replica.holdings, self.place.tensor
+        for name, grad in grads.items():
+            held = holdings.get(name, _ALL)
+            if held.cut is not None and tensor is not None:
+                sum_shared(grad, held.cut, tensor)
+            if self.place.position.dp == 0 and name not in self.replica.copies:
+                self._squares[name] = held.square(grad)
 
-    def _agree(self, grads: dict[str, Tensor], losses: Tensor) -> tuple[float, float]:
+    def _agree(self, losses: Tensor) -> tuple[float, float]:
         """Norm of all gradients and sum of all losses, the same bits on every process.
 
         Each process fills in what it alone knows, then all add up everything in one order: squared
         norms in the order of parameters, losses in that of sequences and slices.
         """
-        here, replica = self.place.position, self.replica
-        squares = dict.fromkeys(replica.names, 0.0)
-        if here.dp == 0 and here.tp == 0:
-            for name, grad in grads.items():
-                if name not in replica.copies:
-                    squares[name] = torch.linalg.vector_norm(grad, dtype=torch.float64).item() ** 2
+        here, names = self.place.position, self.replica.names
+        squares = torch.zeros(self.config.tp, len(names), dtype=torch.float64)
+        if here.dp == 0:
+            for i, name in enumerate(names):
+                squares[here.tp, i] = self._squares.get(name, 0.0)
+        squares = squares.T.flatten()  # in the order of parameters, their parts by rank
         all_losses = torch.zeros(self.config.dp, losses.numel(), dtype=torch.float64)
         if here.tp == 0:
             all_losses[here.dp] = losses.flatten()
-        known = torch.tensor(
-            [*squares.values(), *all_losses.flatten().tolist()], dtype=torch.float64
-        )
-        known = self.place.collect(known).tolist()
+        known = self.place.collect(torch.cat([squares, all_losses.flatten()])).tolist()
         return math.sqrt(sum(known[: len(squares)])), sum(known[len(squares) :])
 
     def _update(self, rate: float) -> None:
@@ -200,6 +215,15 @@ class Trainer:
             "losses": self.losses,
             "torch": torch.__version__,
         }
+        parts = {f"model.{name}": held for name, held in self.replica.holdings.items()}
+        for name, optimizer, parameter in self._optimized():
+            for key in optimizer.state[parameter]:
+                if name in self.replica.holdings:
+                    parts[f"optimizer.{name}.{key}"] = self.replica.holdings[name]
+        tensors = {
+            name: parts[name].in_checkpoint(tensor) if name in parts else tensor
+            for name, tensor in tensors.items()
+        }
         return Checkpoint(self.step, tensors, state)
 
     def restore(self, checkpoint: StoredCheckpoint) -> None:
@@ -215,11 +239,12 @@ class Trainer:
         check_same_run(TrainConfig(**state["config"]), self.config)
         with torch.no_grad():
             for name, parameter in self.replica.parameters.items():
-                parameter.copy_(checkpoint.tensors[f"model.{name}"])
+                held = self.replica.holdings.get(name, _ALL)
+                parameter.copy_(held.of(checkpoint.tensors[f"model.{name}"]))
         for name, optimizer, parameter in self._optimized():
-            prefix = f"optimizer.{name}."
+            prefix, held = f"optimizer.{name}.", self.replica.holdings.get(name, _ALL)
             optimizer.state[parameter] = {
-                key.removeprefix(prefix): checkpoint.tensors[key]
+                key.removeprefix(prefix): held.of(checkpoint.tensors[key])
                 for key in checkpoint.tensors
                 if key.startswith(prefix)
             }
@@ -247,6 +272,9 @@ class Trainer:
                 yield names[id(parameter)], optimizer, parameter
 
 
+_ALL = Holding()
+
+
 @torch.no_grad()
 def clip(grads: list[Tensor], norm: float, limit: float) -> None:
     """Scale gradients so that their global norm, ``norm``, is at most ``limit``."""
@@ -256,7 +284,7 @@ def clip(grads: list[Tensor], norm: float, limit: float) -> None:
 
 # Settings that may change between the parts of one run without changing its numbers.
 _FREE = {
-    *("dp", "pp", "schedule", "chunks", "layers_per_stage", "plan", "recompute"),
+    *("dp", "pp", "fsdp", "schedule", "chunks", "layers_per_stage", "plan", "recompute"),
     *("keep_checkpoints", "checkpoint_every", "profile", "trace"),
 }
 

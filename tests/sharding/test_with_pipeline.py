@@ -4,7 +4,7 @@ import contextlib
 import functools
 import itertools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +120,8 @@ def check_equal(found: list[Any], wanted: list[Any]) -> None:
         assert torch.equal(torch.from_numpy(a), torch.from_numpy(b))
 
 
-def add_up(group: DistributedGroup, grads: Sequence[Tensor]) -> None:
-    for grad in grads:
+def add_up(group: DistributedGroup, grads: Mapping[str, Tensor]) -> None:
+    for grad in grads.values():
         grad.copy_(group.all_reduce(grad))
 
 
