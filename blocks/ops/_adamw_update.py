@@ -61,7 +61,11 @@ def update(
     factor: Tensor | None,
     impl: str,
 ) -> None:
-    """The step itself, over tensors that were checked."""
+    """The step itself, over tensors that were checked.
+
+    What is written counts as written (``_version``), as by torch's operations: copies of parameters
+    that somebody keeps are seen to be old.
+    """
     filled = [i for i, param in enumerate(lists[0]) if param.numel()]
     if not filled:
         return
@@ -70,6 +74,10 @@ def update(
         step = [step[i] for i in filled] if isinstance(step, Sequence) else step
     if isinstance(settings.lr, Tensor) and settings.lr.device != lists[0][0].device:
         settings = settings._replace(lr=float(settings.lr))  # of a host tensor
+    written = [t for one in (lists[0], *lists[2:]) for t in one if not t.is_inference()]
+    torch.autograd.graph.increment_version(
+        written
+    )  # neither the launch nor torch's fused step does
     if impl == "triton":
         _with_one_layout(lists, lambda *alike: _triton_update(alike, step, settings, factor))
         return

@@ -315,6 +315,16 @@ def test_a_table_outlives_the_cache_only_where_a_graph_reads_it_again(
     assert all((table() is not None) == capturing for table in made)
 
 
+@pytest.mark.parametrize("impl", ["torch", "triton"])
+def test_what_a_step_writes_counts_as_written(impl) -> None:
+    params = parameters()
+    optimizer = AdamW(params, impl=impl)
+    before = [p._version for p in params]
+    run(optimizer, params, range(1))
+    for version, p in zip(before, params, strict=True):
+        assert p._version > version or not p.numel()
+
+
 def test_work_is_28_bytes_a_parameter() -> None:
     assert adamw_work(10**9).bytes == 28 * 10**9
 

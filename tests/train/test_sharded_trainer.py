@@ -138,7 +138,7 @@ def test_muon_makes_whole_matrices_orthogonal(data: Prepared, tmp_path: Path) ->
     whole = whole_of(found)
     for name, tensor in expected["whole"].items():
         error = (torch.from_numpy(whole[name]) - torch.from_numpy(tensor)).norm()
-        assert error < 0.02 * torch.from_numpy(tensor).norm(), name
+        assert error < 0.05 * torch.from_numpy(tensor).norm(), name
 
 
 def test_checkpoints_hold_whole_tensors(data: Prepared, tmp_path: Path) -> None:
