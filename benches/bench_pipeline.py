@@ -1,76 +1,118 @@
-"""What planning token pipelines costs: slices, batches and stages, by CPU time."""
+"""What following a schedule costs: the executor's own time per action."""
 
-import dataclasses
-import itertools
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from blocks.pipeline import (
-    CostSurface,
-    flop_cost,
-    partition_layers,
-    slice_batch,
-    slice_tokens,
-    uniform_slices,
-    unit_cost,
+    Executor,
+    SliceContext,
+    TensorSpec,
+    in_process_transports,
+    run_ranks,
 )
-from blocks.pipeline.slicing import makespan_s
+from blocks.pipeline.schedules import seq1f1b
 
-SEQ_LENS = (2048, 8192, 32768, 131072)
-NUM_STAGES = (4, 8, 16)
-OVERHEADS = (0.0, 0.001)
-"""Seconds a slice costs beside the 1 that the whole sequence's forward takes."""
+NUM_RANKS, NUM_SEQUENCES, NUM_SLICES = 4, 4, 8
 
 
-def surface(seq_len: int, overhead: float, alpha: float = 0.5) -> CostSurface:
-    """One forward of 1 s, ``alpha`` of it attention, and a fixed cost of every slice."""
-    return dataclasses.replace(unit_cost(alpha, seq_len), latency_s=overhead / 2)
+class Nothing(nn.Module):
+    """A stage of one multiplication."""
+
+    def __init__(self, last: bool) -> None:
+        super().__init__()
+        self.weight, self.last = nn.Parameter(torch.ones(1)), last
+
+    def forward(self, *inputs: Tensor, context: SliceContext) -> Tensor:
+        x = inputs[0] if inputs else context.data["x"][context.start : context.stop]
+        return (x * self.weight).sum() if self.last else x * self.weight
 
 
-def cpu_s(call: Callable[[], Any], repeats: int = 3) -> float:
-    """Least CPU seconds of a call: what it takes where nobody interferes."""
-    best = float("inf")
-    for _ in range(repeats):
+class EmptySteps:
+    """Steps of a pipeline that computes next to nothing, all ranks as threads."""
+
+    def __init__(self, num_ranks: int = NUM_RANKS) -> None:
+        schedule = seq1f1b(num_ranks, (NUM_SLICES,) * NUM_SEQUENCES)
+        self.stages = [Nothing(stage == num_ranks - 1) for stage in range(num_ranks)]
+        self.transports = in_process_transports(num_ranks)
+        self.executors = [
+            Executor(
+                transport.rank,
+                schedule,
+                {transport.rank: self.stages[transport.rank]},
+                transport,
+                wire=lambda source, target, num_tokens: [TensorSpec((num_tokens,), torch.float32)],
+            )
+            for transport in self.transports
+        ]
+        self.num_actions = sum(map(len, self.executors[0].schedule.programs))
+        self.data = [{"x": torch.ones(NUM_SLICES)}] * NUM_SEQUENCES
+        self.bounds = [range(NUM_SLICES + 1)] * NUM_SEQUENCES
+
+    def __call__(self) -> list[Any]:
+        return run_ranks(
+            lambda transport: self.executors[transport.rank].step(self.data, self.bounds),
+            self.transports,
+        )
+
+    def plain(self) -> None:
+        """The same operations by autograd alone."""
+        for data in self.data:
+            losses = []
+            for piece in range(NUM_SLICES):
+                x = data["x"][piece : piece + 1]
+                for stage in self.stages:
+                    x = x.detach().requires_grad_() * stage.weight
+                losses.append(x.sum())
+            for loss in reversed(losses):
+                loss.backward()
+
+
+def own_us_per_action(num_ranks: int = NUM_RANKS, num_steps: int = 5) -> float:
+    """CPU time of all ranks beyond that of the operations, by number of actions, transfers in."""
+    steps = EmptySteps(num_ranks)
+    steps()
+    seconds = []
+    for work in (steps, steps.plain):
         began = time.process_time()
-        call()
-        best = min(best, time.process_time() - began)
-    return best
+        for _ in range(num_steps):
+            work()
+        seconds.append((time.process_time() - began) / num_steps)
+    return (seconds[0] - seconds[1]) / steps.num_actions * 1e6
 
 
-@pytest.mark.parametrize("overhead", OVERHEADS)
-@pytest.mark.parametrize("num_stages", NUM_STAGES)
-@pytest.mark.parametrize("seq_len", SEQ_LENS)
-def bench_slice_tokens(benchmark, seq_len, num_stages, overhead):
-    cost = surface(seq_len, overhead)
-    found = slice_tokens(cost, seq_len, num_stages)
-    for count in (1, 4, 16, 64, 256):
-        bounds = uniform_slices(seq_len, count, granularity=8)
-        priced = [float(cost(b - a, a)) for a, b in itertools.pairwise(bounds)]
-        assert found.total_s <= makespan_s(priced, num_stages) * (1 + 1e-12)
-    benchmark(slice_tokens, cost, seq_len, num_stages)
-    benchmark.extra_info["num_slices"] = found.num_slices
+def own_share(width: int = 512, seq_len: int = 2048, num_slices: int = 4) -> float:
+    """The executor's own time as a share of that of the operations: two transformer layers on one
+    rank, one sequence, one thread."""
+    from tests.pipeline import slice_model
+
+    torch.set_num_threads(1)
+    slice_model.WIDTH, slice_model.NUM_HEADS = width, 8
+    cuts = tuple(range(0, seq_len + 1, seq_len // num_slices))
+    sequences = slice_model.make_sequences([cuts])
+    stages = slice_model.make_stages([2], torch.float32)
+    slice_model.plain_step(stages, sequences)
+    began = time.process_time()
+    slice_model.plain_step(stages, sequences)
+    busy_us = (time.process_time() - began) * 1e6
+    return own_us_per_action(1) * 2 * num_slices / busy_us
 
 
-@pytest.mark.parametrize("num_slices", [4, 16, 64])
-def bench_slice_tokens_into_a_number(benchmark, num_slices):
-    found = slice_tokens(surface(32768, 0.0), 32768, 8, num_slices=num_slices)
-    assert found.num_slices == num_slices
-    benchmark(slice_tokens, surface(32768, 0.0), 32768, 8, num_slices=num_slices)
+def bench_empty_step(benchmark: Any) -> None:
+    steps = EmptySteps()
+    results = steps()
+    assert len(results[-1].losses) == NUM_SEQUENCES * NUM_SLICES
+    benchmark(steps)
+    if benchmark.stats:
+        mean_us = benchmark.stats["mean"] * 1e6
+        benchmark.extra_info["us_per_action"] = mean_us / steps.num_actions
 
 
-@pytest.mark.parametrize("num_rows", [2, 16, 32])
-def bench_slice_batch(benchmark, num_rows):
-    cost = flop_cost(5120, flops_per_s=5e14, fixed_s=1e-3)
-    found = slice_batch(cost, 2048, num_rows, 16)
-    assert sum(group.num_rows for group in found.groups) == num_rows
-    benchmark(slice_batch, cost, 2048, num_rows, 16)
-
-
-@pytest.mark.parametrize(("num_layers", "num_stages"), [(32, 8), (96, 48), (128, 16)])
-def bench_partition_layers(benchmark, num_layers, num_stages):
-    found = partition_layers([1.0] * num_layers, num_stages, first_cost=0.2, last_cost=2.5)
-    assert sum(found.num_layers) == num_layers
-    benchmark(partition_layers, [1.0] * num_layers, num_stages, first_cost=0.2, last_cost=2.5)
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def bench_own_time(benchmark: Any, num_ranks: int) -> None:
+    found = benchmark.pedantic(own_us_per_action, args=(num_ranks,), rounds=1)
+    assert found < 1000
+    benchmark.extra_info["us_per_action"] = found

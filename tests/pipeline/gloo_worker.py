@@ -80,6 +80,25 @@ def stuck(rank: int, stand_still_s: float, abort_after_s: float) -> str:
     return "no error"
 
 
+def first_report(rank: int) -> str:
+    """Seconds from the beginning of a step in which rank 1 stands still to the first report."""
+    program = Program(0)
+    while program.schedule.num_ranks != 3:
+        program = Program(program.seed + 1)
+    stages = [i for i, at in enumerate(program.schedule.placement) if at == 1]
+    times: list[float] = []
+    with DistributedTransport() as transport:
+        executor = program.executor(transport, on_report=lambda _: times.append(time.monotonic()))
+        began = time.monotonic()
+        program.stages[min(stages)].register_forward_pre_hook(lambda *_: _wait(began + 8.0))
+        program.step(executor)
+    return f"{times[0] - began:.2f}" if times else ""
+
+
+def _wait(until: float) -> None:
+    time.sleep(max(0.0, until - time.monotonic()))
+
+
 def interrupted(rank: int) -> str:
     """Rank 1 is interrupted while it waits for rank 0, which takes its time."""
     program = Program(0)

@@ -14,7 +14,15 @@ from blocks.pipeline import (
     in_process_transports,
     run_ranks,
 )
-from tests.pipeline.slice_model import WIDTH, Sequences
+from blocks.pipeline.schedules import seq1f1b
+from tests.pipeline.slice_model import (
+    WIDTH,
+    Sequences,
+    make_sequences,
+    make_stages,
+    plain_step,
+    take_gradients,
+)
 
 
 def run_step(
@@ -37,6 +45,19 @@ def run_step(
     transports = in_process_transports(schedule.num_ranks, max_delay_s=max_delay_s, seed=delay_seed)
     results = run_ranks(work, transports)
     return {key: loss for result in results for key, loss in result.losses.items()}
+
+
+def worst_rounding(dtype: torch.dtype, packed: bool = False) -> float:
+    """How far gradients of slices are from those of the whole sequence, in the worst tensor
+    relative to its largest gradient."""
+    whole, cut = (make_sequences([b], packed=packed) for b in ((0, 40), (0, 9, 10, 24, 33, 40)))
+    stages = make_stages([2, 1], dtype, window=7 if packed else None)
+    plain_step(stages, whole)
+    expected = take_gradients(stages)
+    run_step(seq1f1b(2, cut.num_slices), stages, cut, dtype=dtype)
+    found = take_gradients(stages)
+    errors = [(found[name] - g).abs().max() / g.abs().max() for name, g in expected.items()]
+    return max(error.item() for error in errors)
 
 
 def make_executor(

@@ -1,6 +1,8 @@
 """What slicing and pipelining must leave alone: equations between runs."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,13 +12,10 @@ from blocks.pipeline import (
     Action,
     Kind,
     Schedule,
-    in_process_transports,
-    run_ranks,
 )
 from blocks.pipeline.schedules import seq1f1b, terapipe, token_zero_bubble
-from tests.pipeline.running import make_executor, run_step
+from tests.pipeline.running import run_step, worst_rounding
 from tests.pipeline.slice_model import (
-    Stage,
     assert_same_bits,
     make_sequences,
     make_stages,
@@ -32,14 +31,7 @@ F32, F64 = torch.float32, torch.float64
 def test_slices_differ_from_the_whole_by_rounding(
     dtype: torch.dtype, limit: float, packed: bool
 ) -> None:
-    whole, cut = (make_sequences([b], packed=packed) for b in ((0, 40), (0, 9, 10, 24, 33, 40)))
-    stages = make_stages([2, 1], dtype, window=7 if packed else None)
-    plain_step(stages, whole)
-    expected = take_gradients(stages)
-    run_step(seq1f1b(2, cut.num_slices), stages, cut, dtype=dtype)
-    for name, gradient in take_gradients(stages).items():
-        error = (gradient - expected[name]).abs().max() / expected[name].abs().max()
-        assert error <= limit, name
+    assert worst_rounding(dtype, packed) <= limit
 
 
 def test_one_slice_is_the_whole_bit_for_bit() -> None:
@@ -188,28 +180,7 @@ def test_gradients_are_added_to_what_is_there() -> None:
 
 
 def test_100_optimizer_steps() -> None:
-    sequences = make_sequences([(0, 1, 3)])
-
-    def train(piped: bool) -> list[Stage]:
-        stages = make_stages([1, 0], F32)
-        optimizer = torch.optim.AdamW([p for s in stages for p in s.parameters()], lr=1e-2)
-        transports = in_process_transports(2)
-        schedule = token_zero_bubble(2, (2,))
-        executors = [make_executor(schedule, stages, t, F32) for t in transports]
-        for step in range(100):
-            if piped:
-                run_ranks(
-                    lambda transport: executors[transport.rank].step(
-                        sequences.data, sequences.bounds
-                    ),
-                    transports,
-                )
-            else:
-                plain_step(stages, sequences, step=step)
-            optimizer.step()
-            optimizer.zero_grad()
-        return stages
-
-    plain, piped = train(False), train(True)
-    for a, b in zip(plain, piped, strict=True):
-        assert all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
+    """In a process of its own, without the type checks of the test run."""
+    code = "from tests.pipeline.training import differing; print(differing(100))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout.strip() == "[]", run.stderr
