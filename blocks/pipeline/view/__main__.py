@@ -4,9 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from blocks.pipeline.replay import replay
+from blocks.pipeline.measured import wall_over_cpu
+from blocks.pipeline.replay import Replay, replay
 from blocks.pipeline.schedules import SCHEDULES
-from blocks.pipeline.trace import Trace
+from blocks.pipeline.trace import Fact, Trace
 from blocks.pipeline.trace_file import read_traces
 from blocks.pipeline.view import figure, to_html, to_perfetto, to_svg
 from blocks.pipeline.view.sliders import sliders_of
@@ -57,12 +58,20 @@ def _draw(trace: Trace, ending: str, width: int) -> str:
     shown = figure(
         found.replayed,
         trace,
-        facts={"replay error": f"{found.replay_error:+.1%}"},
+        facts=_facts(trace, found),
         plan_title="replayed (simulated with the measured durations)",
     )
     if ending == ".svg":
         return to_svg(shown, width=width)
     return to_html(shown, sliders=sliders_of(trace, SCHEDULES), trace=trace, width=width)
+
+
+def _facts(trace: Trace, found: Replay) -> dict[str, Fact]:
+    facts: dict[str, Fact] = {"replay error": f"{found.replay_error:+.1%}"}
+    ratio = max(wall_over_cpu(trace))
+    if ratio:
+        facts["wall / CPU time"] = f"{ratio:.2f}"  # above 1, other work held a rank up
+    return facts
 
 
 if __name__ == "__main__":

@@ -198,6 +198,8 @@ for (const input of document.querySelectorAll("input[data-slider]")) {
     shown[0] = choice.panel;
     for (const group of svg.querySelectorAll("g.panel[data-panel='0']"))
       group.toggleAttribute("hidden", +group.dataset.content !== choice.panel);
+    for (const memory of svg.querySelectorAll("g.memory.planned"))  // it is that of the first plan
+      memory.style.opacity = choice.panel ? .3 : 1;
     fit();
   });
 }

@@ -51,11 +51,11 @@ def time_text(time: float, unit: str) -> str:
 
 def bytes_text(num_bytes: float) -> str:
     """
-    >>> bytes_text(1536), bytes_text(3 << 30), bytes_text(7)
-    ('1.5 KiB', '3 GiB', '7 B')
+    >>> bytes_text(1536), bytes_text(3 << 30), bytes_text(1000)
+    ('1.5 KiB', '3 GiB', '1000 B')
     """
     for name in ("B", "KiB", "MiB", "GiB"):
         if num_bytes < 1024:
-            return f"{num_bytes:.3g} {name}"
+            return f"{num_bytes:.0f} {name}" if num_bytes >= 100 else f"{num_bytes:.3g} {name}"
         num_bytes /= 1024
     return f"{num_bytes:.3g} TiB"

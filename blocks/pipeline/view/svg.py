@@ -131,8 +131,9 @@ def _row(layout: Layout, rank: int, y: float, text: str) -> str:
 
 
 def _critical_path(panel: Panel, layout: Layout, number: int) -> Iterator[str]:
+    above = 5 if layout.lane >= 22 else 2  # below the labels
     points = [
-        f"{layout.x(time):.2f} {layout.y(number, stop.rank) + layout.lane - 5}"
+        f"{layout.x(time):.2f} {layout.y(number, stop.rank) + layout.lane - above}"
         for stop in panel.path
         for time in (stop.start, stop.end)
     ]
@@ -150,7 +151,8 @@ def _memory(memory: Memory, layout: Layout, number: int) -> Iterator[str]:
     what = "memory" if memory.unit == "bytes" else f"activations kept, in {memory.unit}"
     sides = [side for side in ("planned", "measured") if getattr(memory, side)]
     both = " (planned: line, measured: area)" if len(sides) == 2 else f", {sides[0]}"
-    yield f'<g class="memory"><text class="head" x="{LEFT}" y="{top - 9}">{what}{both}</text>'
+    kind = "memory planned" if memory.planned else "memory"
+    yield f'<g class="{kind}"><text class="head" x="{LEFT}" y="{top - 9}">{what}{both}</text>'
     peak = _amount(memory.peak, memory.unit)
     yield f'<text class="fact" x="{end}" y="{top - 9}" text-anchor="end">peak {peak}</text>'
     for rank in range(max(len(memory.planned), len(memory.measured))):
