@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from blocks.pipeline import Kind, Schedule, TensorSpec, simulate
+from blocks.pipeline import Action, Kind, Schedule, TensorSpec, simulate
 from blocks.pipeline.held_bytes import HeldBytes
 from blocks.pipeline.isolate import Isolated, isolate, isolate_rank
 from blocks.pipeline.measured import durations_s
@@ -115,3 +115,18 @@ def test_held_bytes_count_memory_once_and_while_it_lives() -> None:
         del loss
         assert weight.grad is not None
         assert held.count() == before + 64, "the gradient alone"
+
+
+def test_what_others_would_send_has_numbers_of_its_own() -> None:
+    from blocks.pipeline.isolate import _Watcher
+
+    watcher = _Watcher(0, 2, torch.device("cpu"))
+    action = Action(Kind.SEND_BACKWARD, 1, 0, 0, 0, 0)
+    for dtype in (torch.float32, torch.bfloat16, torch.int64):
+        spec = TensorSpec((64, 3), dtype)
+        first, second = (watcher.receive(spec, 1, action).wait(1.0) for _ in range(2))
+        assert (first.shape, first.dtype) == spec
+        assert torch.equal(first, second)
+        assert first.data_ptr() != second.data_ptr(), "whoever takes it may write to it"
+        assert first.isfinite().all()
+        assert not dtype.is_floating_point or 0.5 < first.float().std() < 2

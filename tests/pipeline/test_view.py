@@ -132,8 +132,10 @@ def test_what_a_run_says_of_itself_is_text() -> None:
     plan, trace = both("seq1f1b", 2, (2,))
     trace = dataclasses.replace(trace, meta={"device": "<script>alert(1)</script> & @script@"})
     shown = figure(plan, trace, title="</title><b>")
-    page = to_html(shown, trace=trace)
+    sliders = [Slider("<i>", [("</script><i>", plan), ("1", plan)])]
+    page = to_html(shown, trace=trace, sliders=sliders)
     assert "<script>alert" not in page
+    assert page.count("<i>") == 1, "in the script alone, where it is text"
     assert page.count("<b>") == 0
     assert page.count("</script>") == 1
     assert "&amp; @script@" in page
