@@ -116,7 +116,7 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, value = ctx.saved_tensors
-        rows = gradient.reshape(-1, gradient.shape[-1])
-        ctx.products.append(_Product(ctx.weight, rows, x.reshape(-1, x.shape[-1])))
+        rows = gradient.detach().reshape(-1, gradient.shape[-1])
+        ctx.products.append(_Product(ctx.weight, rows, x.detach().reshape(-1, x.shape[-1])))
         grad_x = rows.mm(value).view(x.shape) if ctx.needs_input_grad[0] else None
         return grad_x, None, rows if ctx.needs_input_grad[2] else None, None, None
