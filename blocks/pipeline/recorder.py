@@ -30,6 +30,7 @@ class Recorder:
         *,
         clock: Callable[[], int] = time.monotonic_ns,
         live_bytes: Callable[[], int] | None = None,
+        digest: Callable[[], str] | None = None,
     ) -> None:
         """
         Args:
@@ -40,11 +41,12 @@ class Recorder:
             clock: the clock the events are timed with, in nanoseconds; read once, here.
             live_bytes: asked after every event for what the rank holds, such as the count of the
                 device's allocator; events keep their own count when None.
+            digest: asked after every event for a hash of what was made, see ``Digests.take``.
         """
         self._rank, self._schedule = rank, schedule
         self._bounds = tuple(map(tuple, bounds))
         self._meta = dict(meta or {})
-        self._live_bytes = live_bytes
+        self._live_bytes, self._digest = live_bytes, digest
         self._events: list[TraceEvent] = []
         name = name_of_clock() if clock is time.monotonic_ns else ""
         self._origin = Origin(name or f"rank {rank}", clock())
@@ -53,6 +55,8 @@ class Recorder:
         """Keep an event whose times are readings of the clock."""
         if self._live_bytes is not None:
             event = event._replace(live_bytes=self._live_bytes())
+        if self._digest is not None:
+            event = event._replace(digest=self._digest())
         self._events.append(event)
 
     def trace(self, losses: Sequence[Sequence[float]] = ()) -> Trace:
