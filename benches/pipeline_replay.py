@@ -33,7 +33,7 @@ from blocks.pipeline import (
     write_traces,
 )
 from blocks.pipeline.distributed import DistributedTransport
-from blocks.pipeline.isolate import assemble, isolate
+from blocks.pipeline.isolate import assemble, isolate_ranks
 from blocks.pipeline.measured import wall_over_cpu
 from blocks.pipeline.schedules import seq1f1b
 
@@ -231,7 +231,7 @@ def errors(traces: Sequence[Trace], setting: Setting) -> Errors:
 def isolated_s(setting: Setting) -> float:
     """Seconds of a step with equal slices, simulated from ranks that ran one after another."""
     torch.set_num_threads(1)
-    found = isolate(
+    found = isolate_ranks(
         setting.schedule("equal"),
         lambda rank: {rank: Stage(setting, rank)},
         setting.data(),

@@ -33,9 +33,11 @@ from blocks.pipeline.uniform_slices import equal_flop_slices, uniform_slices
 from blocks.pipeline.what_if import WhatIf, what_if
 
 if TYPE_CHECKING:
+    from blocks.pipeline.digests import Digests
     from blocks.pipeline.distributed import DistributedTransport, channels_of
     from blocks.pipeline.executor import Executor, StepResult
     from blocks.pipeline.in_process import InProcessTransport, in_process_transports, run_ranks
+    from blocks.pipeline.isolate import Isolated, isolate_rank, isolate_ranks
     from blocks.pipeline.stage import SliceContext, StageModule
     from blocks.pipeline.transport import Handle, PipelineStuck, TensorSpec, Transport
 
@@ -47,11 +49,13 @@ __all__ = [
     "Comparison",
     "CostSurface",
     "Deadlock",
+    "Digests",
     "DistributedTransport",
     "Executor",
     "Handle",
     "Held",
     "InProcessTransport",
+    "Isolated",
     "Kind",
     "Lifetime",
     "MemorySizes",
@@ -85,6 +89,8 @@ __all__ = [
     "fit_cost",
     "flop_cost",
     "in_process_transports",
+    "isolate_rank",
+    "isolate_ranks",
     "lifetimes",
     "live_bytes",
     "lower",
@@ -105,10 +111,12 @@ __all__ = [
 ]
 
 _EXECUTE = {
+    "Digests": "digests",
     "DistributedTransport": "distributed",
     "Executor": "executor",
     "Handle": "transport",
     "InProcessTransport": "in_process",
+    "Isolated": "isolate",
     "PipelineStuck": "transport",
     "SliceContext": "stage",
     "StageModule": "stage",
@@ -117,6 +125,8 @@ _EXECUTE = {
     "Transport": "transport",
     "channels_of": "distributed",
     "in_process_transports": "in_process",
+    "isolate_ranks": "isolate",
+    "isolate_rank": "isolate",
     "run_ranks": "in_process",
 }
 

@@ -1,4 +1,4 @@
-"""``isolate``: one rank of a pipeline on a device of its own, with nobody at the other ends.
+"""``isolate_rank``: one rank of a pipeline on a device of its own, with nobody at the other ends.
 
 What each rank of a large pipeline takes and holds can so be measured on one device, rank after
 rank; the simulator then puts the ranks together.
@@ -44,7 +44,7 @@ class Isolated:
     peak_bytes: tuple[int, ...]
 
 
-def isolate(
+def isolate_ranks(
     schedule: Schedule,
     make_stages: Callable[[int], Mapping[int, StageModule]],
     data: Sequence[Mapping[str, Tensor]],

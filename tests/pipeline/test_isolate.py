@@ -9,7 +9,7 @@ from torch import nn
 
 from blocks.pipeline import Action, Kind, Schedule, TensorSpec, simulate
 from blocks.pipeline.held_bytes import HeldBytes
-from blocks.pipeline.isolate import Isolated, isolate, isolate_rank
+from blocks.pipeline.isolate import Isolated, isolate_rank, isolate_ranks
 from blocks.pipeline.measured import durations_s
 from blocks.pipeline.schedules import SCHEDULES
 from tests.pipeline.slice_model import WIDTH, make_sequences, make_stages
@@ -28,7 +28,7 @@ def measured(schedule: Schedule, num_repeats: int = 1) -> Isolated:
         stages = make_stages([1] * schedule.num_stages, torch.float32)
         return {s: stages[s] for s, at in enumerate(schedule.placement) if at == rank}
 
-    return isolate(
+    return isolate_ranks(
         schedule,
         make,
         sequences.data,
