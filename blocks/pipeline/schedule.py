@@ -53,7 +53,11 @@ class Schedule:
         Raises:
             ValueError: an action that is none of this schedule's ``rank``.
         """
-        inside = 0 <= action.stage < self.num_stages and self.placement[action.stage] == rank
+        stage, counts = action.stage, self.num_slices
+        inside = 0 <= stage < self.num_stages and self.placement[stage] == rank
+        known = inside and action.chunk == self.chunks[stage] and 0 <= action.sequence < len(counts)
+        if known and 0 <= action.slice < counts[action.sequence]:
+            return  # no messages are written where nothing is wrong: planners make many actions
         check(inside, f"action {action} of rank {rank}", "a stage of that rank", action.stage)
         chunk = self.chunks[action.stage]
         check(action.chunk == chunk, f"chunk of {action}", chunk, action.chunk)

@@ -25,11 +25,17 @@ from blocks.pipeline.plan.merge import SLACK
 from blocks.pipeline.plan.step_costs import StepCosts, Table
 
 
-def order_bound(costs: StepCosts, num_sequences: int, cap: int | float) -> float:
+def order_bound(
+    costs: StepCosts, num_sequences: int, cap: int | float, *, likely: bool = False
+) -> float:
     """Seconds no order of these slices under ``cap`` bytes per rank can beat.
 
     Holds for merges of the streams the module's text names, wherever their recomputations and
     weight gradients are put.
+
+    Args:
+        likely: take it that weight gradients put aside before a window do not fill it. No bound
+            then, but nearer to what orders come to.
     """
     down = _flow(costs.forward, [costs.send_forward[0], *costs.send_forward])
     # Read in reverse, backwards go from the first stage to the last with slices ascending.
@@ -43,7 +49,7 @@ def order_bound(costs: StepCosts, num_sequences: int, cap: int | float) -> float
             again = sum(costs.recompute[rank])
             head = max(0.0, down[rank] - sum(costs.forward[rank]) - again)
             tail = max(0.0, up[rank] - sum(costs.backward[rank]) - again)
-            idle = _windows(costs, rank, num_sequences, cap)
+            idle = _windows(costs, rank, num_sequences, cap, likely)
         bounds.append(busy + head + (0.0 if costs.splits_weights else tail) + idle)
     return max(bounds)
 
@@ -70,7 +76,9 @@ def _way_in(costs: StepCosts, rank: int) -> float:
     return float(sum(costs.forward[q][0] + costs.send_forward[q][0] for q in range(rank)))
 
 
-def _windows(costs: StepCosts, rank: int, num_sequences: int, cap: int | float) -> float:
+def _windows(
+    costs: StepCosts, rank: int, num_sequences: int, cap: int | float, likely: bool
+) -> float:
     """Seconds ``rank`` idles in windows that do not overlap."""
     last = costs.num_slices - 1
     away = range(rank + 1, costs.num_stages)
@@ -92,6 +100,8 @@ def _windows(costs: StepCosts, rank: int, num_sequences: int, cap: int | float) 
         put_aside = earlier * sum(split)
         if density < float("inf"):
             put_aside = min(put_aside, density * beside)
+        if likely:
+            put_aside = 0.0
         return max(0.0, way - work - put_aside - sum(again))
 
     seen: dict[tuple[int, int], float] = {}

@@ -10,8 +10,8 @@ from blocks.pipeline.plan.step_graph import RankStream, StepGraph
 def every_order(graph: StepGraph, cap: int | float, limit: int) -> Iterator[Sequence[Word]]:
     """All combinations of all ranks' merges under ``cap``; nothing if there are over ``limit``."""
     words, total = [], 1
-    for stream in graph.streams:
-        few = list(itertools.islice(every_word(stream, cap), limit + 1))
+    for rank in range(graph.costs.num_ranks):
+        few = list(itertools.islice(every_word(graph.stream(rank), cap), limit + 1))
         words.append(few)
         total *= len(few)
         if total > limit:

@@ -66,63 +66,103 @@ def search_order(
     Returns:
         None where no order fits under ``cap``.
     """
-    enough = order_bound(costs, num_sequences, cap) * (1 + GOOD_ENOUGH)
-    few = Trials(StepGraph(costs, min(num_sequences, 2 * most_live(costs, cap) + 3)), cap)
-    ranked = _rank(few, num_sequences, enough, effort)
-    same = few.graph.num_sequences == num_sequences
-    whole = few if same else Trials(StepGraph(costs, num_sequences), cap)
-    effort -= 0 if same else few.walked
-    timed = _time(whole, ranked, enough, effort)
-    if not timed:
-        return None
-    best = timed[0]
-    if best.makespan_s > enough:
-        best = _exhaust(whole, best, effort) or _polish(whole, timed, enough, effort)
-    return whole.order(best.words, best.knobs)
+    search = OrderSearch(costs, num_sequences, cap)
+    search.look_on(effort)
+    return search.finish(effort)
 
 
-def _rank(few: Trials, num_sequences: int, enough: float, effort: int) -> list[Knobs]:
-    """Knobs whose orders fit, the fastest first by estimate."""
-    found: dict[Knobs, float] = {}
+class OrderSearch:
+    """A search that can be interrupted.
 
-    def look(knobs: Knobs) -> float:
-        if knobs not in found:
-            found[knobs] = few.estimate(knobs, num_sequences)
-        return found[knobs]
+    bound_s: what no order beats.
+    estimate_s: the least makespan so far, by the estimate from few sequences.
+    """
 
-    for knobs in starts(few):
-        if look(knobs) <= enough or few.walked > effort / 2:
-            break
-    by_mix: dict[float, Knobs] = {}
-    for knobs in sorted(found, key=found.__getitem__):
-        by_mix.setdefault(knobs.mix, knobs)
-    for best in list(by_mix.values())[:2]:
-        moved = found[best] < INFINITY
-        while moved:
-            moved = False
-            for trial in itertools.chain(moves(best), less_room(best)):
-                if found[best] <= enough or few.walked > effort:
-                    break
-                if look(trial) < found[best]:
-                    best, moved = trial, True
-    return sorted((knobs for knobs in found if found[knobs] < INFINITY), key=found.__getitem__)
+    def __init__(self, costs: StepCosts, num_sequences: int, cap: int | float) -> None:
+        self.costs, self.num_sequences, self.cap = costs, num_sequences, cap
+        self.bound_s = order_bound(costs, num_sequences, cap)
+        self.estimate_s = INFINITY
+        self._enough = self.bound_s * (1 + GOOD_ENOUGH)
+        few = min(num_sequences, 2 * most_live(costs, cap) + 2)
+        self._few = Trials(StepGraph(costs, few), cap)
+        self._found: dict[Knobs, float] = {}
+        self._starts = starts(self._few)
+
+    @property
+    def walked(self) -> int:
+        """What it has cost until now, in actions."""
+        return self._few.walked
+
+    def look(self, num_orders: int) -> None:
+        """Estimate some more of the orders to start from."""
+        for knobs in itertools.islice(self._starts, num_orders):
+            if self._estimate(knobs) <= self._enough:
+                return
+
+    def look_on(self, effort: int) -> None:
+        """Estimate orders to start from with half the effort, and move the best with the rest."""
+        while self.estimate_s > self._enough and self.walked < effort / 2:
+            before = len(self._found)
+            self.look(1)
+            if len(self._found) == before:
+                break
+        by_mix: dict[float, Knobs] = {}
+        for knobs in self._ranked():
+            by_mix.setdefault(knobs.mix, knobs)
+        for best in list(by_mix.values())[:2]:
+            moved = True
+            while moved:
+                moved = False
+                for trial in itertools.chain(moves(best), less_room(best)):
+                    if self.estimate_s <= self._enough or self.walked > effort:
+                        return
+                    if self._estimate(trial) < self._found[best]:
+                        best, moved = trial, True
+
+    def finish(self, effort: int) -> Order | None:
+        """The best order in full; None where none fits."""
+        same = self._few.graph.num_sequences == self.num_sequences
+        graph = self._few.graph if same else StepGraph(self.costs, self.num_sequences)
+        whole = self._few if same else Trials(graph, self.cap)
+        effort -= 0 if same else self.walked
+        timed = _time(whole, self._ranked(), self._enough, effort)
+        if not timed:
+            return None
+        best = timed[0]
+        if best.makespan_s > self._enough:
+            best = _exhaust(whole, best, effort) or _polish(whole, timed, self._enough, effort)
+        return whole.order(best.words, best.knobs)
+
+    def _estimate(self, knobs: Knobs) -> float:
+        if knobs not in self._found:
+            time = self._few.estimate(knobs, self.num_sequences)
+            self._found[knobs] = time
+            self.estimate_s = min(self.estimate_s, time)
+        return self._found[knobs]
+
+    def _ranked(self) -> list[Knobs]:
+        """Knobs whose orders fit, the fastest first."""
+        fit = (knobs for knobs, time in self._found.items() if time < INFINITY)
+        return sorted(fit, key=self._found.__getitem__)
 
 
 def _time(whole: Trials, ranked: list[Knobs], enough: float, effort: int) -> list[Timed]:
-    """The first of ``ranked`` in full, fastest first; the strict and the serial order with them."""
+    """Orders in full, fastest first: the first of ``ranked``, one at least, as the effort allows.
+
+    The strict order is timed where it was found wanting by estimate only, the serial one where
+    nothing else fits.
+    """
     costs = whole.graph.costs
-    always = [Knobs(0.0, strict_offsets(costs)), Knobs(0.0, serial_offsets(costs))]
+    strict, serial = Knobs(0.0, strict_offsets(costs)), Knobs(0.0, serial_offsets(costs))
     timed: list[Timed] = []
-    for index, knobs in enumerate(dict.fromkeys([*ranked[:MAX_TIMED], *always])):
-        if index > 1 and whole.walked > effort and knobs not in always:
-            continue
+    for knobs in dict.fromkeys([*ranked[:MAX_TIMED], strict, serial]):
+        if timed and (timed[-1].makespan_s <= enough or whole.walked > effort):
+            break
         words = whole.words(knobs)
-        if words is not None:
-            timed.append(Timed(whole.walk(words, knobs).makespan_s, words, knobs))
-            if timed[-1].makespan_s <= enough:
-                break
-    fit = (entry for entry in timed if entry.makespan_s < INFINITY)
-    return sorted(fit, key=lambda entry: entry.makespan_s)
+        time = INFINITY if words is None else whole.walk(words, knobs).makespan_s
+        if words is not None and time < INFINITY:
+            timed.append(Timed(time, words, knobs))
+    return sorted(timed, key=lambda entry: entry.makespan_s)
 
 
 def _exhaust(whole: Trials, best: Timed, effort: int) -> Timed | None:

@@ -14,7 +14,7 @@ from blocks.pipeline.plan.bound import order_bound
 from blocks.pipeline.plan.candidates import CUTS, slicings
 from blocks.pipeline.plan.explain import explain
 from blocks.pipeline.plan.mode import Mode
-from blocks.pipeline.plan.order_search import EFFORT, search_order
+from blocks.pipeline.plan.order_search import EFFORT, OrderSearch
 from blocks.pipeline.plan.pipeline_plan import PipelinePlan
 from blocks.pipeline.plan.slicing_bound import slicing_bound
 from blocks.pipeline.plan.starts import serial_peak
@@ -25,8 +25,11 @@ from blocks.pipeline.schedule import Schedule
 
 NUM_SLICES = (1, 2, 4, 8, 16, 32, 64)
 A_BYTE_PER_TOKEN = MemorySizes(activations=lambda stage, num_tokens, start: num_tokens)
-QUICK = 40_000
-"""Actions of the first look at a candidate."""
+NEARLY = 0.005
+MAX_FINISHED = 2
+"""Candidates whose best order is timed in full."""
+LOOKS = 4
+"""Orders that are estimated at the first look at a candidate."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,7 @@ class _Candidate:
     cut: str
     costs: StepCosts
     order_bound_s: float
+    likely_s: float
 
 
 def plan_pipeline(
@@ -92,7 +96,8 @@ def plan_pipeline(
     check(set(cuts) <= set(CUTS) and bool(cuts), "cuts", f"some of {CUTS}", tuple(cuts))
     surfaces = [cost] * num_ranks if isinstance(cost, CostSurface) else list(cost)
     check(len(surfaces) == num_ranks, "cost", f"one or {num_ranks} surfaces", len(surfaces))
-    surfaces = [surface.as_float() for surface in surfaces]
+    floats = {id(surface): surface.as_float() for surface in surfaces}
+    surfaces = [floats[id(surface)] for surface in surfaces]
     counts = _counts(num_slices, seq_len, granularity)
     cap = float("inf") if memory_cap is None else float(memory_cap)
     modes = list(_modes(num_chunks, split_weights, recompute, num_ranks))
@@ -110,14 +115,18 @@ def plan_pipeline(
     )
     for mode, (bounds, cut) in itertools.product(modes, cut_ways.items()):
         costs = step_costs(surfaces, sizes, bounds, mode, whole_prefix=whole_prefix)
-        bound = order_bound(costs, num_sequences, cap)
-        candidates.append(_Candidate(mode, bounds, cut, costs, bound))
-    candidates.sort(key=lambda candidate: candidate.order_bound_s)
+        bound, likely = (
+            order_bound(costs, num_sequences, cap, likely=likely) for likely in (False, True)
+        )
+        candidates.append(_Candidate(mode, bounds, cut, costs, bound, likely))
+    # Of candidates that should come to nearly the same, those of fewer slices are tried first.
+    least = min(candidate.likely_s for candidate in candidates)
+    candidates.sort(key=lambda c: (int((c.likely_s / least - 1) / NEARLY), c.costs.num_slices))
     best = _choose(candidates, num_sequences, cap, effort)
     if best is None:
-        least = min(serial_peak(candidate.costs, num_sequences) for candidate in candidates)
+        enough = min(serial_peak(candidate.costs, num_sequences) for candidate in candidates)
         hint = "allow more memory, recomputation, or more ranks"
-        raise fail("memory_cap", f"at least {least:.6g} bytes", f"{cap:.6g}", hint)
+        raise fail("memory_cap", f"at least {enough:.6g} bytes", f"{cap:.6g}", hint)
     candidate, order = best
     lower = min(
         slicing_bound(
@@ -168,31 +177,33 @@ def _modes(
 
 
 def _choose(
-    candidates: list[_Candidate], num_sequences: int, cap: int | float, effort: int
+    candidates: list[_Candidate], num_sequences: int, cap: float, effort: int
 ) -> tuple[_Candidate, Order] | None:
-    """The best order found, first over all candidates briefly, then over the best at length."""
-    found: list[tuple[float, int, Order]] = []
-    spent, quick = 0, min(QUICK, effort)
-
-    def look(index: int, effort: int) -> int:
-        candidate = candidates[index]
-        if found and candidate.order_bound_s >= min(found)[0]:
-            return 0
-        order = search_order(candidate.costs, num_sequences, cap, effort=effort)
-        if order is not None:
-            found.append((order.makespan_s, index, order))
-        return effort + 2 * candidate.costs.num_stages * num_sequences * candidate.costs.num_slices
-
-    for index in range(len(candidates)):
-        spent += look(index, quick)
-        if spent > effort / 2 and found:
+    """The best order found: briefly over all candidates, then at length over the best two."""
+    searches: list[tuple[OrderSearch, _Candidate]] = []
+    least, spent = float("inf"), 0
+    for candidate in candidates:
+        if candidate.order_bound_s >= least or (spent > effort / 2 and least < float("inf")):
+            continue
+        search = OrderSearch(candidate.costs, num_sequences, cap)
+        search.look(LOOKS)
+        spent += search.walked
+        least = min(least, search.estimate_s)
+        searches.append((search, candidate))
+    searches.sort(key=lambda pair: pair[0].estimate_s)
+    for search, _ in searches[:2]:
+        share = max(0, effort - spent) // 2
+        search.look_on(search.walked + share)
+    searches.sort(key=lambda pair: pair[0].estimate_s)
+    found = []
+    for search, candidate in searches:
+        best = min((order.makespan_s for _, order in found), default=float("inf"))
+        if len(found) == MAX_FINISHED or search.estimate_s >= best < float("inf"):
             break
-    for _, index, _ in sorted(found, key=lambda entry: entry[:2])[:2]:
-        look(index, max(quick, (effort - spent) // 2))
-    if not found:
-        return None
-    _, index, order = min(found, key=lambda entry: entry[:2])
-    return candidates[index], order
+        order = search.finish(search.walked + effort // 8)
+        if order is not None:
+            found.append((candidate, order))
+    return min(found, key=lambda pair: pair[1].makespan_s, default=None)
 
 
 def _recomputing(costs: StepCosts) -> tuple[int, ...]:
@@ -201,10 +212,10 @@ def _recomputing(costs: StepCosts) -> tuple[int, ...]:
 
 def _schedule(candidate: _Candidate, order: Order, num_sequences: int) -> Schedule:
     costs = candidate.costs
-    graph = StepGraph(costs, num_sequences)
+    actions = StepGraph(costs, num_sequences).actions()
     return Schedule(
         name="planned",
         placement=tuple(stage % costs.num_ranks for stage in range(costs.num_stages)),
         num_slices=(costs.num_slices,) * num_sequences,
-        programs=tuple(tuple(map(graph.action, program)) for program in order.programs),
+        programs=tuple(tuple([actions[n] for n in program]) for program in order.programs),
     )

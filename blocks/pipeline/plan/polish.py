@@ -40,7 +40,7 @@ def polish(
 def _neighbours(graph: StepGraph, words: list[Word], cap: int | float) -> Iterator[list[Word]]:
     options = [
         dict(_exchanges(stream, word, graph.size, cap))
-        for stream, word in zip(graph.streams, words, strict=True)
+        for stream, word in zip(map(graph.stream, range(len(words))), words, strict=True)
     ]
     for rank, exchanged in enumerate(options):
         for word in exchanged.values():

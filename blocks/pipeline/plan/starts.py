@@ -13,8 +13,9 @@ from blocks.pipeline.plan.walk import INFINITY
 MOST_AHEAD = 3
 """Slices for every stage that the first rank may run further ahead than one-forward-one-backward.
 More would not make up for anything: by then no rank waits for a slice of uneven cost."""
-ENDS = (-1, 0, 1, 3, -3, -6, -12, -20)
-"""How much further than one-forward-one-backward the last rank may run ahead, in slices."""
+ENDS = (0, -1, 1, 3, -3, -6, -12, -20)
+"""How many slices further than one-forward-one-backward the last rank may run ahead, where the
+first runs no less far ahead than there; where it does, the last falls back with it."""
 
 
 def strict_offsets(costs: StepCosts) -> tuple[float, ...]:
@@ -64,16 +65,19 @@ def _merges(trials: Trials) -> Iterator[Knobs]:
     costs = trials.graph.costs
     strict, last = strict_offsets(costs), costs.num_ranks - 1
     yield Knobs(0.0, strict)
-    for rise in _ladder(_most_ahead(trials, strict[0])):
-        for end, mix in itertools.product(ENDS, (0.0, 1.0, 0.5)):
-            slope = (end - rise) / max(1, last)
-            yield Knobs(mix, tuple(x + rise + slope * rank for rank, x in enumerate(strict)))
     yield Knobs(0.0, serial_offsets(costs))
+    rises = _ladder(_most_ahead(trials, strict[0]))
+    first = itertools.product((0.0, 1.0), rises, ENDS[:1])
+    others = itertools.product((0.0, 1.0), rises, ENDS[1:])
+    halves = itertools.product((0.5,), rises, ENDS)
+    for mix, rise, end in itertools.chain(first, others, halves):
+        slope = (min(rise, 0) + end - rise) / max(1, last)
+        yield Knobs(mix, tuple(x + rise + slope * rank for rank, x in enumerate(strict)))
 
 
 def _most_ahead(trials: Trials, strict: float) -> int:
     """How much further than ``strict`` the first rank may run ahead before the cap cuts in."""
-    stream, graph = trials.graph.streams[0], trials.graph
+    stream, graph = trials.graph.stream(0), trials.graph
     counted = positions(stream, 0.0)
     low, high = -int(strict), min(len(stream.forwards), MOST_AHEAD * graph.costs.num_stages)
     while low < high:

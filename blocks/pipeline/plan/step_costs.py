@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from blocks.pipeline.action import Kind
 from blocks.pipeline.cost import CostSurface
@@ -56,6 +56,18 @@ class StepCosts:
     def num_slices(self) -> int:
         return len(self.bounds) - 1
 
+    def first_alike(self) -> list[int]:
+        """For every rank the first with the same tables, apart from transfers."""
+        names = ("forward", "recompute", "backward", "weight")
+        names += ("kept", "remade", "accumulated", "put_aside")
+        seen: dict[tuple[Row, ...], int] = {}
+        found = []
+        for rank in range(self.num_ranks):
+            stages = range(rank, self.num_stages, self.num_ranks)
+            key = tuple(getattr(self, name)[stage] for name in names for stage in stages)
+            found.append(seen.setdefault(key, rank))
+        return found
+
     def busy_s(self, rank: int) -> float:
         """Seconds ``rank`` computes for one sequence."""
         tables = (self.forward, self.recompute, self.backward, self.weight)
@@ -81,17 +93,25 @@ def step_costs(
     """
     ranks, chunks = len(surfaces), mode.num_chunks
     stages = ranks * chunks
-    parts = surfaces if chunks == 1 else [surface.scaled(1 / chunks) for surface in surfaces]
+    scaled = {id(surface): surface.scaled(1 / chunks) for surface in surfaces}
+    parts = surfaces if chunks == 1 else [scaled[id(surface)] for surface in surfaces]
     slices = [(stop - start, start) for start, stop in itertools.pairwise(bounds)]
     zero: Row = (0.0,) * len(slices)
 
-    def seconds(kind: Kind) -> Table:
-        rows = [tuple(float(part.seconds(kind, n, c)) for n, c in slices) for part in parts]
-        return tuple(rows) * chunks
+    alike: dict[int, int] = {}  # ranks that share one surface are priced once
+    first = [alike.setdefault(id(part), rank) for rank, part in enumerate(parts)]
 
-    def sent(other: int, part: CostSurface) -> Row:
-        inside = 0 <= other < stages and ranks > 1
-        return tuple(float(part.transfer_seconds(n)) for n, _ in slices) if inside else zero
+    def rows(price: Callable[[CostSurface, int, int], float]) -> Table:
+        own = {r: tuple(float(price(parts[r], n, c)) for n, c in slices) for r in set(first)}
+        return tuple(own[rank] for rank in first) * chunks
+
+    def seconds(kind: Kind) -> Table:
+        return rows(lambda part, n, c: part.seconds(kind, n, c))
+
+    def sent(step: int) -> Table:
+        away = rows(lambda part, n, c: part.transfer_seconds(n))
+        inside = [0 <= stage + step < stages and ranks > 1 for stage in range(stages)]
+        return _choose(inside, away, (zero,) * stages)
 
     def size(of: Bytes) -> Table:
         rows = [tuple(float(of(rank, n, c)) / chunks for n, c in slices) for rank in range(ranks)]
@@ -116,8 +136,8 @@ def step_costs(
         recompute=_choose(again, seconds(Kind.RECOMPUTE), (zero,) * stages),
         backward=seconds(Kind.BACKWARD if split else Kind.FULL_BACKWARD),
         weight=seconds(Kind.WEIGHT) if split else (zero,) * stages,
-        send_forward=tuple(sent(s + 1, parts[s % ranks]) for s in range(stages)),
-        send_backward=tuple(sent(s - 1, parts[s % ranks]) for s in range(stages)),
+        send_forward=sent(1),
+        send_backward=sent(-1),
         kept=tuple(_added(a, b) for a, b in zip(kept, keys, strict=True)),
         remade=_choose(again, activations, (zero,) * stages),
         accumulated=(zero,) * stages if whole_prefix else accumulators,

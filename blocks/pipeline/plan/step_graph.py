@@ -47,7 +47,6 @@ class StepGraph:
     latency: seconds until the result of an action is there where it is needed.
     need: bytes an action adds to what is live while it runs.
     change: bytes it leaves live more than before.
-    streams: what every rank does.
     """
 
     def __init__(self, costs: StepCosts, num_sequences: int) -> None:
@@ -63,7 +62,7 @@ class StepGraph:
         self.need = self._ascending(costs.kept)
         self.change = list(self.need)
         self._add_backwards()
-        self.streams = [self._stream(rank) for rank in range(costs.num_ranks)]
+        self._streams: dict[int, RankStream] = {}
 
     def _ascending(self, table: Table) -> list[float]:
         return [x for row in table for x in list(row) * self.num_sequences]
@@ -92,6 +91,12 @@ class StepGraph:
         self.change += remade + [-p for p in aside]
         self._opened, self._extra = opened, [a + b for a, b in zip(remade, aside, strict=True)]
         self._freed = [k + a for k, a in zip(kept, accumulated, strict=True)]
+
+    def stream(self, rank: int) -> RankStream:
+        """What ``rank`` does."""
+        if rank not in self._streams:
+            self._streams[rank] = self._stream(rank)
+        return self._streams[rank]
 
     def _stream(self, rank: int) -> RankStream:
         costs, size, per_stage = self.costs, self.size, self.per_stage
@@ -129,16 +134,18 @@ class StepGraph:
             freed=[self._freed[index] for index in local],
         )
 
-    def action(self, number: int) -> Action:
-        """The action ``number`` stands for."""
+    def actions(self) -> list[Action]:
+        """What every number stands for."""
         costs = self.costs
-        block, rest = divmod(number, self.size)
-        stage, index = divmod(rest, self.per_stage)
-        sequence, piece = divmod(index, costs.num_slices)
-        if block == 0:
-            kind = Kind.FORWARD
-        else:
-            piece = costs.num_slices - 1 - piece
-            whole = Kind.BACKWARD if costs.splits_weights else Kind.FULL_BACKWARD
-            kind = (whole, Kind.RECOMPUTE, Kind.WEIGHT)[block - 1]
-        return Action(kind, stage, stage // costs.num_ranks, sequence, piece)
+        ascending, stages = range(costs.num_slices), range(costs.num_stages)
+        whole = Kind.BACKWARD if costs.splits_weights else Kind.FULL_BACKWARD
+        found = []
+        for kind in (Kind.FORWARD, whole, Kind.RECOMPUTE, Kind.WEIGHT):
+            pieces = ascending if kind is Kind.FORWARD else ascending[::-1]
+            found += [
+                Action(kind, stage, stage // costs.num_ranks, sequence, piece)
+                for stage in stages
+                for sequence in range(self.num_sequences)
+                for piece in pieces
+            ]
+        return found

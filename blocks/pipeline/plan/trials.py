@@ -7,6 +7,10 @@ from blocks.pipeline.plan.merge import Word, merge, positions
 from blocks.pipeline.plan.step_graph import StepGraph
 from blocks.pipeline.plan.walk import INFINITY, Walk, walk, walk_filling
 
+MERGE, FILLING, GRAPH = 3, 3, 8
+"""Steps of a walk that take as long as merging an action, as walking past one while weight
+gradients fill waits, and as making the tables for a forward."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Knobs:
@@ -39,27 +43,40 @@ class Order:
 class Trials:
     """Orders of one graph under one cap, by their knobs; merges are made once.
 
-    walked: actions walked through so far, what an effort is counted in.
+    walked: actions walked through so far, what an effort is counted in; other work counts as the
+        walk that takes as long.
     """
 
     def __init__(self, graph: StepGraph, cap: int | float) -> None:
         self.graph, self.cap = graph, cap
-        self.walked = 0
+        self.walked = GRAPH * graph.size
         self._positions: dict[tuple[int, float], tuple[list[float], list[float]]] = {}
         self._words: dict[tuple[int, float, float, float], Word | None] = {}
+        self._like = graph.costs.first_alike()
 
     def word(self, rank: int, knobs: Knobs) -> Word | None:
         """The merge of ``rank``; None where it does not fit under the cap."""
-        offset, mix = knobs.offsets[rank], knobs.mix
-        key = (rank, offset, mix, knobs.room)
-        if key not in self._words:
-            stream = self.graph.streams[rank]
-            if (rank, mix) not in self._positions:
-                self._positions[rank, mix] = positions(stream, mix)
-            room = self.cap if knobs.room == 1.0 else self.cap * knobs.room
-            self._words[key] = merge(stream, self._positions[rank, mix], offset, room)
-            self.walked += len(stream.forwards)
-        return self._words[key]
+        offset, mix, room = knobs.offsets[rank], knobs.mix, knobs.room
+        if (rank, offset, mix, room) not in self._words:
+            like = self._like[rank]
+            if like == rank:
+                word = self._merge(rank, offset, mix, room)
+            else:
+                # the same merge as on a rank that is like this one, of other numbers
+                other = self.word(like, dataclasses.replace(knobs, offsets=(offset,) * (like + 1)))
+                shift = (rank - like) * self.graph.per_stage
+                word = other and Word(tuple([n + shift for n in other.numbers]), other.peak_bytes)
+            self._words[rank, offset, mix, room] = word
+        return self._words[rank, offset, mix, room]
+
+    def _merge(self, rank: int, offset: float, mix: float, room: float) -> Word | None:
+        stream = self.graph.stream(rank)
+        if (rank, mix) not in self._positions:
+            self._positions[rank, mix] = positions(stream, mix)
+            self.walked += MERGE * len(stream.forwards)
+        self.walked += MERGE * len(stream.forwards)
+        cap = self.cap if room == 1.0 else self.cap * room
+        return merge(stream, self._positions[rank, mix], offset, cap)
 
     def words(self, knobs: Knobs) -> list[Word] | None:
         found = [self.word(rank, knobs) for rank in range(len(knobs.offsets))]
@@ -76,22 +93,22 @@ class Trials:
         if not missing or found.makespan_s == INFINITY:
             return found.makespan_s
         # The first sequences fill the pipeline and the last ones drain it; time those between.
-        first = (self.graph.num_sequences - 3) // 2 - 1
+        first = (self.graph.num_sequences - 2) // 2 - 1
         last = self.graph.num_sequences - 2 - first
         return found.makespan_s + missing * (found.ends[last] - found.ends[first]) / (last - first)
 
     def walk(self, words: Sequence[Word], knobs: Knobs) -> Walk:
         numbers = [word.numbers for word in words]
-        self.walked += 2 * self.graph.size
         if self.graph.costs.splits_weights:
+            self.walked += 2 * FILLING * self.graph.size
             return walk_filling(self.graph, numbers, self.cap, *pending(knobs))[0]
+        self.walked += 2 * self.graph.size
         return walk(self.graph, numbers)
 
     def order(self, words: Sequence[Word], knobs: Knobs) -> Order | None:
         """The whole order; None where ranks would wait for ever."""
         numbers = [word.numbers for word in words]
         peaks = [word.peak_bytes for word in words]
-        self.walked += 2 * self.graph.size
         if self.graph.costs.splits_weights:
             found, programs, peaks = walk_filling(self.graph, numbers, self.cap, *pending(knobs))
         else:

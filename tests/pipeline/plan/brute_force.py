@@ -29,6 +29,6 @@ def best_makespan(costs: StepCosts, num_sequences: int, cap: float) -> float:
     """The least makespan of orders without weight gradients of their own; infinite for none."""
     assert not costs.splits_weights
     graph = StepGraph(costs, num_sequences)
-    words = [list(every_word(stream, cap)) for stream in graph.streams]
+    words = [list(every_word(graph.stream(p), cap)) for p in range(costs.num_ranks)]
     times = (walk(graph, chosen).makespan_s for chosen in itertools.product(*words))
     return min(times, default=INFINITY)

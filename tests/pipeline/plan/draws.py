@@ -71,12 +71,12 @@ def shapes(
 
 
 def schedule_of(costs: StepCosts, num_sequences: int, order: Order) -> Schedule:
-    graph = StepGraph(costs, num_sequences)
+    actions = StepGraph(costs, num_sequences).actions()
     return Schedule(
         "drawn",
         tuple(stage % costs.num_ranks for stage in range(costs.num_stages)),
         (costs.num_slices,) * num_sequences,
-        tuple(tuple(map(graph.action, program)) for program in order.programs),
+        tuple(tuple(actions[n] for n in program) for program in order.programs),
     )
 
 
