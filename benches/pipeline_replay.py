@@ -242,7 +242,7 @@ def isolated_s(setting: Setting) -> float:
 
 
 SMALL = Setting(width=256, num_tokens=1024, layers_per_rank=2, num_steps=20)
-LARGE = Setting(width=512, num_tokens=2048, layers_per_rank=2, num_steps=30)
+LARGE = Setting(width=512, num_tokens=2048, layers_per_rank=2, num_steps=24)
 
 
 def main() -> None:

@@ -43,6 +43,14 @@ class Isolated:
     timeline: Timeline
     peak_bytes: tuple[int, ...]
 
+    @property
+    def live_bytes(self) -> tuple[tuple[int, ...], ...]:
+        """For every rank the bytes it held after each compute action, for ``view.figure``."""
+        return tuple(
+            tuple(event.live_bytes for event in events if event.action.kind.computes)
+            for events in self.traces[0].by_rank
+        )
+
 
 def isolate_ranks(
     schedule: Schedule,

@@ -12,6 +12,7 @@ from blocks.pipeline.held_bytes import HeldBytes
 from blocks.pipeline.isolate import Isolated, isolate_rank, isolate_ranks
 from blocks.pipeline.measured import durations_s
 from blocks.pipeline.schedules import SCHEDULES
+from blocks.pipeline.view import figure
 from tests.pipeline.slice_model import WIDTH, make_sequences, make_stages
 
 LENGTH = 24
@@ -72,6 +73,8 @@ def test_a_rank_holds_more_the_more_forwards_wait() -> None:
         events = [e for e in trace.by_rank[rank] if e.action.kind.computes]
         grown = [e.live_bytes for e in events if e.action.kind is Kind.FORWARD]
         assert grown[1] - grown[0] == pytest.approx(middle, rel=0.35)
+    shown = figure(found.timeline, planned_bytes=found.live_bytes, unit="s")
+    assert [curve.peak for curve in shown.memory[0].planned] == list(found.peak_bytes)
     everything = SCHEDULES["gpipe"](4, (1,) * 8, num_chunks=1)
     assert measured(everything).peak_bytes[2] > 2 * found.peak_bytes[2]
 
