@@ -66,7 +66,7 @@ class Action(NamedTuple):
 
     def on(self, kind: Kind, peer: int = -1) -> "Action":
         """Another action on the same slice at the same stage."""
-        return self._replace(kind=kind, peer=peer)
+        return Action(kind, self.stage, self.chunk, self.sequence, self.slice, peer)
 
     @classmethod
     def parse(cls, text: str, chunk: int) -> "Action":

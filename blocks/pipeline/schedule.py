@@ -44,6 +44,7 @@ class Schedule:
         for source, target in self.edges:
             inside = 0 <= source < target < self.num_stages
             check(inside, "edge", "an earlier and a later stage", (source, target))
+        check(len(set(self.edges)) == len(self.edges), "edges", "each once", self.edges)
         for rank, program in enumerate(self.programs):
             for action in program:
                 self.check_action(rank, action)
@@ -100,8 +101,9 @@ class Schedule:
     def needs(self, action: Action) -> list[Action]:
         """What must be done before ``action``, apart from what its own rank does before it.
 
-        Every rule is here and nowhere else. Compute actions name compute actions, whatever rank
-        they run on; backwards are named ``BACKWARD`` even where the program has ``FULL_BACKWARD``.
+        Every rule is here; ``dependencies`` spells the same out on integers. Compute actions name
+        compute actions, whatever rank they run on; backwards are named ``BACKWARD`` even where the
+        program has ``FULL_BACKWARD``.
 
         1. A forward follows the forward of the same slice at the stages it takes input from, and
            that of the slice before it at its own stage, whose keys and values it reads.

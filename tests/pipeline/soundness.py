@@ -1,6 +1,11 @@
 """What a schedule must be, said another way than ``check_schedule`` does: as a graph."""
 
-from blocks.pipeline import Action, Kind, Schedule
+import random
+from collections.abc import Iterable
+
+from blocks.pipeline import Action, Kind, Schedule, check_schedule
+from tests.pipeline.faults import mutant
+from tests.pipeline.random_programs import random_schedule
 
 
 def sound(schedule: Schedule) -> bool:
@@ -106,3 +111,29 @@ def in_channel_order(schedule: Schedule) -> bool:
             where = (rank, far) if sends else (far, rank)
             (sent if sends else received).setdefault(where, []).append(message)
     return sent == received
+
+
+def passes(schedule: Schedule) -> bool:
+    try:
+        check_schedule(schedule)
+    except ValueError:
+        return False
+    return True
+
+
+def disagreements(seeds: Iterable[int]) -> tuple[int, list[Schedule]]:
+    """How many changed random programs were looked at, and those that ``check_schedule`` judges
+    otherwise than ``sound``."""
+    count, found = 0, []
+    for seed in seeds:
+        rng = random.Random(seed)
+        lowered = rng.random() < 0.7
+        schedule = random_schedule(rng, lowered=lowered, max_sequences=2, max_slices=3)
+        changes = [mutant(rng, schedule) for _ in range(12)]
+        for changed in [schedule, *filter(None, changes)]:
+            count += 1
+            if passes(changed) != (sound(changed) and in_channel_order(changed)):
+                found.append(changed)
+        if not sound(schedule):
+            found.append(schedule)
+    return count, found

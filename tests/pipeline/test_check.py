@@ -18,9 +18,7 @@ from blocks.pipeline import (
     lower,
     simulate,
 )
-from tests.pipeline.faults import mutant
 from tests.pipeline.random_programs import random_schedule
-from tests.pipeline.soundness import in_channel_order, sound
 
 SEEDS = st.integers(0, 2**32)
 
@@ -48,24 +46,16 @@ def test_lowering_passes_and_takes_no_longer(seed: int) -> None:
     assert tuple(again) == schedule.programs
 
 
-def passes(schedule: Schedule) -> bool:
-    try:
-        check_schedule(schedule)
-    except ValueError:
-        return False
-    return True
-
-
-@given(SEEDS)
-def test_the_checker_agrees_with_a_search_for_cycles(seed: int) -> None:
-    rng = random.Random(seed)
-    lowered = rng.random() < 0.7
-    schedule = random_schedule(rng, lowered=lowered, max_sequences=2, max_slices=3)
-    assert sound(schedule)
-    for _ in range(12):
-        changed = mutant(rng, schedule)
-        if changed is not None:
-            assert passes(changed) == (sound(changed) and in_channel_order(changed)), changed
+def test_the_checker_agrees_with_a_search_for_cycles() -> None:
+    """On random programs with one random change; in a process of its own, without the type checks
+    of the test run."""
+    code = (
+        "from tests.pipeline.soundness import disagreements\n"
+        "count, found = disagreements(range(600))\n"
+        "print(count > 5000, found[:1])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == "True []\n", run.stderr or run.stdout
 
 
 def test_every_injected_order_fault_is_refused() -> None:

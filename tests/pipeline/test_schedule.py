@@ -54,6 +54,7 @@ def test_skip_inputs_are_edges() -> None:
     ("change", "said"),
     [
         ({"placement": (0, 2)}, "placement: expected stages on each of the ranks"),
+        ({"edges": ((0, 1), (0, 1))}, "edges: expected each once, got"),
         ({"edges": ((1, 0),)}, "edge: expected an earlier and a later stage"),
         ({"programs": ((Action(Kind.FORWARD, 1, 0, 0, 0),), ())}, "a stage of that rank"),
         ({"programs": ((Action(Kind.FORWARD, 0, 1, 0, 0),), ())}, "chunk of F0"),
