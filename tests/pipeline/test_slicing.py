@@ -190,6 +190,20 @@ def test_uniform_slices_are_as_equal_as_the_grid_allows(seq_len, num_slices, gra
     assert max(lengths) - min(lengths) <= 2 * granularity
 
 
+@given(st.floats(0, 1), st.integers(1, 60), st.integers(2, 16), st.data())
+def test_closed_forms_leave_no_slice_empty(alpha, seq_len, granularity, data):
+    """Even where there are as many slices as cells."""
+    num_cells = -(-seq_len // granularity)
+    num_slices = data.draw(st.integers(max(1, num_cells - 2), num_cells))
+    for bounds in (
+        uniform_slices(seq_len, num_slices, granularity=granularity),
+        equal_flop_slices(alpha, seq_len, num_slices, granularity=granularity),
+    ):
+        assert len(bounds) == num_slices + 1
+        assert (bounds[0], bounds[-1]) == (0, seq_len)
+        assert all(b > a for a, b in itertools.pairwise(bounds))
+
+
 def test_slicings_travel_as_json():
     found = slice_tokens(unit_cost(0.5, 256), 256, 4)
     assert Slicing.from_json(json.loads(json.dumps(found.to_json()))) == found
