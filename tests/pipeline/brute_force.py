@@ -46,12 +46,20 @@ class Problem(NamedTuple):
 def random_problem(
     rng: random.Random, num_cells: int, num_rows: int = 0, rate: float = 0
 ) -> Problem:
-    """Any cost per slice, falling with length where it likes; a share is forbidden by infinity."""
+    """Any cost per slice, falling with length where it likes; a share is forbidden by infinity.
+
+    In half of the problems longer slices tend to cost more: there caps matter most.
+    """
     highest = rng.choice([1, 3, 20, 10**6])
+    trend = rng.choice([0, 1 + highest // 8])
+
+    def price(length: int) -> float:
+        if length > 1 and rng.random() < rate:
+            return float("inf")
+        return rng.randint(0, highest) + trend * length
+
     prices = {
-        (CELL * (j - i), CELL * i, *([rows] if num_rows else [])): (
-            float("inf") if j - i > 1 and rng.random() < rate else rng.randint(0, highest)
-        )
+        (CELL * (j - i), CELL * i, *([rows] if num_rows else [])): price(j - i)
         for i in range(num_cells)
         for j in range(i + 1, num_cells + 1)
         for rows in range(1, max(num_rows, 1) + 1)

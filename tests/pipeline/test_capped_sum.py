@@ -27,12 +27,13 @@ def priced(tables, bounds) -> Partition:
 def table_of(draw: st.DrawFn, num_items: int) -> np.ndarray:
     rng = random.Random(draw(st.integers(0, 2**32)))
     highest = draw(st.sampled_from([1, 4, 50]))
+    trend = draw(st.sampled_from([0, 3]))  # longer parts tend to cost more, or not
     rate = draw(st.sampled_from([0, 0.4]))
     table = np.full((num_items + 1, num_items + 1), np.inf)
     for i in range(num_items):
         for j in range(i + 1, num_items + 1):
             if rng.random() >= rate:
-                table[i, j] = rng.randint(0, highest)
+                table[i, j] = rng.randint(0, highest) + trend * (j - i)
     return table
 
 
