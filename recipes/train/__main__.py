@@ -4,6 +4,7 @@ python -m recipes.train                                    # the demo preset, ab
 python -m recipes.train --preset tiny num_steps=100 seed=7
 python -m recipes.train --corpus ~/my/texts --out out/mine
 python -m recipes.train --corpus ~/my/texts --out out/mine --resume   # after an interruption
+torchrun --nnodes=1:4 --max-restarts=9 -m recipes.train --elastic dp=4 lanes=4 --out out/mine
 """
 
 import argparse
@@ -24,6 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--corpus", help="file or folder of text; default: the standard library")
     parser.add_argument("--out", type=Path, help="folder of the run; default: out/train-PRESET")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument(
+        "--max-restarts", type=int, default=0, help="start all processes again when one is lost"
+    )
+    parser.add_argument(
+        "--elastic", action="store_true", help="resume on as many processes as torchrun started"
+    )
     options = parser.parse_args(arguments)
     out = options.out or Path("out") / f"train-{options.preset}"
     settings = options.settings + ([f"corpus={options.corpus}"] if options.corpus else [])
@@ -33,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
             config,
             out=out,
             resume=options.resume,
+            elastic=options.elastic,
+            max_restarts=options.max_restarts,
             on_log=lambda entry: print(entry.line(), flush=True),
             on_note=lambda text: print(text, flush=True),
         )

@@ -1,9 +1,7 @@
 """Starting the processes of a run on this machine, as ``torchrun`` would."""
 
 import logging
-import multiprocessing
 import os
-import threading
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +10,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from recipes.train.config import TrainConfig
+from recipes.train.ear import Ear, Mouth
 from recipes.train.layout import layout_of
 
 
@@ -26,18 +25,17 @@ def launch(
     config: TrainConfig,
     on_log: Callable[[Any], None] | None,
     on_note: Callable[[str], None] | None,
+    max_restarts: int = 0,
 ) -> None:
     """Call ``work(*arguments, on_log, on_note)`` in every process of the config's layout.
 
     Each process has ``config.num_threads`` threads, one by default. What rank 0 logs and notes
-    is handed on here.
+    is handed on here. Where one process fails or is killed, all are started again, so often at
+    most.
 
     Raises:
-        Exception: what the first process that failed raised.
+        Exception: what the first process that failed raised, in the last attempt.
     """
-    context = multiprocessing.get_context("spawn")
-    said = context.SimpleQueue()
-    listener = _Listener(said, on_log, on_note)
     threads = str(config.num_threads or 1)
     settings = LaunchConfig(
         min_nodes=1,
@@ -46,61 +44,31 @@ def launch(
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
-        max_restarts=0,
+        max_restarts=max_restarts,
         monitor_interval=0.1,
         start_method="spawn",
     )
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = threads
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    ear = Ear(on_log, on_note)
     try:
-        elastic_launch(settings, _worker)(work, arguments, said)
+        elastic_launch(settings, _worker)(work, arguments, ear.mouth)
     except ChildFailedError as error:
-        listener.stop()
-        raise listener.error or error from None
+        ear.close()
+        raise ear.error or error from None
     finally:
-        listener.stop()
+        ear.close()
         if before is None:
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = before
 
 
-def _worker(work: Callable[..., None], arguments: tuple[Any, ...], said: Any) -> None:
+def _worker(work: Callable[..., None], arguments: tuple[Any, ...], mouth: Mouth) -> None:
+    say = mouth.open()
     try:
-        work(*arguments, lambda entry: said.put(("log", entry)), lambda t: said.put(("note", t)))
+        work(*arguments, lambda entry: say("log", entry), lambda text: say("note", text))
     except Exception as error:
-        said.put(("error", error))
+        say("error", error)
         raise SystemExit(1) from None
-
-
-class _Listener:
-    """Hands on what workers say, from a thread."""
-
-    def __init__(
-        self,
-        said: Any,
-        on_log: Callable[[Any], None] | None,
-        on_note: Callable[[str], None] | None,
-    ) -> None:
-        self._said = said
-        self._told = {"log": on_log, "note": on_note}
-        self.error: Exception | None = None
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
-
-    def _listen(self) -> None:
-        while True:
-            kind, value = self._said.get()
-            if kind == "stop":
-                return
-            if kind == "error":
-                self.error = self.error or value
-            elif self._told[kind] is not None:
-                self._told[kind](value)
-
-    def stop(self) -> None:
-        """Return when all that was said is handed on."""
-        if self._thread.is_alive():
-            self._said.put(("stop", None))
-            self._thread.join()

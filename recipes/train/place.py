@@ -15,6 +15,7 @@ from blocks.pipeline.distributed import DistributedTransport
 from blocks.sharding import DistributedGroup, Group
 from recipes.train.checkpoint import GroupRanks, OneRank, Ranks
 from recipes.train.layout import Layout, Position
+from recipes.train.rendezvous import join_world
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Place:
             return
         begun = not dist.is_initialized()
         if begun:
-            dist.init_process_group("gloo")
+            join_world()
         try:
             got = dist.get_world_size()
             check(got == layout.num_ranks, "processes", f"dp * pp * tp = {layout.num_ranks}", got)

@@ -15,7 +15,9 @@ from recipes.train.checkpoint import (
     load_latest,
     read_state,
 )
+from recipes.train.claim import claim_together
 from recipes.train.config import TrainConfig, resolve
+from recipes.train.elastic import fit_world, restart_count, world_size
 from recipes.train.evaluate import HeldOut
 from recipes.train.export import export_checkpoint
 from recipes.train.launch import in_workers, launch
@@ -57,6 +59,8 @@ def train(
     *,
     out: str | Path,
     resume: bool = False,
+    elastic: bool = False,
+    max_restarts: int = 0,
     on_log: OnLog | None = None,
     on_note: OnNote | None = None,
 ) -> TrainResult:
@@ -68,7 +72,10 @@ def train(
     Args:
         out: folder of the run: ``log.jsonl``, ``loss.png``, ``checkpoints/``, ``model/``; on a
             disk that all processes see.
-        resume: go on from the newest intact checkpoint there; without one, start over.
+        resume: go on from the newest intact checkpoint there; without one, start over. Processes
+            that torchrun starts again after a failure always do.
+        elastic: resume, on as many processes as torchrun has started, see ``fit_world``.
+        max_restarts: how often processes started here are started again after a failure.
         on_log: called with every log entry. on_note: called with what happens before the steps.
             Under torchrun, on rank 0 only.
 
@@ -78,11 +85,12 @@ def train(
         TrainingDiverged: numbers that are not finite, for good.
     """
     out, started = Path(out), time.perf_counter()
+    resume = resume or elastic or restart_count() > 0
     if not resume and list_checkpoints(out / "checkpoints"):
         raise fail("out", "a folder without a run", str(out), "pass --resume or another folder")
-    config = _settle(config, out if resume else None)
+    config = _settle(config, out if resume else None, world_size() if elastic else None)
     if layout_of(config).num_ranks > 1 and not in_workers():
-        launch(run, (config, out, resume), config, on_log, on_note)
+        launch(run, (config, out, resume), config, on_log, on_note, max_restarts)
     else:
         run(config, out, resume, on_log, on_note)
     return _result(config, out, time.perf_counter() - started)
@@ -94,8 +102,9 @@ def run(
     """What one process does of a run; ``config`` is settled."""
     threads = torch.get_num_threads()
     torch.set_num_threads(config.num_threads or threads)
+    resume = resume or restart_count() > 0
     try:
-        with Place.join(layout_of(config)) as place:
+        with Place.join(layout_of(config)) as place, claim_together(out, place):
             tell = on_note if place.is_first and on_note else (lambda text: None)
             log = on_log if place.is_first and on_log else (lambda entry: None)
             _run_here(config, out, resume, log, tell, place)
@@ -118,7 +127,6 @@ def _run_here(
     num_parameters = trainer.replica.num_parameters
     where = "" if place.alone else f"{place.layout.num_ranks} processes, "
     on_note(f"model: {num_parameters:,} parameters, {where}{torch.get_num_threads()} threads")
-    out.mkdir(parents=True, exist_ok=True)
     log = JsonLog(out / "log.jsonl", after_step=trainer.step) if place.is_first else None
     with CheckpointWriter(out / "checkpoints", keep=config.keep_checkpoints, ranks=ranks) as writer:
         _steps(trainer, out, writer, log, on_log)
@@ -172,11 +180,13 @@ def _entry(trainer: Trainer, pace: Pace, looked: bool, last: bool) -> LogEntry:
     )
 
 
-def _settle(config: TrainConfig, resumed: Path | None) -> TrainConfig:
+def _settle(config: TrainConfig, resumed: Path | None, num_ranks: int | None) -> TrainConfig:
     """The config with nothing left open, as the run resumed settled it, and found to fit."""
     saved = read_state(resumed / "checkpoints") if resumed is not None else None
     if saved is not None:
         config = as_before(config, TrainConfig(**saved["config"]))
+    if num_ranks is not None:
+        config = fit_world(config, num_ranks)
     config = resolve(config)
     check_layout(config)
     build_schedule(config)
