@@ -6,6 +6,7 @@ from benches.figures import (
     _pipeline_execution,
     _pipeline_plan,
     _pipeline_schedules,
+    _pipeline_speed,
     _pipeline_traces,
 )
 from benches.figures.row import Row
@@ -16,3 +17,4 @@ def rows() -> Iterator[Row]:
     yield from _pipeline_plan.rows()
     yield from _pipeline_execution.rows()
     yield from _pipeline_traces.rows()
+    yield from _pipeline_speed.rows()
