@@ -6,7 +6,7 @@ import random
 import statistics
 from collections.abc import Iterator
 
-from benches.bench_pipeline import OVERHEADS, SEQ_LENS, cpu_s, surface
+from benches.bench_pipeline_plan import OVERHEADS, SEQ_LENS, cpu_s, surface
 from benches.figures.row import Measured, Row
 from benches.slice_cost import measure
 from benches.terapipe_model import fit_cluster
