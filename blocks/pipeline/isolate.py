@@ -24,7 +24,7 @@ from blocks.pipeline.schedule import Schedule
 from blocks.pipeline.simulate import simulate
 from blocks.pipeline.stage import StageModule
 from blocks.pipeline.step_run import Wire
-from blocks.pipeline.timeline import Timeline
+from blocks.pipeline.timeline import Number, Timeline
 from blocks.pipeline.trace import Origin, Trace, TraceEvent, merge
 from blocks.pipeline.transport import TensorSpec
 
@@ -59,7 +59,7 @@ def isolate_ranks(
     bounds: Sequence[Sequence[int]],
     *,
     wire: Wire,
-    transfer: float | Callable[[Action], float] = 0.0,
+    transfer: Number | Callable[[Action], Number] = 0.0,
     num_repeats: int = 3,
     device: torch.device | str = "cpu",
     **options: Any,
@@ -156,7 +156,7 @@ def isolate_rank(
 
 def assemble(
     traces: Sequence[Trace],
-    transfer: float | Callable[[Action], float] = 0.0,
+    transfer: Number | Callable[[Action], Number] = 0.0,
     *,
     clock: Clock = "wall",
 ) -> Timeline:

@@ -14,7 +14,7 @@ from blocks.pipeline.measured import Clock, durations_s, transfer_s
 from blocks.pipeline.replay import compute_only
 from blocks.pipeline.schedule import Schedule
 from blocks.pipeline.simulate import simulate
-from blocks.pipeline.timeline import Timeline
+from blocks.pipeline.timeline import Number, Timeline
 from blocks.pipeline.trace import Trace
 
 
@@ -43,8 +43,8 @@ def what_if(
     schedule: Schedule | None = None,
     *,
     bounds: Sequence[Sequence[int]] | None = None,
-    faster: Mapping[int, float] | None = None,
-    transfer: float | Callable[[Action], float] | None = None,
+    faster: Mapping[int, int | float] | None = None,
+    transfer: Number | Callable[[Action], Number] | None = None,
     clock: Clock = "wall",
 ) -> WhatIf:
     """Simulate another step from what a trace measured.
@@ -83,7 +83,7 @@ def what_if(
     is_measured = cuts == trace.bounds and new.num_stages == trace.schedule.num_stages
     seconds = durations if is_measured else durations.fitted(cuts, new.num_stages)
 
-    def duration(action: Action) -> float:
+    def duration(action: Action) -> Number:
         return seconds(action) / factors.get(action.stage, 1)
 
     as_it_was = transfer_s(trace)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from blocks._checks import check
 from blocks.pipeline.action import Action, Kind
 from blocks.pipeline.measured import RECEIVES, measured_timeline
-from blocks.pipeline.timeline import Timeline
+from blocks.pipeline.timeline import Number, Timeline
 from blocks.pipeline.trace import UNMEASURED, Fact, Trace
 from blocks.pipeline.view.scale import time_text
 
@@ -108,7 +108,7 @@ def figure(
     plan: Timeline | None = None,
     trace: Trace | None = None,
     *,
-    planned_bytes: Sequence[Sequence[float]] | None = None,
+    planned_bytes: Sequence[Sequence[Number]] | None = None,
     unit: str | None = None,
     facts: Mapping[str, Fact] | None = None,
     title: str | None = None,
@@ -223,7 +223,7 @@ def _panel(
 
 
 def _planned_memory(
-    plan: Timeline, trace: Trace | None, planned_bytes: Sequence[Sequence[float]] | None
+    plan: Timeline, trace: Trace | None, planned_bytes: Sequence[Sequence[Number]] | None
 ) -> Memory:
     if planned_bytes is not None:
         return Memory("bytes", tuple(map(_curve_of_bytes, plan.spans, planned_bytes)), ())
@@ -232,7 +232,7 @@ def _planned_memory(
     return Memory("tokens" if same else "slices", curves, ())
 
 
-def _curve_of_bytes(spans: Sequence, amounts: Sequence[float]) -> Curve:
+def _curve_of_bytes(spans: Sequence, amounts: Sequence[Number]) -> Curve:
     check(len(spans) == len(amounts), "planned_bytes", f"{len(spans)} of a rank", len(amounts))
     return Curve(tuple(float(span.end) for span in spans), tuple(map(float, amounts)))
 
