@@ -68,7 +68,8 @@ class StageRunner:
         self._sums = [GradientSums(lane_of_turn) for _ in self.parameters]
 
     def forward(self, inputs: Sequence[Tensor], context: SliceContext) -> tuple[Tensor, ...]:
-        """The stage's outputs of a slice, cut off from its graph."""
+        """The stage's outputs of a slice, cut off from its graph and laid out as they would arrive
+        from another rank."""
         key = (context.sequence, context.slice)
         leaves = tuple(t.detach().requires_grad_(t.is_floating_point()) for t in inputs)
         held = self._held[key] = _Slice(context, leaves, None, None)
@@ -77,12 +78,12 @@ class StageRunner:
                 outputs = as_tuple(self.stage(*leaves, context=context))
         else:
             outputs = self._record(held)
-        return tuple(t.detach() for t in outputs)
+        return tuple(t.detach().contiguous() for t in outputs)
 
     @torch.no_grad()
     def look(self, inputs: Sequence[Tensor], context: SliceContext) -> tuple[Tensor, ...]:
         """The stage's outputs of a slice that will have no backward."""
-        return as_tuple(self.stage(*inputs, context=context))
+        return tuple(t.contiguous() for t in as_tuple(self.stage(*inputs, context=context)))
 
     def recompute(self, key: Key) -> None:
         """Make a slice's graph again, with the same random numbers."""
@@ -115,12 +116,11 @@ class StageRunner:
         if pairs and found:
             wanted = [*leaves, *self.parameters]
             roots, slopes = zip(*pairs, strict=True)
-            with held.queue or contextlib.nullcontext():
-                found = list(torch.autograd.grad(roots, wanted, slopes, allow_unused=True))
+            found = list(torch.autograd.grad(roots, wanted, slopes, allow_unused=True))
         of_inputs, of_weights = found[: len(leaves)], found[len(leaves) :]
         self._count(key, held.queue, of_weights)
         return [
-            torch.zeros_like(leaf) if gradient is None else gradient
+            torch.zeros_like(leaf) if gradient is None else gradient.contiguous()
             for leaf, gradient in zip(leaves, of_inputs, strict=True)
         ]
 

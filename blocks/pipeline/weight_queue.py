@@ -25,8 +25,9 @@ class WeightQueue(TorchFunctionMode):
     the weight's product; ``take`` makes the products. They are the very calls autograd would have
     made, so the bits are the same. A weight may be a parameter, also under autocast, or a copy of
     one in another dtype that names it in its attribute ``narrowed_from``. Calls autograd would
-    treat otherwise (other weights, strided inputs) are left to it, as are all other operations:
-    their weight gradients come with the backward.
+    treat otherwise (other weights, strided inputs) or makes twice (``torch.utils.checkpoint``) are
+    left to it, as are compiled regions and all other operations: their weight gradients come with
+    the backward.
     """
 
     def __init__(self, weights: Container[int]) -> None:
@@ -46,10 +47,13 @@ class WeightQueue(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if torch.compiler.is_compiling():
+            return func(*args, **kwargs)  # queuing would break its graph at every layer
         if func is F.linear and torch.is_grad_enabled():
             x, weight, bias = _operands(*args, **kwargs)
             owner = getattr(weight, "narrowed_from", weight)
-            if id(owner) in self._weights and _plain(x) and weight.is_contiguous():
+            plain = _plain(x) and weight.is_contiguous() and not _checkpointed()
+            if plain and id(owner) in self._weights:
                 x, value, bias = _autocast(x, weight.detach(), bias)
                 return _Linear.apply(x, value, bias, owner, self._products)
         return func(*args, **kwargs)
@@ -79,6 +83,13 @@ def _operands(
 def _plain(x: Tensor) -> bool:
     """Whether autograd's weight product for input ``x`` is ``gradient.T @ x`` over its rows."""
     return type(x) in (Tensor, torch.nn.Parameter) and x.dim() >= 2 and x.is_contiguous()
+
+
+def _checkpointed() -> bool:
+    """Whether ``torch.utils.checkpoint`` records what is saved: it fills it in again by a plain
+    forward, without the queue, and would not notice that something else was saved."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return hooks is not None and "_checkpoint_hook" in hooks[0].__qualname__
 
 
 def _autocast(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from blocks.pipeline.weight_queue import WeightQueue
 
@@ -125,10 +126,25 @@ def test_a_weight_used_in_two_ways() -> None:
         lambda layers, x: layers.up(x[0]),
         lambda layers, x: F.linear(x, layers.up.weight * 2.0),
         lambda layers, x: x @ layers.up.weight.t(),
+        lambda layers, x: checkpoint(layers.up, x, use_reentrant=False),
     ],
-    ids=["strided input", "vector", "a product of the weight", "no linear"],
+    ids=[
+        "strided input",
+        "vector",
+        "a product of the weight",
+        "no linear",
+        "checkpoint",
+    ],
 )
 def test_other_calls_are_left_to_autograd(forward: Forward) -> None:
     early, late = compare(forward, X.detach().requires_grad_())
     assert late == set()
     assert early["up.weight"] is not None
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_layers_keep_their_bits(backend: str) -> None:
+    def forward(layers, x: Tensor) -> Tensor:
+        return torch.compile(layers.up, backend=backend)(x)
+
+    compare(forward, X.detach().requires_grad_())
