@@ -9,6 +9,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+_top_hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks  # pyright: ignore
+
 
 class _Product(NamedTuple):
     """A weight gradient still to be made: ``gradient.T @ x``, for ``weight``."""
@@ -88,7 +90,7 @@ def _plain(x: Tensor) -> bool:
 def _checkpointed() -> bool:
     """Whether ``torch.utils.checkpoint`` records what is saved: it fills it in again by a plain
     forward, without the queue, and would not notice that something else was saved."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    hooks = _top_hooks(False)
     return hooks is not None and "_checkpoint_hook" in hooks[0].__qualname__
 
 
