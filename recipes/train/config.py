@@ -38,7 +38,8 @@ class TrainConfig:
 
     What the numbers are made of (together with all of the above):
     microbatch: rows that go through the model together; None: what fits the layout.
-    slices: token slices a row is cut into, of nearly equal lengths.
+    slices: token slices a row is cut into, of nearly equal lengths, or where ``cuts`` says, like
+        "0,200,256" (the end included).
     lanes: parts of the batch whose gradients are summed apart and then as a tree; None: dp.
 
     Where it runs (changes no bit while ``canonical``):
@@ -47,7 +48,7 @@ class TrainConfig:
     schedule: a name of ``blocks.pipeline.SCHEDULES``, or "auto". chunks: stages a rank.
     layers_per_stage: like "3,5"; None spreads them evenly.
     canonical: add gradients up in one order on any layout; false is a plain all-reduce.
-    plan: file written by the ``plan`` verb, which decides pp, slices, schedule and recompute.
+    plan: file written by the ``plan`` verb, which decides pp, chunks, cuts and the schedule.
 
     What is written:
     log_every, eval_every, checkpoint_every: in steps; the last step does all three.
@@ -87,6 +88,7 @@ class TrainConfig:
     num_threads: int | None = None
     microbatch: int | None = None
     slices: int = 1
+    cuts: str | None = None
     lanes: int | None = None
     dp: int = 1
     pp: int = 1

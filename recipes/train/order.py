@@ -1,9 +1,12 @@
 """The order of a step's work on the pipeline ranks, and where rows are cut."""
 
+import itertools
+
 from blocks._checks import check
 from blocks.pipeline import Action, Kind, Schedule
 from blocks.pipeline.schedules import SCHEDULES
 from recipes.train.config import TrainConfig
+from recipes.train.plan_file import PlanFile
 
 
 def build_schedule(config: TrainConfig) -> Schedule:
@@ -17,6 +20,8 @@ def build_schedule(config: TrainConfig) -> Schedule:
     assert config.lanes is not None, "resolved"
     parts = config.lanes if config.pp == 1 else config.dp
     num_slices = [config.slices] * (config.batch_size // parts // config.microbatch)
+    if config.plan is not None:
+        return PlanFile.read(config.plan).plan.schedule
     if config.pp == 1:
         return one_rank(num_slices)
     make = SCHEDULES[schedule_name(config)]
@@ -47,11 +52,31 @@ def one_rank(num_slices: list[int]) -> Schedule:
     return Schedule("one rank", (0,), tuple(num_slices), (tuple(program),))
 
 
+def recomputed_stages(config: TrainConfig) -> tuple[int, ...]:
+    """Stages that keep nothing but their inputs."""
+    if config.recompute:
+        return tuple(range(config.pp * config.chunks))
+    return PlanFile.read(config.plan).plan.recompute if config.plan is not None else ()
+
+
 def row_bounds(config: TrainConfig) -> tuple[int, ...]:
     """The token at which each slice of a row begins, and the length of the row.
+
+    Raises:
+        ValueError: ``cuts`` that are none.
 
     >>> row_bounds(TrainConfig(context_len=10, slices=4))
     (0, 2, 5, 7, 10)
     """
     length, count = config.context_len, config.slices
-    return tuple(length * piece // count for piece in range(count + 1))
+    if config.cuts is None:
+        return tuple(length * piece // count for piece in range(count + 1))
+    hint = "slices + 1 tokens from 0 to context_len"
+    parts = config.cuts.split(",")
+    check(all(p.strip().isdigit() for p in parts), "cuts", "numbers", repr(config.cuts), hint)
+    bounds = tuple(map(int, parts))
+    fits = (bounds[0], bounds[-1], len(bounds)) == (0, length, count + 1)
+    check(fits, "cuts", f"0 to {length} in {count} slices", repr(config.cuts), hint)
+    rising = all(a < b for a, b in itertools.pairwise(bounds))
+    check(rising, "cuts", "ascending tokens", repr(config.cuts), hint)
+    return bounds

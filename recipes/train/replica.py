@@ -15,6 +15,7 @@ from recipes.train.data import Batch, document_bounds
 from recipes.train.holding import Holding
 from recipes.train.lanes import LaneSums
 from recipes.train.layout import stage_layers
+from recipes.train.order import recomputed_stages
 from recipes.train.shares import Complete, Shares
 from recipes.train.stage import EMBEDDING, TIED_HEAD, DecoderStage
 from recipes.train.tensor_parallel_stage import TensorParallelStage
@@ -66,6 +67,7 @@ class Replica:
         if self._shares is not None:
             self.parameters = self._shares.parameters
         self.holdings = self._holdings(tensor)
+        self.losses: Tensor | None = None  # of the last step, where the last stage is
         self.listener: Callable[[TraceEvent], None] | None = None  # told of every action
         last = len(layers) - 1
         self._executor = Executor(
@@ -74,7 +76,7 @@ class Replica:
             self.stages,
             transport,
             wire=self._wire,
-            recompute=sorted(range(len(layers))) if config.recompute else (),
+            recompute=recomputed_stages(config),
             ties=[{0: EMBEDDING, last: TIED_HEAD}] if model.tie_embeddings and last else (),
             seed=config.seed,
             on_event=self._hear,
@@ -151,7 +153,13 @@ class Replica:
             losses = self._run_lanes(sequences, lanes, scale, step, first, named)
             if self._shares is None:
                 complete({name: p.grad for name, p in named.items() if p.grad is not None})
+        self.losses = losses if self.has_loss else None
         return losses
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether the last stage is here."""
+        return any(stage.is_last for stage in self.stages.values())
 
     def _run_lanes(
         self,
@@ -206,11 +214,16 @@ class Replica:
         """Summed loss of every sequence, float64 [num_sequences], without gradients; zeros on
         ranks without the last stage."""
         totals = torch.zeros(len(sequences), dtype=torch.float64)
-        if not sequences:
-            return totals
+        for stage in self.stages.values():
+            stage.eval()
+        losses: dict[tuple[int, int], Tensor] = {}
         with self._shares.whole() if self._shares else contextlib.nullcontext():
-            result = self._executor.forward_only(sequences, [self.bounds] * len(sequences))
-        for (sequence, _), loss in sorted(result.losses.items()):
+            if sequences:
+                bounds = [self.bounds] * len(sequences)
+                losses = self._executor.forward_only(sequences, bounds).losses
+        for stage in self.stages.values():
+            stage.train()
+        for (sequence, _), loss in sorted(losses.items()):
             totals[sequence] += loss.double()
         return totals
 

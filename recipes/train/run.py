@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from blocks._checks import fail
+from blocks.pipeline import check_schedule
 from recipes.train.checkpoint import (
     CheckpointWriter,
     list_checkpoints,
@@ -24,9 +25,10 @@ from recipes.train.launch import in_workers, launch
 from recipes.train.layout import check_layout, layout_of
 from recipes.train.log import JsonLog, LogEntry, plot_log, read_log
 from recipes.train.meter import peak_memory_bytes
-from recipes.train.order import build_schedule
+from recipes.train.order import build_schedule, row_bounds
 from recipes.train.pace import Pace
 from recipes.train.place import Place
+from recipes.train.plan_file import follow
 from recipes.train.prepare import prepare_together
 from recipes.train.rate import learning_rate
 from recipes.train.trainer import Trainer, as_before
@@ -187,9 +189,10 @@ def _settle(config: TrainConfig, resumed: Path | None, num_ranks: int | None) ->
         config = as_before(config, TrainConfig(**saved["config"]))
     if num_ranks is not None:
         config = fit_world(config, num_ranks)
-    config = resolve(config)
+    config = resolve(follow(config))
     check_layout(config)
-    build_schedule(config)
+    row_bounds(config)
+    check_schedule(build_schedule(config))
     return config
 
 

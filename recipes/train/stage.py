@@ -76,6 +76,9 @@ class DecoderStage(nn.Module):
         vocab_size, width = whole.embed.weight.shape
         self.head = whole.head or Table(vocab_size, width, kept) if is_last else None
         self.is_last = is_last
+        # The norm behind a cut adds nothing to the stream: the same call, so the same bits. Behind
+        # the embedding there is no sum, and none in post-norm layers.
+        self._joins = layers.start > 0 and config.norm_order != "post"
         cos_sin: Any = whole.cos_sin
         self.register_buffer("cos_sin", cos_sin, persistent=False)
         self._copies = WorkingCopies(dtype)
@@ -92,10 +95,15 @@ class DecoderStage(nn.Module):
             x, residual = self._embed(tokens.flatten(), positions), None
         else:
             (x,) = inputs
-            post = self.config.norm_order == "post"
-            residual = None if post else torch.zeros_like(x)  # as the fused sum of the norms
-        run = self._run if torch.is_grad_enabled() else self._layers  # a look costs no compilation
-        x, residual = run(x, residual, positions, attend)
+            residual = torch.zeros_like(x) if self._joins else None
+        # A forward that is to be done again takes the operations of the one that is kept: those
+        # without gradients round otherwise. A look at held-out text is free to take the fastest.
+        record = torch.is_grad_enabled() or self.training
+        run = self._run if record else self._layers  # a look costs no compilation either
+        with torch.set_grad_enabled(record):
+            x, residual = run(x, residual, positions, attend)
+        if not torch.is_grad_enabled():
+            x, residual = x.detach(), None if residual is None else residual.detach()
         if not self.is_last:
             return x if residual is None else x + residual
         labels = context.data["labels"][:, context.start : context.stop]

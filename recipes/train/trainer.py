@@ -299,9 +299,12 @@ def check_same_run(saved: TrainConfig, config: TrainConfig) -> None:
 
 def as_before(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
     """``config`` with what it leaves open as ``saved`` has it settled."""
+    left_open = {"dtype": "auto", "microbatch": None, "lanes": None}
+    if config.plan is None:
+        left_open |= {"slices": 1, "cuts": None}
     changes = {
         name: getattr(saved, name)
-        for name, open_value in (("dtype", "auto"), ("microbatch", None), ("lanes", None))
-        if getattr(config, name) == open_value
+        for name, value in left_open.items()
+        if getattr(config, name) == value
     }
     return dataclasses.replace(config, **changes)

@@ -53,8 +53,9 @@ class StepWindows:
         finally:
             replica.listener = None
         here = place.position
+        losses = () if replica.losses is None else replica.losses.tolist()
         name = f"step-{step:06d}-rank-{here.pp}.jsonl"
-        write_traces(self._file(f"trace/replica-{here.dp}", name), [recorder.trace()])
+        write_traces(self._file(f"trace/replica-{here.dp}", name), [recorder.trace(losses)])
 
     def _file(self, folder: str, name: str) -> Path:
         path = self._out / folder / name

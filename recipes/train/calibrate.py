@@ -1,0 +1,94 @@
+"""What token slices cost on this machine, measured with the stages a run would have."""
+
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from blocks.pipeline import CostSurface, Sample, SliceContext, fit_cost, uniform_slices
+from recipes.model import ModelConfig
+from recipes.train.config import TrainConfig
+from recipes.train.layout import stage_layers
+from recipes.train.stage import DecoderStage
+
+CUTS = (1, 2, 4, 8)
+"""Numbers of even slices a row is cut into for measuring: lengths and prefixes of all sizes."""
+MIN_SLICE = 8
+
+
+def calibrate(config: TrainConfig, model: ModelConfig, *, rounds: int = 3) -> list[CostSurface]:
+    """A surface for every pipeline rank: the sum of its stages, in CPU seconds of this thread.
+
+    Forwards and whole backwards are timed, the least of ``rounds``, after a round that warms up;
+    weight gradients count as part of the backward. ``config`` is resolved.
+    """
+    layers = stage_layers(config)
+    stages = [
+        DecoderStage(
+            model,
+            part,
+            stage=number,
+            num_stages=len(layers),
+            dtype=getattr(torch, config.dtype),
+        )
+        for number, part in enumerate(layers)
+    ]
+    for stage in stages:
+        stage.init(config.seed)
+    # Chunk k of rank p is stage k * pp + p, except in a V, where the even split hardly differs.
+    ranks = [stages[rank :: config.pp] for rank in range(config.pp)]
+    return [_surface(config, model, own, rounds) for own in ranks]
+
+
+def _surface(
+    config: TrainConfig, model: ModelConfig, stages: Sequence[DecoderStage], rounds: int
+) -> CostSurface:
+    length, rows = config.context_len, config.microbatch or 1
+    generator = torch.Generator().manual_seed(config.seed)
+    data = {
+        name: torch.randint(model.vocab_size, (rows, length), generator=generator)
+        for name in ("inputs", "labels")
+    }
+    samples = []
+    for count in (count for count in CUTS if length // count >= MIN_SLICE):
+        bounds = uniform_slices(length, count)
+        found = [list(_one_round(stages, data, bounds, model)) for _ in range(rounds + 1)][1:]
+        for piece in range(count):
+            forward, backward = (min(times[piece][side] for times in found) for side in (0, 1))
+            start, stop = bounds[piece : piece + 2]
+            sent = rows * (stop - start) * model.hidden_size * stages[0].dtype.itemsize
+            samples.append(Sample(stop - start, start, forward, backward, 0.0, sent))
+    return fit_cost(samples)
+
+
+def _one_round(
+    stages: Sequence[DecoderStage],
+    data: dict[str, Tensor],
+    bounds: Sequence[int],
+    model: ModelConfig,
+) -> Iterator[tuple[float, float]]:
+    """Seconds of forward and backward of every slice, all stages together."""
+    count = len(bounds) - 1
+    forward, backward = [0.0] * count, [0.0] * count
+    for stage in stages:
+        state: dict = {}
+        held: list[tuple[Tensor, ...]] = []
+        rows = data["inputs"].shape[0]
+        for piece in range(count):
+            context = SliceContext(0, piece, bounds[piece], bounds[piece + 1], data, state)
+            shape = (rows * context.num_tokens, model.hidden_size)
+            inputs = ()
+            if stage.embed is None:
+                inputs = (torch.randn(shape).to(stage.dtype).requires_grad_(),)
+            started = time.thread_time()
+            out = stage(*inputs, context=context)
+            forward[piece] += time.thread_time() - started
+            held.append((out, *inputs))
+        for piece in reversed(range(count)):
+            out, *_ = held[piece]
+            started = time.thread_time()
+            out.backward(torch.ones_like(out))
+            backward[piece] += time.thread_time() - started
+        stage.zero_grad(set_to_none=True)
+    yield from zip(forward, backward, strict=True)

@@ -1,0 +1,104 @@
+"""Plan files: what the ``plan`` verb decides and a run follows."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from blocks._checks import check
+from blocks.pipeline import Action, CostSurface, PipelinePlan, Timeline, simulate
+from recipes.train.config import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanFile:
+    """A pipeline's plan, and what it was made from.
+
+    plan: order and cuts of one replica's step. costs: of every rank's slices, as measured.
+    sizes: fields of ``TrainConfig`` the costs hold for; a run of other sizes is refused.
+    """
+
+    plan: PipelinePlan
+    costs: tuple[CostSurface, ...]
+    sizes: dict[str, Any]
+
+    def write(self, path: Path) -> None:
+        content = {
+            "plan": self.plan.to_json(),
+            "costs": [cost.to_json() for cost in self.costs],
+            "sizes": self.sizes,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: str | Path) -> "PlanFile":
+        """
+        Raises:
+            ValueError: no plan there, or a text that is none.
+        """
+        check(Path(path).is_file(), "plan", "a file written by the plan verb", str(path))
+        try:
+            content = json.loads(Path(path).read_text())
+            return cls(
+                PipelinePlan.from_json(content["plan"]),
+                tuple(CostSurface.from_json(cost) for cost in content["costs"]),
+                content["sizes"],
+            )
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"plan: expected a plan in {path}, got {error!r}") from error
+
+    def timeline(self) -> Timeline:
+        """The step as the plan's costs have it."""
+        plan = self.plan
+        chunks = len(plan.schedule.placement) // plan.schedule.num_ranks
+
+        def seconds(action: Action) -> float:
+            rank = plan.schedule.placement[action.stage]
+            start, stop = plan.bounds[action.slice : action.slice + 2]
+            return self.costs[rank].seconds(action.kind, stop - start, start) / chunks
+
+        return simulate(plan.schedule, seconds)
+
+
+SIZES = (
+    *("hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size", "vocab_size"),
+    *("context_len", "batch_size", "microbatch", "dp", "dtype", "layers_per_stage"),
+)
+
+
+def follow(config: TrainConfig) -> TrainConfig:
+    """The config with what its plan decides; as it is without one.
+
+    Raises:
+        ValueError: a plan for other sizes, or settings beside it that it decides.
+    """
+    if config.plan is None:
+        return config
+    file = PlanFile.read(config.plan)
+    schedule, cuts = file.plan.schedule, ",".join(map(str, file.plan.bounds))
+    decided = {
+        "pp": schedule.num_ranks,
+        "chunks": schedule.num_stages // schedule.num_ranks,
+        "slices": file.plan.num_slices,
+        "cuts": cuts,
+        "microbatch": file.sizes["microbatch"],
+        "layers_per_stage": file.sizes["layers_per_stage"],
+    }
+    fields = {field.name: field.default for field in dataclasses.fields(config)}
+    for name, value in decided.items():
+        given = getattr(config, name)
+        free = given in (fields[name], value)
+        check(free, name, f"{value!r}, as the plan has it", repr(given), "or leave it out")
+    config = dataclasses.replace(config, **decided)
+    for name in SIZES:
+        made_for, got = file.sizes[name], getattr(config, name)
+        hint = "plan again for these sizes"
+        check(
+            made_for == got or got == "auto",
+            name,
+            f"{made_for!r}, which the plan was made for",
+            repr(got),
+            hint,
+        )
+    return config

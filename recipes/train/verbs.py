@@ -1,0 +1,149 @@
+"""What ``python -m recipes.train`` does beside training: plan, simulate, replay and so on."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from blocks._checks import check
+from blocks.pipeline import Trace, compare, plan_pipeline, read_traces, replay
+from blocks.pipeline.schedules import SCHEDULES
+from blocks.pipeline.view import figure, to_html, to_perfetto, to_svg
+from blocks.pipeline.view.sliders import sliders_of
+from recipes.train.calibrate import calibrate
+from recipes.train.config import TrainConfig, resolve
+from recipes.train.export import DTYPES, export_checkpoint
+from recipes.train.layout import check_layout
+from recipes.train.model import model_config
+from recipes.train.plan_file import SIZES, PlanFile
+from recipes.train.prepare import read_text
+from recipes.train.presets import PRESETS
+
+
+def plan(config: TrainConfig, out: Path, max_sequences: float | None) -> None:
+    """Measure what slices cost here, plan a step, write the plan and print why it is so."""
+    check(config.pp > 1, "pp", "2 or more", config.pp, "a plan orders pipeline ranks")
+    config = resolve(config)
+    check_layout(config)
+    text = read_text(config, lambda note: print(note, flush=True))
+    print("measuring slices of every stage", flush=True)
+    costs = calibrate(config, model_config(config, text.tokenizer))
+    for rank, cost in enumerate(costs):
+        print(f"rank {rank}: {cost.residual}")
+    length = config.context_len
+    assert config.microbatch is not None, "resolved"
+    found = plan_pipeline(
+        costs,
+        length,
+        config.batch_size // config.dp // config.microbatch,
+        config.pp,
+        memory_cap=None if max_sequences is None else max_sequences * length,
+        num_chunks=(config.chunks,),
+        split_weights=(False,),
+    )
+    sizes = {name: getattr(config, name) for name in SIZES}
+    PlanFile(found, tuple(costs), sizes).write(out)
+    print(f"{found.explanation}\nplan: {out}")
+
+
+def simulate(path: Path, out: Path) -> None:
+    """Draw the step a plan foresees."""
+    file = PlanFile.read(path)
+    shown = figure(file.timeline(), unit="s", title=f"plan {path.name}")
+    _write(out, to_svg(shown) if out.suffix == ".svg" else to_html(shown))
+
+
+def replay_run(run: Path, out: Path | None, step: int | None) -> None:
+    """Simulate a traced step with its own durations; draw both."""
+    trace = traced_step(run, step)
+    found = replay(trace)
+    print(f"step {trace.meta.get('step')}: {found}")
+    if out is None:
+        return
+    if out.suffix == ".json":
+        _write(out, to_perfetto(trace))
+        return
+    shown = figure(found.replayed, trace, plan_title="replayed (simulated)")
+    if out.suffix == ".svg":
+        _write(out, to_svg(shown))
+    else:
+        _write(out, to_html(shown, sliders=sliders_of(trace, SCHEDULES), trace=trace))
+
+
+def compare_runs(first: Path, second: Path, step: int | None) -> None:
+    """Two runs' traced steps side by side: times, losses, digests."""
+    print(compare(traced_step(first, step), traced_step(second, step)))
+
+
+def export(checkpoint: Path, out: Path, dtype: str) -> None:
+    """Write a Hugging Face folder of a checkpoint, or of a run's newest one."""
+    print(f"model: {export_checkpoint(checkpoint, out, dtype=dtype)}")
+
+
+def traced_step(run: Path, step: int | None) -> Trace:
+    """A traced step of a run's first replica; the last one for None.
+
+    Args:
+        run: a run's folder, or one of traces.
+
+    Raises:
+        ValueError: no traces there, or none of that step.
+    """
+    folder = run / "trace" / "replica-0" if (run / "trace").is_dir() else run
+    files = sorted(folder.glob("*.jsonl"))
+    hint = "train with trace=a:b first"
+    check(bool(files), "traces", f"files step-*-rank-*.jsonl in {folder}", "none", hint)
+    traces = read_traces(*files)
+    known = [trace.meta.get("step") for trace in traces]
+    wanted = known[-1] if step is None else step
+    check(wanted in known, "step", f"one of {known}", wanted)
+    return traces[known.index(wanted)]
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    print(f"written: {path}")
+
+
+def parser_of(
+    verb: str, configure: Callable[[argparse.Namespace], TrainConfig]
+) -> argparse.ArgumentParser:
+    """The parser of a verb and what to call with its options."""
+    parser = argparse.ArgumentParser(f"python -m recipes.train {verb}")
+    if verb == "plan":
+        add_run_options(parser)
+        parser.add_argument(
+            "--max-sequences", type=float, help="most a rank may hold, in sequences' activations"
+        )
+        parser.set_defaults(
+            work=lambda o: plan(configure(o), o.out or Path("out/plan.json"), o.max_sequences)
+        )
+    elif verb == "simulate":
+        parser.add_argument("plan", type=Path, help="file written by the plan verb")
+        parser.add_argument("--out", type=Path, default=Path("out/plan.html"), help=".html or .svg")
+        parser.set_defaults(work=lambda o: simulate(o.plan, o.out))
+    elif verb == "replay":
+        parser.add_argument("run", type=Path, help="folder of a run with trace=a:b")
+        parser.add_argument("--out", type=Path, help=".html, .svg, or .json for Perfetto")
+        parser.add_argument("--step", type=int, help="default: the last one traced")
+        parser.set_defaults(work=lambda o: replay_run(o.run, o.out, o.step))
+    elif verb == "compare":
+        parser.add_argument("first", type=Path)
+        parser.add_argument("second", type=Path)
+        parser.add_argument("--step", type=int, help="default: the last one traced")
+        parser.set_defaults(work=lambda o: compare_runs(o.first, o.second, o.step))
+    else:
+        assert verb == "export", verb
+        parser.add_argument("checkpoint", type=Path, help="a run's folder or one checkpoint")
+        parser.add_argument("--out", type=Path, required=True)
+        parser.add_argument("--dtype", choices=sorted(DTYPES), default="bfloat16")
+        parser.set_defaults(work=lambda o: export(o.checkpoint, o.out, o.dtype))
+    return parser
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """What says which run is meant."""
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="fields of TrainConfig")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="demo")
+    parser.add_argument("--corpus", help="file or folder of text; default: the standard library")
+    parser.add_argument("--out", type=Path, help="of a run: its folder, default out/train-PRESET")
