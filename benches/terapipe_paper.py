@@ -44,7 +44,7 @@ class Setting(NamedTuple):
 
     @property
     def name(self) -> str:
-        where = f"row {self.row}" if self.row else f"L {self.seq_len}"
+        where = f"row {self.row}" if self.row else "longer"
         return f"{where}: {self.model.name} {self.data}/{self.pipeline}/{self.operation}"
 
     @property

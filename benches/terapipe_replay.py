@@ -74,9 +74,24 @@ def replay_all(cluster: Cluster | None = None) -> list[Replayed]:
     return [replay(setting, cluster) for setting in (*SETTINGS, *LONGER)]
 
 
+def median_error(replayed: Sequence[Replayed]) -> float:
+    """Of the predicted speed-ups, over the settings that were not fitted."""
+    return statistics.median(abs(row.error) for row in replayed if not row.fitted)
+
+
+def sensitivity(cluster: Cluster, factor: float = 1.2) -> list[float]:
+    """Median errors where each fitted number is multiplied or divided by ``factor``, ascending."""
+    moved = [
+        Cluster(cluster.gemm_flops_per_s * a, cluster.network_bytes_per_s * b)
+        for a in (1 / factor, factor)
+        for b in (1 / factor, factor)
+    ]
+    return sorted(median_error(replay_all(each)) for each in moved)
+
+
 def table(replayed: Sequence[Replayed]) -> list[str]:
     """Lines for people: seconds and speed-ups, published and predicted."""
-    head = f"{'setting':<24}{'published s':>18}{'predicted s':>18}{'scheme s':>10}"
+    head = f"{'setting':<23}{'T':>6}{'published s':>18}{'predicted s':>18}{'scheme s':>10}"
     lines = [head + f"{'published':>11}{'predicted':>11}{'error':>8}  slices"]
     for row in replayed:
         setting = row.setting
@@ -84,16 +99,15 @@ def table(replayed: Sequence[Replayed]) -> list[str]:
         published = f"{setting.without_s:.3f} -> {setting.with_s:.3f}"
         predicted = f"{row.without_s:.3f} -> {row.with_s:.3f}"
         lines.append(
-            f"{setting.name:<24}{published:>18}{predicted:>18}{scheme:>10}"
+            f"{setting.name:<23}{setting.seq_len:>6}{published:>18}{predicted:>18}{scheme:>10}"
             f"{setting.speed_up:>10.2f}x{row.speed_up:>10.2f}x{row.error:>+8.1%}"
             f"  {_shape(row.plan)}{'  (fitted)' if row.fitted else ''}"
         )
     predicted = [row for row in replayed if not row.fitted]
     worst = max(predicted, key=lambda row: abs(row.error))
-    median = statistics.median(abs(row.error) for row in predicted)
     lines.append(
-        f"{len(predicted)} predictions: median error {median:.1%}, worst {worst.error:+.1%} "
-        f"({worst.setting.name})"
+        f"{len(predicted)} predictions: median error {median_error(replayed):.1%}, "
+        f"worst {worst.error:+.1%} ({worst.setting.name}, T = {worst.setting.seq_len})"
     )
     return lines
 
@@ -130,7 +144,7 @@ def plot(replayed: Sequence[Replayed], path: str) -> None:
     from matplotlib import ticker
 
     figure, axes = plt.subplots(figsize=(6.4, 6))
-    ends = [0.85, 11.5]
+    ends = [0.8, 11.5]
     axes.plot(ends, ends, color="0.4", linewidth=1, label="equal")
     axes.fill_between(
         ends, [x / 1.15 for x in ends], [x * 1.15 for x in ends], color="0.92", label="within 15 %"
@@ -147,9 +161,9 @@ def plot(replayed: Sequence[Replayed], path: str) -> None:
     names: dict[tuple[float, float], list[str]] = {}
     for row in replayed:  # rows at one place share a label
         at = round(row.setting.speed_up, 1), round(row.speed_up, 1)
-        names.setdefault(at, []).append(str(row.setting.row or f"L {row.setting.seq_len}"))
+        names.setdefault(at, []).append(str(row.setting.row or f"T = {row.setting.seq_len}"))
     for at, texts in names.items():
-        longer = texts[0].startswith("L")
+        longer = texts[0].startswith("T")
         offset, side = ((7, -10), "left") if longer else ((-6, 4), "right")
         axes.annotate(", ".join(texts), at, offset, textcoords="offset points", ha=side)
     ticks = [1, 1.5, 2, 3, 5, 7, 10]
@@ -178,6 +192,8 @@ def main() -> int:
     )
     replayed = replay_all(cluster)
     print("\n".join([*table(replayed), "", *uniform_table(cluster)]))
+    least, *_, most = sensitivity(cluster)
+    print(f"with both fitted numbers moved by a fifth: median error {least:.1%} to {most:.1%}")
     if options.plot:
         plot(replayed, options.plot)
     return 0
