@@ -5,7 +5,8 @@ import statistics
 from collections.abc import Iterator
 
 from benches.figures.row import Measured, Row
-from benches.pipeline_replay import LARGE, SMALL, Errors, Setting, errors, isolated_s, run
+from benches.pipeline_model import LARGE, SMALL, Setting
+from benches.pipeline_replay import Errors, errors, isolated_s, run
 
 COMMAND = "python -m benches.figures --area pipeline"
 

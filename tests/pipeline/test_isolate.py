@@ -10,6 +10,7 @@ from torch import nn
 from blocks.pipeline import Action, Kind, Schedule, TensorSpec, simulate
 from blocks.pipeline.held_bytes import HeldBytes
 from blocks.pipeline.isolate import Isolated, isolate_rank, isolate_ranks
+from blocks.pipeline.isolated_transport import IsolatedTransport
 from blocks.pipeline.measured import durations_s
 from blocks.pipeline.schedules import SCHEDULES
 from blocks.pipeline.view import figure
@@ -122,13 +123,11 @@ def test_held_bytes_count_memory_once_and_while_it_lives() -> None:
 
 
 def test_what_others_would_send_has_numbers_of_its_own() -> None:
-    from blocks.pipeline.isolate import _Watcher
-
-    watcher = _Watcher(0, 2, torch.device("cpu"))
+    transport = IsolatedTransport(0, 2, torch.device("cpu"))
     action = Action(Kind.SEND_BACKWARD, 1, 0, 0, 0, 0)
     for dtype in (torch.float32, torch.bfloat16, torch.int64):
         spec = TensorSpec((64, 3), dtype)
-        first, second = (watcher.receive(spec, 1, action).wait(1.0) for _ in range(2))
+        first, second = (transport.receive(spec, 1, action).wait(1.0) for _ in range(2))
         assert (first.shape, first.dtype) == spec
         assert torch.equal(first, second)
         assert first.data_ptr() != second.data_ptr(), "whoever takes it may write to it"

@@ -9,8 +9,7 @@ from blocks.pipeline.replay import Replay, replay
 from blocks.pipeline.schedules import SCHEDULES
 from blocks.pipeline.trace import Fact, Trace
 from blocks.pipeline.trace_file import read_traces
-from blocks.pipeline.view import figure, to_html, to_perfetto, to_svg
-from blocks.pipeline.view.sliders import sliders_of
+from blocks.pipeline.view import figure, sliders_of, to_html, to_perfetto, to_svg
 
 ENDINGS = (".html", ".svg", ".json")
 

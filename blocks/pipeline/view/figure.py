@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from blocks._checks import check
-from blocks.pipeline.action import Action, Kind
+from blocks.pipeline.action import Action
 from blocks.pipeline.measured import RECEIVES, measured_timeline
 from blocks.pipeline.timeline import Number, Timeline
 from blocks.pipeline.trace import UNMEASURED, Fact, Trace
+from blocks.pipeline.view.memory import Memory, measured_memory, planned_memory
 from blocks.pipeline.view.scale import time_text
 
 PLANNED = "planned (simulated)"
@@ -51,34 +52,6 @@ class Panel:
     busy: tuple[float, ...]
     path: tuple[Stop, ...]
     span: float
-
-
-class Curve(NamedTuple):
-    """Memory of a rank: from each time on, so much."""
-
-    times: tuple[float, ...]
-    amounts: tuple[float, ...]
-
-    @property
-    def peak(self) -> float:
-        return max(self.amounts, default=0.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Memory:
-    """Memory of all ranks over time.
-
-    unit: ``bytes``, or ``tokens`` or ``slices`` whose activations are kept.
-    planned, measured: a curve a rank; empty where there is none.
-    """
-
-    unit: str
-    planned: tuple[Curve, ...]
-    measured: tuple[Curve, ...]
-
-    @property
-    def peak(self) -> float:
-        return max((curve.peak for curve in (*self.planned, *self.measured)), default=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,13 +108,13 @@ def figure(
     unit = ("s" if trace else "") if unit is None else unit
     if plan is not None:
         panels.append(panel_of(plan, plan_title, unit))
-        memory.append(_planned_memory(plan, trace, planned_bytes))
+        memory.append(planned_memory(plan, trace, planned_bytes))
     if trace is not None:
         panels.append(_measured_panel(trace))
         if all(e.live_bytes != UNMEASURED for e in trace.events if e.action.kind.computes):
-            memory.append(Memory("bytes", (), _measured_curves(trace)))
+            memory.append(measured_memory(trace))
         elif plan is None:
-            memory.append(_planned_memory(measured_timeline(trace), trace, None))
+            memory.append(planned_memory(measured_timeline(trace), trace, None))
     counts = {len(panel.lanes) for panel in panels}
     check(len(counts) == 1, "figure", "a plan and a trace of the same ranks", f"{counts} ranks")
     if len(memory) == 2 and memory[0].unit == memory[1].unit:
@@ -220,52 +193,3 @@ def _panel(
         for span in timeline.critical_path()
     )
     return Panel(title, note, lanes, waits, busy, path, makespan)
-
-
-def _planned_memory(
-    plan: Timeline, trace: Trace | None, planned_bytes: Sequence[Sequence[Number]] | None
-) -> Memory:
-    if planned_bytes is not None:
-        return Memory("bytes", tuple(map(_curve_of_bytes, plan.spans, planned_bytes)), ())
-    same = trace is not None and trace.schedule.num_slices == plan.schedule.num_slices
-    curves = tuple(_kept(spans, trace if same else None) for spans in plan.spans)
-    return Memory("tokens" if same else "slices", curves, ())
-
-
-def _curve_of_bytes(spans: Sequence, amounts: Sequence[Number]) -> Curve:
-    check(len(spans) == len(amounts), "planned_bytes", f"{len(spans)} of a rank", len(amounts))
-    return Curve(tuple(float(span.end) for span in spans), tuple(map(float, amounts)))
-
-
-def _kept(spans: Sequence, trace: Trace | None) -> Curve:
-    """Slices, or their tokens, whose activations a rank keeps: from the start of the forward to
-    the end of the backward that needs them last."""
-    splits = {span.action.kind for span in spans}
-    frees = {Kind.FULL_BACKWARD, Kind.WEIGHT if Kind.WEIGHT in splits else Kind.BACKWARD}
-    changes = []
-    for action, start, end in spans:
-        amount = 1.0
-        if trace is not None:
-            first, stop = trace.tokens(action)
-            amount = float(stop - first)
-        if action.kind is Kind.FORWARD:
-            changes.append((float(start), amount))
-        elif action.kind in frees:
-            changes.append((float(end), -amount))
-    changes.sort()
-    held, times, amounts = 0.0, [], []
-    for time, amount in changes:
-        held += amount
-        times.append(time)
-        amounts.append(held)
-    return Curve(tuple(times), tuple(amounts))
-
-
-def _measured_curves(trace: Trace) -> tuple[Curve, ...]:
-    zero = min((e.start_ns for e in trace.events if e.action.kind.computes), default=0)
-    curves = []
-    for events in trace.by_rank:
-        known = [e for e in events if e.live_bytes != UNMEASURED and e.end_ns >= zero]
-        times = tuple((e.end_ns - zero) * 1e-9 for e in known)
-        curves.append(Curve(times, tuple(float(e.live_bytes) for e in known)))
-    return tuple(curves)

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Iterator
 from html import escape
 
 from blocks.pipeline.view.bars import bar_paths, chunk_stripes, labels, separators_from
-from blocks.pipeline.view.figure import Curve, Figure, Memory, Panel
+from blocks.pipeline.view.figure import Figure, Panel
 from blocks.pipeline.view.layout import LEFT, Layout, layout_of
 from blocks.pipeline.view.legend import legend
+from blocks.pipeline.view.memory import Curve, Memory
 from blocks.pipeline.view.palette import (
     GRID,
     IDLE,
