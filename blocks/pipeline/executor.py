@@ -17,7 +17,7 @@ from blocks.pipeline.lower import lower
 from blocks.pipeline.mailbox import Mailbox, sends_to
 from blocks.pipeline.moves import Move, moves
 from blocks.pipeline.outbox import Outbox
-from blocks.pipeline.parameter_gradients import check_ties, leave_gradients
+from blocks.pipeline.parameter_gradients import check_ties, leave_gradients, tied_weight
 from blocks.pipeline.schedule import Schedule
 from blocks.pipeline.stage import StageModule
 from blocks.pipeline.stage_runner import Key, StageRunner
@@ -139,7 +139,9 @@ class Executor:
             return [(a.sequence, a.slice) for a in program if (a.kind, a.stage) == (kind, stage)]
 
         recomputed = every if recompute else slices(Kind.RECOMPUTE)
-        return StageRunner(module, counts, recomputed=recomputed, split=slices(Kind.WEIGHT))
+        tied = [tied_weight(module, tie[stage], stage) for tie in self._ties if stage in tie]
+        split = slices(Kind.WEIGHT)
+        return StageRunner(module, counts, recomputed=recomputed, split=split, tied=tied)
 
     def _prepare(self, schedule: Schedule) -> tuple[list[Move], Mailbox]:
         sends = sends_to(schedule, self.rank)

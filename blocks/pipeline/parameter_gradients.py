@@ -31,23 +31,28 @@ def leave_gradients(
     Args:
         lanes: those of the step, ascending.
     """
-    sums = {stage: _sums_of(runner) for stage, runner in runners.items()}
+    sums = {
+        stage: {id(parameter): (parameter, found) for parameter, found in runner.finish()}
+        for stage, runner in runners.items()
+    }
     for number, tie in enumerate(ties):
-        tied = {s: _weight(runners[s].stage, tie[s], s) for s in tie if s in runners}
+        tied = {s: tied_weight(runners[s].stage, tie[s], s) for s in tie if s in runners}
         if not tied:
             continue
         transport.post_status(f"the sum of tied weight {number}")
         own = {}
         for stage, weight in tied.items():
-            _, found = sums[stage].pop(id(weight))
-            own[stage] = [found.get(lane, torch.zeros_like(weight)) for lane in lanes]
+            _, kept = sums[stage].pop(id(weight))
+            by_lane = kept.by_lane()
+            own[stage] = [by_lane.get(lane, torch.zeros_like(weight)) for lane in lanes]
         totals = sum_tie(number, schedule, transport, watch, tie, own)
         for weight in {id(weight): weight for weight in tied.values()}.values():
             _accumulate(weight, tree_sum(totals).clone())
     for stage in sorted(sums):
-        for parameter, of_lane in sums[stage].values():
-            if of_lane:
-                _accumulate(parameter, tree_sum([of_lane[lane] for lane in sorted(of_lane)]))
+        for parameter, found in sums[stage].values():
+            total = found.total()
+            if total is not None:
+                _accumulate(parameter, total)
 
 
 def check_ties(ties: Sequence[Tie], schedule: Schedule, stages: Mapping[int, StageModule]) -> None:
@@ -60,15 +65,14 @@ def check_ties(ties: Sequence[Tie], schedule: Schedule, stages: Mapping[int, Sta
         check(known, "tie", f"two stages or more below {schedule.num_stages}", sorted(tie))
         for stage in tie:
             if stage in stages:
-                _weight(stages[stage], tie[stage], stage)
+                tied_weight(stages[stage], tie[stage], stage)
 
 
-def _sums_of(runner: StageRunner) -> dict[int, tuple[nn.Parameter, dict[int, Tensor]]]:
-    found = runner.finish()
-    return {id(p): (p, sums) for p, sums in zip(runner.parameters, found, strict=True)}
-
-
-def _weight(stage: StageModule, name: str, index: int) -> nn.Parameter:
+def tied_weight(stage: StageModule, name: str, index: int) -> nn.Parameter:
+    """
+    Raises:
+        ValueError: a name that is none of a weight of the stage.
+    """
     weights = (
         dict(stage.named_parameters(remove_duplicate=False)) if isinstance(stage, nn.Module) else {}
     )

@@ -45,13 +45,15 @@ class StageRunner:
         *,
         recomputed: Iterable[Key] = (),
         split: Iterable[Key] = (),
+        tied: Iterable[nn.Parameter] = (),
     ) -> None:
         """
         Args:
             recomputed: slices whose forward keeps nothing but inputs.
             split: slices whose weight gradients are an action of their own.
+            tied: parameters whose sums are kept by lane.
         """
-        self.stage = stage
+        self.stage, self.tied = stage, tuple(tied)
         self.parameters: list[nn.Parameter] = []
         self._turns = turns(num_slices)
         self._recomputed, self._split = frozenset(recomputed), frozenset(split)
@@ -61,11 +63,12 @@ class StageRunner:
 
     def begin(self, lanes: Sequence[int]) -> None:
         """Begin a step with nothing held; ``lanes`` gives the lane of every sequence."""
+        tied = set(map(id, self.tied))
         self._held.clear()
         self._put_aside.clear()
         self.parameters = [p for p in parameters_of(self.stage) if p.requires_grad]
         lane_of_turn = [lanes[sequence] for sequence, _ in self._turns]
-        self._sums = [GradientSums(lane_of_turn) for _ in self.parameters]
+        self._sums = [GradientSums(lane_of_turn, keep_lanes=id(p) in tied) for p in self.parameters]
 
     def forward(self, inputs: Sequence[Tensor], context: SliceContext) -> tuple[Tensor, ...]:
         """The stage's outputs of a slice, cut off from its graph and laid out as they would arrive
@@ -145,12 +148,11 @@ class StageRunner:
             total = product if before is None else before + product
             self._sums[index].add(self._turns[key], total)
 
-    def finish(self) -> list[dict[int, Tensor]]:
-        """For every parameter the sum of every lane; nothing may be under way."""
+    def finish(self) -> list[tuple[nn.Parameter, GradientSums]]:
+        """Every parameter with its sums; nothing may be under way."""
         assert not self._held, f"slices {sorted(self._held)} had no backward"
         assert not self._put_aside, f"slices {sorted(self._put_aside)} had no weight gradients"
-        found = [sums.finish() for sums in self._sums]
-        self._sums = []
+        found, self._sums = list(zip(self.parameters, self._sums, strict=True)), []
         return found
 
 
