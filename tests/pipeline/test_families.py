@@ -8,9 +8,19 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import blocks.pipeline.schedules
-from blocks.pipeline import SCHEDULES, Schedule, defer_weights
+from blocks.pipeline import (
+    SCHEDULES,
+    Kind,
+    MemorySizes,
+    Schedule,
+    defer_weights,
+    peak_bytes,
+    simulate,
+)
 from blocks.pipeline.schedules import MANY_CHUNKS, one_f_one_b, token_zero_bubble
 from tests.pipeline.families import prove, prove_one
 from tests.pipeline.faults import FAMILIES
@@ -90,6 +100,30 @@ def test_one_slice_is_the_family_over_sequences() -> None:
         options = {"num_chunks": 2} if whole == "interleaved" else {}
         one = SCHEDULES[whole](3, (1,) * 6, **options)
         assert one.programs == SCHEDULES[sliced](3, (1,) * 6, **options).programs
+
+
+@given(st.integers(1, 6), st.lists(st.integers(1, 9), min_size=1, max_size=8))
+def test_unequal_sequences_keep_what_equal_ones_do(num_ranks: int, num_slices: list[int]) -> None:
+    """At most as many slices as sequences that are all as long as the longest."""
+    schedule = SCHEDULES["seq1f1b"](num_ranks, num_slices)
+    prove_one(schedule)
+    one = MemorySizes(activations=lambda stage, n, start: 1)
+    assert max(peak_bytes(schedule, one)) <= max(num_slices) + num_ranks - 1
+
+
+@pytest.mark.parametrize(
+    "num_slices",
+    [
+        (3, 8, 1, 2, 2, 2, 1, 3, 1, 1, 1, 1),
+        (8, 1, 3, 2, 3, 1, 2, 3, 3, 1, 2, 2),
+        (2, 8, 1, 8, 3, 2, 8, 8, 3, 8, 3, 1),
+    ],
+)
+def test_unequal_sequences_take_little_longer_than_equal_ones(num_slices: tuple[int, ...]) -> None:
+    schedule = SCHEDULES["seq1f1b"](8, num_slices)
+    time = simulate(schedule, lambda action: 1 if action.kind is Kind.FORWARD else 2)
+    equal = 3 * (sum(num_slices) + 7)
+    assert equal <= time.makespan <= 1.11 * equal
 
 
 def test_too_little_memory_is_refused() -> None:

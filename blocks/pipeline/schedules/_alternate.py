@@ -1,6 +1,7 @@
 """``alternate``: warm up with forwards, then one forward, one backward, over rounds of chunks."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from blocks.pipeline.action import Kind
@@ -10,23 +11,25 @@ T = TypeVar("T")
 
 
 def alternate(
-    forwards: Sequence[tuple[int, T]], backwards: Sequence[tuple[int, T]], num_ahead: int
+    forwards: Sequence[tuple[int, T]], backwards: Sequence[tuple[int, T]], counts: Iterable[int]
 ) -> Iterator[tuple[Kind, int, T]]:
-    """``num_ahead`` forwards, then backward and forward in turn, then the backwards that are left.
+    """Forwards and backwards in one order.
 
-    forwards, backwards: chunk and unit, in order.
+    Args:
+        forwards, backwards: chunk and unit, in order.
+        counts: for every backward how many forwards come before it, ascending; those beyond the
+            number of forwards count as all.
 
     >>> both = [(0, name) for name in "abc"]
-    >>> [kind.value + name for kind, _, name in alternate(both, both, 2)]
+    >>> [kind.value + name for kind, _, name in alternate(both, both, (2, 3, 4))]
     ['Fa', 'Fb', 'BWa', 'Fc', 'BWb', 'BWc']
     """
-    ahead = min(num_ahead, len(forwards))
-    for chunk, unit in forwards[:ahead]:
-        yield F, chunk, unit
-    for index, (chunk, unit) in enumerate(backwards):
+    done = 0
+    for (chunk, unit), count in zip(backwards, counts, strict=False):
+        for ahead in forwards[done:count]:
+            yield (F, *ahead)
+        done = max(done, count)
         yield BW, chunk, unit
-        if ahead + index < len(forwards):
-            yield (F, *forwards[ahead + index])
 
 
 def rounds(units: Sequence[T], size: int, chunks: Sequence[int]) -> list[tuple[int, T]]:
@@ -39,16 +42,13 @@ def rounds(units: Sequence[T], size: int, chunks: Sequence[int]) -> list[tuple[i
     return [(chunk, unit) for s in starts for chunk in chunks for unit in units[s : s + size]]
 
 
-def num_ahead(
-    num_ranks: int, rank: int, num_chunks: int, size: int, depth: int, *, reach: int | None = None
-) -> int:
-    """Forwards before the first backward: the fewest with which no rank waits once all are busy.
+def one_by_one(num_ranks: int, rank: int, num_chunks: int, size: int, depth: int) -> Iterator[int]:
+    """For ``alternate``: forwards before the first backward, and one more before every other; the
+    fewest with which no rank waits once all are busy.
 
     Args:
         size: units in a round.
         depth: units of a sequence; its first backward is that of the last of them.
-        reach: units more for every rank behind this one; the fewest when None.
     """
-    fewest = 1 if num_chunks == 1 else 2
-    behind = (num_ranks - 1 - rank) * (fewest if reach is None else reach)
-    return (num_chunks - 1) * size + depth + behind
+    behind = (num_ranks - 1 - rank) * (1 if num_chunks == 1 else 2)
+    return itertools.count((num_chunks - 1) * size + depth + behind)

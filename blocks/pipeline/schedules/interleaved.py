@@ -1,10 +1,10 @@
 """``interleaved``: one forward, one backward, several chunks of the model on every rank."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from blocks.pipeline.schedule import Schedule
-from blocks.pipeline.schedules._alternate import alternate, num_ahead, rounds
-from blocks.pipeline.schedules._build import by_slice, check_sizes, expand, looped
+from blocks.pipeline.schedules._alternate import alternate, one_by_one, rounds
+from blocks.pipeline.schedules._build import Step, by_slice, check_sizes, expand, looped
 
 
 def interleaved(num_ranks: int, num_slices: Sequence[int], *, num_chunks: int = 1) -> Schedule:
@@ -35,10 +35,10 @@ def interleaved(num_ranks: int, num_slices: Sequence[int], *, num_chunks: int = 
     padded = range(-(-len(num_slices) // num_ranks) * num_ranks)
     ahead = rounds(padded, num_ranks, range(num_chunks))
     back = rounds(padded, num_ranks, range(num_chunks - 1, -1, -1))
-    programs = [
-        expand(
-            alternate(ahead, back, num_ahead(num_ranks, rank, num_chunks, num_ranks, 1)), num_slices
-        )
-        for rank in range(num_ranks)
-    ]
+
+    def program(rank: int) -> Iterator[Step]:
+        counts = one_by_one(num_ranks, rank, num_chunks, num_ranks, 1)
+        return expand(alternate(ahead, back, counts), num_slices)
+
+    programs = [program(rank) for rank in range(num_ranks)]
     return by_slice("interleaved", placement, num_slices, programs)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from blocks.pipeline.schedule import Schedule
-from blocks.pipeline.schedules._alternate import alternate, num_ahead
+from blocks.pipeline.schedules._alternate import alternate, one_by_one
 from blocks.pipeline.schedules._build import by_slice, check_chunks, check_sizes, expand
 
 
@@ -32,7 +32,7 @@ def one_f_one_b(num_ranks: int, num_slices: Sequence[int], *, num_chunks: int = 
     check_chunks("one_f_one_b", num_chunks, 1)
     units = [(0, s) for s in range(len(num_slices))]
     programs = [
-        expand(alternate(units, units, num_ahead(num_ranks, rank, 1, 1, 1)), num_slices)
+        expand(alternate(units, units, one_by_one(num_ranks, rank, 1, 1, 1)), num_slices)
         for rank in range(num_ranks)
     ]
     return by_slice("one_f_one_b", tuple(range(num_ranks)), num_slices, programs)

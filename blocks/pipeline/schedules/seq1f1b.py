@@ -18,8 +18,7 @@ def seq1f1b(num_ranks: int, num_slices: Sequence[int], *, num_chunks: int = 1) -
 
     Args:
         num_ranks: pipeline ranks, one stage each.
-        num_slices: token slices of every sequence. Sequences of fewer slices than the largest
-            run as if the last ones were missing.
+        num_slices: token slices of every sequence; unequal ones too, M being the largest.
         num_chunks: 1.
 
     Raises:
@@ -32,5 +31,4 @@ def seq1f1b(num_ranks: int, num_slices: Sequence[int], *, num_chunks: int = 1) -
     """
     check_sizes(num_ranks, num_slices)
     check_chunks("seq1f1b", num_chunks, 1)
-    depth = max(num_slices)
-    return alternate_slices("seq1f1b", num_ranks, num_slices, 1, depth=depth, sequences_a_round=1)
+    return alternate_slices("seq1f1b", num_ranks, num_slices)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from blocks.pipeline.schedule import Schedule
 from blocks.pipeline.schedules._build import check_sizes
-from blocks.pipeline.schedules._slices import alternate_slices
+from blocks.pipeline.schedules._slices import alternate_chunks, alternate_slices
 
 
 def seq1f1b_interleaved(
@@ -33,8 +33,10 @@ def seq1f1b_interleaved(
     (F1(0,0), F1(0,1), BW1(0,1), BW1(0,0))
     """
     check_sizes(num_ranks, num_slices)
+    if num_chunks == 1:
+        return alternate_slices("seq1f1b_interleaved", num_ranks, num_slices)
     depth = max(num_slices)
-    return alternate_slices(
+    return alternate_chunks(
         "seq1f1b_interleaved",
         num_ranks,
         num_slices,

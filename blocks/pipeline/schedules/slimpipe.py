@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from blocks.pipeline.schedule import Schedule
 from blocks.pipeline.schedules._build import check_sizes
-from blocks.pipeline.schedules._slices import alternate_slices
+from blocks.pipeline.schedules._slices import alternate_chunks, alternate_slices
 
 
 def slimpipe(num_ranks: int, num_slices: Sequence[int], *, num_chunks: int = 1) -> Schedule:
@@ -32,8 +32,9 @@ def slimpipe(num_ranks: int, num_slices: Sequence[int], *, num_chunks: int = 1) 
     (F0(0,0), F0(0,1), F1(0,0), F1(0,1), BW1(0,1))
     """
     check_sizes(num_ranks, num_slices)
-    whole = max(num_slices)
-    depth = whole if num_chunks == 1 else -(-whole // num_ranks) * num_ranks
-    return alternate_slices(
+    if num_chunks == 1:
+        return alternate_slices("slimpipe", num_ranks, num_slices)
+    depth = -(-max(num_slices) // num_ranks) * num_ranks
+    return alternate_chunks(
         "slimpipe", num_ranks, num_slices, num_chunks, depth=depth, sequences_a_round=1
     )

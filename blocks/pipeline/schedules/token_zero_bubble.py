@@ -62,9 +62,7 @@ def token_zero_bubble(
     tried = []
     for reach in (1, 2):
         if reach == 1 or kept >= depth + 2 * (num_ranks - 1):
-            order = alternate_slices(
-                name, num_ranks, num_slices, 1, depth=depth, sequences_a_round=1, reach=reach
-            )
+            order = alternate_slices(name, num_ranks, num_slices, reach=reach)
             shares = (1, Fraction(1, 2), 0)
             tried += [defer_weights(order, times, kept, share=share) for share in shares]
     return min(tried, key=lambda schedule: simulate(schedule, times).makespan)
