@@ -6,6 +6,7 @@ from benches.figures import (
     _pipeline_execution,
     _pipeline_plan,
     _pipeline_schedules,
+    _pipeline_sharding,
     _pipeline_speed,
     _pipeline_traces,
 )
@@ -17,4 +18,5 @@ def rows() -> Iterator[Row]:
     yield from _pipeline_plan.rows()
     yield from _pipeline_execution.rows()
     yield from _pipeline_traces.rows()
+    yield from _pipeline_sharding.rows()
     yield from _pipeline_speed.rows()

@@ -1,6 +1,7 @@
 """``Mesh``: ranks in a grid whose axes have names. Plain data; needs no torch."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Mapping
@@ -70,12 +71,19 @@ class Mesh:
 
     def coordinates(self, rank: int) -> tuple[int, ...]:
         """Where a rank stands, one coordinate an axis."""
-        check(rank in self.ranks, "rank", f"one of {self.ranks}", rank)
-        place, found = self.ranks.index(rank), []
+        place = self._places.get(rank)
+        if place is None:
+            raise fail("rank", f"one of {self.ranks}", rank)
+        found = []
         for size in reversed(self.sizes):
             place, coordinate = divmod(place, size)
             found.append(coordinate)
         return tuple(reversed(found))
+
+    @functools.cached_property
+    def _places(self) -> dict[int, int]:
+        """Where in ``ranks`` each of them is."""
+        return {rank: place for place, rank in enumerate(self.ranks)}
 
     def coordinate(self, rank: int, axis: str) -> int:
         """Where a rank stands along one axis."""
