@@ -1,14 +1,18 @@
-"""A training step in plain PyTorch, as nanoGPT writes it, of the model ``recipes.train`` trains.
+"""What the trainer's speed is compared with: the same model in other hands.
 
-Standard torch only: ``F.scaled_dot_product_attention``, ``F.rms_norm``, ``F.cross_entropy`` over
-whole logits, autocast to bfloat16, fused AdamW. What the trainer's speed is compared with.
+``PlainTrainer`` is a training step in plain PyTorch, as nanoGPT writes it: standard torch only,
+``F.scaled_dot_product_attention``, ``nn.RMSNorm``, ``F.cross_entropy`` over whole logits, autocast
+to bfloat16, fused AdamW. ``BareLoop`` is the trainer's own model and optimizers with nothing around
+them: forward, backward, clip, update.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blocks.pipeline import SliceContext
 from recipes.train import TrainConfig
+from recipes.train.trainer import Trainer
 
 
 class PlainLayer(nn.Module):
@@ -81,6 +85,32 @@ class PlainTrainer:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
+        return loss.item()
+
+
+class BareLoop:
+    """``step(inputs, labels)`` on the stage and the optimizers of a trainer of one process."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.config, self.optimizers = trainer.config, trainer.optimizers
+        (self.stage,) = trainer.replica.stages.values()
+        self.parameters = list(trainer.replica.parameters.values())
+
+    def step(self, inputs: Tensor, labels: Tensor) -> float:
+        data = {"inputs": inputs, "labels": labels}
+        context = SliceContext(0, 0, 0, inputs.shape[1], data, {})
+        loss = self.stage(context=context) / labels.numel()
+        self.stage.zero_grad(set_to_none=True)
+        loss.backward()
+        embed, head = self.stage.embed, self.stage.head
+        assert embed is not None, "one stage has the whole model"
+        assert head is not None, "one stage has the whole model"
+        assert embed.weight.grad is not None, "backward has run"
+        assert head.weight.grad is not None, "backward has run"
+        embed.weight.grad += head.weight.grad
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
         return loss.item()
 
 

@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
+import random
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 
 from benches.figures.row import Measured, Row
+from benches.plain_trainer import BareLoop, PlainTrainer
 from recipes.model import load_model
 from recipes.model.bundled import bundled_model
 from recipes.train import TrainConfig, bundled, chat, demo, load_corpus, train
@@ -43,6 +45,18 @@ def rows() -> Iterator[Row]:
         "",
         COMMAND,
         _save_time,
+    )
+    yield Row(
+        "step of the trainer over the bare loop of forward, backward, clip and update, demo preset",
+        "<= 1.02x",
+        COMMAND,
+        _overhead,
+    )
+    yield Row(
+        "tokens a second over plain PyTorch (SDPA, autocast, fused AdamW), same model, demo preset",
+        ">= 1x",
+        COMMAND,
+        _against_plain,
     )
     yield Row("bundled model, weights on disk", "<= 8,000,000 bytes", COMMAND, _size)
     yield Row(
@@ -160,6 +174,62 @@ def _save_time() -> Measured:
         f"read in {found.read:.2f} s ({size / found.read:,.0f} MB/s)",
         None,
     )
+
+
+def _turns(calls: dict[str, Callable[[], object]], num_rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of each call, the calls taking turns in a new order every round."""
+    threads, order = torch.get_num_threads(), random.Random(0)
+    torch.set_num_threads(1)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    try:
+        for round_ in range(num_rounds + 2):
+            for name in order.sample(list(calls), len(calls)):
+                started = time.process_time()
+                calls[name]()
+                if round_ >= 2:
+                    times[name].append(time.process_time() - started)
+    finally:
+        torch.set_num_threads(threads)
+    return times
+
+
+def _demo_trainer() -> Trainer:
+    config = dataclasses.replace(demo(), max_corpus_bytes=400_000, optimizer="adamw")
+    return Trainer(config, prepare(config))
+
+
+def _overhead() -> Measured:
+    """Both drive one model; its batch is made anew by both."""
+    trainer = _demo_trainer()
+    bare, batches = BareLoop(trainer), trainer.data.batches
+
+    def bare_step() -> None:
+        batch = batches.batch(trainer.step)
+        bare.step(batch.inputs, batch.labels)
+
+    times = _turns({"trainer": trainer.train_step, "bare": bare_step}, num_rounds=40)
+    middle = {name: statistics.median(found) for name, found in times.items()}
+    ratio = middle["trainer"] / middle["bare"]
+    return Measured(f"{ratio:.3f}x of {1e3 * middle['bare']:.0f} CPU ms", ratio <= 1.02)
+
+
+def _against_plain() -> Measured:
+    trainer = _demo_trainer()
+    plain = PlainTrainer(trainer.config, trainer.data.tokenizer.get_vocab_size())
+    batches = trainer.data.batches
+
+    def plain_step() -> None:
+        batch = batches.batch(trainer.step)
+        plain.step(batch.inputs, batch.labels)
+
+    times = _turns({"trainer": trainer.train_step, "plain": plain_step}, num_rounds=15)
+    ratios = sorted(p / t for p, t in zip(times["plain"], times["trainer"], strict=True))
+    rate = trainer.config.tokens_per_step / statistics.median(times["trainer"])
+    text = (
+        f"{statistics.median(ratios):.2f}x ({ratios[0]:.2f}-{ratios[-1]:.2f}); "
+        f"{rate:,.0f} tokens per CPU second"
+    )
+    return Measured(text, statistics.median(ratios) >= 1)
 
 
 def _size() -> Measured:
