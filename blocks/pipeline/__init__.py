@@ -11,6 +11,7 @@ from blocks.pipeline.check import check_schedule
 from blocks.pipeline.compare import Comparison, compare
 from blocks.pipeline.cost import CostSurface, Residual
 from blocks.pipeline.dependencies import Deadlock
+from blocks.pipeline.equal_cost_slices import equal_cost_slices
 from blocks.pipeline.fit_cost import Sample, fit_cost
 from blocks.pipeline.flop_cost import flop_cost, unit_cost
 from blocks.pipeline.lifetimes import Held, Lifetime, lifetimes
@@ -24,7 +25,7 @@ from blocks.pipeline.schedules import SCHEDULES, defer_weights
 from blocks.pipeline.simulate import simulate
 from blocks.pipeline.slice_batch import BatchSlicing, slice_batch
 from blocks.pipeline.slice_time import SliceTime
-from blocks.pipeline.slicing import Slicing, equal_cost_slices, slice_tokens
+from blocks.pipeline.slicing import Slicing, slice_tokens
 from blocks.pipeline.stage_partition import StagePartition, partition_layers
 from blocks.pipeline.timeline import Span, Timeline
 from blocks.pipeline.trace import UNMEASURED, Origin, Trace, TraceEvent, merge

@@ -12,8 +12,15 @@ from blocks._checks import check, check_positive, fail
 from blocks.pipeline.capped_sum import Partition, capped_sums
 from blocks.pipeline.cost import CostSurface
 from blocks.pipeline.least_makespan import least_makespan
+from blocks.pipeline.slice_grid import (
+    MAX_CELLS,
+    coarse_step,
+    cost_table,
+    every_point,
+    seconds_of,
+)
 from blocks.pipeline.slice_time import Number, SliceTime
-from blocks.pipeline.slicing import MAX_CELLS, cost_table, makespan_s, seconds_of
+from blocks.pipeline.slicing import makespan_s
 
 BatchCost = CostSurface | SliceTime | Callable[[int, int, int], Any]
 """Seconds of a slice on one stage from its length, its prefix and the number of rows.
@@ -121,13 +128,10 @@ def slice_batch(
     """
     import numpy as np
 
-    for name, value in (("seq_len", seq_len), ("num_rows", num_rows), ("num_stages", num_stages)):
-        check_positive(name, value)
-    check_positive("granularity", granularity)
-    step = granularity
-    while -(-seq_len // step) > max_cells:
-        step *= 2
-    points = [*range(0, seq_len, step), seq_len]
+    check_positive("num_rows", num_rows)
+    check_positive("num_stages", num_stages)
+    step = coarse_step(seq_len, granularity, max_cells, None)
+    points = every_point(seq_len, step)
     allowed = sorted({*(range(1, num_rows + 1) if sizes is None else sizes)})
     allowed = [size for size in allowed if size <= num_rows]
     check(bool(allowed) and allowed[0] > 0, "sizes", "positive numbers of rows", sizes)

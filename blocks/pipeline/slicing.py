@@ -9,24 +9,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from blocks._checks import check, check_positive, fail
-from blocks.pipeline.capped_sum import (
-    Partition,
-    capped_sums,
-    capped_sums_of_parts,
-    least_largest,
-)
-from blocks.pipeline.cost import CostSurface
+from blocks.pipeline.capped_sum import Partition, capped_sums, capped_sums_of_parts
 from blocks.pipeline.least_makespan import least_makespan
-from blocks.pipeline.slice_time import Number, SliceTime
+from blocks.pipeline.slice_grid import (
+    MAX_CELLS,
+    Cost,
+    coarse_step,
+    cost_table,
+    every_point,
+    points_near,
+    seconds_of,
+)
+from blocks.pipeline.slice_time import Number
 from blocks.pipeline.uniform_slices import uniform_slices
-
-Cost = CostSurface | SliceTime | Callable[[int, int], Any]
-"""Seconds of a slice on one stage from its length and the tokens of prefix before it.
-
-A function with the attribute ``takes_arrays`` is called once, with arrays for all slices.
-"""
-
-MAX_CELLS = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,24 +121,15 @@ def slice_tokens(
     >>> slice_tokens(unit_cost(0.5, 64), 64, 4, num_slices=4).lengths
     (24, 16, 16, 8)
     """
-    for name, value in (("seq_len", seq_len), ("num_stages", num_stages)):
-        check_positive(name, value)
-    for name, value in (("num_sequences", num_sequences), ("granularity", granularity)):
-        check_positive(name, value)
-    check_positive("max_cells", max_cells)
-    step = granularity
-    while -(-seq_len // step) > max_cells:
-        step *= 2
-    num_cells = -(-seq_len // step)
-    if num_slices is not None:
-        ok = 1 <= num_slices <= num_cells
-        check(ok, "num_slices", f"1 to {num_cells} slices of {step} tokens", num_slices)
+    check_positive("num_stages", num_stages)
+    check_positive("num_sequences", num_sequences)
+    step = coarse_step(seq_len, granularity, max_cells, num_slices)
     price = seconds_of(cost)
 
     def cut(points: Sequence[int], step: int) -> Slicing:
         return _cut(price, points, num_stages, num_sequences, num_slices, epsilon, step)
 
-    best = cut([*range(0, seq_len, step), seq_len], step)
+    best = cut(every_point(seq_len, step), step)
     if step == granularity:
         return best
     rival = _best_uniform(price, best, granularity, max_cells, num_slices)
@@ -152,7 +138,7 @@ def slice_tokens(
         finer = step // 2
         while finer > granularity and (2 * step // finer + 1) * len(bounds) <= max_cells // 2:
             finer //= 2
-        points = sorted({*_near(bounds, step, finer), *bounds})
+        points = points_near(bounds, step, finer)
         if len(points) > 2 * max_cells:  # slices of a few cells each: little is left to gain
             break
         found = cut(points, best.step)
@@ -206,53 +192,6 @@ def _cut(
     )
 
 
-def cost_table(price: Callable[[Any, Any], Any], points: Sequence[int]) -> Any:
-    """Float64 ``[num_points, num_points]``: the slice from point i to point j, infinity for j <= i.
-
-    Raises:
-        ValueError: a cost that is negative or no number.
-    """
-    import numpy as np
-
-    first, last = np.triu_indices(len(points), 1)
-    at = np.asarray(points, np.int64)
-    start = at[first]
-    seconds = np.asarray(price(at[last] - start, start), np.float64)
-    wrong = np.flatnonzero(~(seconds >= 0))
-    if len(wrong):
-        where = int(first[wrong[0]]), int(last[wrong[0]])
-        what = f"cost of the slice from {points[where[0]]} to {points[where[1]]}"
-        raise fail(what, "at least 0 seconds", seconds[wrong[0]])
-    table = np.full((len(points), len(points)), np.inf)
-    table[first, last] = seconds
-    return table
-
-
-def seconds_of(cost: Cost) -> Callable[[Any, Any], Any]:
-    """Any cost as a function of arrays of lengths and prefixes."""
-    if isinstance(cost, CostSurface | SliceTime):
-        return cost.as_float()
-    if getattr(cost, "takes_arrays", False):
-        return cost
-
-    def each(lengths: Any, starts: Any) -> list[float]:
-        pairs = zip(lengths.tolist(), starts.tolist(), strict=True)
-        return [float(cost(num_tokens, start)) for num_tokens, start in pairs]
-
-    return each
-
-
-def _near(bounds: Sequence[int], step: int, finer: int) -> list[int]:
-    """Multiples of ``finer`` within ``step`` of an inner bound."""
-    inner = range(finer, bounds[-1], finer)
-    near = {
-        (bound + shift) // finer * finer
-        for bound in bounds[1:-1]
-        for shift in range(-step, step + 1, finer)
-    }
-    return [point for point in near if point in inner]
-
-
 def _best_uniform(
     price: Callable[[Any, Any], Any],
     like: Slicing,
@@ -271,41 +210,3 @@ def _best_uniform(
         total_s = makespan_s(costs_s, like.num_stages, like.num_sequences)
         found.append((total_s, dataclasses.replace(like, bounds=bounds, costs_s=costs_s)))
     return min(found, key=lambda pair: pair[0])[1]
-
-
-def equal_cost_slices(
-    cost: Cost,
-    seq_len: int,
-    num_slices: int,
-    *,
-    granularity: int = 8,
-    max_cells: int = MAX_CELLS,
-) -> tuple[int, ...]:
-    """Bounds of the slicing into ``num_slices`` whose costliest slice is cheapest, for any cost.
-
-    Exact on grids of at most ``max_cells`` cells; finer ones are refined like ``slice_tokens``.
-
-    >>> equal_cost_slices(lambda num_tokens, start: num_tokens, 64, 4)
-    (0, 16, 32, 48, 64)
-    """
-    check_positive("granularity", granularity)
-    step = granularity
-    while -(-seq_len // step) > max_cells:
-        step *= 2
-    num_cells = -(-seq_len // step)
-    ok = 1 <= num_slices <= num_cells
-    check(ok, "num_slices", f"1 to {num_cells} slices of {step} tokens", num_slices)
-    price = seconds_of(cost)
-    points: Sequence[int] = [*range(0, seq_len, step), seq_len]
-    while True:
-        table = cost_table(price, points)
-        found = least_largest([table] * num_slices)
-        if found is None:
-            raise fail("cost", "some slicing that costs less than infinity", "none")
-        # Of the slicings that share the cheapest costliest slice, the one with the least sum.
-        least = capped_sums_of_parts([table] * num_slices, [found.largest])[0] or found
-        bounds = tuple(points[i] for i in least.bounds)
-        if step == granularity:
-            return bounds
-        points = sorted({*_near(bounds, step, step // 2), *bounds})
-        step //= 2
