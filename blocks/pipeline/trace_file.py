@@ -104,10 +104,10 @@ class _Reader:
             known = action.stage < self.schedule.num_stages
             check(known, f"stage of {action}", f"below {self.schedule.num_stages}", action.stage)
             action = action._replace(chunk=self.schedule.chunks[action.stage])
+            digest = record.get("digest", "")
+            check(isinstance(digest, str), "digest", "text", repr(digest))
             numbers = {k: _whole(v) for k, v in record.items() if k not in ("action", "digest")}
-            self.events.append(
-                TraceEvent(action=action, digest=record.get("digest", ""), **numbers)
-            )
+            self.events.append(TraceEvent(action=action, digest=digest, **numbers))
 
     def finish(self, record: dict[str, Any], where: str) -> Trace:
         expected = {"num_events": len(self.events), "crc32": self.checksum}
@@ -125,7 +125,7 @@ class _damage:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, ValueError | TypeError | AttributeError | KeyError):
+        if isinstance(error, ValueError | TypeError | AttributeError | LookupError | OverflowError):
             raise ValueError(f"{self.where}: {error}") from error
 
 

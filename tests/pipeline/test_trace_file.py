@@ -1,6 +1,8 @@
 """Trace files: they bring back what was written, and refuse what was not."""
 
+import contextlib
 import json
+import zlib
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,7 @@ def test_headers_that_do_not_fit(change: dict, said: str) -> None:
         ({"action": "F7(0,0)"}, "line 2: stage of F7"),
         ({"action": 3}, "line 2: "),
         ({"start_ns": 0.5}, "line 2: number: expected a whole one, got 0.5"),
+        ({"digest": 7}, "line 2: digest: expected text, got 7"),
         ({"colour": "red"}, "line 2: expected an event with the keys"),
     ],
 )
@@ -117,3 +120,25 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         write_traces(path, [good, bad])
     assert read_traces(path) == [good]
     assert [found.name for found in tmp_path.iterdir()] == ["trace.jsonl"]
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=6,
+)
+
+
+@given(st.data())
+def test_whatever_stands_in_a_line_only_value_errors_come_of_it(data: st.DataObject) -> None:
+    """Also where the rest of the file is fine, checksum included."""
+    records = [json.loads(line) for line in to_lines(made_up(chain(2, (2, 1)), 0))]
+    record = records[data.draw(st.integers(0, len(records) - 2))]
+    record[data.draw(st.sampled_from(sorted(record)))] = data.draw(ANY_JSON)
+    lines = [json.dumps(record, separators=(",", ":")) for record in records[:-1]]
+    checksum = 0
+    for line in lines:
+        checksum = zlib.crc32(line.encode(), checksum)
+    lines.append(json.dumps({"num_events": len(lines) - 1, "crc32": checksum}))
+    with contextlib.suppress(ValueError):
+        from_lines(lines)
