@@ -32,8 +32,8 @@ from blocks.pipeline.plan.step_graph import StepGraph
 from blocks.pipeline.plan.trials import Knobs, Order, Trials
 from blocks.pipeline.plan.walk import INFINITY
 
-EFFORT = 1_500_000
-"""Actions a search may walk through; about half a second."""
+EFFORT = 1_000_000
+"""Actions a search may walk through; a third of a second or so."""
 GOOD_ENOUGH = 1e-4
 """Share of the bound that the search leaves unsought."""
 MAX_TIMED = 8
