@@ -103,32 +103,33 @@ def test_fsdp_changes_no_bit(changes: dict[str, Any], data: Prepared, tmp_path: 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"tp": 2},
+        {"tp": 2, "dtype": "bfloat16"},
         {"tp": 4, "num_kv_heads": 2, "tie_embeddings": False},
         {"tp": 2, "pp": 2, "schedule": "zb_h1"},
         {"tp": 2, "dp": 2, "fsdp": True},
     ],
-    ids=["two", "more than kv heads", "in a pipeline", "with fsdp"],
+    ids=["in bfloat16", "more than kv heads", "in a pipeline", "with fsdp"],
 )
 def test_tensor_parallel_is_rounding(
     changes: dict[str, Any], data: Prepared, tmp_path: Path
 ) -> None:
     same = {"optimizer": "adamw", "learning_rate": 1e-3}
+    slack = 200 if changes.get("dtype") == "bfloat16" else 1
     alone = {"pp": 1, "schedule": "auto", "tp": 1, "dp": 1, "fsdp": False}
     (expected,) = run(settings(**(same | changes | alone)), data, tmp_path)
     found = run(settings(**(same | changes)), data, tmp_path)
     for one in found:
         assert one["losses"] == found[0]["losses"]
         assert one["norms"] == found[0]["norms"]
-        assert one["losses"] == pytest.approx(expected["losses"], rel=1e-5)
-        assert one["norms"] == pytest.approx(expected["norms"], rel=1e-4)
-        assert one["held_out"] == pytest.approx(expected["held_out"], rel=1e-5)
+        assert one["losses"] == pytest.approx(expected["losses"], rel=slack * 1e-5)
+        assert one["norms"] == pytest.approx(expected["norms"], rel=slack * 1e-4)
+        assert one["held_out"] == pytest.approx(expected["held_out"], rel=slack * 1e-5)
     whole = whole_of(found)
     assert whole.keys() == expected["whole"].keys()
     for name, tensor in expected["whole"].items():
         # AdamW's first steps follow the sign of gradients however small
         worst = (torch.from_numpy(whole[name]) - torch.from_numpy(tensor)).abs().mean()
-        assert worst < 2e-5, name
+        assert worst < (5e-4 if slack > 1 else 2e-5), name
 
 
 def test_muon_makes_whole_matrices_orthogonal(data: Prepared, tmp_path: Path) -> None:
