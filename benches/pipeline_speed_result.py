@@ -60,7 +60,7 @@ class Setting:
         if not way.startswith("sliced"):
             return (0, self.num_tokens)
         if self.balanced:
-            return equal_flop_slices(self.alpha, self.num_tokens, self.num_slices, granularity=8)
+            return equal_flop_slices(self.alpha, self.num_tokens, self.num_slices, granularity=64)
         return tuple(self.num_tokens * i // self.num_slices for i in range(self.num_slices + 1))
 
 
