@@ -1,0 +1,105 @@
+"""The verbs, end to end, on a model of seconds."""
+
+import dataclasses
+import json
+
+import pytest
+
+from recipes.train import override, read_log, tiny
+from recipes.train.__main__ import main
+from recipes.train.config import resolve
+from recipes.train.order import build_schedule, row_bounds
+from recipes.train.plan_file import PlanFile, follow
+from recipes.train.prepare import prepare
+from tests.train.pipelines import alone, in_one_process, in_threads
+
+SETTINGS = ["num_steps=3", "max_corpus_bytes=40000", "vocab_size=300", "num_layers=2"]
+SETTINGS += ["hidden_size=16", "intermediate_size=24", "eval_tokens=128"]
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plan") / "plan.json"
+    assert (
+        main(["plan", "--preset", "tiny", "--out", str(path), "pp=2", "microbatch=2", *SETTINGS])
+        == 0
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory):
+    """A run of one process with slices, two of its steps traced."""
+    out = tmp_path_factory.mktemp("traced")
+    settings = ["slices=2", "microbatch=2", "trace=1:3", "profile=0:1", *SETTINGS]
+    assert main(["--preset", "tiny", "--out", str(out), *settings]) == 0
+    return out
+
+
+def test_a_plan_says_what_it_decided_and_why(plan, tmp_path, capsys):
+    file = PlanFile.read(plan)
+    assert file.plan.schedule.num_ranks == 2
+    assert file.plan.bounds[0] == 0
+    assert file.plan.bounds[-1] == tiny().context_len
+    assert file.plan.makespan_s > 0
+    assert float(file.timeline().makespan) == pytest.approx(file.plan.makespan_s)
+    again = tmp_path / "again.json"
+    file.write(again)
+    assert PlanFile.read(again) == file
+    assert main(["simulate", str(plan), "--out", str(tmp_path / "plan.html")]) == 0
+    assert "<svg" in (tmp_path / "plan.html").read_text()
+    assert "written" in capsys.readouterr().out
+
+
+def test_a_run_follows_its_plan_bit_for_bit(plan):
+    config = resolve(follow(override(tiny(), [f"plan={plan}", *SETTINGS])))
+    assert build_schedule(config) == PlanFile.read(plan).plan.schedule
+    assert row_bounds(config) == PlanFile.read(plan).plan.bounds
+    data = prepare(config)
+    single = dataclasses.replace(alone(config), plan=None)
+    assert in_threads(config, data) == in_one_process(single, data)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [("hidden_size=32", "plan again"), ("pp=4", "leave it out"), ("batch_size=8", "plan again")],
+)
+def test_a_plan_for_something_else_is_refused(plan, setting, words):
+    with pytest.raises(ValueError, match=words):
+        follow(override(tiny(), [f"plan={plan}", *SETTINGS, setting]))
+
+
+def test_a_file_that_is_no_plan_is_one_clear_error(tmp_path, capsys):
+    for text in ("", "{}", json.dumps({"plan": {}, "costs": [], "sizes": {}})):
+        (tmp_path / "p.json").write_text(text)
+        assert main(["simulate", str(tmp_path / "p.json")]) == 1
+        assert "error: " in capsys.readouterr().err
+
+
+def test_a_traced_step_is_replayed_and_compared(traced, tmp_path, capsys):
+    assert main(["replay", str(traced), "--out", str(tmp_path / "step.html")]) == 0
+    assert "step 2: measured" in capsys.readouterr().out
+    assert "<svg" in (tmp_path / "step.html").read_text()
+    assert main(["replay", str(traced), "--step", "1", "--out", str(tmp_path / "s.json")]) == 0
+    assert json.loads((tmp_path / "s.json").read_text())["traceEvents"]
+    capsys.readouterr()
+    assert main(["compare", str(traced), str(traced), "--step", "1"]) == 0
+    assert "losses:  all 4 equal" in capsys.readouterr().out
+    assert main(["replay", str(traced), "--step", "9"]) == 1
+    assert "one of [1, 2]" in capsys.readouterr().err
+
+
+def test_the_profiler_writes_its_window(traced):
+    events = json.loads((traced / "profile" / "rank-0.json").read_text())["traceEvents"]
+    assert any("aten::mm" in str(event.get("name")) for event in events)
+
+
+def test_an_exported_run_is_a_model_folder(traced, tmp_path):
+    assert main(["export", str(traced), "--out", str(tmp_path / "hf")]) == 0
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["model_type"] == "llama"
+
+
+def test_the_log_says_how_well_the_machine_is_used(traced):
+    last = read_log(traced / "log.jsonl")[-1]
+    assert 0 < last["mfu"] < 1.5
+    assert 50e6 < last["memory_bytes"] < 64e9
