@@ -4,7 +4,6 @@ import atexit
 import contextlib
 import datetime
 import json
-import queue
 import threading
 import time
 from collections.abc import Iterable
@@ -16,15 +15,13 @@ from torch import Tensor
 
 from blocks._checks import check
 from blocks.pipeline.action import Action
+from blocks.pipeline.pending import OnStream, OnThread, Waiter
 from blocks.pipeline.schedule import Schedule
 from blocks.pipeline.ties import Tie
 from blocks.pipeline.transport import Handle, TensorSpec
 
 PUBLISH_EVERY_S = 0.5
 """How often a rank looks whether its status changed and tells the store."""
-
-CLOSE_WITHIN_S = 5.0
-"""How long a closing transport waits for each of its threads."""
 
 
 class DistributedTransport:
@@ -75,7 +72,7 @@ class DistributedTransport:
                     self._groups[pair] = dist.new_group(
                         [self._ranks[rank] for rank in pair], use_local_synchronization=True
                     )
-        self._waiters: dict[tuple[int, int], _Waiter] = {}
+        self._waiters: dict[tuple[int, int], Waiter] = {}
         self._status: tuple[str, float] = ("start", time.time())
         self._closed = threading.Event()
         self._publisher = threading.Thread(target=self._publish, daemon=True)
@@ -108,13 +105,13 @@ class DistributedTransport:
         try:
             work = call(tensor, other, group=group)
         except RuntimeError as error:  # the other process is gone
-            handle = _OnThread(None, tensor)
+            handle = OnThread(None, tensor)
             handle.fail(error)
             return handle
         if self._streams:
-            return _OnStream(work, tensor)
+            return OnStream(work, tensor)
         if channel not in self._waiters:
-            self._waiters[channel] = _Waiter()
+            self._waiters[channel] = Waiter()
         return self._waiters[channel].add(work, tensor)
 
     def post_status(self, text: str) -> None:
@@ -176,86 +173,6 @@ class DistributedTransport:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-class _Waiter:
-    """A thread that waits for the messages of a channel, one after another."""
-
-    def __init__(self) -> None:
-        self._queue: queue.Queue[_OnThread | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def add(self, work: Any, tensor: Tensor) -> "_OnThread":
-        handle = _OnThread(work, tensor)
-        self._queue.put(handle)
-        return handle
-
-    @property
-    def busy(self) -> bool:
-        return self._queue.unfinished_tasks > 0
-
-    def close(self) -> None:
-        self._queue.put(None)
-        self._thread.join(timeout=CLOSE_WITHIN_S)
-
-    def _run(self) -> None:
-        while (handle := self._queue.get()) is not None:
-            handle.finish()
-            del handle  # do not hold the tensor while waiting for the next
-            self._queue.task_done()
-
-
-class _OnThread:
-    """A message that a thread waits for."""
-
-    def __init__(self, work: Any, tensor: Tensor) -> None:
-        self._work: Any = work
-        self._tensor = tensor
-        self._finished = threading.Event()
-        self._error: Exception | None = None
-
-    def finish(self) -> None:
-        try:
-            self._work.wait()
-        except Exception as error:
-            self._error = error
-        self._work = None
-        self._finished.set()
-
-    def fail(self, error: Exception) -> None:
-        self._error = error
-        self._finished.set()
-
-    def done(self) -> bool:
-        return self._finished.is_set()
-
-    def wait(self, timeout_s: float) -> Tensor:
-        if not self._finished.wait(timeout_s):
-            raise TimeoutError
-        if self._error is not None:
-            raise ConnectionError(str(self._error)) from self._error
-        return self._tensor
-
-
-class _OnStream:
-    """A message on a stream of its own; waiting for it keeps the host back too, so that a rank
-    that stands still can say so."""
-
-    def __init__(self, work: Any, tensor: Tensor) -> None:
-        self._work, self._tensor = work, tensor
-
-    def done(self) -> bool:
-        return self._work.is_completed()
-
-    def wait(self, timeout_s: float) -> Tensor:
-        until = time.monotonic() + timeout_s
-        while not self._work.is_completed():
-            if time.monotonic() >= until:
-                raise TimeoutError
-            time.sleep(20e-6)
-        self._work.wait()  # orders the current stream behind it
-        return self._tensor
 
 
 def channels_of(schedule: Schedule, ties: Iterable[Tie] = ()) -> list[tuple[int, int]]:

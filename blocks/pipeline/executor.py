@@ -1,7 +1,6 @@
 """``Executor``: one rank's share of a training step, as a schedule has it."""
 
 import dataclasses
-import itertools
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -10,18 +9,18 @@ from torch import Tensor
 
 from blocks._checks import check
 from blocks.pipeline.action import Kind
-from blocks.pipeline.check import check_schedule
-from blocks.pipeline.dependencies import is_lowered
+from blocks.pipeline.batch import Batch, check_batch, per_sequence
 from blocks.pipeline.forward_schedule import forward_schedule
 from blocks.pipeline.lower import lower
 from blocks.pipeline.mailbox import Mailbox, sends_to
 from blocks.pipeline.moves import Move, moves
 from blocks.pipeline.outbox import Outbox
 from blocks.pipeline.parameter_gradients import check_ties, leave_gradients, tied_weight
+from blocks.pipeline.proven import proven
 from blocks.pipeline.schedule import Schedule
 from blocks.pipeline.stage import StageModule
 from blocks.pipeline.stage_runner import Key, StageRunner
-from blocks.pipeline.step_run import Batch, StepRun, Wire
+from blocks.pipeline.step_run import StepRun, Wire
 from blocks.pipeline.ties import Tie
 from blocks.pipeline.trace import UNMEASURED, TraceEvent
 from blocks.pipeline.transport import Transport
@@ -173,10 +172,10 @@ class Executor:
             ValueError: data that does not fit the schedule.
             PipelineStuck: another rank does not go on.
         """
-        _check_batch(data, bounds, self.schedule.num_slices)
+        check_batch(data, bounds, self.schedule.num_slices)
         index = self._num_steps if step_index is None else step_index
-        lanes = _per_sequence("lanes", lanes, [0] * len(data))
-        ids = _per_sequence("sequence_ids", sequence_ids, range(len(data)))
+        lanes = per_sequence("lanes", lanes, [0] * len(data))
+        ids = per_sequence("sequence_ids", sequence_ids, range(len(data)))
         batch = Batch(data, bounds, ids, self._seed, index, self._device, loss_scale)
         try:
             for runner in self._runners.values():
@@ -212,8 +211,8 @@ class Executor:
             PipelineStuck: another rank does not go on.
         """
         counts = tuple(len(found) - 1 for found in bounds)
-        _check_batch(data, bounds, counts)
-        ids = _per_sequence("sequence_ids", sequence_ids, range(len(data)))
+        check_batch(data, bounds, counts)
+        ids = per_sequence("sequence_ids", sequence_ids, range(len(data)))
         if counts not in self._looks:
             schedule = forward_schedule(self.schedule.placement, counts, self.schedule.edges)
             self._looks[counts] = self._prepare(lower(schedule))
@@ -250,36 +249,3 @@ class Executor:
         self._outbox.clear()
         for runner in self._runners.values():
             runner.begin([0] * self.schedule.num_sequences)
-
-
-def proven(schedule: Schedule) -> Schedule:
-    """The schedule with sends and receives, checked; work done once for one schedule.
-
-    Raises:
-        ValueError: see ``check_schedule``.
-    """
-    kept = schedule.__dict__.get("_proven")
-    if kept is None:
-        check_schedule(schedule)
-        kept = schedule if is_lowered(schedule) else lower(schedule)
-        schedule.__dict__["_proven"] = kept  # the schedule is frozen, so it stays true
-    return kept
-
-
-def _per_sequence(name: str, given: Sequence[int] | None, default: Sequence[int]) -> Sequence[int]:
-    found = default if given is None else given
-    check(len(found) == len(default), name, f"one a sequence, {len(default)}", len(found))
-    return found
-
-
-def _check_batch(
-    data: Sequence[Mapping[str, Tensor]],
-    bounds: Sequence[Sequence[int]],
-    num_slices: tuple[int, ...],
-) -> None:
-    counts = tuple(len(found) - 1 for found in bounds)
-    check(counts == num_slices, "bounds", f"slices {num_slices} of the sequences", counts)
-    check(len(data) == len(bounds), "data", f"of {len(bounds)} sequences", len(data))
-    for found in bounds:
-        ascending = found[0] == 0 and all(a < b for a, b in itertools.pairwise(found))
-        check(ascending, "bounds", "tokens ascending from 0", list(found))

@@ -1,6 +1,5 @@
 """``StepRun``: the tensors of one step on their ways between a rank's stages and the others."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor
 
 from blocks._checks import check
 from blocks.pipeline.action import Action, Kind
+from blocks.pipeline.batch import Batch
 from blocks.pipeline.mailbox import Mailbox
 from blocks.pipeline.moves import Move
 from blocks.pipeline.outbox import Outbox
@@ -17,27 +17,6 @@ from blocks.pipeline.transport import TensorSpec
 
 Wire = Callable[[int, int, int], Sequence[TensorSpec]]
 """(source stage, target stage, tokens of the slice) -> what the source stage puts out."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """What a step works on.
-
-    data: for every sequence its whole tensors.
-    bounds: for every sequence the token at which each slice begins, and the end.
-    sequence_ids, seed, index: of the sequences and of the step, for random numbers.
-    """
-
-    data: Sequence[Mapping[str, Tensor]]
-    bounds: Sequence[Sequence[int]]
-    sequence_ids: Sequence[int]
-    seed: int
-    index: int
-    device: torch.device
-    loss_scale: float = 1.0
-
-    def num_tokens(self, sequence: int, piece: int) -> int:
-        return self.bounds[sequence][piece + 1] - self.bounds[sequence][piece]
 
 
 class StepRun:
