@@ -21,7 +21,7 @@ from blocks.pipeline import (
     peak_bytes,
     simulate,
 )
-from blocks.pipeline.schedules import MANY_CHUNKS, one_f_one_b, token_zero_bubble
+from blocks.pipeline.schedules import MANY_CHUNKS, one_f_one_b, seq1f1b, token_zero_bubble
 from tests.pipeline.families import prove, prove_one
 from tests.pipeline.faults import FAMILIES
 
@@ -55,7 +55,7 @@ def test_one_calling_convention(name: str) -> None:
     required, sizes, chunks, *more = inspect.signature(make).parameters.values()
     assert (required.name, sizes.name, chunks.name) == ("num_ranks", "num_slices", "num_chunks")
     assert chunks.default == (2 if name == "zb_v" else 1)
-    assert all(p.kind is p.KEYWORD_ONLY and p.default is None for p in more)
+    assert all(p.kind is p.KEYWORD_ONLY and p.default in (None, 1) for p in more)
     made = make(2, [1, 2])
     assert made.name == name
     assert made.num_slices == (1, 2)
@@ -126,7 +126,32 @@ def test_unequal_sequences_take_little_longer_than_equal_ones(num_slices: tuple[
     assert equal <= time.makespan <= 1.11 * equal
 
 
-def test_too_little_memory_is_refused() -> None:
+@pytest.mark.parametrize("reach", [1, 2, 3])
+def test_reach_costs_memory_and_leaves_equal_slices_as_they_are(reach: int) -> None:
+    ranks, slices, sequences = 4, 5, 6
+    schedule = seq1f1b(ranks, (slices,) * sequences, reach=reach)
+    prove_one(schedule)
+    one = MemorySizes(activations=lambda stage, n, start: 1)
+    behind = range(ranks - 1, -1, -1)
+    assert peak_bytes(schedule, one) == tuple(slices + reach * b for b in behind)
+    time = simulate(schedule, lambda action: 1 if action.kind is Kind.FORWARD else 2)
+    assert {time.idle(rank) for rank in range(ranks)} == {3 * (ranks - 1)}
+
+
+def test_reach_evens_out_unequal_slices() -> None:
+    def bubble(reach: int) -> object:
+        schedule = seq1f1b(8, (16,) * 16, reach=reach)
+        cost = {Kind.FORWARD: 20, Kind.FULL_BACKWARD: 40}
+        return simulate(schedule, lambda a: cost[a.kind] * (1 + a.slice)).bubble
+
+    found = [bubble(reach) for reach in (1, 2, 3)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] > 3 * found[2]
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="reach: expected a positive number, got 0"):
+        seq1f1b(4, (2, 2), reach=0)
     with pytest.raises(ValueError, match=r"max_kept: expected at least M\+P-1 = 5 slices, got 4"):
         token_zero_bubble(4, (2, 2), max_kept=4)
 
