@@ -139,10 +139,10 @@ def test_reach_costs_memory_and_leaves_equal_slices_as_they_are(reach: int) -> N
 
 
 def test_reach_evens_out_unequal_slices() -> None:
-    def bubble(reach: int) -> object:
+    def bubble(reach: int) -> float:
         schedule = seq1f1b(8, (16,) * 16, reach=reach)
         cost = {Kind.FORWARD: 20, Kind.FULL_BACKWARD: 40}
-        return simulate(schedule, lambda a: cost[a.kind] * (1 + a.slice)).bubble
+        return float(simulate(schedule, lambda a: cost[a.kind] * (1 + a.slice)).bubble)
 
     found = [bubble(reach) for reach in (1, 2, 3)]
     assert found == sorted(found, reverse=True)
