@@ -15,7 +15,7 @@ from blocks.pipeline.lower import lower
 from blocks.pipeline.mailbox import Mailbox, sends_to
 from blocks.pipeline.moves import Move, moves
 from blocks.pipeline.outbox import Outbox
-from blocks.pipeline.parameter_gradients import check_ties, leave_gradients, tied_weight
+from blocks.pipeline.parameter_gradients import check_ties, leave_gradients
 from blocks.pipeline.proven import proven
 from blocks.pipeline.schedule import Schedule
 from blocks.pipeline.stage import StageModule
@@ -138,7 +138,7 @@ class Executor:
             return [(a.sequence, a.slice) for a in program if (a.kind, a.stage) == (kind, stage)]
 
         recomputed = every if recompute else slices(Kind.RECOMPUTE)
-        tied = [tied_weight(module, tie[stage], stage) for tie in self._ties if stage in tie]
+        tied = [tie[stage] for tie in self._ties if stage in tie]
         split = slices(Kind.WEIGHT)
         return StageRunner(module, counts, recomputed=recomputed, split=split, tied=tied)
 

@@ -45,13 +45,14 @@ class StageRunner:
         *,
         recomputed: Iterable[Key] = (),
         split: Iterable[Key] = (),
-        tied: Iterable[nn.Parameter] = (),
+        tied: Iterable[str] = (),
     ) -> None:
         """
         Args:
             recomputed: slices whose forward keeps nothing but inputs.
             split: slices whose weight gradients are an action of their own.
-            tied: parameters whose sums are kept by lane.
+            tied: names of parameters whose sums are kept by lane. They are looked up at every step:
+                a module may put other tensors under its names, as FSDP does.
         """
         self.stage, self.tied = stage, tuple(tied)
         self.parameters: list[nn.Parameter] = []
@@ -63,7 +64,13 @@ class StageRunner:
 
     def begin(self, lanes: Sequence[int]) -> None:
         """Begin a step with nothing held; ``lanes`` gives the lane of every sequence."""
-        tied = set(map(id, self.tied))
+        stage = self.stage
+        named = (
+            dict(stage.named_parameters(remove_duplicate=False))
+            if isinstance(stage, nn.Module) and self.tied
+            else {}
+        )
+        tied = {id(named[name]) for name in self.tied}
         self._held.clear()
         self._put_aside.clear()
         self.parameters = [p for p in parameters_of(self.stage) if p.requires_grad]
