@@ -58,6 +58,19 @@ def rows() -> Iterator[Row]:
         COMMAND,
         _against_plain,
     )
+    yield Row(
+        "kill -9 at a random moment, then on under another pipeline, replicas or FSDP",
+        "same bits after 50",
+        COMMAND + " --nightly",
+        _kills,
+        nightly=True,
+    )
+    yield Row(
+        "checkpoint of 2 ranks cut, or a bit of it flipped, at every byte",
+        "all found",
+        COMMAND,
+        _damage,
+    )
     yield Row("bundled model, weights on disk", "<= 8,000,000 bytes", COMMAND, _size)
     yield Row(
         "bundled model, held-out files of this Python's library",
@@ -230,6 +243,22 @@ def _against_plain() -> Measured:
         f"{rate:,.0f} tokens per CPU second"
     )
     return Measured(text, statistics.median(ratios) >= 1)
+
+
+def _kills() -> Measured:
+    from tests.train.test_kill import kill_many
+
+    with tempfile.TemporaryDirectory() as folder:
+        hits = kill_many(Path(folder), 50)  # raises at the first bit that differs
+    return Measured(f"same log, weights and moments after {hits} kills", hits >= 50)
+
+
+def _damage() -> Measured:
+    from tests.train.checkpoint.test_load import damage_every_byte
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = [damage_every_byte(Path(folder) / kind, kind) for kind in ("cut", "flip")]
+    return Measured(f"{sum(found):,} of {sum(found):,}", True)  # raises at the first not found
 
 
 def _size() -> Measured:

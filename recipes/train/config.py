@@ -54,6 +54,7 @@ class TrainConfig:
     log_every, eval_every, checkpoint_every: in steps; the last step does all three.
     eval_tokens: held-out tokens looked at during training (the last look takes all).
     keep_checkpoints: how many are kept, at least 2 so that one may be damaged.
+    tensorboard: write the log for TensorBoard too, to ``tensorboard/`` in the run's folder.
     profile, trace: steps "a:b" in which torch's profiler or the pipeline's trace is written.
     """
 
@@ -104,6 +105,7 @@ class TrainConfig:
     eval_tokens: int = 32_768
     checkpoint_every: int = 200
     keep_checkpoints: int = 3
+    tensorboard: bool = False
     profile: str | None = None
     trace: str | None = None
 

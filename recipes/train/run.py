@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from recipes.train.evaluate import HeldOut
 from recipes.train.export import export_checkpoint
 from recipes.train.launch import in_workers, launch
 from recipes.train.layout import check_layout, layout_of
-from recipes.train.log import JsonLog, LogEntry, plot_log, read_log
+from recipes.train.log import JsonLog, Log, LogEntry, plot_log, read_log
 from recipes.train.meter import peak_memory_bytes
 from recipes.train.order import build_schedule, row_bounds
 from recipes.train.pace import Pace
@@ -31,6 +31,7 @@ from recipes.train.place import Place
 from recipes.train.plan_file import follow
 from recipes.train.prepare import prepare_together
 from recipes.train.rate import learning_rate
+from recipes.train.tensorboard import TensorBoardLog
 from recipes.train.trainer import Trainer, as_before
 from recipes.train.windows import StepWindows
 
@@ -129,9 +130,9 @@ def _run_here(
     num_parameters = trainer.replica.num_parameters
     where = "" if place.alone else f"{place.layout.num_ranks} processes, "
     on_note(f"model: {num_parameters:,} parameters, {where}{torch.get_num_threads()} threads")
-    log = JsonLog(out / "log.jsonl", after_step=trainer.step) if place.is_first else None
+    logs = _open_logs(config, out, trainer.step) if place.is_first else []
     with CheckpointWriter(out / "checkpoints", keep=config.keep_checkpoints, ranks=ranks) as writer:
-        _steps(trainer, out, writer, log, on_log)
+        _steps(trainer, out, writer, logs, on_log)
     if not place.is_first:
         return
     export_checkpoint(out / "checkpoints", out / "model", dtype="bfloat16")
@@ -139,8 +140,15 @@ def _run_here(
     plot_log(read_log(out / "log.jsonl"), out / "loss.png", title)
 
 
+def _open_logs(config: TrainConfig, out: Path, after_step: int) -> list[Log]:
+    logs: list[Log] = [JsonLog(out / "log.jsonl", after_step=after_step)]
+    if config.tensorboard:
+        logs.append(TensorBoardLog(out / "tensorboard", after_step=after_step))
+    return logs
+
+
 def _steps(
-    trainer: Trainer, out: Path, writer: CheckpointWriter, log: JsonLog | None, on_log: OnLog
+    trainer: Trainer, out: Path, writer: CheckpointWriter, logs: Sequence[Log], on_log: OnLog
 ) -> None:
     """Steps to the end, with what is due after each."""
     config, watch = trainer.config, StepWindows(trainer, out)
@@ -152,7 +160,7 @@ def _steps(
         looked = last or step % config.eval_every == 0
         if looked or step == 1 or step % config.log_every == 0:
             entry = _entry(trainer, pace, looked, last)
-            if log is not None:
+            for log in logs:
                 log.write(entry)
             on_log(entry)
             trainer.losses.clear()

@@ -285,7 +285,7 @@ def clip(grads: list[Tensor], norm: float, limit: float) -> None:
 # Settings that may change between the parts of one run without changing its numbers.
 _FREE = {
     *("dp", "pp", "fsdp", "schedule", "chunks", "layers_per_stage", "plan", "recompute"),
-    *("keep_checkpoints", "checkpoint_every", "profile", "trace"),
+    *("keep_checkpoints", "checkpoint_every", "tensorboard", "profile", "trace"),
 }
 
 

@@ -24,15 +24,18 @@ import torch
 from recipes.train import override, tiny
 from recipes.train.__main__ import main as train_main
 
-LAYOUTS = (("dp=1", "pp=1"), ("dp=1", "pp=2"), ("dp=2", "pp=1"), ("dp=2", "pp=2"))
+LAYOUTS = (
+    ("dp=1", "pp=1"),
+    ("dp=1", "pp=2"),
+    ("dp=2", "pp=1"),
+    ("dp=2", "pp=2"),
+    ("dp=2", "pp=1", "fsdp=true"),
+)
 MAX_SECONDS = 120
 
 
 def num_ranks(layout: tuple[str, ...]) -> int:
-    found = 1
-    for setting in layout:
-        found *= int(setting.partition("=")[2])
-    return found
+    return int(layout[0][-1]) * int(layout[1][-1])
 
 
 def start(arguments: list[str], count: int, said: Path) -> list[int]:

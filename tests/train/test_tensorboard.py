@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recipes.train import read_log, tiny, train
 from recipes.train.log import LogEntry
 from recipes.train.tensorboard import TensorBoardLog
 from tests.train.test_log import ENTRY
@@ -110,6 +111,19 @@ def test_what_came_after_the_step_gone_on_from_is_dropped_by_a_reader(tmp_path):
     events = read(again.path)
     assert [event["step"] for event in events] == [0, 8]
     assert events[1]["start"] == b"\x08\x01"
+
+
+def test_a_run_writes_its_log_for_tensorboard_too(tmp_path):
+    config = dataclasses.replace(tiny(), max_corpus_bytes=60_000, num_steps=4, log_every=2)
+    train(dataclasses.replace(config, tensorboard=True), out=tmp_path)
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    entries = read_log(tmp_path / "log.jsonl")
+    events = read(path)[1:]
+    assert [event["step"] for event in events] == [entry["step"] for entry in entries] == [1, 2, 4]
+    for event, entry in zip(events, entries, strict=True):
+        assert event["scalars"]["train/loss"] == single(entry["loss"])
+    train(config, out=tmp_path / "without")
+    assert not (tmp_path / "without" / "tensorboard").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
