@@ -6,6 +6,7 @@ torch.
 
 from collections.abc import Callable
 
+from blocks._checks import fail
 from blocks.pipeline.action import Action, Kind
 from blocks.pipeline.dependencies import dependencies
 from blocks.pipeline.schedule import Schedule
@@ -28,6 +29,7 @@ def simulate(
             have no limit of their own: transfers do not wait for one another.
 
     Raises:
+        ValueError: a negative time.
         Deadlock: some ranks wait for ever; each is named with its action and what it waits for.
 
     >>> both = [(Action(Kind.FORWARD, s, 0, 0, 0), Action(Kind.FULL_BACKWARD, s, 0, 0, 0))
@@ -48,12 +50,17 @@ def simulate(
         for before in remote[number]:
             ready = ends[before]
             if transfer is not None:
-                ready = ready + transfer(receive_of(actions[number], actions[before]))
+                receive = receive_of(actions[number], actions[before])
+                ready = ready + transfer(receive)
+                if not ready >= ends[before]:
+                    raise fail(f"transfer of {receive}", "zero or more", transfer(receive))
             if ready > start:
                 start = ready
         starts[number] = start
         action = actions[number]
         end = start + duration(action) if action.kind.computes else start
+        if not end >= start:  # also where it is no number
+            raise fail(f"duration of {action}", "zero or more", duration(action))
         ends[number] = clock[rank] = end
     spans, first = [], 0
     for program in schedule.programs:

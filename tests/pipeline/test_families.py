@@ -18,6 +18,7 @@ from blocks.pipeline import (
     MemorySizes,
     Schedule,
     defer_weights,
+    lower,
     peak_bytes,
     simulate,
 )
@@ -163,6 +164,13 @@ def test_weight_gradients_of_any_order_can_be_deferred() -> None:
             prove_one(defer_weights(order, lambda action: 1 + action.slice, 100))
     tight = defer_weights(one_f_one_b(3, (1,) * 6), lambda action: 1, 0)
     prove_one(tight)
+
+
+def test_what_is_split_already_is_not_deferred() -> None:
+    with pytest.raises(ValueError, match="expected forwards and full backwards alone, got B0"):
+        defer_weights(SCHEDULES["zb_h1"](1, (1,)), lambda action: 1, 1)
+    with pytest.raises(ValueError, match="expected forwards and full backwards alone, got SF0"):
+        defer_weights(lower(one_f_one_b(2, (1,))), lambda action: 1, 1)
 
 
 MODULES = [

@@ -105,6 +105,14 @@ def test_a_rank_that_waits_for_its_own_later_action_is_stuck() -> None:
         simulate(schedule, cost)
 
 
+@pytest.mark.parametrize("time", [-1, float("nan")])
+def test_negative_times_are_refused(time: float) -> None:
+    with pytest.raises(ValueError, match=r"duration of F0\(0,0\): expected zero or more, got"):
+        simulate(two_ranks(), lambda action: time)
+    with pytest.raises(ValueError, match=r"transfer of RF1>0\(0,0\): expected zero or more, got"):
+        simulate(two_ranks(), cost, transfer=lambda action: time)
+
+
 def test_nothing_to_do_takes_no_time() -> None:
     time = simulate(Schedule("none", (0,), (1,), ((),)), cost)
     assert (time.makespan, time.bubble, time.critical_path()) == (0, 0, ())

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import heapq
 
+from blocks._checks import check
 from blocks.pipeline.action import Action, Kind
 from blocks.pipeline.dependencies import dependencies
 from blocks.pipeline.schedule import Schedule
@@ -29,14 +30,17 @@ def defer_weights(
         share: 1 never delays another action for a weight gradient, 0 never waits with one at hand.
 
     Raises:
-        Deadlock: a schedule that cannot run.
+        ValueError: a schedule with split backwards, or with sends and receives.
+        Deadlock: one that cannot run.
 
     >>> from blocks.pipeline.schedules.one_f_one_b import one_f_one_b
     >>> made = defer_weights(one_f_one_b(2, (1, 1)), lambda action: 1, 2)
     >>> made.programs[1]
     (F1(0,0), B1(0,0), F1(1,0), B1(1,0), W1(0,0), W1(1,0))
     """
-    dependencies(schedule)
+    for action in dependencies(schedule).actions:
+        whole = action.kind in (Kind.FORWARD, Kind.RECOMPUTE, Kind.FULL_BACKWARD)
+        check(whole, "schedule", "forwards and full backwards alone", action)
     made = _Defer(schedule, duration, max_kept, share).run()
     return dataclasses.replace(schedule, programs=made)
 
