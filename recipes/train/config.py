@@ -42,8 +42,9 @@ class TrainConfig:
         "0,200,256" (the end included).
     lanes: parts of the batch whose gradients are summed apart and then as a tree; None: dp.
 
-    Where it runs (changes no bit while ``canonical``):
-    dp, pp, tp: data-parallel replicas, pipeline ranks, tensor-parallel ranks (tp does change bits).
+    Where it runs (changes no bit while ``canonical``, but for device and tp):
+    device: "cpu" or "cuda".
+    dp, pp, tp: data-parallel replicas, pipeline ranks, tensor-parallel ranks.
     fsdp: the replicas share parameters and optimizer state among them, whole only during a step.
     schedule: a name of ``blocks.pipeline.SCHEDULES``, or "auto". chunks: stages a rank.
     layers_per_stage: like "3,5"; None spreads them evenly.
@@ -91,6 +92,7 @@ class TrainConfig:
     slices: int = 1
     cuts: str | None = None
     lanes: int | None = None
+    device: str = "cpu"
     dp: int = 1
     pp: int = 1
     tp: int = 1
@@ -144,6 +146,7 @@ _POSITIVE = (
 )
 _CHOICES = {
     "optimizer": ("adamw", "muon"),
+    "device": ("cpu", "cuda"),
     "dtype": ("auto", "float32", "bfloat16"),
     "rate_schedule": ("cosine", "wsd", "linear"),
 }
@@ -167,7 +170,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     """The config with "auto" and what depends on the layout decided for this machine."""
     changes: dict[str, Any] = {}
     if config.dtype == "auto":
-        changes["dtype"] = "bfloat16" if _native_bfloat16() else "float32"
+        native = config.device == "cuda" or _native_bfloat16()
+        changes["dtype"] = "bfloat16" if native else "float32"
     if config.lanes is None:
         changes["lanes"] = config.dp
     lanes = config.lanes or config.dp

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import NamedTuple
 
+import torch
+
 from blocks._checks import check, fail
 from recipes.train.config import TrainConfig
 
@@ -96,6 +98,11 @@ def check_layout(config: TrainConfig) -> None:
         check(config.dp > 1, "dp", "at least 2 with fsdp=true", config.dp, hint)
     if config.compile and (config.tp > 1 or config.fsdp):
         raise fail("compile", "false with tp > 1 or fsdp=true", True, "collectives are not traced")
+    if config.device == "cuda":
+        several = config.dp * config.pp * config.tp
+        check(several == 1, "processes", "one with device=cuda", several, "several run on CPUs")
+        found = torch.cuda.is_available()
+        check(found, "device", "cpu on this machine", "cuda", "torch finds no accelerator")
     if config.compile and config.slices > 1:
         raise fail("compile", "false with slices > 1", True, "each slice would compile anew")
 

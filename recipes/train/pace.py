@@ -22,7 +22,7 @@ class Pace:
         self.smooth = 0.0
         self._flops = step_flops(trainer.replica.model, config.batch_size, config.context_len)
         dtype = getattr(torch, config.dtype)
-        peak = measured_peak("cpu", dtype, torch.get_num_threads())
+        peak = measured_peak(config.device, dtype, torch.get_num_threads())
         self._peak_flops = peak * trainer.place.layout.num_ranks
 
     @contextlib.contextmanager

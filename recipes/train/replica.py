@@ -20,6 +20,8 @@ from recipes.train.shares import Complete, Shares
 from recipes.train.stage import EMBEDDING, TIED_HEAD, DecoderStage
 from recipes.train.tensor_parallel_stage import TensorParallelStage
 
+Key = tuple[int, int]
+"""(sequence, slice)."""
 Sequences = Sequence[Mapping[str, Tensor]]
 """Microbatches: ``inputs`` and ``labels``, int64 [num_rows, seq_len]; see also ``slice_attend``."""
 
@@ -62,6 +64,7 @@ class Replica:
         }
         for stage in self.stages.values():
             stage.init(config.seed)
+            stage.to(config.device)
         self.parameters, self.copies = self._by_name()
         self._shares = Shares(self.stages.values(), replicas) if config.fsdp else None
         if self._shares is not None:
@@ -79,6 +82,7 @@ class Replica:
             recompute=recomputed_stages(config),
             ties=[{0: EMBEDDING, last: TIED_HEAD}] if model.tie_embeddings and last else (),
             seed=config.seed,
+            device=config.device,
             on_event=self._hear,
         )
 
@@ -119,7 +123,7 @@ class Replica:
             data = {"inputs": inputs, "labels": labels}
             if self.config.document_mask:
                 data["documents"] = document_bounds(inputs, end)
-            found.append(data)
+            found.append({name: tensor.to(self.config.device) for name, tensor in data.items()})
         return found
 
     def gradients(
@@ -190,7 +194,7 @@ class Replica:
                 sequence_ids=[first + i for i in part],
                 lanes=[lanes[i] for i in part],
             )
-            for (sequence, piece), loss in result.losses.items():
+            for (sequence, piece), loss in numbers_of(result.losses):
                 losses[part[sequence], piece] = loss
             self._join_uses()
             if len(parts) > 1:
@@ -223,8 +227,8 @@ class Replica:
                 losses = self._executor.forward_only(sequences, bounds).losses
         for stage in self.stages.values():
             stage.train()
-        for (sequence, _), loss in sorted(losses.items()):
-            totals[sequence] += loss.double()
+        for (sequence, _), loss in sorted(numbers_of(losses)):
+            totals[sequence] += loss
         return totals
 
     @property
@@ -254,6 +258,13 @@ def _make_stage(
     if tensor is None:
         return DecoderStage(model, layers[stage], **options)
     return TensorParallelStage(model, layers[stage], tensor, **options)
+
+
+def numbers_of(losses: Mapping[Key, Tensor]) -> list[tuple[Key, float]]:
+    """Losses as numbers, all fetched from an accelerator at once."""
+    if not losses:
+        return []
+    return list(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
 
 
 def _take_gradients(named: Mapping[str, nn.Parameter]) -> list[Tensor]:

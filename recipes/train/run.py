@@ -186,7 +186,7 @@ def _entry(trainer: Trainer, pace: Pace, looked: bool, last: bool) -> LogEntry:
         num_skipped_steps=trainer.num_skipped_steps,
         eta_s=(config.num_steps - step) * config.tokens_per_step / pace.smooth,
         mfu=pace.mfu(rate),
-        memory_bytes=int(trainer.place.largest(peak_memory_bytes("cpu"))),
+        memory_bytes=int(trainer.place.largest(peak_memory_bytes(config.device))),
     )
 
 

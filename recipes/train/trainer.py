@@ -244,7 +244,7 @@ class Trainer:
         for name, optimizer, parameter in self._optimized():
             prefix, held = f"optimizer.{name}.", self.replica.holdings.get(name, _ALL)
             optimizer.state[parameter] = {
-                key.removeprefix(prefix): held.of(checkpoint.tensors[key])
+                key.removeprefix(prefix): held.of(checkpoint.tensors[key]).to(parameter.device)
                 for key in checkpoint.tensors
                 if key.startswith(prefix)
             }

@@ -35,6 +35,8 @@ from recipes.train.order import row_bounds
         ("plan=/no/such/file.json", "plan verb"),
         ("tp=3", "num_heads (2)"),
         ("fsdp=true", "dp=2"),
+        ("device=cuda dp=2", "one with device=cuda"),
+        ("device=tpu", "cpu or cuda"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_process_starts(
