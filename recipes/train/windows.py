@@ -26,7 +26,7 @@ class StepWindows:
     def around(self, step: int) -> Iterator[None]:
         """Around step ``step``, counted from 0."""
         if step in self._profiled and self._profiler is None:
-            self._profiler = torch.profiler.profile()
+            self._profiler = torch.profiler.profile(acc_events=True)
             self._profiler.start()
         if step in self._traced:
             with self._trace(step):

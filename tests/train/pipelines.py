@@ -28,7 +28,7 @@ SMALL = dataclasses.replace(
     batch_size=4,
     microbatch=1,
     max_corpus_bytes=40_000,
-    num_steps=2,
+    num_steps=1,
 )
 
 

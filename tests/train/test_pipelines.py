@@ -91,7 +91,7 @@ def test_microbatches_and_lanes_change_only_rounding():
 
 def test_real_processes_give_the_bits_of_one():
     """Four gloo processes, one launch, several layouts."""
-    base = dataclasses.replace(SMALL, lanes=4)
+    base = dataclasses.replace(SMALL, lanes=4, num_steps=3)
     layouts = [
         {"dp": 2, "pp": 2, "slices": 2},
         {"dp": 2, "pp": 2, "schedule": "zb_h1"},
