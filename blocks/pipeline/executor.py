@@ -71,7 +71,7 @@ class Executor:
         device: torch.device | str = "cpu",
         on_event: Callable[[TraceEvent], None] | None = None,
         receive_ahead: int = 4,
-        report_after_s: float = 5.0,
+        report_after_s: float = 4.0,
         abort_after_s: float = 600.0,
         on_report: Callable[[str], None] | None = None,
         synchronous_sends: bool = False,
