@@ -1,6 +1,7 @@
 """``DistributedGroup`` over torch.distributed, and meshes as torch's ``DeviceMesh``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from blocks.sharding.group import Group, sum_in_order
 from blocks.sharding.mesh import Mesh
 from blocks.sharding.placement import Partial, Replicate, Shard
 from blocks.sharding.spec import ShardingSpec
+from blocks.sharding.waits import Waits
 
 
 class DistributedGroup:
@@ -23,21 +25,45 @@ class DistributedGroup:
         ordered: add in rank order, in float32 inside, so that bits depend neither on the backend
             nor on its algorithm; the parts travel by ``all_to_all``, as many bytes as before. Else
             the backend adds as it likes, on every rank the same.
+        report_after_s: say so where this rank waits for the others in a collective for longer.
+        on_report: who is told; default: a line on standard error.
     """
 
     def __init__(
-        self, process_group: dist.ProcessGroup | None = None, *, ordered: bool = False
+        self,
+        process_group: dist.ProcessGroup | None = None,
+        *,
+        ordered: bool = False,
+        report_after_s: float | None = None,
+        on_report: Callable[[str], None] | None = None,
     ) -> None:
         self.process_group = process_group
         self.ordered = ordered
         self.rank, self.size = dist.get_rank(process_group), dist.get_world_size(process_group)
+        self._waits = None
+        if report_after_s is not None:
+            members = process_group if process_group is not None else dist.group.WORLD
+            ranks = dist.get_process_group_ranks(members)
+            self._waits = Waits(dist.get_rank(), ranks, report_after_s, on_report)
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        """A collective of torch.distributed, watched."""
+        collective = getattr(dist, name)
+        if self._waits is None:
+            collective(*arguments, group=self.process_group)
+            return
+        self._waits.begin(name)
+        try:
+            collective(*arguments, group=self.process_group)
+        finally:
+            self._waits.end()
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         if self.size == 1:
             return tensor.clone()
         if not self.ordered:
             total = tensor.clone()
-            dist.all_reduce(total, group=self.process_group)
+            self._call("all_reduce", total)
             return total
         part = -(-tensor.numel() // self.size)
         padded = tensor.new_zeros(self.size * part)
@@ -47,23 +73,22 @@ class DistributedGroup:
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(parts, tensor, group=self.process_group)
+        self._call("all_gather", parts, tensor)
         return parts
 
     def reduce_scatter(self, parts: Sequence[Tensor]) -> Tensor:
         if self.ordered or self.size == 1:
             return sum_in_order(self.all_to_all(parts, [parts[0].shape] * self.size))
         total = torch.empty_like(parts[0])
-        dist.reduce_scatter(total, list(parts), group=self.process_group)
+        self._call("reduce_scatter", total, list(parts))
         return total
 
     def all_to_all(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
         flat = torch.cat([part.flatten() for part in parts])
         sizes = [torch.Size(shape).numel() for shape in shapes]
         received = flat.new_empty(sum(sizes))
-        dist.all_to_all_single(
-            received, flat, sizes, [part.numel() for part in parts], group=self.process_group
-        )
+        given = [part.numel() for part in parts]
+        self._call("all_to_all_single", received, flat, sizes, given)
         return [
             piece.view(tuple(shape))
             for piece, shape in zip(received.split(sizes), shapes, strict=True)

@@ -17,6 +17,9 @@ from recipes.train.checkpoint import GroupRanks, OneRank, Ranks
 from recipes.train.layout import Layout, Position
 from recipes.train.rendezvous import join_world
 
+REPORT_AFTER_S = 5.0
+"""Seconds after which a tensor-parallel rank that waits for the others says so."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Place:
@@ -132,5 +135,5 @@ def _groups(layout: Layout, rank: int) -> tuple[Any, Any, Any, Group | None]:
             for dp in range(layout.dp)
             for pp in range(layout.pp)
         }
-        tensor = DistributedGroup(groups[here.dp, here.pp])
+        tensor = DistributedGroup(groups[here.dp, here.pp], report_after_s=REPORT_AFTER_S)
     return pipelines[here.dp, here.tp], replicas[here.pp, here.tp], files, tensor

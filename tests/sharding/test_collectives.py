@@ -1,5 +1,6 @@
 """Every collective against its one-process twin, forward and backward, in threads and on gloo."""
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,24 @@ def test_axes_of_a_grid_have_their_own_groups(tmp_path: Path) -> None:
         for rank in mesh.ranks
     ]
     assert run_forked(4, grid_work, tmp_path) == expected
+
+
+def late_work(rank: int) -> list[str]:
+    """Rank 1 comes to the second collective late."""
+    said: list[str] = []
+    group = DistributedGroup(report_after_s=0.3, on_report=said.append)
+    for number in range(3):
+        if rank == 1 and number == 1:
+            time.sleep(1.2)
+        assert group.all_reduce(torch.ones(1)).item() == 2
+    return said
+
+
+def test_a_rank_that_waits_says_so_once(tmp_path: Path) -> None:
+    waiting, late = run_forked(2, late_work, tmp_path)
+    words = "rank 0 waits for others of ranks [0, 1] in all_reduce, its collective 2"
+    assert sum(words in line for line in waiting) == 1
+    assert not any("collective 2" in line for line in late)
 
 
 def test_protocol() -> None:
