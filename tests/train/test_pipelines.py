@@ -57,9 +57,11 @@ def test_everything_composes_and_keeps_its_bits(settings):
     assert in_threads(config, data()) == bits_of_one_process(alone(config))
 
 
-@pytest.mark.parametrize("pp", [4, pytest.param(2, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("pp", [2, pytest.param(4, marks=pytest.mark.nightly)])
 def test_a_hundred_steps_stay_equal(pp):
-    config = dataclasses.replace(SMALL, pp=pp, slices=2, batch_size=2, num_steps=100)
+    config = dataclasses.replace(
+        SMALL, pp=pp, num_layers=pp, slices=2, batch_size=2, num_steps=100, optimizer="adamw"
+    )
     assert in_threads(config, data()) == bits_of_one_process(alone(config))
 
 
