@@ -1,5 +1,6 @@
 """``explain``: a plan in one paragraph of words. Needs no torch."""
 
+from blocks.pipeline.plan.merge import Counted
 from blocks.pipeline.plan.pipeline_plan import PipelinePlan
 from blocks.pipeline.plan.trials import Knobs
 
@@ -37,8 +38,8 @@ def _ahead(knobs: Knobs) -> str:
     first, last = knobs.offsets[0], knobs.offsets[-1]
     if first == -float("inf"):
         return "Every rank finishes a sequence's backwards before the next sequence's forwards."
-    counted = {0.0: "counted in actions", 1.0: "counted in work"}
-    how = counted.get(knobs.mix, "counted half in actions, half in work")
+    half = knobs.counted is Counted.HALF
+    how = "counted half in actions, half in work" if half else f"counted in {knobs.counted}"
     return (
         f"Forwards run up to {first:.3g} slices ahead of backwards on the first rank and "
         f"{last:.3g} on the last, {how}, as far as memory allows."

@@ -1,11 +1,30 @@
 """``merge``: one rank's forwards and backwards in one order, under a memory cap. Needs no torch."""
 
+import itertools
+from enum import StrEnum
 from typing import NamedTuple
 
 from blocks.pipeline.plan.step_graph import RankStream
 
 SLACK = 1e-9
 """Share of a cap that sums of bytes may be off by."""
+
+
+DIGITS = 6
+"""Places are rounded, so that ties stay ties however many sequences there are."""
+
+
+class Counted(StrEnum):
+    """What the distance between a forward and a backward is counted in."""
+
+    ACTIONS = "actions"
+    """One forward for one backward."""
+    WORK = "work"
+    """Seconds: light slices overtake until work is even."""
+    HALF = "half"
+    """The mean of both."""
+    BYTES = "bytes"
+    """What forwards keep and backwards free."""
 
 
 class Word(NamedTuple):
@@ -58,22 +77,37 @@ def merge(
     return Word(tuple(numbers), peak)
 
 
-def positions(stream: RankStream, mix: float) -> tuple[list[float], list[float]]:
-    """Where every forward and backward stands in its stream, counted in actions or in work.
-
-    Args:
-        mix: 0 counts actions, so that one forward runs per backward; 1 counts seconds in units of
-            the mean action, so that light slices overtake until work is even. In between both.
-    """
-    return _places(stream.forward_s, mix), _places(stream.backward_s, mix)
+def positions(stream: RankStream, counted: Counted) -> tuple[list[float], list[float]]:
+    """Where every forward and backward stands in its stream, in units of the mean one."""
+    if counted is Counted.BYTES:
+        return _ends(stream.kept), _begins(stream.freed)
+    mix = _WORK[counted]
+    return _middles(stream.forward_s, mix), _middles(stream.backward_s, mix)
 
 
-def _places(seconds: list[float], mix: float) -> list[float]:
-    mean = sum(seconds) / len(seconds)
-    share = mix / mean if mean else 0.0
+_WORK = {Counted.ACTIONS: 0.0, Counted.HALF: 0.5, Counted.WORK: 1.0}
+
+
+def _middles(seconds: list[float], mix: float) -> list[float]:
+    share = mix / _mean(seconds)
     work, places = 0.0, []
     for index, time in enumerate(seconds):
         place = (1 - mix) * (index + 0.5) + share * (work + time / 2)
-        places.append(round(place, 6))  # ties stay ties however many sequences there are
+        places.append(round(place, DIGITS))
         work += time
     return places
+
+
+def _begins(sizes: list[float]) -> list[float]:
+    mean = _mean(sizes)
+    before = itertools.accumulate(sizes[:-1], initial=0.0)
+    return [round(size / mean, DIGITS) for size in before]
+
+
+def _ends(sizes: list[float]) -> list[float]:
+    mean = _mean(sizes)
+    return [round(size / mean - 0.5, DIGITS) for size in itertools.accumulate(sizes)]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) or 1.0

@@ -2,11 +2,12 @@
 
 On every rank forwards and backwards each keep their own order (sequences ascending, slices
 ascending or descending), so a program is a merge of two streams and its memory does not depend on
-time. A merge is described by how far forwards run ahead of backwards (``offset``) and in what that
-is counted (``mix``): in actions, as 1F1B does, or in work, which keeps ranks in step where slices
-cost unequally. The search tries both with offsets that fall from the first rank to the last, up to
-what the cap allows, and then moves the offsets of single ranks. Strict one-forward-one-backward is
-among the merges tried, so the answer is never worse than it where it fits.
+time. A merge is described by how far forwards run ahead of backwards (``offsets``) and in what
+that is ``counted``: in actions, as 1F1B does, in work, which keeps ranks in step where slices cost
+unequally, or in bytes, which fills memory where slices keep unequally much. The search tries
+offsets that fall from the first rank to the last, up to what the cap allows, and then moves the
+offsets of single ranks. Strict one-forward-one-backward is among the merges tried, so the answer
+is never worse than it where it fits.
 
 Few sequences stand for many during the search: after the first ones every sequence takes the same
 time. The best orders are then timed in full.
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 from blocks.pipeline.plan.bound import order_bound
 from blocks.pipeline.plan.exhaust import every_order
-from blocks.pipeline.plan.merge import Word
+from blocks.pipeline.plan.merge import Counted, Word
 from blocks.pipeline.plan.polish import polish
 from blocks.pipeline.plan.starts import (
     less_room,
@@ -93,23 +94,24 @@ class OrderSearch:
         """What it has cost until now, in actions."""
         return self._few.walked
 
-    def look(self, num_orders: int) -> None:
-        """Estimate some more of the orders to start from."""
-        for knobs in itertools.islice(self._starts, num_orders):
+    def look(self, num_orders: int) -> bool:
+        """Estimate some more of the orders to start from; false where none was left."""
+        for _ in range(num_orders):
+            knobs = next(self._starts, None)
+            if knobs is None:
+                return False
             if self._estimate(knobs) <= self._enough:
-                return
+                break
+        return True
 
     def look_on(self, effort: int) -> None:
         """Estimate orders to start from with half the effort, and move the best with the rest."""
-        while self.estimate_s > self._enough and self.walked < effort / 2:
-            before = len(self._found)
-            self.look(1)
-            if len(self._found) == before:
-                break
-        by_mix: dict[float, Knobs] = {}
+        while self.estimate_s > self._enough and self.walked < effort / 2 and self.look(1):
+            pass
+        by_counted: dict[Counted, Knobs] = {}
         for knobs in self._ranked():
-            by_mix.setdefault(knobs.mix, knobs)
-        for best in list(by_mix.values())[:2]:
+            by_counted.setdefault(knobs.counted, knobs)
+        for best in list(by_counted.values())[:2]:
             moved = True
             while moved:
                 moved = False
@@ -153,7 +155,10 @@ def _time(whole: Trials, ranked: list[Knobs], enough: float, effort: int) -> lis
     nothing else fits.
     """
     costs = whole.graph.costs
-    strict, serial = Knobs(0.0, strict_offsets(costs)), Knobs(0.0, serial_offsets(costs))
+    strict, serial = (
+        Knobs(Counted.ACTIONS, offsets)
+        for offsets in (strict_offsets(costs), serial_offsets(costs))
+    )
     timed: list[Timed] = []
     for knobs in dict.fromkeys([*ranked[:MAX_TIMED], strict, serial]):
         if timed and (timed[-1].makespan_s <= enough or whole.walked > effort):

@@ -17,7 +17,7 @@ from blocks.pipeline.plan.mode import Mode
 from blocks.pipeline.plan.order_search import EFFORT, OrderSearch
 from blocks.pipeline.plan.pipeline_plan import PipelinePlan
 from blocks.pipeline.plan.slicing_bound import slicing_bound
-from blocks.pipeline.plan.starts import serial_peak
+from blocks.pipeline.plan.starts import NUM_LIKELY, serial_peak
 from blocks.pipeline.plan.step_costs import StepCosts, step_costs
 from blocks.pipeline.plan.step_graph import StepGraph
 from blocks.pipeline.plan.trials import Order
@@ -28,8 +28,6 @@ A_BYTE_PER_TOKEN = MemorySizes(activations=lambda stage, num_tokens, start: num_
 NEARLY = 0.005
 MAX_FINISHED = 2
 """Candidates whose best order is timed in full."""
-LOOKS = 4
-"""Orders that are estimated at the first look at a candidate."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,10 +117,7 @@ def plan_pipeline(
             order_bound(costs, num_sequences, cap, likely=likely) for likely in (False, True)
         )
         candidates.append(_Candidate(mode, bounds, cut, costs, bound, likely))
-    # Of candidates that should come to nearly the same, those of fewer slices are tried first.
-    least = min(candidate.likely_s for candidate in candidates)
-    candidates.sort(key=lambda c: (int((c.likely_s / least - 1) / NEARLY), c.costs.num_slices))
-    best = _choose(candidates, num_sequences, cap, effort)
+    best = _choose(_in_turn(candidates), num_sequences, cap, effort)
     if best is None:
         enough = min(serial_peak(candidate.costs, num_sequences) for candidate in candidates)
         hint = "allow more memory, recomputation, or more ranks"
@@ -176,6 +171,23 @@ def _modes(
         yield Mode(chunks, split, recomputing)
 
 
+def _in_turn(candidates: list[_Candidate]) -> list[_Candidate]:
+    """The likely best of every mode, then the second of every mode, and so on.
+
+    Of candidates that should come to nearly the same, those of fewer slices count as better.
+    """
+    least = min(candidate.likely_s for candidate in candidates)
+
+    def merit(candidate: _Candidate) -> tuple[int, int]:
+        return int((candidate.likely_s / least - 1) / NEARLY), candidate.costs.num_slices
+
+    by_mode: dict[Mode, list[_Candidate]] = {}
+    for candidate in sorted(candidates, key=merit):
+        by_mode.setdefault(candidate.mode, []).append(candidate)
+    turns = itertools.zip_longest(*by_mode.values())
+    return [candidate for turn in turns for candidate in turn if candidate is not None]
+
+
 def _choose(
     candidates: list[_Candidate], num_sequences: int, cap: float, effort: int
 ) -> tuple[_Candidate, Order] | None:
@@ -186,7 +198,7 @@ def _choose(
         if candidate.order_bound_s >= least or (spent > effort / 2 and least < float("inf")):
             continue
         search = OrderSearch(candidate.costs, num_sequences, cap)
-        search.look(LOOKS)
+        search.look(NUM_LIKELY)
         spent += search.walked
         least = min(least, search.estimate_s)
         searches.append((search, candidate))

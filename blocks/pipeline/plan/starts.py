@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 
-from blocks.pipeline.plan.merge import merge, positions
+from blocks.pipeline.plan.merge import Counted, merge, positions
 from blocks.pipeline.plan.step_costs import StepCosts
 from blocks.pipeline.plan.step_graph import StepGraph
 from blocks.pipeline.plan.trials import Knobs, Trials
@@ -13,9 +13,12 @@ from blocks.pipeline.plan.walk import INFINITY
 MOST_AHEAD = 3
 """Slices for every stage that the first rank may run further ahead than one-forward-one-backward.
 More would not make up for anything: by then no rank waits for a slice of uneven cost."""
-ENDS = (0, -1, 1, 3, -3, -6, -12, -20)
+NUM_LIKELY = 6
+"""Merges that are tried before all others."""
+ENDS = (0.0, -3.0, -1.0, -5.0, 1.0, -2.0, -7.0, 3.0, -9.0, -12.0, -15.0, -20.0)
 """How many slices further than one-forward-one-backward the last rank may run ahead, where the
-first runs no less far ahead than there; where it does, the last falls back with it."""
+first runs no less far ahead than there; where it does, the last falls with it. Of 8 ranks; of
+more ranks more."""
 
 
 def strict_offsets(costs: StepCosts) -> tuple[float, ...]:
@@ -46,39 +49,83 @@ def serial_offsets(costs: StepCosts) -> tuple[float, ...]:
 def serial_peak(costs: StepCosts, num_sequences: int) -> float:
     """Bytes of the worst rank in the order of least memory."""
     alike = min(num_sequences, 2) if costs.num_chunks == 1 else num_sequences
-    words = Trials(StepGraph(costs, alike), INFINITY).words(Knobs(0.0, serial_offsets(costs)))
+    words = Trials(StepGraph(costs, alike), INFINITY).words(
+        Knobs(Counted.ACTIONS, serial_offsets(costs))
+    )
     assert words is not None, "without a cap every order fits"
     return max(word.peak_bytes for word in words)
 
 
 def starts(trials: Trials) -> Iterator[Knobs]:
     """Orders to begin with, the likely ones first."""
-    for knobs in _merges(trials):
-        yield knobs
-        if trials.graph.costs.splits_weights:
-            yield dataclasses.replace(knobs, slack=0.5)
+    splits = trials.graph.costs.splits_weights
+    for index, knobs in enumerate(_merges(trials)):
+        if not splits:
+            yield knobs
+            continue
+        yield dataclasses.replace(knobs, slack=0.5)
+        if index >= NUM_LIKELY:
+            yield knobs
             one_each = (1.0,) * len(knobs.offsets)
             yield dataclasses.replace(knobs, slack=0.5, max_pending=one_each)
 
 
 def _merges(trials: Trials) -> Iterator[Knobs]:
     costs = trials.graph.costs
-    strict, last = strict_offsets(costs), costs.num_ranks - 1
-    yield Knobs(0.0, strict)
-    yield Knobs(0.0, serial_offsets(costs))
+    strict = strict_offsets(costs)
+    yield Knobs(Counted.ACTIONS, strict)
+    yield Knobs(Counted.ACTIONS, serial_offsets(costs))
     rises = _ladder(_most_ahead(trials, strict[0]))
-    first = itertools.product((0.0, 1.0), rises, ENDS[:1])
-    others = itertools.product((0.0, 1.0), rises, ENDS[1:])
-    halves = itertools.product((0.5,), rises, ENDS)
-    for mix, rise, end in itertools.chain(first, others, halves):
-        slope = (min(rise, 0) + end - rise) / max(1, last)
-        yield Knobs(mix, tuple(x + rise + slope * rank for rank, x in enumerate(strict)))
+    full = _filling(trials) - strict[0]
+    ends = [end * max(1.0, (costs.num_ranks - 1) / 7) for end in ENDS]
+    yield Knobs(Counted.ACTIONS, _profile(strict, rises[0], 0))
+    yield Knobs(Counted.BYTES, _profile(strict, full, ends[1]))
+    yield Knobs(Counted.BYTES, _profile(strict, full - 1, ends[1]))
+    yield Knobs(Counted.WORK, _profile(strict, rises[0], 0))
+    filling = [
+        Knobs(Counted.BYTES, _profile(strict, full - down, end, bend))
+        for down, bend, end in itertools.product((0.0, 1.0), (0.0, 0.5, 1.0), ends)
+    ]
+    even = (Counted.ACTIONS, Counted.WORK)
+    if rises[0] < 0:  # memory for the strict order is missing, so it counts first
+        yield from filling
+    yield from (Knobs(how, _profile(strict, rise, 0)) for how in even for rise in rises)
+    if rises[0] >= 0:
+        yield from filling
+    for counted, rise, end in itertools.product(even, rises, ends):
+        yield Knobs(counted, _profile(strict, rise, end))
+    for rise, end in itertools.product(rises, ends):
+        yield Knobs(Counted.HALF, _profile(strict, rise, end))
+
+
+def _profile(
+    strict: tuple[float, ...], rise: int | float, end: int | float, bend: int | float = 0.0
+) -> tuple[float, ...]:
+    """Offsets ``rise`` above the strict ones on the first rank, ``end`` on the last.
+
+    Where the first rank falls short of the strict order, the last falls with it. ``bend`` lifts
+    the ranks between, the middle one by a quarter of their number.
+    """
+    last = len(strict) - 1
+    slope = (min(rise, 0.0) + end - rise) / max(1, last)
+    lift = bend / max(1, last)
+    return tuple(
+        x + rise + slope * rank + lift * rank * (last - rank) for rank, x in enumerate(strict)
+    )
+
+
+def _filling(trials: Trials) -> float:
+    """The offset in bytes, in units of a forward's mean, at which the cap is full."""
+    stream = trials.graph.stream(0)
+    mean = sum(stream.kept) / len(stream.kept)
+    most = strict_offsets(trials.graph.costs)[0] + MOST_AHEAD * trials.graph.costs.num_stages
+    return min(most, trials.cap / mean - 0.5) if mean else most
 
 
 def _most_ahead(trials: Trials, strict: float) -> int:
     """How much further than ``strict`` the first rank may run ahead before the cap cuts in."""
     stream, graph = trials.graph.stream(0), trials.graph
-    counted = positions(stream, 0.0)
+    counted = positions(stream, Counted.ACTIONS)
     low, high = -int(strict), min(len(stream.forwards), MOST_AHEAD * graph.costs.num_stages)
     while low < high:
         middle = (low + high + 1) // 2

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from blocks.pipeline.plan.merge import Word, merge, positions
+from blocks.pipeline.plan.merge import Counted, Word, merge, positions
 from blocks.pipeline.plan.step_graph import StepGraph
 from blocks.pipeline.plan.walk import INFINITY, Walk, walk, walk_filling
 
@@ -16,14 +16,14 @@ gradients fill waits, and as making the tables for a forward."""
 class Knobs:
     """What describes an order.
 
-    mix: how forwards and backwards are counted, see ``positions``.
+    counted: what distances between forwards and backwards are counted in.
     offsets: for every rank how far its forwards run ahead.
     room: share of the cap that forwards may fill.
     max_pending: for every rank how many weight gradients may be put aside.
     slack: share of a weight gradient that may delay what comes after it.
     """
 
-    mix: float
+    counted: Counted
     offsets: tuple[float, ...]
     room: float = 1.0
     max_pending: tuple[float, ...] = ()
@@ -50,33 +50,33 @@ class Trials:
     def __init__(self, graph: StepGraph, cap: int | float) -> None:
         self.graph, self.cap = graph, cap
         self.walked = GRAPH * graph.size
-        self._positions: dict[tuple[int, float], tuple[list[float], list[float]]] = {}
-        self._words: dict[tuple[int, float, float, float], Word | None] = {}
+        self._positions: dict[tuple[int, Counted], tuple[list[float], list[float]]] = {}
+        self._words: dict[tuple[int, float, Counted, float], Word | None] = {}
         self._like = graph.costs.first_alike()
 
     def word(self, rank: int, knobs: Knobs) -> Word | None:
         """The merge of ``rank``; None where it does not fit under the cap."""
-        offset, mix, room = knobs.offsets[rank], knobs.mix, knobs.room
-        if (rank, offset, mix, room) not in self._words:
+        offset, counted, room = knobs.offsets[rank], knobs.counted, knobs.room
+        if (rank, offset, counted, room) not in self._words:
             like = self._like[rank]
             if like == rank:
-                word = self._merge(rank, offset, mix, room)
+                word = self._merge(rank, offset, counted, room)
             else:
                 # the same merge as on a rank that is like this one, of other numbers
                 other = self.word(like, dataclasses.replace(knobs, offsets=(offset,) * (like + 1)))
                 shift = (rank - like) * self.graph.per_stage
                 word = other and Word(tuple([n + shift for n in other.numbers]), other.peak_bytes)
-            self._words[rank, offset, mix, room] = word
-        return self._words[rank, offset, mix, room]
+            self._words[rank, offset, counted, room] = word
+        return self._words[rank, offset, counted, room]
 
-    def _merge(self, rank: int, offset: float, mix: float, room: float) -> Word | None:
+    def _merge(self, rank: int, offset: float, counted: Counted, room: float) -> Word | None:
         stream = self.graph.stream(rank)
-        if (rank, mix) not in self._positions:
-            self._positions[rank, mix] = positions(stream, mix)
+        if (rank, counted) not in self._positions:
+            self._positions[rank, counted] = positions(stream, counted)
             self.walked += MERGE * len(stream.forwards)
         self.walked += MERGE * len(stream.forwards)
         cap = self.cap if room == 1.0 else self.cap * room
-        return merge(stream, self._positions[rank, mix], offset, cap)
+        return merge(stream, self._positions[rank, counted], offset, cap)
 
     def words(self, knobs: Knobs) -> list[Word] | None:
         found = [self.word(rank, knobs) for rank in range(len(knobs.offsets))]
