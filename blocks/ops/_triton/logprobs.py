@@ -3,7 +3,8 @@
 import triton
 import triton.language as tl
 
-from blocks.ops._triton.sampling import _first_of, _key, _kth_key, _load_logits
+from blocks.ops._triton.race import first_of
+from blocks.ops._triton.threshold import kth_key, load_logits, order_key
 
 
 @triton.jit
@@ -60,9 +61,9 @@ def _logprobs_kernel(
         groups = tl.arange(0, NUM_GROUPS)
         in_tiles = groups < NUM_TILES * in_tile
         maxima = tl.load(maxima_ptr + row * NUM_GROUPS + groups, mask=in_tiles, other=0.0)
-        keys = _key(tl.where(maxima == 0.0, 0.0, maxima))
+        keys = order_key(tl.where(maxima == 0.0, 0.0, maxima))
         valid = groups * GROUP < vocab_size
-        last = _kth_key(keys, valid, num_top, tl.full([], -2139095041, tl.int32), _key(largest))
+        last = kth_key(keys, valid, num_top, tl.full([], -2139095041, tl.int32), order_key(largest))
         equal = valid & (keys == last)
         kept = (valid & (keys > last)) | (equal & (tl.cumsum(equal.to(tl.int32)) <= num_top))
         num_kept = tl.sum(kept.to(tl.int32))
@@ -75,10 +76,10 @@ def _logprobs_kernel(
         found = tl.load(list_ptr + listed, mask=is_group, other=0)
         token_ids = found[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
         left = is_group[:, None] & (token_ids < vocab_size)
-        x = _load_logits(row_ptr, tl.where(left, token_ids, vocab_size), vocab_size)
+        x = load_logits(row_ptr, tl.where(left, token_ids, vocab_size), vocab_size)
         for at in range(num_top):
             best = tl.max(tl.where(left, x, float("-inf")))
-            best_id = _first_of(left & (x == best), token_ids)
+            best_id = first_of(left & (x == best), token_ids)
             tl.store(top_ptr + row * num_top + at, best - log_total)
             tl.store(top_ids_ptr + row * num_top + at, best_id.to(tl.int64))
             left = left & (token_ids != best_id)
