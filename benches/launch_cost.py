@@ -8,6 +8,7 @@ device (its name, its number of processors), answered with an H200's. Kernels ar
 for sm_90.
 """
 
+import argparse
 import importlib
 import json
 import os
@@ -140,12 +141,29 @@ def parts(call: Callable[[], object]) -> dict[str, float]:
 def measure() -> dict[str, dict[str, float]]:
     """``parts`` of every call, in a fresh process without Triton's interpreter."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "benches.launch_cost"]
+    command = [sys.executable, "-m", "benches.launch_cost", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     return json.loads(done.stdout)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        "python -m benches.launch_cost", description="Time launches without a device."
+    )
+    parser.add_argument("--json", action="store_true", help="one line of JSON, in microseconds")
+    options = parser.parse_args()
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        parser.error("kernels are compiled here: unset TRITON_INTERPRET")
     torch.set_num_threads(1)
     install()
-    print(json.dumps({name: parts(call) for name, call in calls().items()}))
+    found = {name: parts(call) for name, call in calls().items()}
+    if options.json:
+        print(json.dumps(found))
+        return
+    print("host time [us], median:          whole call  launch  the same by Triton's own dispatch")
+    for name, spent in found.items():
+        print(f"{name:32} {spent['call']:10.1f} {spent['launch']:7.1f} {spent['triton']:7.1f}")
+
+
+if __name__ == "__main__":
+    main()
