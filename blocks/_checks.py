@@ -4,12 +4,14 @@ Tensors are looked at through ``shape``, ``dtype`` and ``device`` only, so this 
 torch and ``blocks.sched`` can use it.
 """
 
+import contextlib
 import ctypes
+import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import UnionType
-from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Any, ParamSpec, SupportsIndex, TypeVar, Union, get_args, get_origin
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -77,6 +79,42 @@ def check_positive(name: str, value: int | float | None, hint: str = "") -> None
     """Check that a number, when given, is greater than zero (NaN is refused)."""
     if value is not None and not value > 0:
         raise fail(name, "a positive number", value, hint)
+
+
+def check_count(name: str, value: object, hint: str = "") -> None:
+    """Check that ``value`` is a whole number of at least 1.
+
+    >>> check_count("num_ranks", 2.5)
+    Traceback (most recent call last):
+    ...
+    ValueError: num_ranks: expected a positive whole number, got 2.5
+    """
+    if not (isinstance(value, SupportsIndex) and value.__index__() >= 1):
+        raise fail(name, "a positive whole number", repr(value), hint)
+
+
+@contextlib.contextmanager
+def reading(what: str, data: object, keys: type | Iterable[str]) -> Iterator[None]:
+    """Around the reading of plain data: other keys are refused, and values of other kinds too.
+
+    Args:
+        keys: those of the data, or the dataclass that has them as fields.
+
+    >>> with reading("point", {"x": None}, ["x"]):
+    ...     float(None)
+    Traceback (most recent call last):
+    ...
+    ValueError: point: expected values of the right kinds, got float() argument must be ...
+    """
+    names = [f.name for f in dataclasses.fields(keys)] if isinstance(keys, type) else keys
+    wanted = set(names)
+    if not isinstance(data, Mapping) or set(data) != wanted:
+        got = sorted(map(str, data)) if isinstance(data, Mapping) else type(data).__name__
+        raise fail(what, f"the keys {sorted(wanted)}", got)
+    try:
+        yield
+    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise fail(what, "values of the right kinds", error) from error
 
 
 def expects_tensors(operation: Callable[P, T]) -> Callable[P, T]:

@@ -1,13 +1,13 @@
 """``Batch``: what a step works on."""
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from blocks._checks import check
+from blocks.pipeline._bounds import check_bounds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +51,5 @@ def check_batch(
     Raises:
         ValueError: data that does not fit together or has other slices than ``num_slices``.
     """
-    counts = tuple(len(found) - 1 for found in bounds)
-    check(counts == num_slices, "bounds", f"slices {num_slices} of the sequences", counts)
+    check_bounds(bounds, num_slices)
     check(len(data) == len(bounds), "data", f"of {len(bounds)} sequences", len(data))
-    for found in bounds:
-        ascending = found[0] == 0 and all(a < b for a, b in itertools.pairwise(found))
-        check(ascending, "bounds", "tokens ascending from 0", list(found))

@@ -7,7 +7,7 @@ import dataclasses
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from blocks._checks import check, fail
+from blocks._checks import check, fail, reading
 from blocks.pipeline.action import Kind
 from blocks.pipeline.slice_time import Number, SliceTime
 
@@ -128,15 +128,14 @@ class CostSurface:
         Raises:
             ValueError: data that is no cost surface.
         """
-        fields = {field.name for field in dataclasses.fields(cls)}
-        check(set(data) == fields, "cost surface", f"the keys {sorted(fields)}", sorted(data))
-        read = dict(data)
-        for name, value in data.items():
-            if isinstance(value, dict):
-                read[name] = SliceTime.from_json(value)
-            elif isinstance(value, str):
-                read[name] = Fraction(value)
-        if data["residual"] is not None:
-            *numbers, (kind, num_tokens, start) = data["residual"]
-            read["residual"] = Residual(*numbers, worst=(kind, num_tokens, start))
-        return cls(**read)
+        with reading("cost surface", data, cls):
+            read = dict(data)
+            for name, value in data.items():
+                if isinstance(value, dict):
+                    read[name] = SliceTime.from_json(value)
+                elif isinstance(value, str):
+                    read[name] = Fraction(value)
+            if data["residual"] is not None:
+                *numbers, (kind, num_tokens, start) = data["residual"]
+                read["residual"] = Residual(*numbers, worst=(kind, num_tokens, start))
+            return cls(**read)

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from blocks._checks import check
+from blocks._checks import check, fail
 from blocks.pipeline.action import Action
 from blocks.pipeline.pending import OnStream, OnThread, Waiter
 from blocks.pipeline.schedule import Schedule
@@ -56,7 +56,9 @@ class DistributedTransport:
             ValueError: NCCL without channels.
         """
         group = group if group is not None else dist.group.WORLD
-        assert group is not None, "torch.distributed is not initialised"
+        hint = "call torch.distributed.init_process_group first"
+        if group is None:
+            raise fail("group", "a process group", "torch.distributed not initialised", hint)
         self._group, self._device = group, torch.device(device)
         self._ranks = dist.get_process_group_ranks(group)
         self._rank = dist.get_rank(group)
@@ -171,7 +173,9 @@ class DistributedTransport:
     def __enter__(self) -> "DistributedTransport":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self.give_up(f"rank {self._rank} failed: {error!r}")
         self.close()
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from blocks._checks import check
+from blocks._checks import check, check_count
 from blocks.pipeline.action import Action
 from blocks.pipeline.transport import Handle, PipelineStuck, TensorSpec
 
@@ -31,7 +31,7 @@ class _World:
 
     def __init__(self, num_ranks: int) -> None:
         self.changed = threading.Condition()
-        self.statuses = [("", time.monotonic())] * num_ranks
+        self.statuses = [("start", time.monotonic())] * num_ranks
         self.gave_up: str | None = None
         self.sent: dict[tuple[int, int], collections.deque[_Message]] = {}
         self.asked: dict[tuple[int, int], collections.deque[_Message]] = {}
@@ -161,6 +161,8 @@ def in_process_transports(
     >>> handle.wait(timeout_s=1.0)
     tensor([1., 1.])
     """
+    check_count("num_ranks", num_ranks)
+    check(max_delay_s >= 0, "max_delay_s", "at least 0", max_delay_s)
     world = _World(num_ranks)
     found = []
     for rank in range(num_ranks):

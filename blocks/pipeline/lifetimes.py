@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
+from blocks._checks import check
 from blocks.pipeline.action import Action, Kind
 from blocks.pipeline.check import check_complete
 from blocks.pipeline.schedule import Schedule
@@ -54,8 +55,11 @@ def lifetimes(
             forward at a stage to the last backward, as by one buffer for each.
 
     Raises:
-        ValueError: a schedule that is not complete.
+        ValueError: a schedule that is not complete, a stage there is none of.
     """
+    for stage in recompute:
+        known = 0 <= stage < schedule.num_stages
+        check(known, "recompute", f"stages below {schedule.num_stages}", stage)
     indices = check_complete(schedule)
     found = []
     for rank, at in enumerate(indices):

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from itertools import accumulate
 
-from blocks._checks import check
+from blocks.pipeline._bounds import check_bounds
 from blocks.pipeline.lifetimes import Held, lifetimes
 from blocks.pipeline.schedule import Schedule
 from blocks.pipeline.timeline import Number
@@ -53,8 +53,7 @@ def live_bytes(
     """
     if bounds is None:
         bounds = [range(count + 1) for count in schedule.num_slices]
-    counts = [len(bound) - 1 for bound in bounds]
-    check(counts == list(schedule.num_slices), "slices", list(schedule.num_slices), counts)
+    check_bounds(bounds, schedule.num_slices)
     size = {held: getattr(sizes, held.value) for held in Held}
     wanted = {held for held, function in size.items() if function is not _nothing}
     found = []

@@ -60,12 +60,16 @@ def check_ties(ties: Sequence[Tie], schedule: Schedule, stages: Mapping[int, Sta
     Raises:
         ValueError: ties of stages or weights there are none of.
     """
+    used: set[tuple[int, int]] = set()
     for tie in ties:
         known = len(tie) >= 2 and all(0 <= stage < schedule.num_stages for stage in tie)
         check(known, "tie", f"two stages or more below {schedule.num_stages}", sorted(tie))
         for stage in tie:
             if stage in stages:
-                tied_weight(stages[stage], tie[stage], stage)
+                weight = id(tied_weight(stages[stage], tie[stage], stage))
+                once = (stage, weight) not in used
+                check(once, f"ties of stage {stage}", "a weight in one tie", tie[stage])
+                used.add((stage, weight))
 
 
 def tied_weight(stage: StageModule, name: str, index: int) -> nn.Parameter:

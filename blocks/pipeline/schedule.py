@@ -8,7 +8,7 @@ import dataclasses
 import functools
 from typing import Any
 
-from blocks._checks import check
+from blocks._checks import check, check_count, reading
 from blocks.pipeline.action import Action, Kind
 
 
@@ -38,9 +38,11 @@ class Schedule:
         if not self.edges:
             chain = tuple((stage, stage + 1) for stage in range(len(self.placement) - 1))
             object.__setattr__(self, "edges", chain)
-        ranks = sorted(set(self.placement))
-        every = list(range(len(self.programs)))
-        check(ranks == every, "placement", f"stages on each of the ranks {every}", ranks)
+        ranks, every = set(self.placement), list(range(len(self.programs)))
+        fits = ranks == set(every) and all(isinstance(rank, int) for rank in ranks)
+        check(fits, "placement", f"stages on each of the ranks {every}", self.placement)
+        for count in self.num_slices:
+            check_count("num_slices", count, "a sequence has at least one slice")
         for source, target in self.edges:
             inside = 0 <= source < target < self.num_stages
             check(inside, "edge", "an earlier and a later stage", (source, target))
@@ -139,20 +141,19 @@ class Schedule:
         Raises:
             ValueError: data that is no schedule.
         """
-        fields = {field.name for field in dataclasses.fields(cls)}
-        check(set(data) == fields, "schedule", f"the keys {sorted(fields)}", sorted(data))
-        placement = tuple(data["placement"])
-        chunks = chunks_of(placement)
+        with reading("schedule", data, cls):
+            placement = tuple(data["placement"])
+            chunks = chunks_of(placement)
 
-        def read(text: str) -> Action:
-            action = Action.parse(text, 0)
-            known = action.stage < len(chunks)
-            check(known, f"stage of {text}", f"below {len(chunks)}", action.stage)
-            return action._replace(chunk=chunks[action.stage])
+            def read(text: str) -> Action:
+                action = Action.parse(text, 0)
+                known = action.stage < len(chunks)
+                check(known, f"stage of {text}", f"below {len(chunks)}", action.stage)
+                return action._replace(chunk=chunks[action.stage])
 
-        programs = tuple(tuple(read(text) for text in program) for program in data["programs"])
-        edges = tuple((source, target) for source, target in data["edges"])
-        return cls(data["name"], placement, tuple(data["num_slices"]), programs, edges)
+            programs = tuple(tuple(read(text) for text in program) for program in data["programs"])
+            edges = tuple((source, target) for source, target in data["edges"])
+            return cls(data["name"], placement, tuple(data["num_slices"]), programs, edges)
 
 
 def chunks_of(placement: tuple[int, ...]) -> tuple[int, ...]:

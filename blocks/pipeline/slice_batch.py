@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from blocks._checks import check, check_positive, fail
+from blocks._checks import check, check_positive, fail, reading
 from blocks.pipeline.capped_sum import Partition, capped_sums
 from blocks.pipeline.cost import CostSurface
 from blocks.pipeline.least_makespan import least_makespan
@@ -73,13 +73,12 @@ class BatchSlicing:
         Raises:
             ValueError: data that is no cut of a batch.
         """
-        fields = {field.name for field in dataclasses.fields(cls)}
-        check(set(data) == fields, "batch slicing", f"the keys {sorted(fields)}", sorted(data))
-        groups = tuple(
-            RowGroup(group["num_rows"], tuple(group["bounds"]), tuple(group["costs_s"]))
-            for group in data["groups"]
-        )
-        return cls(**{**data, "groups": groups})
+        with reading("batch slicing", data, cls):
+            groups = tuple(
+                RowGroup(group["num_rows"], tuple(group["bounds"]), tuple(group["costs_s"]))
+                for group in data["groups"]
+            )
+            return cls(**{**data, "groups": groups})
 
 
 class _Packed(NamedTuple):

@@ -6,7 +6,7 @@ Needs numpy, no torch.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from blocks._checks import check, check_positive, fail
+from blocks._checks import check, check_count, fail
 from blocks.pipeline.cost import CostSurface
 from blocks.pipeline.slice_time import SliceTime
 
@@ -27,11 +27,12 @@ def coarse_step(seq_len: int, granularity: int, max_cells: int, num_slices: int 
     """
     sizes = {"seq_len": seq_len, "granularity": granularity, "max_cells": max_cells}
     for name, value in sizes.items():
-        check_positive(name, value)
+        check_count(name, value)
     step = granularity
     while -(-seq_len // step) > max_cells:
         step *= 2
     if num_slices is not None:
+        check_count("num_slices", num_slices)
         num_cells = -(-seq_len // step)
         ok = 1 <= num_slices <= num_cells
         hint = "max_cells allows finer ones" if step > granularity else ""

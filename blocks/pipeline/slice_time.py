@@ -4,7 +4,7 @@ import dataclasses
 from fractions import Fraction
 from typing import Any
 
-from blocks._checks import check
+from blocks._checks import check, reading
 
 Number = int | float | Fraction
 
@@ -93,7 +93,6 @@ class SliceTime:
         Raises:
             ValueError: data that is no slice time.
         """
-        fields = {field.name for field in dataclasses.fields(cls)}
-        check(set(data) == fields, "slice time", f"the keys {sorted(fields)}", sorted(data))
-        read = {name: Fraction(x) if isinstance(x, str) else x for name, x in data.items()}
-        return cls(**{**read, "floor": int(data["floor"])})
+        with reading("slice time", data, cls):
+            read = {name: Fraction(x) if isinstance(x, str) else x for name, x in data.items()}
+            return cls(**{**read, "floor": int(data["floor"])})

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from blocks._checks import check, check_positive, fail
+from blocks._checks import check, check_count, fail, reading
 from blocks.pipeline.capped_sum import Partition, capped_sums, capped_sums_of_parts
 from blocks.pipeline.least_makespan import least_makespan
 from blocks.pipeline.slice_grid import (
@@ -70,9 +70,9 @@ class Slicing:
         Raises:
             ValueError: data that is no slicing.
         """
-        fields = {field.name for field in dataclasses.fields(cls)}
-        check(set(data) == fields, "slicing", f"the keys {sorted(fields)}", sorted(data))
-        return cls(**{**data, "bounds": tuple(data["bounds"]), "costs_s": tuple(data["costs_s"])})
+        with reading("slicing", data, cls):
+            bounds, costs_s = tuple(data["bounds"]), tuple(data["costs_s"])
+            return cls(**{**data, "bounds": bounds, "costs_s": costs_s})
 
 
 def makespan_s(costs_s: Sequence[Number], num_stages: int, num_sequences: int = 1) -> Any:
@@ -121,8 +121,10 @@ def slice_tokens(
     >>> slice_tokens(unit_cost(0.5, 64), 64, 4, num_slices=4).lengths
     (24, 16, 16, 8)
     """
-    check_positive("num_stages", num_stages)
-    check_positive("num_sequences", num_sequences)
+    check_count("num_stages", num_stages)
+    check_count("num_sequences", num_sequences)
+    if epsilon is not None:
+        check(epsilon >= 0, "epsilon", "at least 0 seconds", epsilon)
     step = coarse_step(seq_len, granularity, max_cells, num_slices)
     price = seconds_of(cost)
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from blocks._checks import check, check_positive, fail
+from blocks._checks import check, check_count, check_positive, fail, reading
 from blocks.pipeline.capped_sum import Partition, capped_sums_of_parts, least_largest
 from blocks.pipeline.least_makespan import least_makespan
 from blocks.pipeline.slice_time import Number
@@ -47,9 +47,8 @@ class StagePartition:
         Raises:
             ValueError: data that is no partition.
         """
-        fields = {field.name for field in dataclasses.fields(cls)}
-        check(set(data) == fields, "stage partition", f"the keys {sorted(fields)}", sorted(data))
-        return cls(**{name: tuple(values) for name, values in data.items()})
+        with reading("stage partition", data, cls):
+            return cls(**{name: tuple(values) for name, values in data.items()})
 
 
 def partition_layers(
@@ -93,7 +92,10 @@ def partition_layers(
     import numpy as np
 
     num_layers = len(layer_costs)
-    check_positive("num_stages", num_stages)
+    check_count("num_stages", num_stages)
+    beside = {"first_cost": first_cost, "last_cost": last_cost}
+    for name, value in {**beside, "first_memory": first_memory, "last_memory": last_memory}.items():
+        check(value >= 0, name, "at least 0", value)
     hint = "every stage holds at least one layer"
     check(num_layers >= num_stages, "layer_costs", f"at least {num_stages}", num_layers, hint)
     check_positive("num_microbatches", num_microbatches)

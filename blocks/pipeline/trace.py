@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from blocks._checks import check
+from blocks.pipeline._bounds import check_bounds
 from blocks.pipeline.action import Action
 from blocks.pipeline.schedule import Schedule
 
@@ -81,11 +82,7 @@ class Trace:
 
     def __post_init__(self) -> None:
         num_slices = self.schedule.num_slices
-        cut = tuple(len(bounds) - 1 for bounds in self.bounds)
-        check(cut == num_slices, "bounds", f"slices {num_slices} of the sequences", cut)
-        for bounds in self.bounds:
-            ascending = bounds[0] == 0 and all(map(int.__lt__, bounds, bounds[1:]))
-            check(ascending, "bounds", "tokens ascending from 0", bounds)
+        check_bounds(self.bounds, num_slices)
         if self.losses:
             counts = tuple(map(len, self.losses))
             check(counts == num_slices, "losses", f"one a slice, {num_slices}", counts)

@@ -145,7 +145,12 @@ def _whole(value: object) -> int:
 
 
 def write_traces(path: str | os.PathLike[str], traces: Sequence[Trace]) -> None:
-    """Write traces to a file, which appears whole or not at all."""
+    """Write traces to a file, which appears whole or not at all.
+
+    Raises:
+        ValueError: no traces.
+    """
+    check(len(traces) > 0, "traces", "one or more", "none")
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:

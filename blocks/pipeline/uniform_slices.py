@@ -2,7 +2,7 @@
 
 import math
 
-from blocks._checks import check, check_positive
+from blocks._checks import check, check_count
 from blocks.pipeline.slice_time import Number
 
 
@@ -12,6 +12,7 @@ def uniform_slices(seq_len: int, num_slices: int, *, granularity: int = 1) -> tu
     >>> uniform_slices(100, 4), uniform_slices(100, 3, granularity=8)
     ((0, 25, 50, 75, 100), (0, 32, 64, 100))
     """
+    _check_sizes(seq_len, num_slices, granularity)
     return _rounded(
         [seq_len * i / num_slices for i in range(1, num_slices)], seq_len, num_slices, granularity
     )
@@ -30,6 +31,7 @@ def equal_flop_slices(
     >>> equal_flop_slices(0.5, 1024, 4)
     (0, 375, 633, 843, 1024)
     """
+    _check_sizes(seq_len, num_slices, granularity)
     check(0 <= alpha <= 1, "alpha", "a share between 0 and 1", alpha)
     # (1 - alpha) x + alpha x² = i / M, in the form that alpha = 0 does not divide by.
     shares = [i / num_slices for i in range(1, num_slices)]
@@ -38,9 +40,14 @@ def equal_flop_slices(
     return _rounded([seq_len * cut for cut in cuts], seq_len, num_slices, granularity)
 
 
+def _check_sizes(seq_len: int, num_slices: int, granularity: int) -> None:
+    check_count("seq_len", seq_len)
+    check_count("num_slices", num_slices)
+    check_count("granularity", granularity)
+
+
 def _rounded(cuts: list[float], seq_len: int, num_slices: int, granularity: int) -> tuple[int, ...]:
     """Cuts on the nearest multiples that leave at least one cell to every slice."""
-    check_positive("granularity", granularity)
     num_cells = -(-seq_len // granularity)
     ok = 1 <= num_slices <= num_cells
     hint = "cut into fewer slices or on a finer granularity"

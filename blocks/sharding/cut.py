@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from blocks._checks import check, fail
+from blocks._checks import check, reading
 from blocks.sharding.placement import Run, run_of
 
 
@@ -120,7 +120,6 @@ class Cut:
         Raises:
             ValueError: data that is no cut.
         """
-        if set(data) != {"dim", "size", "runs"}:
-            raise fail("cut", "the keys dim, runs and size", sorted(data))
-        runs = tuple(tuple(Run(*run) for run in held) for held in data["runs"])
-        return cls(data["dim"], data["size"], runs)
+        with reading("cut", data, {"dim", "size", "runs"}):
+            runs = tuple(tuple(Run(*run) for run in held) for held in data["runs"])
+            return cls(data["dim"], data["size"], runs)

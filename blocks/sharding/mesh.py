@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from blocks._checks import check, fail
+from blocks._checks import check, fail, reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +152,5 @@ class Mesh:
         Raises:
             ValueError: data that is no mesh.
         """
-        fields = {field.name for field in dataclasses.fields(cls)}
-        if set(data) != fields:
-            raise fail("mesh", f"the keys {sorted(fields)}", sorted(data))
-        return cls(tuple(data["axes"]), tuple(data["sizes"]), tuple(data["ranks"]))
+        with reading("mesh", data, cls):
+            return cls(tuple(data["axes"]), tuple(data["sizes"]), tuple(data["ranks"]))

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from blocks._checks import check, fail
+from blocks._checks import check, reading
 from blocks.sharding.mesh import Mesh
 from blocks.sharding.placement import (
     Partial,
@@ -103,7 +103,6 @@ class ShardingSpec:
         Raises:
             ValueError: data that is no spec.
         """
-        if set(data) != {"mesh", "placements"}:
-            raise fail("spec", "the keys mesh and placements", sorted(data))
-        placements = tuple(parse_placement(text) for text in data["placements"])
-        return cls(Mesh.from_json(data["mesh"]), placements)
+        with reading("spec", data, {"mesh", "placements"}):
+            placements = tuple(parse_placement(text) for text in data["placements"])
+            return cls(Mesh.from_json(data["mesh"]), placements)

@@ -210,8 +210,8 @@ def test_the_last_stage_must_end_in_a_scalar() -> None:
     [
         (data(4), [(0, 4)], {}, "bounds: expected slices"),
         (data(4, 4), [(0, 2, 4)], {}, "data: expected of 1 sequences, got 2"),
-        (data(4), [(0, 4, 4)], {}, "bounds: expected tokens ascending from 0"),
-        (data(4), [(1, 2, 4)], {}, "bounds: expected tokens ascending from 0"),
+        (data(4), [(0, 4, 4)], {}, "bounds: expected whole tokens ascending from 0"),
+        (data(4), [(1, 2, 4)], {}, "bounds: expected whole tokens ascending from 0"),
         (data(4), [(0, 2, 4)], {"lanes": [0, 1]}, "lanes: expected one a sequence, 1, got 2"),
         (data(4), [(0, 2, 4)], {"sequence_ids": []}, "sequence_ids: expected one a sequence"),
     ],
@@ -243,6 +243,13 @@ WRONG = Schedule("wrong", (0,), (1,), (BACK_TO_FRONT,))
 def test_what_does_not_fit_together_is_refused(options, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         one(**options)
+
+
+def test_a_weight_is_tied_once() -> None:
+    transport = in_process_transports(2)[1]
+    ties = [{0: "linear.weight", 1: "linear.weight"}, {0: "linear.bias", 1: "linear.weight"}]
+    with pytest.raises(ValueError, match="ties of stage 1: expected a weight in one tie"):
+        Executor(1, seq1f1b(2, (1,)), {1: Linear()}, transport, wire=wire, ties=ties)
 
 
 def test_a_tied_weight_must_exist() -> None:

@@ -101,8 +101,13 @@ def test_sizes_are_asked_for_prefixes() -> None:
 
 
 def test_bounds_of_other_slices_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"slices: expected \[2\], got \[3\]"):
-        peak_bytes(SCHEDULES["terapipe"](2, (2,)), MemorySizes(), [(0, 1, 2, 3)])
+    schedule = SCHEDULES["terapipe"](2, (2,))
+    with pytest.raises(ValueError, match=r"bounds: expected slices \(2,\) .*got \(3,\)"):
+        peak_bytes(schedule, MemorySizes(), [(0, 1, 2, 3)])
+    with pytest.raises(ValueError, match="bounds: expected whole tokens ascending from 0"):
+        peak_bytes(schedule, MemorySizes(), [(0, 2, 1)])
+    with pytest.raises(ValueError, match="recompute: expected stages below 2, got 2"):
+        peak_bytes(schedule, MemorySizes(), recompute=[2])
 
 
 @given(SEEDS)

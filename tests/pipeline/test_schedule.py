@@ -57,6 +57,7 @@ def test_skip_inputs_are_edges() -> None:
         ({"edges": ((0, 1), (0, 1))}, "edges: expected each once, got"),
         ({"edges": ((1, 0),)}, "edge: expected an earlier and a later stage"),
         ({"programs": ((Action(Kind.FORWARD, 1, 0, 0, 0),), ())}, "a stage of that rank"),
+        ({"num_slices": (-1,)}, "num_slices: expected a positive whole number, got -1"),
         ({"programs": ((Action(Kind.FORWARD, 0, 1, 0, 0),), ())}, "chunk of F0"),
         ({"programs": ((Action(Kind.FORWARD, 0, 0, 1, 0),), ())}, "sequence of F0"),
         ({"programs": ((Action(Kind.FORWARD, 0, 0, 0, 2),), ())}, "slice of F0"),
@@ -66,6 +67,21 @@ def test_what_does_not_fit_is_refused(change: dict, said: str) -> None:
     fields = {"name": "x", "placement": (0, 1), "num_slices": (2,), "programs": ((), ())}
     with pytest.raises(ValueError, match=said):
         Schedule(**{**fields, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": None, "more": 1}, "schedule: expected the keys"),
+        ({"programs": 3}, "schedule: expected values of the right kinds"),
+        ({"programs": [[3], []]}, "schedule: expected values of the right kinds"),
+        ({"placement": None}, "schedule: expected values of the right kinds"),
+    ],
+)
+def test_foreign_data_is_refused(change: dict, said: str) -> None:
+    data = Schedule("x", (0, 1), (2,), ((), ())).to_json()
+    with pytest.raises(ValueError, match=said):
+        Schedule.from_json({**data, **change})
 
 
 def test_chunks_count_the_stages_of_a_rank() -> None:

@@ -216,5 +216,5 @@ def test_misuse_is_refused():
         slice_tokens(lambda n, start: float("nan"), 32, 2)
     with pytest.raises(ValueError, match="num_slices: expected 1 to 4"):
         slice_tokens(unit_cost(0.5, 32), 32, 2, num_slices=5)
-    with pytest.raises(ValueError, match="seq_len: expected a positive number"):
+    with pytest.raises(ValueError, match="seq_len: expected a positive whole number"):
         slice_tokens(unit_cost(0.5, 32), 0, 2)

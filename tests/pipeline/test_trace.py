@@ -69,8 +69,8 @@ def test_what_does_not_merge() -> None:
     ("change", "said"),
     [
         ({"bounds": ((0, 4),)}, "bounds: expected slices"),
-        ({"bounds": ((0, 4, 4),)}, "bounds: expected tokens ascending from 0"),
-        ({"bounds": ((1, 4, 5),)}, "bounds: expected tokens ascending from 0"),
+        ({"bounds": ((0, 4, 4),)}, "bounds: expected whole tokens ascending from 0"),
+        ({"bounds": ((1, 4, 5),)}, "bounds: expected whole tokens ascending from 0"),
         ({"losses": ((0.5,),)}, "losses: expected one a slice"),
         ({"origins": {2: Origin("", 0)}}, "rank of an origin: expected below 2"),
     ],

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from blocks._checks import check
+from blocks._checks import reading
 from blocks.pipeline.schedule import Schedule
 
 
@@ -62,7 +62,6 @@ class PipelinePlan:
         Raises:
             ValueError: data that is no plan.
         """
-        fields = {field.name for field in dataclasses.fields(cls)}
-        check(set(data) == fields, "pipeline plan", f"the keys {sorted(fields)}", sorted(data))
-        tuples = {name: tuple(x) for name, x in data.items() if isinstance(x, list)}
-        return cls(**{**data, **tuples, "schedule": Schedule.from_json(data["schedule"])})
+        with reading("pipeline plan", data, cls):
+            tuples = {name: tuple(x) for name, x in data.items() if isinstance(x, list)}
+            return cls(**{**data, **tuples, "schedule": Schedule.from_json(data["schedule"])})

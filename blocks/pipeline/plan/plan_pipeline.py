@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 
-from blocks._checks import check, check_positive, fail
+from blocks._checks import check, check_count, check_positive, fail
 from blocks.pipeline.cost import CostSurface
 from blocks.pipeline.memory import MemorySizes
 from blocks.pipeline.plan.bound import order_bound
@@ -86,9 +86,9 @@ def plan_pipeline(
         ValueError: an argument out of range; no order that fits, with the least cap that does.
     """
     for name, value in (("seq_len", seq_len), ("num_sequences", num_sequences)):
-        check_positive(name, value)
+        check_count(name, value)
     for name, value in (("num_ranks", num_ranks), ("granularity", granularity)):
-        check_positive(name, value)
+        check_count(name, value)
     check_positive("memory_cap", memory_cap, "pass None for no cap")
     check_positive("effort", effort)
     check(set(cuts) <= set(CUTS) and bool(cuts), "cuts", f"some of {CUTS}", tuple(cuts))

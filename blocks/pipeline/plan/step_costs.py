@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 
+from blocks._checks import check
 from blocks.pipeline.action import Kind
 from blocks.pipeline.cost import CostSurface
 from blocks.pipeline.memory import Bytes, MemorySizes
@@ -115,6 +116,9 @@ def step_costs(
 
     def size(of: Bytes) -> Table:
         rows = [tuple(float(of(rank, n, c)) / chunks for n, c in slices) for rank in range(ranks)]
+        for rank, row in enumerate(rows):
+            fits = all(amount >= 0 for amount in row)  # also where one is no number
+            check(fits, f"sizes of rank {rank}", "bytes of at least 0 for every slice", row)
         return tuple(rows) * chunks
 
     again = tuple(stage % ranks < mode.num_recomputing for stage in range(stages))

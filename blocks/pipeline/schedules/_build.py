@@ -8,7 +8,7 @@ depends on what in the rest is untouched, so an order without deadlock stays one
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
-from blocks._checks import check, check_positive
+from blocks._checks import check, check_count
 from blocks.pipeline.action import Action, Kind
 from blocks.pipeline.schedule import Schedule
 
@@ -25,10 +25,11 @@ def check_sizes(num_ranks: int, num_slices: Sequence[int]) -> None:
     Raises:
         ValueError: no rank, no sequence, or a sequence without slices.
     """
-    check_positive("num_ranks", num_ranks)
-    check(len(num_slices) > 0, "num_slices", "one entry for every sequence", list(num_slices))
+    check_count("num_ranks", num_ranks)
+    some = isinstance(num_slices, Sequence) and len(num_slices) > 0
+    check(some, "num_slices", "one entry for every sequence", num_slices)
     for count in num_slices:
-        check_positive("num_slices", count, "a sequence has at least one slice")
+        check_count("num_slices", count, "a sequence has at least one slice")
 
 
 def check_chunks(name: str, num_chunks: int, expected: int) -> None:
@@ -46,7 +47,7 @@ def looped(num_ranks: int, num_chunks: int) -> tuple[int, ...]:
     >>> looped(2, 2)
     (0, 1, 0, 1)
     """
-    check_positive("num_chunks", num_chunks)
+    check_count("num_chunks", num_chunks)
     return tuple(range(num_ranks)) * num_chunks
 
 

@@ -30,7 +30,7 @@ def defer_weights(
         share: 1 never delays another action for a weight gradient, 0 never waits with one at hand.
 
     Raises:
-        ValueError: a schedule with split backwards, or with sends and receives.
+        ValueError: a schedule with split backwards, or with sends and receives; a negative time.
         Deadlock: one that cannot run.
 
     >>> from blocks.pipeline.schedules.one_f_one_b import one_f_one_b
@@ -102,6 +102,7 @@ class _Defer:
 
     def _do(self, time: Number, rank: int, action: Action) -> None:
         end = time + self.duration(action)
+        check(end >= time, f"duration of {action}", "zero or more", end - time)
         self.programs[rank].append(action)
         self.ends[action] = end
         self.kept[rank] += (action.kind is Kind.FORWARD) - (action.kind is Kind.WEIGHT)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from blocks._checks import check_positive
+from blocks._checks import check_count
 from blocks.pipeline.schedule import Schedule
 from blocks.pipeline.schedules._build import check_chunks, check_sizes
 from blocks.pipeline.schedules._slices import alternate_slices
@@ -39,5 +39,5 @@ def seq1f1b(
     """
     check_sizes(num_ranks, num_slices)
     check_chunks("seq1f1b", num_chunks, 1)
-    check_positive("reach", reach)
+    check_count("reach", reach)
     return alternate_slices("seq1f1b", num_ranks, num_slices, reach=reach)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from blocks._checks import check_count
 from blocks.pipeline.schedule import Schedule
 from blocks.pipeline.schedules._build import check_sizes
 from blocks.pipeline.schedules._slices import alternate_chunks, alternate_slices
@@ -32,6 +33,7 @@ def slimpipe(num_ranks: int, num_slices: Sequence[int], *, num_chunks: int = 1) 
     (F0(0,0), F0(0,1), F1(0,0), F1(0,1), BW1(0,1))
     """
     check_sizes(num_ranks, num_slices)
+    check_count("num_chunks", num_chunks)
     if num_chunks == 1:
         return alternate_slices("slimpipe", num_ranks, num_slices)
     depth = -(-max(num_slices) // num_ranks) * num_ranks

@@ -189,7 +189,10 @@ def test_weight_gradients_of_their_own_fill_the_waits() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"num_ranks": 0}, "num_ranks: expected a positive number"),
+        ({"num_ranks": 0}, "num_ranks: expected a positive whole number"),
+        ({"seq_len": 0}, "seq_len: expected a positive whole number"),
+        ({"sizes": MemorySizes(activations=lambda *_: float("nan"))}, "sizes of rank 0: expected"),
+        ({"sizes": MemorySizes(inputs=lambda *_: -1)}, "sizes of rank 0: expected bytes"),
         ({"memory_cap": 0}, "memory_cap: expected a positive number"),
         ({"cuts": ("odd",)}, "cuts: expected some of"),
         ({"num_slices": 99}, "num_slices: expected 1 to 8 slices of 8 tokens"),
