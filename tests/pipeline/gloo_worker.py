@@ -57,8 +57,9 @@ def random_programs(rank: int, size: int, first_seed: int, count: int) -> str:
     return f"wrong: {wrong}"
 
 
-def stuck(rank: int, stand_still_s: float, abort_after_s: float) -> str:
-    """Rank 1 stands still in one backward; every rank ends with an error that says so."""
+def stuck(rank: int, abort_after_s: float, stand_still_s: float) -> str:
+    """Rank 1 stands still in one backward, until another gives up or for ``stand_still_s``; every
+    rank ends with an error that says so."""
     program = Program(0)
     while program.schedule.num_ranks != 3 or 1 not in program.schedule.placement[:-1]:
         program = Program(program.seed + 1)
@@ -70,8 +71,14 @@ def stuck(rank: int, stand_still_s: float, abort_after_s: float) -> str:
             transport, report_after_s=1.0, on_report=reports.append, abort_after_s=abort_after_s
         )
         module: Any = program.stages[asleep]
-        module.register_full_backward_pre_hook(lambda *_: time.sleep(stand_still_s))
+        dist.barrier()  # waiting for a process that is not there yet would count as well
         began = time.monotonic()
+
+        def stand_still(*_: Any) -> None:
+            while transport.given_up() is None and time.monotonic() < began + stand_still_s:
+                time.sleep(0.1)
+
+        module.register_full_backward_pre_hook(stand_still)
         try:
             program.step(executor)
         except PipelineStuck as error:

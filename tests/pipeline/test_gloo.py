@@ -51,11 +51,11 @@ def test_an_interrupted_rank_ends_both(tmp_path: Path) -> None:
 
 
 def test_a_stuck_rank_is_named(tmp_path: Path) -> None:
-    found = [json.loads(text) for text in run_workers(tmp_path, 3, "stuck", 6, 3, timeout_s=200)]
+    found = [json.loads(text) for text in run_workers(tmp_path, 3, "stuck", 6, 60, timeout_s=200)]
     named = (
         r"rank (0|2) waits for R[FB]\d>\d\(\d,\d\) from rank 1, which is at BW?\d\(\d,\d\) since"
     )
     reports = found[0]["reports"] + found[2]["reports"]
     assert any(re.match(named, report) for report in reports), found
     assert any(re.match(named, found[rank]["error"]) for rank in (0, 2)), found
-    assert all(result["seconds"] < 12 for result in found), found
+    assert all(result["seconds"] < 60 for result in found), found

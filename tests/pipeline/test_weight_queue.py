@@ -105,9 +105,31 @@ def test_narrow_copies_are_put_aside_for_the_wide_parameter() -> None:
     assert late == {"up.weight"}
 
 
-def test_a_weight_used_twice() -> None:
+@pytest.mark.parametrize("cached", [None, True, False])
+def test_a_weight_used_three_times(cached: bool | None) -> None:
     def forward(layers, x: Tensor) -> Tensor:
-        return layers.down(layers.up(layers.down(layers.up(x))))
+        on = cached is not None
+        with torch.autocast("cpu", torch.bfloat16, enabled=on, cache_enabled=cached):
+            for _ in range(3):
+                x = layers.down(torch.tanh(layers.up(x)))
+        return x.float()
+
+    assert compare(forward, X.detach().requires_grad_())[1] == {"up.weight", "down.weight"}
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_narrow_copies_used_three_times(shared: bool) -> None:
+    def forward(layers, x: Tensor) -> Tensor:
+        def narrow(weight: Tensor) -> Tensor:
+            copy = weight.to(torch.bfloat16)
+            copy.narrowed_from = weight  # type: ignore[attr-defined]
+            return copy
+
+        x, kept = x.to(torch.bfloat16), [narrow(layers.up.weight), narrow(layers.down.weight)]
+        for _ in range(3):
+            up, down = kept if shared else [narrow(layers.up.weight), narrow(layers.down.weight)]
+            x = F.linear(torch.tanh(F.linear(x, up)), down)
+        return x.float()
 
     assert compare(forward, X.detach().requires_grad_())[1] == {"up.weight", "down.weight"}
 
