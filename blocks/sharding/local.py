@@ -1,17 +1,22 @@
 """``run_local``: every rank of a mesh as a thread of this process."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from blocks._checks import check
+from blocks._checks import check, fail
 from blocks.sharding.group import Group, sum_in_order
 from blocks.sharding.mesh import Mesh
 
 T = TypeVar("T")
+
+
+ALIKE = "the same on all ranks of a group"
+LOOK_EVERY_S = 0.2
+"""How often it is looked whether a rank waits for one whose work is over."""
 
 
 class _Meeting:
@@ -19,6 +24,8 @@ class _Meeting:
 
     def __init__(self, size: int, timeout_s: float) -> None:
         self.brought: list[Any] = [None] * size
+        self.ended: set[int] = set()
+        """Members whose work is over: nobody will meet them again."""
         self.barrier = threading.Barrier(size, timeout=timeout_s)
 
     def exchange(self, rank: int, name: str, content: Any, take: Callable[[list[Any]], T]) -> T:
@@ -26,7 +33,7 @@ class _Meeting:
         self.brought[rank] = (name, content)
         self.barrier.wait()
         names = [other for other, _ in self.brought]
-        check(len(set(names)) == 1, "collectives", "the same on all ranks of a group", names)
+        check(len(set(names)) == 1, "collectives", ALIKE, names)
         taken = take([brought for _, brought in self.brought])
         self.barrier.wait()  # nobody changes what it brought before all have taken it
         return taken
@@ -47,11 +54,11 @@ class LocalGroup:
     def all_reduce(self, tensor: Tensor) -> Tensor:
         part = -(-tensor.numel() // self.size)
         self.num_bytes_sent += 2 * (self.size - 1) * part * tensor.itemsize
-        return self._meeting.exchange(self.rank, "all_reduce", tensor, sum_in_order)
+        return self._meeting.exchange(self.rank, _named("all_reduce", tensor), tensor, sum_in_order)
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         self.num_bytes_sent += (self.size - 1) * tensor.nbytes
-        return self._meeting.exchange(self.rank, "all_gather", tensor, _copies)
+        return self._meeting.exchange(self.rank, _named("all_gather", tensor), tensor, _copies)
 
     def reduce_scatter(self, parts: Sequence[Tensor]) -> Tensor:
         self._count(parts)
@@ -77,8 +84,21 @@ class LocalGroup:
         self.num_bytes_sent += sum(p.nbytes for i, p in enumerate(parts) if i != self.rank)
 
 
+def _named(collective: str, tensor: Tensor) -> str:
+    return f"{collective} of {list(tensor.shape)} {tensor.dtype}"
+
+
 def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [tensor.clone() for tensor in tensors]
+
+
+def _ended(meetings: Mapping[tuple[str, tuple[int, ...]], _Meeting]) -> Iterator[str]:
+    """Ends the meetings somebody waits at that others will not come to, and says which."""
+    for (axis, ranks), meeting in meetings.items():
+        if meeting.ended and meeting.barrier.n_waiting:
+            meeting.barrier.abort()
+            gone = sorted(meeting.ended)
+            yield f"ranks {gone} at their end while others of {list(ranks)} ({axis}) wait"
 
 
 def run_local(
@@ -97,8 +117,9 @@ def run_local(
         What the ranks returned, in the order of ``mesh.ranks``.
 
     Raises:
-        Whatever a rank raised; the first in rank order. ``threading.BrokenBarrierError`` where a
-        rank waited in vain.
+        Whatever a rank raised; the first in rank order. ``ValueError`` where ranks of a group
+        called different collectives or one ended while another waited for it,
+        ``threading.BrokenBarrierError`` where one waited longer than ``timeout_s``.
 
     >>> run_local(Mesh.of(tensor=2), lambda r, g: g["tensor"].all_reduce(torch.tensor(r)).item())
     [1, 1]
@@ -120,6 +141,9 @@ def run_local(
         try:
             with torch.set_grad_enabled(grad_on):
                 results[rank] = work(rank, groups)
+            for axis in mesh.axes:
+                ranks = mesh.group(rank, axis)
+                meetings[axis, ranks].ended.add(rank)
         except BaseException as error:
             errors[rank] = error
             for meeting in meetings.values():
@@ -129,12 +153,15 @@ def run_local(
     threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in mesh.ranks]
     for thread in threads:
         thread.start()
+    in_vain: list[ValueError] = []
     for thread in threads:
-        thread.join()
+        while thread.is_alive():
+            thread.join(LOOK_EVERY_S)
+            in_vain += [fail("collectives", ALIKE, text) for text in _ended(meetings)]
     causes = [errors[rank] for rank in mesh.ranks if rank in errors]
     for error in causes:
         if not isinstance(error, threading.BrokenBarrierError):
             raise error
     if causes:
-        raise causes[0]
+        raise (*in_vain, *causes)[0]
     return [results[rank] for rank in mesh.ranks]

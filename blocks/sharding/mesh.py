@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from blocks._checks import check, fail, reading
+from blocks._checks import check, check_count, fail, reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Mesh:
         check(same, "sizes", f"one for each of the axes {self.axes}", self.sizes)
         check(len(set(self.axes)) == len(self.axes), "axes", "different names", self.axes)
         for axis, size in zip(self.axes, self.sizes, strict=True):
-            check(size > 0, f"size of axis {axis}", "at least 1", size)
+            check_count(f"size of axis {axis}", size)
         if not self.ranks:
             object.__setattr__(self, "ranks", tuple(range(math.prod(self.sizes))))
         count = math.prod(self.sizes)

@@ -21,7 +21,8 @@ class Shard:
     dim: int
 
     def __post_init__(self) -> None:
-        check(self.dim >= 0, "dim", "a tensor dim from 0", self.dim, "count from the first dim")
+        ok = isinstance(self.dim, int) and self.dim >= 0
+        check(ok, "dim", "a tensor dim from 0", self.dim, "count from the first dim")
 
     def __str__(self) -> str:
         return f"S({self.dim})"

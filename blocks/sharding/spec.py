@@ -39,6 +39,8 @@ class ShardingSpec:
         count = len(self.mesh.axes)
         same = len(self.placements) == count
         check(same, "placements", f"one for each of the {count} axes", len(self.placements))
+        known = all(isinstance(p, Shard | Replicate | Partial) for p in self.placements)
+        check(known, "placements", "Shard, Replicate or Partial", self.placements)
 
     @classmethod
     def of(cls, mesh: Mesh, **placements: Placement) -> "ShardingSpec":

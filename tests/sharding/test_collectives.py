@@ -229,6 +229,21 @@ def test_different_collectives_are_refused() -> None:
         run_local(line(2), work)
 
 
+def test_different_shapes_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"the same on all ranks.*all_reduce of \[1\] torch.float32"
+    ):
+        run_local(line(2), lambda rank, groups: groups["tensor"].all_reduce(torch.ones(1 + rank)))
+
+
+def test_a_rank_that_ends_early_is_named() -> None:
+    def work(rank: int, groups: Mapping[str, Group]) -> Any:
+        return groups["tensor"].all_reduce(torch.ones(1)) if rank else None
+
+    with pytest.raises(ValueError, match=r"ranks \[0\] at their end while others of \[0, 1\]"):
+        run_local(line(2), work)
+
+
 def test_what_a_rank_brought_may_be_changed_after() -> None:
     def work(rank: int, groups: Mapping[str, Group]) -> Tensor:
         x, totals = torch.full((1000,), float(rank)), []
