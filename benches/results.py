@@ -51,7 +51,12 @@ def load(path: Path) -> Results:
     Raises:
         ValueError: a file of another kind.
     """
-    found = json.loads(path.read_text())
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: expected benchmark results, got no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: expected benchmark results, got a {type(found).__name__}")
     if "parts" in found:
         parts = found["parts"]
         rows = {f"matrix::{k}": v for k, v in parts.get("matrix", {}).items() if v.get("times")}

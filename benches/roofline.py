@@ -135,6 +135,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(
             "expected benches with FLOPs, bytes and peaks, got none; see benches/README.md"
         )
+    if not options.output.absolute().parent.is_dir():
+        parser.error(f"-o: expected a file in a folder that exists, got {options.output}")
     draw(results, entries).savefig(options.output, dpi=130)
     print(f"{len(entries)} benches drawn to {options.output}")
     return 0

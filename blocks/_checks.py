@@ -139,7 +139,7 @@ def expects_tensors(operation: Callable[P, T]) -> Callable[P, T]:
             _refuse_non_tensors(operation, args, kwargs, error)
             raise
         except (TypeError, ctypes.ArgumentError) as error:
-            if "expected" not in str(error):
+            if ": expected " not in str(error):  # not in the house's words yet
                 _refuse_non_numbers(operation, args, kwargs, error)
             raise
 

@@ -159,7 +159,11 @@ def shared_lens(prefixes: Sequence[SharedPrefix], seq_lens: Tensor) -> Tensor:
 
 
 def _check_prefixes(query: Tensor, prefixes: Sequence[SharedPrefix]) -> None:
-    for i, (cu_groups, lens) in enumerate(prefixes):
+    for i, prefix in enumerate(prefixes):
+        if not isinstance(prefix, SharedPrefix):
+            found = type(prefix).__name__
+            raise TypeError(f"prefixes[{i}]: expected a SharedPrefix, got {found}")
+        cu_groups, lens = prefix
         check_shape(f"prefixes[{i}].cu_groups", cu_groups, ("num_groups + 1",))
         check_dtype(f"prefixes[{i}].cu_groups", cu_groups, (torch.int32,))
         hint = "one prefix a group"

@@ -5,6 +5,8 @@ its end; backward, in the opposite order, each adds to the gradients of all thos
 [start, end) has run, the gradients of keys from ``start`` on are complete.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
@@ -73,16 +75,11 @@ def slice_attention(
     Reference:
         Li et al., "TeraPipe: Token-Level Pipeline Parallelism", 2021, section 3.1.
     """
-    end = check_slice(query, key, value, start, cu_seqlens)
+    settings = (scale, window, softcap, sinks, alibi_slopes)
+    tensors = (query, key, value)
+    end, options, how = resolve(*tensors, start, cu_seqlens, settings, batch_invariant, impl)
     row = query if query.dim() == 3 else query.flatten(0, 1)
-    options = resolve_options(row, scale, window, softcap, sinks, alibi_slopes)
     traced = must_trace(query, key, value, sinks, alibi_slopes)
-    compiling = torch.compiler.is_compiling() and impl != "reference"
-    how = impl if compiling else choose(impl, HAS, query, key, value, differentiable=HAS)
-    if how is not None:
-        check_batch_invariant(batch_invariant, how)
-    if cu_seqlens is not None and query.device.type == "cpu" and not compiling:
-        check_documents(cu_seqlens, end)
     if how == "reference":
         return reference.slice_attention(
             query, key, value, start, cu_seqlens=cu_seqlens, **options._asdict()
@@ -102,6 +99,28 @@ def slice_attention(
         packed = (row, keys, values, *sums, options)
         output, lse = _packed.forward(how, *packed, batch_invariant=batch_invariant)
     return AttentionOutput(output.view(query.shape), lse.view(query.shape[:-1]))
+
+
+def resolve(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    start: int,
+    cu_seqlens: Tensor | None,
+    settings: tuple[Any, ...],
+    batch_invariant: bool,
+    impl: str | None,
+) -> tuple[int, Options, str | None]:
+    """Check a call without running it: the end of the slice, the options, the implementation."""
+    end = check_slice(query, key, value, start, cu_seqlens)
+    options = resolve_options(query if query.dim() == 3 else query.flatten(0, 1), *settings)
+    compiling = torch.compiler.is_compiling() and impl != "reference"
+    how = impl if compiling else choose(impl, HAS, query, key, value, differentiable=HAS)
+    if how is not None:
+        check_batch_invariant(batch_invariant, how)
+    if cu_seqlens is not None and query.device.type == "cpu" and not compiling:
+        check_documents(cu_seqlens, end)
+    return end, options, how
 
 
 def slice_attention_work(

@@ -230,11 +230,13 @@ def _check_gradients(
     for name, tensor in (("grad_output", grad_output), ("output", output)):
         check_shape(name, tensor, tuple(query.shape), "the shape of query")
         check_dtype(name, tensor, (query.dtype,), "the dtype of query")
+    allowed = tuple({torch.float32, compute})
     check_shape("lse", lse, tuple(query.shape[:-1]), "one a token and head")
-    check_dtype("lse", lse, (torch.float32, compute), "as the forward returned it")
+    check_dtype("lse", lse, allowed, "as the forward returned it")
     if grad_lse is not None:
         check_shape("grad_lse", grad_lse, tuple(query.shape[:-1]), "the shape of lse")
-        check_dtype("grad_lse", grad_lse, (torch.float32, compute))
+        check_dtype("grad_lse", grad_lse, allowed)
+    check(grad_key is not grad_value, "grad_value", "memory of its own", "the tensor of grad_key")
     for name, buffer in (("grad_key", grad_key), ("grad_value", grad_value)):
         check_shape(name, buffer, tuple(key.shape), "the shape of key")
         check_dtype(name, buffer, (compute,), "sums over slices are not rounded")

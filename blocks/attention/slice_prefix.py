@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from blocks._checks import fail
-from blocks.attention.slice import slice_attention
+from blocks._checks import check_dtype, check_same_device, expects_tensors, fail
+from blocks.attention._layout import REFERENCE_DTYPES
+from blocks.attention.slice import resolve, slice_attention
 from blocks.attention.slice_backward import slice_attention_backward
 
 
@@ -48,13 +49,17 @@ class SlicePrefix:
         >>> SlicePrefix.empty(100, 2, 64).grad_value.shape
         torch.Size([100, 2, 64])
         """
-        if len(shape) not in (3, 4):
+        sizes = all(isinstance(size, int) and size >= 0 for size in shape)
+        if len(shape) not in (3, 4) or not sizes:
             raise fail("shape", "[*batch, max_len, num_kv_heads, head_dim]", list(shape))
+        if dtype not in (None, *REFERENCE_DTYPES):
+            raise fail("dtype", " or ".join(map(str, REFERENCE_DTYPES)), dtype)
         key, value = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
         compute = torch.promote_types(key.dtype, torch.float32)
         sums = [torch.zeros_like(t, dtype=compute) for t in (key, value)]
         return cls(key, value, sums[0], sums[1])
 
+    @expects_tensors
     def attend(
         self,
         query: Tensor,
@@ -88,13 +93,20 @@ class SlicePrefix:
             Output of query's shape and dtype.
 
         Raises:
-            ValueError: what does not fit; in the backward, slices out of order.
+            ValueError, TypeError: what does not fit, and then nothing has been written; in the
+                backward, slices out of order.
         """
         room = self.key[..., : key.shape[-3], :, :].shape
         if key.shape != value.shape or key.shape != room or query.shape[:-2] != key.shape[:-2]:
             shapes = f"{list(query.shape)}, {list(key.shape)} and {list(value.shape)}"
             expected = f"one slice_len and the other sizes of {list(self.key.shape)}"
             raise fail("shapes of query, key and value", expected, shapes)
+        check_dtype("key", key, (self.key.dtype,), "the dtype of the prefix")
+        check_dtype("value", value, (self.key.dtype,), "the dtype of the prefix")
+        check_same_device(query=query, key=key, value=value, prefix=self.key)
+        per_call = (scale, window, softcap, sinks, alibi_slopes)
+        buffers = (query, self.key, self.value)
+        resolve(*buffers, start, cu_seqlens, per_call, batch_invariant, impl)
         options = {"cu_seqlens": cu_seqlens, "scale": scale, "window": window}
         options |= {"softcap": softcap, "impl": impl}
         settings = (self, start, options, batch_invariant)
@@ -116,9 +128,6 @@ class _Attend(torch.autograd.Function):
         batch_invariant: bool,
     ) -> Tensor:
         slice_len = key.shape[-3]
-        if not 0 <= start <= prefix.key.shape[-3] - slice_len:
-            expected = f"from 0 to {prefix.key.shape[-3] - slice_len} (max_len less slice_len)"
-            raise fail("start", expected, start)
         prefix.key.narrow(-3, start, slice_len).copy_(key)
         prefix.value.narrow(-3, start, slice_len).copy_(value)
         per_head = {"sinks": sinks, "alibi_slopes": alibi_slopes}

@@ -91,6 +91,7 @@ def swap_blocks(
         wanted = (source.shape[0], target.shape[1], *source_scales.shape[2:])
         check_shape("target_scales", target_scales, wanted, "as source_scales")
     _check_pairs(pairs, source.shape[1], target.shape[1])
+    check(source is not target, "target", "other memory than source", "the same tensor")
     targets = [pair[1] for pair in pairs]
     if len(set(targets)) < len(targets):
         raise fail("pairs", "every target block once", targets, "drop all but the last")
@@ -178,7 +179,12 @@ def _check_planes(name: str, planes: Tensor, scales: Tensor | None) -> None:
 
 
 def _check_pairs(pairs: list[tuple[int, int]], num_sources: int, num_targets: int) -> None:
+    if not isinstance(pairs, list | tuple):
+        raise TypeError(f"pairs: expected a list of (source, target), got {type(pairs).__name__}")
     for pair in pairs:
+        whole = isinstance(pair, list | tuple) and all(hasattr(n, "__index__") for n in pair)
+        if not whole or len(pair) != 2:
+            raise fail("pairs", "(source, target) block ids", pair)
         if not (0 <= pair[0] < num_sources and 0 <= pair[1] < num_targets):
             wanted = f"block ids from 0 to {num_sources - 1}"
             if num_targets != num_sources:

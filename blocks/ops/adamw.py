@@ -74,6 +74,8 @@ def adamw_step(
     settings = Settings(lr, betas, eps, weight_decay)
     lists = (params, grads, exp_avgs, exp_avg_sqs)
     _check(lists, step, settings, max_norm)
+    for name, number in (("grad_scale", grad_scale), ("found_inf", found_inf)):
+        _check_scalar(name, number)
     if not params:
         return None
     chosen = choose_impl(impl, HAS, params[0])
@@ -129,6 +131,10 @@ class AdamW(torch.optim.Optimizer):
         impl: Impl | None = None,
     ) -> None:
         _check_settings(Settings(lr, betas, eps, weight_decay), max_norm)
+        ok = impl in (None, *HAS[1:])
+        _checks.check(ok, "impl", f"one of {list(HAS[1:])} or None", repr(impl))
+        ok = state_dtype is None or state_dtype.is_floating_point
+        _checks.check(ok, "state_dtype", "a floating point dtype or None", state_dtype)
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**defaults, **_FIXED})
         self.max_norm, self.state_dtype, self.impl = max_norm, state_dtype, impl
@@ -164,6 +170,8 @@ class AdamW(torch.optim.Optimizer):
             if name in _REFUSED and group[name]:
                 raise _checks.fail(name, value, group[name], "use torch.optim.AdamW for it")
         params = [p for p in group["params"] if p.grad is not None]
+        for p in params:
+            _checks.check(not p.grad.is_sparse, "gradients", "dense ones", "a sparse one")
         for p in params:
             if not self.state[p]:
                 like = {"memory_format": torch.preserve_format, "dtype": self.state_dtype}
@@ -206,11 +214,18 @@ def _check(
 ) -> None:
     params = lists[0]
     _check_settings(settings, max_norm)
-    if isinstance(step, int):
-        _checks.check(step >= 1, "step", "a number from 1", step)
+    _check_scalar("step", step)
+    if isinstance(step, int | float):
+        ok = step >= 1 and int(step) == step
+        _checks.check(ok, "step", "a whole number from 1", step)
+    elif not isinstance(step, Tensor):
+        _checks.check(len(step) == len(params), "step", f"{len(params)} scalars", len(step))
     for name, one in zip(("grads", "exp_avgs", "exp_avg_sqs"), lists[1:], strict=True):
         _checks.check(len(one) == len(params), name, f"{len(params)} tensors", len(one))
         for i, (tensor, param) in enumerate(zip(one, params, strict=True)):
+            for what, is_it in ((f"{name}[{i}]", tensor), (f"params[{i}]", param)):
+                if not isinstance(is_it, Tensor):
+                    raise TypeError(f"{what}: expected a tensor, got {type(is_it).__name__}")
             _checks.check_shape(f"{name}[{i}]", tensor, tuple(param.shape), "as its parameter")
     for name, one in zip(("params", "grads", "moments"), (*lists[:2], [*lists[2], *lists[3]])):  # noqa: B905
         for i, tensor in enumerate(one):
@@ -222,7 +237,13 @@ def _check(
         _checks.check(ok, f"params[{i}]", "memory of its own", "an expanded view")
 
 
+def _check_scalar(name: str, value: Any) -> None:
+    if isinstance(value, Tensor):
+        _checks.check(value.numel() == 1, name, "one number", f"shape {list(value.shape)}")
+
+
 def _check_settings(settings: Settings, max_norm: float | None) -> None:
+    _check_scalar("lr", settings.lr)
     ok = not isinstance(settings.lr, float | int) or settings.lr >= 0
     _checks.check(ok, "lr", "a number of at least 0", settings.lr)
     pair = isinstance(settings.betas, tuple | list) and len(settings.betas) == 2

@@ -190,6 +190,9 @@ COMBINE = Operation(
 
 
 def _check(x: Tensor, gate_up: Tensor, down: Tensor, routing: Routing, activation: str) -> None:
+    if not isinstance(routing, Routing):
+        found = f"expected a Routing, got {type(routing).__name__}"
+        raise TypeError(f"routing: {found}; route makes it")
     if x.dim() != 2:
         _checks.check_shape("x", x, ("num_tokens", "hidden_size"))
     num_tokens, hidden_size = x.shape

@@ -46,8 +46,9 @@ def apply_penalties(
         impl: None for the fastest where the logits live.
 
     Raises:
-        ValueError: lengths that disagree, coordinates outside logits, a repetition not above 0.
-            Values on an accelerator are not looked at; entries outside the logits change nothing.
+        ValueError: lengths that disagree, coordinates outside logits, a repetition not above 0, a
+            count below 0. Values on an accelerator are not looked at; entries outside the logits
+            change nothing.
 
     >>> import torch
     >>> logits = torch.tensor([[1.0, -1.0, 3.0]])
@@ -66,6 +67,8 @@ def apply_penalties(
         _checks.check(bool((per_row[0] > 0).all()), "repetition", "numbers above 0", repetition)
         for name, values in zip(("presence", "frequency"), per_row[1:], strict=True):
             _checks.check(bool(values.isfinite().all()), name, "finite numbers", values)
+        ok = not bool((output_counts < 0).any())
+        _checks.check(ok, "output_counts", "numbers of at least 0", "negative ones")
     chosen = choose_impl(impl, HAS, logits)
     with torch.no_grad():
         if chosen == "reference":
@@ -170,6 +173,8 @@ def _check_coordinates(
     for name, index in (("rows", rows), ("token_ids", token_ids)):  # torch takes uint8 for a mask
         _checks.check_dtype(name, index, (torch.int32, torch.int64), "call .long()")
     _checks.check_same_device(logits=logits, rows=rows, token_ids=token_ids, **per_entry)
+    overlaps = any(s == 0 and n > 1 for s, n in zip(logits.stride(), logits.shape, strict=True))
+    _checks.check(not overlaps, "logits", "memory of its own", "an expanded view")
     if logits.device.type != "cpu" or rows.numel() == 0:
         return
     for name, index, limit in (

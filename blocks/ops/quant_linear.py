@@ -86,6 +86,9 @@ def input_group(weight: QuantizedWeight) -> int | None:
 
 
 def _check(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, quantize_input: bool) -> None:
+    if not isinstance(weight, QuantizedWeight):
+        found = f"expected a QuantizedWeight, got {type(weight).__name__}"
+        raise TypeError(f"weight: {found}; quantize_weight makes it")
     if x.dim() == 0:
         raise _checks.fail("x shape", "at least one dimension", [])
     outputs, inputs = weight.shape

@@ -252,12 +252,12 @@ def _per_row(rule: Rule, value: PerRow, num_rows: int) -> Tensor:
         rule.check_kind(torch.int64 if isinstance(value, int) else torch.float32)
         try:
             return _same_for_all(value, rule.dtype, num_rows)
-        except RuntimeError as error:
+        except (RuntimeError, OverflowError) as error:
             raise _checks.fail(rule.name, f"a number that fits {rule.dtype}", value) from error
     if not isinstance(value, Tensor):
         try:
             value = torch.tensor(value, dtype=None if len(value) else rule.dtype)
-        except (RuntimeError, TypeError, ValueError) as error:
+        except (RuntimeError, OverflowError, TypeError, ValueError) as error:
             what = f"numbers that fit {rule.dtype}, one per row"
             raise _checks.fail(rule.name, what, str(value)[:80]) from error
     rule.check_kind(value.dtype)

@@ -343,3 +343,34 @@ def test_buffers_that_do_not_fit_are_refused():
         prefix.attend(query[:8], key[:7], value[:8], 0)
     with pytest.raises(ValueError, match="max_len, num_kv_heads, head_dim"):
         SlicePrefix.empty(20, 16)
+    with pytest.raises(ValueError, match=r"dtype: expected torch\.float32"):
+        SlicePrefix.empty(20, 2, 16, dtype=torch.int32)
+    with pytest.raises(ValueError, match="max_len, num_kv_heads, head_dim"):
+        SlicePrefix.empty(-1, 2, 16)
+    with pytest.raises(ValueError, match="grad_value: expected memory of its own"):
+        slice_attention_backward(*given, sums[0], sums[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"key": torch.ones(3, 2, 16).half()}, TypeError, "key dtype"),
+        ({"value": torch.ones(3, 2, 16).bfloat16()}, TypeError, "value dtype"),
+        ({"query": torch.ones(3, 3, 16)}, ValueError, "num_heads"),
+        ({"query": torch.ones(3, 4, 16).half()}, TypeError, "dtype"),
+        ({"start": -1}, ValueError, "start: expected from 0 to 5"),
+        ({"window": 0}, ValueError, "window"),
+        ({"sinks": torch.ones(3)}, ValueError, "sinks shape"),
+        ({"cu_seqlens": torch.tensor([0, 2], dtype=torch.int32)}, ValueError, "cu_seqlens"),
+        ({"impl": "fast"}, ValueError, "impl: expected one of"),
+        ({"batch_invariant": True, "impl": "torch"}, ValueError, "batch_invariant"),
+    ],
+)
+def test_a_prefix_is_not_written_by_a_call_that_is_refused(change, error, says):
+    prefix = SlicePrefix.empty(8, 2, 16)
+    rows = {"query": torch.ones(3, 4, 16), "key": torch.ones(3, 2, 16), "start": 0}
+    with pytest.raises(error, match=says):
+        prefix.attend(**({**rows, "value": rows["key"]} | change))
+    assert not prefix.key.any()
+    assert not prefix.value.any()
+    assert not prefix.pending

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocks.kv import copy_blocks, copy_blocks_work, reference, swap_blocks
+from blocks.kv.copy import _check_pairs
 from tests.kv.test_write import place
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.int8]
@@ -95,6 +96,20 @@ def test_a_swap_that_does_not_fit_is_refused_before_anything_is_copied(impl, cha
     } | change
     with pytest.raises(error, match=says):
         swap_blocks(given.pop("source"), given.pop("target"), given.pop("pairs"), **given)
+    assert (target == -1).all()
+
+
+@pytest.mark.parametrize("pairs", [[(0, 0), (0.0, 1.0)], [(0, 0), (0, 1, 2)], [3], ["ab"]])
+def test_pairs_that_are_none_are_refused_before_anything_is_copied(pairs, monkeypatch):
+    monkeypatch.setattr("blocks.kv.copy._check_pairs", inspect.unwrap(_check_pairs))
+    swap = inspect.unwrap(swap_blocks)
+    source, target = torch.zeros(3, 6, 8), torch.full((3, 4, 8), -1.0)
+    with pytest.raises(ValueError, match=r"pairs: expected \(source, target\) block ids"):
+        swap(source, target, pairs)
+    with pytest.raises(TypeError, match="pairs: expected a list"):
+        swap(source, target, torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="target: expected other memory than source"):
+        swap(target, target, [(0, 1)])
     assert (target == -1).all()
 
 

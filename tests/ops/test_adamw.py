@@ -266,7 +266,11 @@ def test_closures_and_schedulers_work() -> None:
     [
         ({"grads": []}, "grads: expected 1 tensors, got 0"),
         ({"grads": [torch.ones(3)]}, r"grads\[0\] shape: expected \[2\], got \[3\]"),
-        ({"step": 0}, "step: expected a number from 1"),
+        ({"step": 0}, "step: expected a whole number from 1"),
+        ({"step": [torch.tensor(1.0)] * 2}, "step: expected 1 scalars, got 2"),
+        ({"lr": torch.ones(2)}, r"lr: expected one number, got shape \[2\]"),
+        ({"grad_scale": torch.ones(2)}, "grad_scale: expected one number"),
+        ({"found_inf": torch.ones(2)}, "found_inf: expected one number"),
         ({"lr": -1.0}, "lr: expected a number of at least 0"),
         ({"betas": (0.9,)}, r"betas: expected two numbers in \[0, 1\)"),
         ({"betas": (0.9, 1.0)}, r"betas: expected numbers in \[0, 1\)"),
@@ -282,6 +286,22 @@ def test_misuse_is_refused_before_anything_changes(change: dict, message: str) -
     with pytest.raises(ValueError, match=message):
         inspect.unwrap(adamw_step)(**{**given, "step": 1, "lr": 0.1, **change})
     assert (given["params"][0] == 1).all()
+
+
+def test_a_sparse_gradient_is_refused_before_anything_changes() -> None:
+    param = nn.Parameter(torch.ones(3))
+    param.grad = torch.sparse_coo_tensor([[0]], [1.0], (3,), check_invariants=True)
+    with pytest.raises(ValueError, match="gradients: expected dense ones"):
+        AdamW([param]).step()
+    assert (param == 1).all()
+
+
+def test_settings_that_no_step_could_take_are_refused() -> None:
+    param = nn.Parameter(torch.ones(3))
+    with pytest.raises(ValueError, match="state_dtype: expected a floating point dtype"):
+        AdamW([param], state_dtype=torch.int8)
+    with pytest.raises(ValueError, match=r"impl: expected one of \['torch', 'triton'\]"):
+        AdamW([param], impl="native")  # type: ignore[arg-type]
 
 
 def test_settings_of_torch_that_are_not_offered_are_refused() -> None:

@@ -80,6 +80,7 @@ def test_nothing_listed_changes_nothing() -> None:
         ({"token_ids": torch.tensor([-1])}, r"token_ids: expected within \[0, 3\)"),
         ({"rows": torch.tensor([2])}, r"rows: expected within \[0, 2\)"),
         ({"output_counts": torch.tensor([1, 2])}, r"output_counts shape: expected \[1\]"),
+        ({"output_counts": torch.tensor([-1])}, "output_counts: expected numbers of at least 0"),
         ({"repetition": 0.0}, "repetition: expected numbers above 0"),
         ({"repetition": math.nan}, "repetition: expected numbers above 0"),
         ({"presence": math.inf}, "presence: expected finite numbers"),
@@ -95,6 +96,10 @@ def test_misuse_is_refused_and_changes_nothing(change: dict, message: str) -> No
     with pytest.raises(ValueError, match="bias: expected numbers"):
         add_logit_bias(logits, one, one, torch.tensor([math.nan]))
     assert torch.equal(logits, torch.ones(2, 3))
+    shared = torch.ones(1, 3).expand(2, 3)
+    with pytest.raises(ValueError, match="logits: expected memory of its own"):
+        apply_penalties(shared, one, one, one, presence=1.0)
+    assert (shared == 1).all()
 
 
 @pytest.mark.parametrize("impl", ["torch", "triton"])

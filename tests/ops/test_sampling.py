@@ -280,6 +280,7 @@ def test_logits_may_be_strided_and_rows_may_be_none(impl) -> None:
         ({"min_p": 1.1}, "min_p: expected numbers in"),
         ({"seeds": 0.5}, "seeds dtype: expected integers"),
         ({"seeds": 1 << 63}, "seeds: expected a number that fits torch.int64, got 92233"),
+        ({"seeds": 1 << 70}, "seeds: expected a number that fits torch.int64"),
         ({"seeds": [0, 1 << 63]}, "seeds: expected numbers that fit torch.int64"),
         ({"seeds": [1, 2, 3]}, r"seeds shape: expected \[2\], got \[3\]"),
         ({"positions": torch.tensor([[1, 2]])}, "positions shape"),
