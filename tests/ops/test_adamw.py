@@ -290,7 +290,7 @@ def test_misuse_is_refused_before_anything_changes(change: dict, message: str) -
 
 def test_a_sparse_gradient_is_refused_before_anything_changes() -> None:
     param = nn.Parameter(torch.ones(3))
-    param.grad = torch.sparse_coo_tensor([[0]], [1.0], (3,), check_invariants=True)
+    param.grad = torch.eye(3)[0].to_sparse()
     with pytest.raises(ValueError, match="gradients: expected dense ones"):
         AdamW([param]).step()
     assert (param == 1).all()
