@@ -56,20 +56,30 @@ class Call(NamedTuple):
     head_dim: int
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m benches.tune", description="Tune attention.")
     parser.add_argument("--chip", required=True, choices=_tiles.CHIPS)
     parser.add_argument("--op", choices=OPERATIONS, help="default: all")
     parser.add_argument("--dtype", choices=("bf16", "fp32"), help="bf16 stands for fp16 too")
-    parser.add_argument("--head-dim", type=int)
+    parser.add_argument("--head-dim", type=int, help="default: all of the table")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compilers at once")
     parser.add_argument("--keep", type=int, default=3, help="candidates without a fault to rank")
     parser.add_argument("--write", action="store_true", help="put the winners into the table")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    for name, number in (("--jobs", options.jobs), ("--keep", options.keep)):
+        if number < 1:
+            parser.error(f"{name}: expected at least 1, got {number}")
+    wanted = list(calls(options.chip, options.op, options.dtype, options.head_dim))
+    if not wanted:
+        widths = sorted({width for of_dtype in WIDTHS.values() for width in of_dtype})
+        parser.error(
+            f"--head-dim: expected one of the table's, {widths} (fewer in fp32), "
+            f"got {options.head_dim}"
+        )
     os.environ.pop("TRITON_INTERPRET", None)  # compilers inherit it
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
-        for call in calls(options.chip, options.op, options.dtype, options.head_dim):
+        for call in wanted:
             rows = tune(call, pool, options.jobs, options.keep)
             print(*map(_tiles.write_row, rows), sep="\n", flush=True)
             if options.write:

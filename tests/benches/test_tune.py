@@ -113,3 +113,17 @@ def test_the_command_compiles_and_prints_rows_without_a_device():
     row = _tiles.read_row(json.loads(line))
     assert (row.operation, row.head_dim, row.dtype) == ("decode", 64, ("fp32",))
     assert row.source.startswith("compile report")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--jobs", "0"], "--jobs: expected at least 1, got 0"),
+        (["--keep", "0"], "--keep: expected at least 1, got 0"),
+        (["--head-dim", "77"], "--head-dim: expected one of the table's"),
+    ],
+)
+def test_arguments_that_tune_nothing_are_refused(options, says, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        tune.main(["--chip", "sm_90", *options])
+    assert says in capsys.readouterr().err
