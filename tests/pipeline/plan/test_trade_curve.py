@@ -72,7 +72,6 @@ def test_greedy_order_is_a_schedule() -> None:
 
 
 def test_curves_are_drawn(tmp_path) -> None:
-    pytest.importorskip("matplotlib")
     points = {name: [Point(1.0, 1.0, 0.4, 0.4), Point(2.0, 1.9, 0.02, 0.01)] for name in CUTS}
     beside = Point(1.4, 1.4, 0.25)
     plot(points, [beside] * 2, beside, beside, tmp_path / "curve.png")
