@@ -6,7 +6,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from blocks.pipeline import CostSurface, Sample, SliceContext, fit_cost, uniform_slices
+from blocks.pipeline import (
+    CostSurface,
+    Sample,
+    SliceContext,
+    fit_cost,
+    uniform_slices,
+)
+from blocks.pipeline.held_bytes import HeldBytes
 from recipes.model import ModelConfig
 from recipes.train.config import TrainConfig
 from recipes.train.layout import stage_layers
@@ -23,6 +30,27 @@ def calibrate(config: TrainConfig, model: ModelConfig, *, rounds: int = 3) -> li
     Forwards and whole backwards are timed, the least of ``rounds``, after a round that warms up;
     weight gradients count as part of the backward. ``config`` is resolved.
     """
+    return [_surface(config, model, own, rounds) for own in _ranks(config, model)]
+
+
+def held_bytes(config: TrainConfig, model: ModelConfig) -> list[float]:
+    """For every pipeline rank the bytes a token holds from its forward to its backward, counted
+    in the forward of a microbatch of whole rows. ``config`` is resolved."""
+    bounds, data = (0, config.context_len), _data(config, model)
+    found = []
+    for stages in _ranks(config, model):
+        with HeldBytes() as held:
+            counts = []
+            kept = []
+            for _ in range(2):  # the first also makes what all slices share, as masks
+                kept += [_forward(stage, data, bounds, 0, {}, model) for stage in stages]
+                counts.append(held.count())
+        found.append((counts[1] - counts[0]) / config.context_len)
+    return found
+
+
+def _ranks(config: TrainConfig, model: ModelConfig) -> list[list[DecoderStage]]:
+    """The stages of every pipeline rank."""
     layers = stage_layers(config)
     stages = [
         DecoderStage(
@@ -37,20 +65,24 @@ def calibrate(config: TrainConfig, model: ModelConfig, *, rounds: int = 3) -> li
     for stage in stages:
         stage.init(config.seed)
     # Chunk k of rank p is stage k * pp + p, except in a V, where the even split hardly differs.
-    ranks = [stages[rank :: config.pp] for rank in range(config.pp)]
-    return [_surface(config, model, own, rounds) for own in ranks]
+    return [stages[rank :: config.pp] for rank in range(config.pp)]
+
+
+def _data(config: TrainConfig, model: ModelConfig) -> dict[str, Tensor]:
+    """A microbatch of random tokens."""
+    shape = (config.microbatch or 1, config.context_len)
+    generator = torch.Generator().manual_seed(config.seed)
+    return {
+        name: torch.randint(model.vocab_size, shape, generator=generator)
+        for name in ("inputs", "labels")
+    }
 
 
 def _surface(
     config: TrainConfig, model: ModelConfig, stages: Sequence[DecoderStage], rounds: int
 ) -> CostSurface:
     length, rows = config.context_len, config.microbatch or 1
-    generator = torch.Generator().manual_seed(config.seed)
-    data = {
-        name: torch.randint(model.vocab_size, (rows, length), generator=generator)
-        for name in ("inputs", "labels")
-    }
-    samples = []
+    data, samples = _data(config, model), []
     for count in (count for count in CUTS if length // count >= MIN_SLICE):
         bounds = uniform_slices(length, count)
         found = [list(_one_round(stages, data, bounds, model)) for _ in range(rounds + 1)][1:]
@@ -73,22 +105,31 @@ def _one_round(
     forward, backward = [0.0] * count, [0.0] * count
     for stage in stages:
         state: dict = {}
-        held: list[tuple[Tensor, ...]] = []
-        rows = data["inputs"].shape[0]
+        held: list[Tensor] = []
         for piece in range(count):
-            context = SliceContext(0, piece, bounds[piece], bounds[piece + 1], data, state)
-            shape = (rows * context.num_tokens, model.hidden_size)
-            inputs = ()
-            if stage.embed is None:
-                inputs = (torch.randn(shape).to(stage.dtype).requires_grad_(),)
             started = time.thread_time()
-            out = stage(*inputs, context=context)
+            held.append(_forward(stage, data, bounds, piece, state, model))
             forward[piece] += time.thread_time() - started
-            held.append((out, *inputs))
         for piece in reversed(range(count)):
-            out, *_ = held[piece]
+            out = held[piece]
             started = time.thread_time()
             out.backward(torch.ones_like(out))
             backward[piece] += time.thread_time() - started
         stage.zero_grad(set_to_none=True)
     yield from zip(forward, backward, strict=True)
+
+
+def _forward(
+    stage: DecoderStage,
+    data: dict[str, Tensor],
+    bounds: Sequence[int],
+    piece: int,
+    state: dict,
+    model: ModelConfig,
+) -> Tensor:
+    context = SliceContext(0, piece, bounds[piece], bounds[piece + 1], data, state)
+    shape = (data["inputs"].shape[0] * context.num_tokens, model.hidden_size)
+    inputs = ()
+    if stage.embed is None:
+        inputs = (torch.ones(shape, dtype=stage.dtype, requires_grad=True),)
+    return stage(*inputs, context=context)

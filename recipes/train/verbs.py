@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from blocks._checks import check
-from blocks.pipeline import Trace, compare, plan_pipeline, read_traces, replay
+from blocks.pipeline import MemorySizes, Trace, compare, plan_pipeline, read_traces, replay
 from blocks.pipeline.schedules import SCHEDULES
 from blocks.pipeline.view import figure, to_html, to_perfetto, to_svg
 from blocks.pipeline.view.sliders import sliders_of
-from recipes.train.calibrate import calibrate
+from recipes.train.calibrate import calibrate, held_bytes
 from recipes.train.config import TrainConfig, resolve
 from recipes.train.export import DTYPES, export_checkpoint
 from recipes.train.layout import check_layout
@@ -26,9 +26,12 @@ def plan(config: TrainConfig, out: Path, max_sequences: float | None) -> None:
     check_layout(config)
     text = read_text(config, lambda note: print(note, flush=True))
     print("measuring slices of every stage", flush=True)
-    costs = calibrate(config, model_config(config, text.tokenizer))
+    model = model_config(config, text.tokenizer)
+    costs, held = calibrate(config, model), held_bytes(config, model)
     for rank, cost in enumerate(costs):
-        print(f"rank {rank}: {cost.residual}")
+        assert cost.residual is not None, "fitted"
+        error, worst = cost.residual.rms_relative, cost.residual.max_relative
+        print(f"rank {rank}: fit off by {error:.0%} RMS, {worst:.0%} at worst")
     length = config.context_len
     assert config.microbatch is not None, "resolved"
     found = plan_pipeline(
@@ -36,7 +39,8 @@ def plan(config: TrainConfig, out: Path, max_sequences: float | None) -> None:
         length,
         config.batch_size // config.dp // config.microbatch,
         config.pp,
-        memory_cap=None if max_sequences is None else max_sequences * length,
+        sizes=MemorySizes(activations=lambda rank, num_tokens, start: held[rank] * num_tokens),
+        memory_cap=None if max_sequences is None else max_sequences * length * max(held),
         num_chunks=(config.chunks,),
         split_weights=(False,),
     )
@@ -113,7 +117,9 @@ def parser_of(
     if verb == "plan":
         add_run_options(parser)
         parser.add_argument(
-            "--max-sequences", type=float, help="most a rank may hold, in sequences' activations"
+            "--max-sequences",
+            type=float,
+            help="most a rank may hold, in microbatches of whole rows on the rank that holds most",
         )
         parser.set_defaults(
             work=lambda o: plan(configure(o), o.out or Path("out/plan.json"), o.max_sequences)

@@ -7,7 +7,9 @@ import pytest
 
 from recipes.train import override, read_log, tiny
 from recipes.train.__main__ import main
+from recipes.train.calibrate import held_bytes
 from recipes.train.config import resolve
+from recipes.train.model import model_config
 from recipes.train.order import build_schedule, row_bounds
 from recipes.train.plan_file import PlanFile, follow
 from recipes.train.prepare import prepare
@@ -49,6 +51,23 @@ def test_a_plan_says_what_it_decided_and_why(plan, tmp_path, capsys):
     assert main(["simulate", str(plan), "--out", str(tmp_path / "plan.html")]) == 0
     assert "<svg" in (tmp_path / "plan.html").read_text()
     assert "written" in capsys.readouterr().out
+
+
+def test_memory_is_counted_in_bytes_and_capped_in_microbatches(tmp_path):
+    settings = ["pp=2", "num_layers=3", "microbatch=1", *SETTINGS[:3], *SETTINGS[4:]]
+    config = resolve(override(tiny(), [*settings, "layers_per_stage=2,1"]))
+    model = model_config(config, prepare(config).tokenizer)
+    rank = held_bytes(config, model)
+    assert rank[0] > 2 * config.hidden_size * 4, "more than the outputs of two layers"
+    twice = held_bytes(dataclasses.replace(config, microbatch=2), model)
+    assert twice[0] == pytest.approx(2 * rank[0], rel=0.1)
+    other = held_bytes(dataclasses.replace(config, layers_per_stage="1,2"), model)
+    assert other[0] < rank[0]
+    path = tmp_path / "plan.json"
+    words = ["plan", "--preset", "tiny", "--max-sequences", "1", "--out", str(path)]
+    assert main([*words, *settings, "layers_per_stage=2,1"]) == 0
+    peaks = PlanFile.read(path).plan.peak_bytes
+    assert rank[0] < max(peaks) <= max(rank) * config.context_len * (1 + 1e-9)
 
 
 def test_a_run_follows_its_plan_bit_for_bit(plan):

@@ -58,8 +58,8 @@ def _modes(plan: PipelinePlan) -> str:
 def _limits(plan: PipelinePlan) -> str:
     over = plan.makespan_s / plan.order_bound_s - 1 if plan.order_bound_s else 0.0
     order = "is proven best" if over < 1e-4 else f"is at most {over:.2%} longer than the best"
+    gap = max(0.0, plan.gap)  # not -0.00 %
     return (
         f"For these slices under this cap the order {order}; whatever the cut, order and mode "
-        f"allowed, and without any cap, no step is more than {plan.gap:.2%} of the lower bound "
-        f"faster."
+        f"allowed, and without any cap, no step is more than {gap:.2%} of the lower bound faster."
     )
