@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-BLOCKS = ("attention", "kv", "ops", "sched", "sharding")
+BLOCKS = ("attention", "kv", "ops", "pipeline", "sched", "sharding")
 
 
 def run(code: str) -> None:
