@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from blocks.sharding.collective_bytes import Collective, collective_bytes
 from blocks.sharding.cut import Cut
 from blocks.sharding.mesh import Mesh
+from blocks.sharding.op_graph import OpGraph, OpNode, TensorValue
+from blocks.sharding.op_rule import Factor, OpRule
 from blocks.sharding.placement import (
     Partial,
     Placement,
@@ -20,6 +22,7 @@ from blocks.sharding.placement import (
 )
 from blocks.sharding.reshard_plan import Step, plan_reshard
 from blocks.sharding.spec import ShardingSpec
+from blocks.sharding.strategy import REPLICATE, Strategy, local_sizes, strategies, strategy_of
 
 if TYPE_CHECKING:
     from blocks.sharding.collectives import (
@@ -69,12 +72,17 @@ _WITH_TORCH = {
 _HOME = {name: module for module, names in _WITH_TORCH.items() for name in names}
 
 __all__ = [
+    "REPLICATE",
     "Collective",
     "Cut",
     "DistributedGroup",
+    "Factor",
     "Group",
     "LocalGroup",
     "Mesh",
+    "OpGraph",
+    "OpNode",
+    "OpRule",
     "Partial",
     "Placement",
     "Replicate",
@@ -82,6 +90,8 @@ __all__ = [
     "Shard",
     "ShardingSpec",
     "Step",
+    "Strategy",
+    "TensorValue",
     "all_gather",
     "all_reduce",
     "all_to_all",
@@ -94,6 +104,7 @@ __all__ = [
     "identity",
     "join_tensors",
     "leave",
+    "local_sizes",
     "make_device_mesh",
     "mask",
     "narrow",
@@ -104,6 +115,8 @@ __all__ = [
     "row_linear",
     "run_local",
     "run_of",
+    "strategies",
+    "strategy_of",
     "sum_gradients",
     "sum_in_order",
     "sum_shared",
