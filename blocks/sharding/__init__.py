@@ -22,6 +22,7 @@ from blocks.sharding.placement import (
 )
 from blocks.sharding.reshard_plan import Step, plan_reshard
 from blocks.sharding.spec import ShardingSpec
+from blocks.sharding.stage_graph import StageGraph, cut_graph
 from blocks.sharding.strategy import REPLICATE, Strategy, local_sizes, strategies, strategy_of
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ __all__ = [
     "Run",
     "Shard",
     "ShardingSpec",
+    "StageGraph",
     "Step",
     "Strategy",
     "TensorValue",
@@ -98,6 +100,7 @@ __all__ = [
     "axis_groups",
     "collective_bytes",
     "column_linear",
+    "cut_graph",
     "cut_tensor",
     "enter",
     "gather_cut",
