@@ -27,9 +27,10 @@ PUBLISH_EVERY_S = 0.5
 class DistributedTransport:
     """Point-to-point messages of a process group; statuses through its store.
 
-    With gloo, threads wait for messages, one a channel, so that the rank's own thread can be
-    interrupted and can report while it waits. With NCCL every channel is a communicator of its own
-    with a stream of its own, as one communicator would do sends and receives one after another.
+    On the CPU, over gloo, threads wait for messages, one a channel, so that the rank's own thread
+    can be interrupted and can report while it waits. On an accelerator, over NCCL, every channel is
+    a communicator of its own with a stream of its own, as one communicator would do sends and
+    receives one after another.
 
     Close it, or use it as a context, before the process group is destroyed.
     """
@@ -65,7 +66,7 @@ class DistributedTransport:
         store = store if store is not None else dist.distributed_c10d._get_default_store()
         members = "-".join(map(str, self._ranks))
         self._store = dist.PrefixStore(f"{name}/{members}", store)
-        self._streams = dist.get_backend(group) == "nccl"
+        self._streams = _speaks_nccl(group, self._device)
         self._groups: dict[tuple[int, int], Any] = {}
         if self._streams:
             check(bool(channels), "channels", "the pairs of ranks that exchange tensors", "none")
@@ -177,6 +178,11 @@ class DistributedTransport:
         if error is not None:
             self.give_up(f"rank {self._rank} failed: {error!r}")
         self.close()
+
+
+def _speaks_nccl(group: dist.ProcessGroup, device: torch.device) -> bool:
+    """Whether tensors on the device go over NCCL: ``nccl`` or ``cpu:gloo,cuda:nccl``."""
+    return device.type == "cuda" and "nccl" in dist.get_backend_config(group)
 
 
 def channels_of(schedule: Schedule, ties: Iterable[Tie] = ()) -> list[tuple[int, int]]:

@@ -88,10 +88,10 @@ def sum_across(tensors: Sequence[Tensor], group: Any) -> None:
 
 def _exchange(sent: Tensor, got: Tensor, partner: int, group: Any) -> None:
     peer = dist.get_global_rank(group, partner)
-    works = []
+    both = []
     if sent.numel():
-        works.append(dist.isend(sent.contiguous(), peer, group=group))
+        both.append(dist.P2POp(dist.isend, sent.contiguous(), peer, group))
     if got.numel():
-        works.append(dist.irecv(got, peer, group=group))
-    for work in works:
+        both.append(dist.P2POp(dist.irecv, got, peer, group))
+    for work in dist.batch_isend_irecv(both) if both else ():  # NCCL does one after the other
         work.wait()

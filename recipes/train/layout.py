@@ -1,6 +1,7 @@
 """``Layout``: how processes are arranged, and which rows of a batch each of them works on."""
 
 import dataclasses
+import os
 from typing import NamedTuple
 
 import torch
@@ -99,10 +100,18 @@ def check_layout(config: TrainConfig) -> None:
     if config.compile and (config.tp > 1 or config.fsdp):
         raise fail("compile", "false with tp > 1 or fsdp=true", True, "collectives are not traced")
     if config.device == "cuda":
-        several = config.dp * config.pp * config.tp
-        check(several == 1, "processes", "one with device=cuda", several, "several run on CPUs")
         found = torch.cuda.is_available()
         check(found, "device", "cpu on this machine", "cuda", "torch finds no accelerator")
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", layout_of(config).num_ranks))
+        most = torch.cuda.device_count()
+        hint = "every process has one to itself; torchrun spreads processes over machines"
+        check(
+            here <= most,
+            "processes on this machine",
+            f"at most {most} for as many accelerators",
+            here,
+            hint,
+        )
     if config.compile and config.slices > 1:
         raise fail("compile", "false with slices > 1", True, "each slice would compile anew")
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,8 +10,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from blocks._checks import check
-from blocks.pipeline import Transport, in_process_transports
-from blocks.pipeline.distributed import DistributedTransport
+from blocks.pipeline import (
+    DistributedTransport,
+    Schedule,
+    Transport,
+    channels_of,
+    in_process_transports,
+)
+from blocks.pipeline.ties import Tie
 from blocks.sharding import DistributedGroup, Group
 from recipes.train.checkpoint import GroupRanks, OneRank, Ranks
 from recipes.train.layout import Layout, Position
@@ -26,7 +32,8 @@ class Place:
     """One process of a layout. ``Place()`` is a run of one process, without any group.
 
     pipeline: the ranks of this replica's pipeline; replicas: those with the same parameters;
-    files: all ranks, for checkpoints alone; tensor: those that share the layers held here.
+    files: all ranks, for checkpoints and for what they tell one another; tensor: those that share
+    the layers held here.
     """
 
     layout: Layout = dataclasses.field(default_factory=Layout)
@@ -35,26 +42,30 @@ class Place:
     replicas: Any = None
     files: Any = None
     tensor: Group | None = None
+    device: str = "cpu"
     _closing: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
 
     @classmethod
     @contextlib.contextmanager
-    def join(cls, layout: Layout) -> Iterator["Place"]:
+    def join(cls, layout: Layout, device: str = "cpu") -> Iterator["Place"]:
         """This process's place, from the environment torchrun makes; every process calls it.
+
+        Args:
+            device: "cpu", or "cuda": every process has an accelerator to itself.
 
         Raises:
             ValueError: there are more or fewer processes than the layout has ranks.
         """
         if layout.num_ranks == 1 and not dist.is_initialized():
-            yield cls()
+            yield cls(device=device)
             return
         begun = not dist.is_initialized()
         if begun:
-            join_world()
+            join_world(device)
         try:
             got = dist.get_world_size()
             check(got == layout.num_ranks, "processes", f"dp * pp * tp = {layout.num_ranks}", got)
-            place = cls(layout, dist.get_rank(), *_groups(layout, dist.get_rank()))
+            place = cls(layout, dist.get_rank(), *_groups(layout, dist.get_rank()), device)
             with place._closing:
                 yield place
         finally:
@@ -74,11 +85,13 @@ class Place:
     def alone(self) -> bool:
         return self.layout.num_ranks == 1
 
-    def transport(self) -> Transport:
+    def transport(self, schedule: Schedule, ties: Iterable[Tie] = ()) -> Transport:
         """A new one between the ranks of this pipeline; closed when the place is left."""
         if self.layout.pp == 1:
             return in_process_transports(1)[0]
-        return self._closing.enter_context(DistributedTransport(self.pipeline))
+        channels = channels_of(schedule, ties)
+        made = DistributedTransport(self.pipeline, device=self.device, channels=channels)
+        return self._closing.enter_context(made)
 
     def ranks(self) -> Ranks:
         """Those that write and read a checkpoint together."""
@@ -90,7 +103,7 @@ class Place:
         Adding zeros rounds nothing, so the result is the same bits in any layout.
         """
         if not self.alone:
-            dist.all_reduce(numbers)
+            dist.all_reduce(numbers, group=self.files)
         return numbers
 
     def largest(self, number: float) -> float:
@@ -98,7 +111,7 @@ class Place:
         if self.alone:
             return number
         held = torch.tensor([number], dtype=torch.float64)
-        dist.all_reduce(held, op=dist.ReduceOp.MAX)
+        dist.all_reduce(held, op=dist.ReduceOp.MAX, group=self.files)
         return held.item()
 
     def share(self, value: Any) -> Any:
@@ -106,12 +119,12 @@ class Place:
         if self.alone:
             return value
         box = [value if self.is_first else None]
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, group=self.files)
         return box[0]
 
     def wait_for_all(self) -> None:
         if not self.alone:
-            dist.barrier()
+            dist.barrier(group=self.files)
 
 
 def _groups(layout: Layout, rank: int) -> tuple[Any, Any, Any, Group | None]:

@@ -5,22 +5,32 @@ processes now gone have left there make a new group connect to nobody. Names nob
 are safe, so the processes agree on one.
 """
 
+import os
 import time
 import uuid
 from collections.abc import Callable
 
+import torch
 import torch.distributed as dist
 
 
-def join_world(timeout_s: float = 600.0) -> None:
-    """``dist.init_process_group`` over gloo, by the environment that torchrun makes.
+def join_world(device: str = "cpu", timeout_s: float = 600.0) -> None:
+    """``dist.init_process_group`` by the environment that torchrun makes.
+
+    Args:
+        device: "cpu" speaks over gloo. "cuda" takes the accelerator with this process's number on
+            its machine, and speaks over NCCL about what lies there.
 
     Raises:
         TimeoutError: not all processes came.
     """
     store, rank, num_ranks = next(iter(dist.rendezvous("env://")))
     store = fresh_store(store, rank, num_ranks, timeout_s=timeout_s)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=num_ranks)
+    backend = "gloo"
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=num_ranks)
 
 
 def fresh_store(

@@ -17,7 +17,7 @@ from recipes.train.lanes import LaneSums
 from recipes.train.layout import stage_layers
 from recipes.train.order import recomputed_stages
 from recipes.train.shares import Complete, Shares
-from recipes.train.stage import EMBEDDING, TIED_HEAD, DecoderStage
+from recipes.train.stage import EMBEDDING, TIED_HEAD, DecoderStage, tied_weights
 from recipes.train.tensor_parallel_stage import TensorParallelStage
 
 Key = tuple[int, int]
@@ -66,13 +66,14 @@ class Replica:
             stage.init(config.seed)
             stage.to(config.device)
         self.parameters, self.copies = self._by_name()
-        self._shares = Shares(self.stages.values(), replicas) if config.fsdp else None
+        self._shares = (
+            Shares(self.stages.values(), replicas, config.device) if config.fsdp else None
+        )
         if self._shares is not None:
             self.parameters = self._shares.parameters
         self.holdings = self._holdings(tensor)
         self.losses: Tensor | None = None  # of the last step, where the last stage is
         self.listener: Callable[[TraceEvent], None] | None = None  # told of every action
-        last = len(layers) - 1
         self._executor = Executor(
             rank,
             schedule,
@@ -80,7 +81,7 @@ class Replica:
             transport,
             wire=self._wire,
             recompute=recomputed_stages(config),
-            ties=[{0: EMBEDDING, last: TIED_HEAD}] if model.tie_embeddings and last else (),
+            ties=tied_weights(model, len(layers)),
             seed=config.seed,
             device=config.device,
             on_event=self._hear,

@@ -107,7 +107,7 @@ def run(
     torch.set_num_threads(config.num_threads or threads)
     resume = resume or restart_count() > 0
     try:
-        with Place.join(layout_of(config)) as place, claim_together(out, place):
+        with Place.join(layout_of(config), config.device) as place, claim_together(out, place):
             tell = on_note if place.is_first and on_note else (lambda text: None)
             log = on_log if place.is_first and on_log else (lambda entry: None)
             _run_here(config, out, resume, log, tell, place)

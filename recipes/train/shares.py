@@ -26,15 +26,18 @@ class Shares:
         2. ``rows`` says which rows they are.
     """
 
-    def __init__(self, stages: Iterable[DecoderStage], process_group: Any) -> None:
+    def __init__(
+        self, stages: Iterable[DecoderStage], process_group: Any, device: str = "cpu"
+    ) -> None:
         """
         Args:
             stages: with their values; wrapped in ``fully_shard``.
             process_group: of the replicas.
+            device: where the stages are, "cpu" or "cuda".
         """
         self.stages = list(stages)
         self.group = DistributedGroup(process_group)
-        mesh = DeviceMesh.from_group(process_group, "cpu", mesh_dim_names=("replicas",))
+        mesh = DeviceMesh.from_group(process_group, device, mesh_dim_names=("replicas",))
         self._sharded: dict[str, nn.Parameter] = {}
         self.parameters: dict[str, nn.Parameter] = {}
         self.rows: dict[str, Cut] = {}

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from blocks.ops import linear_cross_entropy
+from blocks.pipeline.ties import Tie
 from recipes.model import Attend, Decoder, ModelConfig
 from recipes.model.parts import Table
 from recipes.train.model import first_weights
@@ -32,6 +33,12 @@ class LayerStack(nn.ModuleDict):
         for layer in self.values():
             x, residual = layer(x, residual, positions, cos_sin, attend)
         return x, residual
+
+
+def tied_weights(model: ModelConfig, num_stages: int) -> tuple[Tie, ...]:
+    """The embedding and the head where they are one matrix in two stages."""
+    last = num_stages - 1
+    return ({0: EMBEDDING, last: TIED_HEAD},) if model.tie_embeddings and last else ()
 
 
 class DecoderStage(nn.Module):

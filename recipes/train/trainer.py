@@ -26,6 +26,7 @@ from recipes.train.place import Place
 from recipes.train.prepare import Prepared
 from recipes.train.rate import learning_rate
 from recipes.train.replica import Replica
+from recipes.train.stage import tied_weights
 from recipes.train.tokenizer import tokenizer_tensor
 
 MAX_SKIPPED_IN_A_ROW = 25
@@ -62,7 +63,8 @@ class Trainer:
         check_layout(self.config)
         model = model_config(self.config, data.tokenizer)
         schedule, bounds = build_schedule(self.config), row_bounds(self.config)
-        transport = transport or self.place.transport()
+        ties = tied_weights(model, len(schedule.placement))
+        transport = transport or self.place.transport(schedule, ties)
         self.replica = Replica(
             self.config,
             model,

@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+import torch
 
 from recipes.train import override, tiny, train
 from recipes.train.config import TrainConfig, resolve
@@ -35,7 +36,7 @@ from recipes.train.order import row_bounds
         ("plan=/no/such/file.json", "plan verb"),
         ("tp=3", "num_heads (2)"),
         ("fsdp=true", "dp=2"),
-        ("device=cuda dp=2", "one with device=cuda"),
+        ("device=cuda dp=2", "torch finds no accelerator"),
         ("device=tpu", "cpu or cuda"),
     ],
 )
@@ -86,3 +87,13 @@ def test_microbatches_fill_the_pipeline(pp, slices, expected):
 def test_cuts_are_where_they_are_said_to_be():
     config = override(tiny(), ["slices=3", "cuts=0,30,50,64"])
     assert row_bounds(config) == (0, 30, 50, 64)
+
+
+def test_an_accelerator_for_every_process(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    config = resolve(TrainConfig(dp=4, batch_size=4, device="cuda"))
+    with pytest.raises(ValueError, match="at most 2 for as many accelerators, got 4"):
+        check_layout(config)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # torchrun on two machines
+    check_layout(config)
