@@ -20,6 +20,7 @@ from blocks.sharding.placement import (
     parse_placement,
     run_of,
 )
+from blocks.sharding.program import Counts, Program, count, lower
 from blocks.sharding.reshard_plan import Step, plan_reshard
 from blocks.sharding.spec import ShardingSpec
 from blocks.sharding.stage_graph import StageGraph, cut_graph
@@ -75,6 +76,7 @@ _HOME = {name: module for module, names in _WITH_TORCH.items() for name in names
 __all__ = [
     "REPLICATE",
     "Collective",
+    "Counts",
     "Cut",
     "DistributedGroup",
     "Factor",
@@ -86,6 +88,7 @@ __all__ = [
     "OpRule",
     "Partial",
     "Placement",
+    "Program",
     "Replicate",
     "Run",
     "Shard",
@@ -100,6 +103,7 @@ __all__ = [
     "axis_groups",
     "collective_bytes",
     "column_linear",
+    "count",
     "cut_graph",
     "cut_tensor",
     "enter",
@@ -108,6 +112,7 @@ __all__ = [
     "join_tensors",
     "leave",
     "local_sizes",
+    "lower",
     "make_device_mesh",
     "mask",
     "narrow",
