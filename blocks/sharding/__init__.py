@@ -6,7 +6,15 @@ Names that need torch are loaded when first asked for, so planners import this w
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from blocks.sharding.cluster import (
+    Cluster,
+    Submesh,
+    bundled_cluster,
+    bundled_clusters,
+    logical_meshes,
+)
 from blocks.sharding.collective_bytes import Collective, collective_bytes
+from blocks.sharding.cost import AlphaBeta, CostModel, MeshCost
 from blocks.sharding.cut import Cut
 from blocks.sharding.mesh import Mesh
 from blocks.sharding.op_graph import OpGraph, OpNode, TensorValue
@@ -75,7 +83,10 @@ _HOME = {name: module for module, names in _WITH_TORCH.items() for name in names
 
 __all__ = [
     "REPLICATE",
+    "AlphaBeta",
+    "Cluster",
     "Collective",
+    "CostModel",
     "Counts",
     "Cut",
     "DistributedGroup",
@@ -83,6 +94,7 @@ __all__ = [
     "Group",
     "LocalGroup",
     "Mesh",
+    "MeshCost",
     "OpGraph",
     "OpNode",
     "OpRule",
@@ -96,11 +108,14 @@ __all__ = [
     "StageGraph",
     "Step",
     "Strategy",
+    "Submesh",
     "TensorValue",
     "all_gather",
     "all_reduce",
     "all_to_all",
     "axis_groups",
+    "bundled_cluster",
+    "bundled_clusters",
     "collective_bytes",
     "column_linear",
     "count",
@@ -112,6 +127,7 @@ __all__ = [
     "join_tensors",
     "leave",
     "local_sizes",
+    "logical_meshes",
     "lower",
     "make_device_mesh",
     "mask",

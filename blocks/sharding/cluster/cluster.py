@@ -1,0 +1,208 @@
+"""``Cluster``: nodes of devices and the links between them, as data. Needs no torch."""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from blocks._checks import check, check_count, fail, reading
+from blocks.sharding.cluster.device_kind import DeviceKind
+from blocks.sharding.cluster.link import Link
+
+VERSION = 1
+
+
+class Node(NamedTuple):
+    """A machine of the cluster.
+
+    kind: name of the kind its devices are of.
+    num_devices: how many there are.
+    link: name of the link that joins them.
+    cores: processor cores that the devices are ranks on, where they are no accelerators: more
+        ranks at work than cores take turns. None for accelerators.
+    """
+
+    kind: str
+    num_devices: int
+    link: str
+    cores: int | None = None
+
+
+class SlowPair(NamedTuple):
+    """Two nodes that are joined by another link than the rest; their indices, and its name."""
+
+    first: int
+    second: int
+    link: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """What a plan runs on. Devices are numbered node by node: the ranks of a ``Mesh``.
+
+    name: of the cluster.
+    kinds, links: those that the nodes name.
+    nodes: see ``Node``; they may be of different kinds and sizes.
+    between: name of the link that joins the nodes; empty where there is one node.
+    pairs: nodes that are joined otherwise.
+
+    >>> from blocks.sharding.cluster import bundled_cluster
+    >>> cluster = bundled_cluster("8xH100", num_nodes=2)
+    >>> cluster.num_devices, cluster.node_of(11), cluster.kind_of(11).name
+    (16, 1, 'H100-SXM5-80GB')
+    >>> cluster.link_of((0, 11)).name
+    '8 x InfiniBand NDR 400 Gb/s'
+    """
+
+    name: str
+    kinds: tuple[DeviceKind, ...]
+    links: tuple[Link, ...]
+    nodes: tuple[Node, ...]
+    between: str = ""
+    pairs: tuple[SlowPair, ...] = ()
+
+    def __post_init__(self) -> None:
+        check(bool(self.nodes), "nodes", "at least one", "none")
+        for what, named in (("kinds", self.kinds), ("links", self.links)):
+            names = [one.name for one in named]
+            check(len(set(names)) == len(names), what, "different names", names)
+        for node in self.nodes:
+            check_count(f"num_devices of {node}", node.num_devices)
+            if node.cores is not None:
+                check_count(f"cores of {node}", node.cores)
+            self.kind(node.kind)
+            self.link(node.link)
+        if len(self.nodes) > 1:
+            self.link(self.between)
+        for pair in self.pairs:
+            ok = 0 <= pair.first < pair.second < len(self.nodes)
+            check(ok, "pair", f"two nodes of {len(self.nodes)}, the lower one first", pair)
+            self.link(pair.link)
+
+    def kind(self, name: str) -> DeviceKind:
+        """The kind of this name."""
+        found = {kind.name: kind for kind in self.kinds}
+        check(name in found, "kind", f"one of {sorted(found)}", repr(name))
+        return found[name]
+
+    def link(self, name: str) -> Link:
+        """The link of this name."""
+        found = {link.name: link for link in self.links}
+        check(name in found, "link", f"one of {sorted(found)}", repr(name))
+        return found[name]
+
+    @functools.cached_property
+    def _firsts(self) -> tuple[int, ...]:
+        """The first device of every node, and the number of all."""
+        return tuple(itertools.accumulate((n.num_devices for n in self.nodes), initial=0))
+
+    @functools.cached_property
+    def _nodes_of(self) -> tuple[int, ...]:
+        """For every device its node."""
+        each = ((at,) * node.num_devices for at, node in enumerate(self.nodes))
+        return tuple(itertools.chain.from_iterable(each))
+
+    @property
+    def num_devices(self) -> int:
+        return self._firsts[-1]
+
+    def devices_of(self, node: int) -> range:
+        """The devices of a node."""
+        check(0 <= node < len(self.nodes), "node", f"below {len(self.nodes)}", node)
+        return range(self._firsts[node], self._firsts[node + 1])
+
+    def node_of(self, device: int) -> int:
+        """Which node a device is in."""
+        hint = "a larger cluster: resized(num_nodes=...)"
+        check(0 <= device < self.num_devices, "device", f"below {self.num_devices}", device, hint)
+        return self._nodes_of[device]
+
+    def kind_of(self, device: int) -> DeviceKind:
+        """What kind a device is of."""
+        return self.kind(self.nodes[self.node_of(device)].kind)
+
+    def link_of(self, devices: Sequence[int]) -> Link:
+        """The link a group of devices is joined by: the slowest of those between its nodes, or
+        the one inside of their node."""
+        nodes = sorted({self.node_of(device) for device in devices})
+        if len(nodes) == 1:
+            return self.link(self.nodes[nodes[0]].link)
+        other = {(pair.first, pair.second): pair.link for pair in self.pairs}
+        names = {other.get(two, self.between) for two in itertools.combinations(nodes, 2)}
+        return min((self.link(name) for name in sorted(names)), key=lambda link: link.bytes_per_s)
+
+    def resized(self, *, num_nodes: int | None = None, num_devices: int | None = None) -> "Cluster":
+        """The same with more or fewer nodes, or devices in each, all like the first node.
+
+        Raises:
+            ValueError: several nodes where no link between nodes is known.
+        """
+        count = len(self.nodes) if num_nodes is None else num_nodes
+        check_count("num_nodes", count)
+        if count > 1 and not self.between:
+            raise fail("num_nodes", "1: no link between nodes is known", count, "set between")
+        node = self.nodes[0]
+        if num_devices is not None:
+            node = node._replace(num_devices=num_devices)
+        return dataclasses.replace(self, nodes=(node,) * count, pairs=())
+
+    def fingerprint(self) -> str:
+        """12 hexadecimal digits that change with any of the data."""
+        text = json.dumps(self.to_json(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; ``from_json`` reads it back. Equal nodes in a row are counted."""
+        runs = [(len(list(run)), node) for node, run in itertools.groupby(self.nodes)]
+        return {
+            "version": VERSION,
+            "name": self.name,
+            "kinds": [kind.to_json() for kind in self.kinds],
+            "links": [link.to_json() for link in self.links],
+            "nodes": [{"count": count, **node._asdict()} for count, node in runs],
+            "between": self.between,
+            "pairs": [pair._asdict() for pair in self.pairs],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Cluster":
+        """
+        Raises:
+            ValueError: data that is no cluster, or of another version.
+        """
+        keys = ["version", *(field.name for field in dataclasses.fields(cls))]
+        with reading("cluster", data, keys):
+            check(data["version"] == VERSION, "cluster version", VERSION, data["version"])
+            nodes: list[Node] = []
+            for node in data["nodes"]:
+                plain = {key: value for key, value in node.items() if key != "count"}
+                nodes += [Node(**plain)] * node["count"]
+            return cls(
+                data["name"],
+                tuple(DeviceKind.from_json(kind) for kind in data["kinds"]),
+                tuple(Link.from_json(link) for link in data["links"]),
+                tuple(nodes),
+                data["between"],
+                tuple(SlowPair(**pair) for pair in data["pairs"]),
+            )
+
+    def save(self, path: Path) -> None:
+        """Write the cluster file."""
+        path.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "Cluster":
+        """Read a cluster file.
+
+        Raises:
+            ValueError: a file that is no JSON, or no cluster.
+        """
+        try:
+            data = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise fail(f"cluster file {path}", "JSON", error) from error
+        return cls.from_json(data)

@@ -1,0 +1,91 @@
+"""``DeviceKind``: what a device computes, holds and reads in a second. Needs no torch."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from blocks._checks import check, check_positive, fail, reading
+from blocks.sharding.cluster.curve import Curve, Number
+from blocks.sharding.cluster.sources import check_sources
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceKind:
+    """What one device can do: a roofline, or measured curves in place of it.
+
+    name: as its maker calls it.
+    peak_flops: FLOP/s for every dtype (as torch names it) that it multiplies matrices in.
+    achieved: for each of them the share of the peak that large multiplications reach.
+    memory_bytes: what a plan may use.
+    memory_bytes_per_s: what operations that only read and write reach.
+    launch_s: least time of any operation.
+    sources: for each of the numbers above where it comes from.
+    multiplications: for dtypes that were measured, seconds over FLOPs; they go before the peak.
+
+    >>> from blocks.sharding.cluster import bundled_cluster
+    >>> kind = bundled_cluster("8xA100").kinds[0]
+    >>> round(kind.flops_s(10**12, "bfloat16") * 1e3, 2), kind.flops_s(0, "int64")
+    (4.58, 0.0)
+    """
+
+    name: str
+    peak_flops: Mapping[str, Number] = dataclasses.field(hash=False)
+    achieved: Mapping[str, Number] = dataclasses.field(hash=False)
+    memory_bytes: int
+    memory_bytes_per_s: Number
+    launch_s: Number
+    sources: Mapping[str, str] = dataclasses.field(hash=False)
+    multiplications: Mapping[str, Curve] = dataclasses.field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        for dtype, peak in self.peak_flops.items():
+            check_positive(f"peak_flops of {dtype}", peak)
+        same = sorted(self.achieved) == sorted(self.peak_flops)
+        check(same, "achieved", f"a share for each of {sorted(self.peak_flops)}", self.achieved)
+        for dtype, share in self.achieved.items():
+            check(0 < share <= 1, f"achieved of {dtype}", "a share of the peak", share)
+        for name in ("memory_bytes", "memory_bytes_per_s"):
+            check_positive(f"{name} of {self.name}", getattr(self, name))
+        check(self.launch_s >= 0, f"launch_s of {self.name}", "0 or more", self.launch_s)
+        named = ["peak_flops", "achieved", "memory_bytes", "memory_bytes_per_s", "launch_s"]
+        check_sources(self.name, self.sources, named)
+
+    def flops_s(self, flops: Number, dtype: str) -> float:
+        """Seconds of the arithmetic of one operation, without what it reads and writes.
+
+        Raises:
+            ValueError: arithmetic in a dtype that neither was measured nor has a peak.
+        """
+        if not flops:
+            return 0.0
+        if (curve := self.multiplications.get(dtype)) is not None:
+            return curve(flops)
+        if dtype not in self.peak_flops:
+            known = sorted({*self.peak_flops, *self.multiplications})
+            raise fail("dtype", f"one of {known}", repr(dtype), f"add it to kind {self.name}")
+        return flops / (self.peak_flops[dtype] * self.achieved[dtype])
+
+    def memory_s(self, num_bytes: Number) -> float:
+        """Seconds to read and write so much."""
+        return num_bytes / self.memory_bytes_per_s
+
+    def op_s(self, flops: Number, num_bytes: Number, dtype: str) -> float:
+        """Seconds of one operation: the longer of arithmetic and memory, and the launch."""
+        return max(self.flops_s(flops, dtype), self.memory_s(num_bytes)) + self.launch_s
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; ``from_json`` reads it back."""
+        return dataclasses.asdict(self) | {
+            "multiplications": {d: curve.to_json() for d, curve in self.multiplications.items()}
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "DeviceKind":
+        """
+        Raises:
+            ValueError: data that is no device kind.
+        """
+        with reading("device kind", data, cls):
+            curves = data["multiplications"].items()
+            measured = {dtype: Curve.from_json(curve) for dtype, curve in curves}
+            return cls(**{**data, "multiplications": measured})

@@ -1,0 +1,86 @@
+"""``AxisCost``: the collectives along one axis of a mesh, all its groups at once. No torch."""
+
+import collections
+import dataclasses
+
+from blocks._checks import fail
+from blocks.sharding.cluster.cluster import Cluster
+from blocks.sharding.cluster.link import Clock, Link, Moving
+from blocks.sharding.mesh import Mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class AxisCost:
+    """What it takes where every group along an axis runs the same collective.
+
+    num_ranks: of a group. num_all: of the mesh.
+    link: the slowest that joins a group.
+    inside: where groups span nodes, the slowest link inside of those; else None.
+    rank_shares: for a ring and for an all-to-all, the seconds that pass for each byte a rank
+        sends over ``link``, in those of one device that has the link to itself.
+    turns: ranks on a core, at least 1; alone: the same where one group is at work.
+    """
+
+    num_ranks: int
+    num_all: int
+    link: Link
+    inside: Link | None
+    rank_shares: tuple[float, float]
+    turns: float
+    alone: float
+
+    @classmethod
+    def of(cls, cluster: Cluster, mesh: Mesh, axis: str, turns: float) -> "AxisCost":
+        """For one axis of a mesh on a cluster."""
+        groups = mesh.groups(axis)
+        links = {cluster.link_of(group) for group in groups}
+        link = min(links, key=lambda one: (one.bytes_per_s, one.name))
+        crossing = [g for g in groups if len({cluster.node_of(rank) for rank in g}) > 1]
+        inside, shares = None, (1.0, 1.0)
+        if crossing:
+            nodes = {cluster.node_of(rank) for group in crossing for rank in group}
+            own = [cluster.link(cluster.nodes[node].link) for node in sorted(nodes)]
+            inside = min(own, key=lambda one: one.bytes_per_s)
+            shares = _shares(cluster, crossing, link)
+        cores = [cluster.nodes[cluster.node_of(rank)].cores for rank in groups[0]]
+        alone = max([1.0, *(cores.count(c) / c for c in set(cores) if c is not None)])
+        size = mesh.size(axis)
+        return cls(size, mesh.num_ranks, link, inside, shares, max(turns, alone), alone)
+
+    def seconds(self, collective: Moving, sent: int | float, clock: Clock) -> float:
+        """Seconds where every rank sends so many bytes; of the clock ``cpu`` summed over ranks."""
+        if clock == "cpu":
+            table = self.link.table(collective, self.num_ranks, "cpu")
+            if table is None:
+                hint = "python -m recipes.plan calibrate measures them"
+                raise fail(
+                    f"cpu seconds of {collective}", f"a table in {self.link.name}", "none", hint
+                )
+            return table.curve(sent) * self.num_all
+        whole = self.link.seconds(collective, sent, self.num_ranks)
+        latency = self.link.seconds(collective, 0, self.num_ranks)
+        share = self.rank_shares[collective == "all_to_all"]
+        moving = (whole - latency) * share
+        if self.inside is not None:
+            moving = max(moving, sent / self.inside.bytes_per_s)
+        return (latency + moving) * self.turns / self.alone
+
+
+def _shares(cluster: Cluster, groups: list[tuple[int, ...]], link: Link) -> tuple[float, float]:
+    """How long a byte takes over a link between nodes: in rings, and in all-to-alls.
+
+    A ring that has k ranks on a node enters and leaves it once, over as many adapters as those
+    have; in an all-to-all each of the k sends to every rank elsewhere. What the devices of a node
+    send together is bounded, and shared by the groups there.
+    """
+    crowd = collections.Counter(node for g in groups for node in {*map(cluster.node_of, g)})
+    ring = exchange = 0.0
+    for group in groups:
+        for node, own in collections.Counter(map(cluster.node_of, group)).items():
+            rate = own * link.bytes_per_s
+            if link.node_bytes_per_s is not None:
+                rate = min(rate, link.node_bytes_per_s / crowd[node])
+            ring = max(ring, link.bytes_per_s / rate)
+            away = own * (len(group) - own) / (len(group) - 1)
+            exchange = max(exchange, away * link.bytes_per_s / rate)
+    return ring, exchange
