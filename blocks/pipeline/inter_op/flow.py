@@ -1,0 +1,43 @@
+"""What the program over stages needs to know of every schedule. Needs no torch."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from blocks._checks import fail
+
+
+class Flow(NamedTuple):
+    """A schedule, seen from one stage.
+
+    splits: whether gradients of weights are put off on their own.
+    follows_depth: whether what a stage holds depends on the number of all stages, and not only on
+        how many there are from it to the end.
+    in_flight: microbatches a stage holds, of (stages from it to the end, all stages, microbatches).
+    """
+
+    splits: bool
+    follows_depth: bool
+    in_flight: Callable[[int, int, int], int]
+
+
+FLOWS: Mapping[str, Flow] = {
+    "gpipe": Flow(False, False, lambda to_end, depth, count: count),
+    "one_f_one_b": Flow(False, False, lambda to_end, depth, count: min(to_end, count)),
+    "zb_h1": Flow(True, True, lambda to_end, depth, count: min(depth, count)),
+    "zb_h2": Flow(True, True, lambda to_end, depth, count: min(2 * depth - 1, count)),
+}
+"""By the names of ``SCHEDULES``; ``1f1b`` is another name for ``one_f_one_b``."""
+
+
+def flow_name(schedule: str) -> str:
+    """
+    Raises:
+        ValueError: a schedule stages cannot be partitioned for.
+
+    >>> flow_name("1f1b")
+    'one_f_one_b'
+    """
+    name = "one_f_one_b" if schedule == "1f1b" else schedule
+    if name not in FLOWS:
+        raise fail("schedule", f"one of {sorted(FLOWS)}", repr(schedule))
+    return name
