@@ -1,0 +1,91 @@
+"""``layers_of``: which layer every operation belongs to. Needs no torch.
+
+Layers are what stages are made of: the repeated blocks of a model, what comes before, between and
+after them, each forward with its backward and its parameters.
+"""
+
+from collections.abc import Sequence
+
+from blocks._checks import check
+from blocks.sharding import OpGraph
+
+
+def layers_of(graph: OpGraph, forward: Sequence[int] | None = None) -> tuple[int, ...]:
+    """For every node its layer, counted along the forward pass.
+
+    Forward operations of one repeated block are a layer; so is every run of operations between
+    blocks. Parameters follow the first layer that reads them, gradients and optimizer their
+    parameter, backward operations their forward. Values flow up from layer to layer in the
+    forward pass and down in the backward pass.
+
+    Args:
+        forward: layer of every node instead, for models without repeated blocks; only those of
+            forward operations are looked at, and must not fall along the graph.
+    """
+    from_inputs = _from_inputs(graph)
+    layer = [-1] * len(graph.nodes)
+    at_block: dict[int, int] = {}
+    at_module: dict[str, int] = {}
+    last, block = -1, None
+    for at, node in enumerate(graph.nodes):
+        if node.role != "op" or node.phase != "forward" or at in from_inputs:
+            continue
+        if forward is not None:
+            check(forward[at] >= last, f"layer of {node.name}", f"{last} or more", forward[at])
+            last = forward[at]
+        elif node.block not in (block, *at_block) or (node.block == -1 and block != -1):
+            last, block = last + 1, node.block
+        layer[at] = last
+        at_block.setdefault(node.block, last)
+        at_module.setdefault(node.module, last)
+    at_block.pop(-1, None)
+    _parameters(graph, layer)
+    _backward(graph, layer, from_inputs, {} if forward is not None else at_block, at_module)
+    return tuple(max(found, 0) for found in layer)
+
+
+def _from_inputs(graph: OpGraph) -> set[int]:
+    """Operations that depend on inputs alone; every stage that reads them computes them."""
+    found: set[int] = set()
+    for at, node in enumerate(graph.nodes):
+        made = all(graph.maker[value] in found for value in node.inputs)
+        if node.role == "input" or (node.role == "op" and made):
+            found.add(at)
+    return found
+
+
+def _parameters(graph: OpGraph, layer: list[int]) -> None:
+    for at, node in enumerate(graph.nodes):
+        if node.role == "parameter":
+            readers = [layer[reader] for reader, _ in graph.readers[node.outputs[0]]]
+            layer[at] = min((found for found in readers if found >= 0), default=0)
+        elif node.role == "update":
+            parameter, gradient = (graph.maker[value] for value in node.inputs[:2])
+            layer[at] = layer[gradient] = layer[parameter]
+        elif node.role == "output":
+            layer[at] = layer[graph.maker[node.inputs[0]]]
+
+
+def _backward(
+    graph: OpGraph,
+    layer: list[int],
+    from_inputs: set[int],
+    at_block: dict[int, int],
+    at_module: dict[str, int],
+) -> None:
+    backward = [
+        at
+        for at, node in enumerate(graph.nodes)
+        if node.role == "op" and node.phase == "backward" and at not in from_inputs
+    ]
+    for at in reversed(backward):
+        node = graph.nodes[at]
+        readers = [layer[reader] for value in node.outputs for reader, _ in graph.readers[value]]
+        wanted = at_block.get(node.block, at_module.get(node.module) if node.module else None)
+        layer[at] = max(readers, default=0) if wanted is None else wanted
+    for at in backward:  # forward values only come from below, gradients only from above
+        makers = [graph.maker[value] for value in graph.nodes[at].inputs]
+        makers = [maker for maker in makers if maker not in from_inputs]
+        below = [layer[m] for m in makers if graph.nodes[m].phase == "forward"]
+        above = [layer[m] for m in makers if graph.nodes[m].phase == "backward"]
+        layer[at] = min([max([layer[at], *below]), *above])

@@ -1,0 +1,86 @@
+"""Layers of a model: found, named alike where they are alike, taken apart and put together."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blocks.sharding import OpGraph
+from recipes.plan.chain import LayerChain
+from recipes.plan.layers import layers_of
+from tests.plan.graphs import mlp
+
+
+def shape_of(graph: OpGraph) -> list[tuple]:
+    """All that matters but names and order."""
+    readers = [tuple(sorted(graph.nodes[n].op for n, _ in r)) for r in graph.readers]
+    return sorted(
+        (n.op, n.role, n.phase, str(n.rule), str([readers[v] for v in n.outputs]))
+        for n in graph.nodes
+    )
+
+
+@given(st.integers(1, 6))
+def test_layers_of_blocks(num_layers):
+    graph = mlp(num_layers)
+    found = layers_of(graph)
+    for node, layer in zip(graph.nodes, found, strict=True):
+        if node.block >= 0 and node.op != "ones":  # that one is made wherever it is read
+            assert layer == node.block
+
+
+@given(st.integers(2, 7))
+def test_composed_whole_is_the_graph(num_layers):
+    graph = mlp(num_layers)
+    chain = LayerChain.of(graph)
+    again, origins = chain.compose(range(num_layers))
+    assert shape_of(again) == shape_of(graph)
+    assert again.flops() == graph.flops()
+    assert len(origins) == len(again.nodes)
+
+
+@given(st.integers(4, 9))
+def test_a_short_trace_stands_for_a_deep_model(num_layers):
+    short = LayerChain.of(mlp(4), num_layers=num_layers)
+    deep = LayerChain.of(mlp(num_layers))
+    assert short.digest() == deep.digest()
+    graph, _ = short.compose(range(num_layers))
+    assert shape_of(graph) == shape_of(mlp(num_layers))
+
+
+def test_equal_layers_are_of_one_kind_and_have_the_same_names():
+    chain = LayerChain.of(mlp(5))
+    assert (
+        len(set(chain.kinds)) == 3
+    )  # the first needs no gradient of its input; the last has the loss
+    assert len(set(chain.names[1:4])) == 1
+    assert "layers.*.weight" in chain.names[1]
+    assert all(len(set(names)) == len(names) for names in chain.names)
+
+
+@pytest.mark.parametrize("longest", [1, 2, 3])
+def test_reduced_chains_stand_for_every_layer_once(longest):
+    chain = LayerChain.of(mlp(9))
+    reduced = chain.reduced(0, 9, longest)
+    assert [layer for layers in reduced for layer in layers] == list(range(9))
+    assert len(reduced) == 2 + longest
+    assert chain.reduced(2, 4) == ((2,), (3,))
+
+
+def test_a_part_receives_what_it_does_not_make():
+    graph, _ = LayerChain.of(mlp(6)).compose([2, 3])
+    assert [n.op for n in graph.nodes if n.role == "input"] == ["receive", "receive"]
+    assert [n.op for n in graph.nodes if n.role == "output"] == ["send", "send"]
+
+
+def test_the_digest_tells_models_apart():
+    chain = LayerChain.of(mlp(4))
+    assert chain.digest() == LayerChain.of(mlp(4, batch=2)).digest()
+    assert chain.digest() != LayerChain.of(mlp(4, width=8)).digest()
+    assert chain.digest() != dataclasses.replace(chain, sequence=(0, 1, 1, 2, 3)).digest()
+
+
+def test_too_few_repeated_layers_are_refused():
+    with pytest.raises(ValueError, match="trace two repeated blocks"):
+        LayerChain.of(mlp(3), num_layers=9)
