@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from blocks.sharding.linear import column_linear, enter, leave, row_linear
     from blocks.sharding.local import LocalGroup, run_local
     from blocks.sharding.replicated import sum_gradients
-    from blocks.sharding.resharding import reshard
+    from blocks.sharding.resharding import reshard, run_step
     from blocks.sharding.vocabulary import vocab_cross_entropy, vocab_embedding
 
 _WITH_TORCH = {
@@ -76,7 +76,7 @@ _WITH_TORCH = {
     "linear": ("column_linear", "enter", "leave", "row_linear"),
     "local": ("LocalGroup", "run_local"),
     "replicated": ("sum_gradients",),
-    "resharding": ("reshard",),
+    "resharding": ("reshard", "run_step"),
     "vocabulary": ("vocab_cross_entropy", "vocab_embedding"),
 }
 _HOME = {name: module for module, names in _WITH_TORCH.items() for name in names}
@@ -139,6 +139,7 @@ __all__ = [
     "row_linear",
     "run_local",
     "run_of",
+    "run_step",
     "strategies",
     "strategy_of",
     "sum_gradients",

@@ -46,15 +46,15 @@ class DistributedGroup:
             ranks = dist.get_process_group_ranks(members)
             self._waits = Waits(dist.get_rank(), ranks, report_after_s, on_report)
 
-    def _call(self, name: str, *arguments: Any) -> None:
+    def _call(self, name: str, *arguments: Any, **options: Any) -> None:
         """A collective of torch.distributed, watched."""
         collective = getattr(dist, name)
         if self._waits is None:
-            collective(*arguments, group=self.process_group)
+            collective(*arguments, group=self.process_group, **options)
             return
         self._waits.begin(name)
         try:
-            collective(*arguments, group=self.process_group)
+            collective(*arguments, group=self.process_group, **options)
         finally:
             self._waits.end()
 
@@ -70,6 +70,12 @@ class DistributedGroup:
         padded[: tensor.numel()] = tensor.flatten()
         parts = self.all_gather(self.reduce_scatter(padded.chunk(self.size)))
         return torch.cat(parts)[: tensor.numel()].view(tensor.shape)
+
+    def all_reduce_max(self, tensor: Tensor) -> Tensor:
+        found = tensor.clone()
+        if self.size > 1:
+            self._call("all_reduce", found, op=dist.ReduceOp.MAX)
+        return found
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         parts = [torch.empty_like(tensor) for _ in range(self.size)]

@@ -28,6 +28,10 @@ class Group(Protocol):
         """The sum over ranks of tensors of one shape."""
         ...
 
+    def all_reduce_max(self, tensor: Tensor) -> Tensor:
+        """The largest over ranks, element by element, of tensors of one shape; not of booleans."""
+        ...
+
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """The tensor of every rank; all have one shape."""
         ...

@@ -52,9 +52,13 @@ class LocalGroup:
         self._meeting = meeting
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        part = -(-tensor.numel() // self.size)
-        self.num_bytes_sent += 2 * (self.size - 1) * part * tensor.itemsize
+        self._count_reduce(tensor)
         return self._meeting.exchange(self.rank, _named("all_reduce", tensor), tensor, sum_in_order)
+
+    def all_reduce_max(self, tensor: Tensor) -> Tensor:
+        self._count_reduce(tensor)
+        name = _named("all_reduce_max", tensor)
+        return self._meeting.exchange(self.rank, name, tensor, _largest)
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         self.num_bytes_sent += (self.size - 1) * tensor.nbytes
@@ -80,12 +84,23 @@ class LocalGroup:
         check(found == expected, "shapes of an all_to_all", expected, found)
         return mine
 
+    def _count_reduce(self, tensor: Tensor) -> None:
+        part = -(-tensor.numel() // self.size)
+        self.num_bytes_sent += 2 * (self.size - 1) * part * tensor.itemsize
+
     def _count(self, parts: Sequence[Tensor]) -> None:
         self.num_bytes_sent += sum(p.nbytes for i, p in enumerate(parts) if i != self.rank)
 
 
 def _named(collective: str, tensor: Tensor) -> str:
     return f"{collective} of {list(tensor.shape)} {tensor.dtype}"
+
+
+def _largest(tensors: Sequence[Tensor]) -> Tensor:
+    found = tensors[0].clone()
+    for tensor in tensors[1:]:
+        torch.maximum(found, tensor, out=found)
+    return found
 
 
 def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -37,11 +37,18 @@ def reshard(
     held = source.local_shape(shape, rank)
     check(tuple(x.shape) == held, f"shape of rank {rank}'s part", list(held), list(x.shape))
     for step in plan_reshard(source, target):
-        x = _run_step(x, shape, step, rank, groups[step.axis])
+        x = run_step(x, shape, step, rank, groups[step.axis])
     return x
 
 
-def _run_step(x: Tensor, shape: Sequence[int], step: Step, rank: int, group: Group) -> Tensor:
+def run_step(x: Tensor, shape: Sequence[int], step: Step, rank: int, group: Group) -> Tensor:
+    """What a rank holds of a tensor of ``shape`` after one step, from what it held before.
+
+    Differentiable, as ``reshard`` is.
+
+    Args:
+        group: the rank's along the axis of the step.
+    """
     before, after = step.source, step.target
     sizes = step.before.replace(step.axis, Replicate()).local_shape(shape, rank)
     if isinstance(before, Shard):

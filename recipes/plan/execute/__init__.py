@@ -1,0 +1,19 @@
+"""Planned steps on real tensors: one rank's part of a program, parameters, gradients, optimizer."""
+
+from recipes.plan.execute.fx_operations import FxOperations
+from recipes.plan.execute.local_call import LocalCall
+from recipes.plan.execute.machine import Machine, Operations
+from recipes.plan.execute.optimizer import SGD, AdamW, Optimizer
+from recipes.plan.execute.planned_module import Microbatch, PlannedModule
+
+__all__ = [
+    "SGD",
+    "AdamW",
+    "FxOperations",
+    "LocalCall",
+    "Machine",
+    "Microbatch",
+    "Operations",
+    "Optimizer",
+    "PlannedModule",
+]
