@@ -1,0 +1,118 @@
+"""The joint forward and backward graph of a module, captured without any memory for tensors."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import fx, nn
+from torch._functorch._aot_autograd import descriptors as desc
+from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from blocks._checks import fail
+from recipes.plan.trace.loss_module import LossModule
+from recipes.plan.trace.untraceable import naming_the_line
+
+PlaceKind = Literal["parameter", "buffer", "input", "tangent", "loss", "gradient"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What a placeholder of the joint graph takes, or what one of its outputs gives.
+
+    kind: ``buffer`` is among the outputs too: its value after the step.
+    name: of the parameter or buffer; of an input its number among the leaves of
+        ``(args, kwargs)``; empty for tangent and loss.
+    """
+
+    kind: PlaceKind
+    name: str = ""
+
+
+def new_fake_mode() -> FakeTensorMode:
+    """Where tensors have a shape and a dtype and no memory."""
+    return FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
+
+
+def capture(
+    module: LossModule,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    fake_mode: FakeTensorMode,
+    *,
+    decompositions: Mapping[Any, Callable[..., Any]],
+) -> fx.GraphModule:
+    """The loss and the gradients of all parameters, as one graph of aten operations.
+
+    Every placeholder has its ``Place`` in ``meta["place"]``; the output node has a tuple of them
+    there. What is not asked for (gradients of inputs) is not among the outputs.
+
+    Args:
+        module, args, kwargs: of fake tensors of ``fake_mode``.
+
+    Raises:
+        Untraceable: control flow that depends on values.
+    """
+    with naming_the_line(), contextlib.ExitStack() as stack, fake_mode:
+        program = torch.export.export(module, args, dict(kwargs), strict=False)
+        joint = aot_export_joint_with_descriptors(
+            stack,
+            _as_module(program),
+            args,
+            dict(kwargs),
+            decompositions=dict(decompositions),
+        )
+    graph_module = joint.graph_module
+    if not isinstance(graph_module, fx.GraphModule):
+        raise fail("joint graph", "a GraphModule", type(graph_module).__name__)
+    _name_places(graph_module)
+    return graph_module
+
+
+def _as_module(program: torch.export.ExportedProgram) -> nn.Module:
+    return program.module(check_guards=False)
+
+
+def _name_places(graph_module: fx.GraphModule) -> None:
+    graph = graph_module.graph
+    for node in graph.find_nodes(op="placeholder"):
+        node.meta["place"] = _place_of_input(node.meta["desc"])
+    output = graph.output_node()
+    values = output.args[0]
+    assert isinstance(values, (list, tuple))
+    kept = [
+        (value, place)
+        for value, described in zip(values, output.meta["desc"], strict=True)
+        if isinstance(value, fx.Node) and (place := _place_of_output(described)) is not None
+    ]
+    output.args = (tuple(value for value, _ in kept),)
+    output.meta["place"] = tuple(place for _, place in kept)
+
+
+def _place_of_input(described: Any) -> Place:
+    match described:
+        case desc.ParamAOTInput(target=name):
+            return Place("parameter", name.removeprefix(LossModule.PREFIX))
+        case desc.BufferAOTInput(target=name):
+            return Place("buffer", name.removeprefix(LossModule.PREFIX))
+        case desc.PlainAOTInput(idx=index):
+            return Place("input", str(index))
+        case desc.TangentAOTInput():
+            return Place("tangent")
+    raise fail("input of the joint graph", "a parameter, buffer or argument", described)
+
+
+def _place_of_output(described: Any) -> Place | None:
+    match described:
+        case desc.PlainAOTOutput():
+            return Place("loss")
+        case desc.GradAOTOutput(grad_of=desc.ParamAOTInput(target=name)):
+            return Place("gradient", name.removeprefix(LossModule.PREFIX))
+        case desc.InputMutationAOTOutput(mutated_input=desc.BufferAOTInput(target=name)):
+            return Place("buffer", name.removeprefix(LossModule.PREFIX))
+        case desc.GradAOTOutput():
+            return None
+    raise fail("output of the joint graph", "a loss, a gradient or a buffer", described)

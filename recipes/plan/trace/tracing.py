@@ -1,0 +1,105 @@
+"""``trace``: a module and example inputs in, a graph to plan and to run out."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from blocks.sharding import OpGraph
+from recipes.plan.trace.contractions import contract
+from recipes.plan.trace.convolutions import split_convolutions
+from recipes.plan.trace.decompositions import decompositions
+from recipes.plan.trace.editing import Editor
+from recipes.plan.trace.fake_module import fake_inputs, fake_module
+from recipes.plan.trace.joint_graph import capture, new_fake_mode
+from recipes.plan.trace.loss_module import LossModule
+from recipes.plan.trace.op_graph_of import GraphBuilder
+from recipes.plan.trace.repeated_blocks import find_block_lists
+from recipes.plan.trace.traced_module import TracedModule
+from recipes.plan.trace.views import simplify_views
+
+
+def trace(
+    module: nn.Module | Callable[[], nn.Module],
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    loss: Callable[[Any], Tensor] | None = None,
+    optimizer: str = "adamw",
+) -> TracedModule:
+    """The forward and backward pass of a module's loss, as operations that can be planned.
+
+    Nothing is computed and no weight is allocated; the module is not changed.
+
+    Args:
+        module: any; it may stand on the meta device, or be a function that makes it.
+        args, kwargs: what it is called with; only shapes and dtypes of tensors count.
+        loss: from the module's output to a scalar; by default the output itself, its ``loss``, or
+            the first of a tuple.
+        optimizer: name of the update's operation.
+
+    Raises:
+        Untraceable: control flow or shapes that depend on values of tensors; it names the line.
+
+    >>> layer = torch.nn.Linear(8, 4)
+    >>> traced = trace(layer, (torch.empty(2, 8),), loss=lambda y: y.square().sum())
+    >>> [node.op for node in traced.graph.nodes if node.role == "op"][:2]
+    ['aten.einsum.default', 'aten.add.Tensor']
+    """
+    fake_mode = new_fake_mode()
+    fake = fake_module(module, fake_mode)
+    fake_args, fake_kwargs = fake_inputs((tuple(args), dict(kwargs or {})), fake_mode)
+    lists = find_block_lists(fake)
+    joint = capture(
+        LossModule(fake, loss), fake_args, fake_kwargs, fake_mode, decompositions=decompositions()
+    )
+    _normalise(Editor(joint, fake_mode))
+    kinds = [kind for one in lists for kind in one.kinds]
+    paths = [path for one in lists for path in one.paths]
+    builder = GraphBuilder(
+        joint,
+        optimizer,
+        _names_of((fake_args, fake_kwargs)),
+        {path: at for at, path in enumerate(paths)},
+    )
+    graph = builder.build()
+    return TracedModule(
+        graph,
+        joint,
+        builder.ops,
+        builder.placeholders,
+        builder.params,
+        tuple(builder.inputs),
+        tuple(kinds),
+        fingerprint_of(graph),
+    )
+
+
+def _normalise(editor: Editor) -> None:
+    simplify_views(editor)
+    split_convolutions(editor)
+    contract(editor)
+    simplify_views(editor)
+    editor.graph.lint()
+
+
+def _names_of(inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> list[str]:
+    """What the arguments are called: ``args.0``, ``labels``, ``kwargs.batch.x``."""
+    leaves, _ = pytree.tree_flatten_with_path(inputs)
+    names = []
+    for path, _ in leaves:
+        parts = [str(getattr(key, "key", getattr(key, "idx", key))) for key in path]
+        names.append(".".join(["args", *parts[1:]] if parts[0] == "0" else parts[1:]))
+    return names
+
+
+def fingerprint_of(graph: OpGraph) -> str:
+    """Sixteen hexadecimal digits of a digest of the graph without its lines of code."""
+    data = graph.to_json()
+    for node in data["nodes"]:
+        node.pop("source")
+    text = json.dumps(data, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

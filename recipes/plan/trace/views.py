@@ -1,0 +1,104 @@
+"""Views in two words, ``reshape`` and ``permute``, and none that does nothing."""
+
+import torch
+from torch import fx
+
+from recipes.plan.trace.editing import Editor, argument, aten, is_call, shape_of
+
+_SAME = (
+    aten.detach.default,
+    aten.alias.default,
+    aten.lift_fresh_copy.default,
+    aten.lift_fresh.default,
+)
+_RESHAPES = (
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten.unsqueeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.squeeze.default,
+)
+_PERMUTES = (aten.t.default, aten.transpose.int, aten.permute.default)
+_CHECKS = (
+    aten._assert_tensor_metadata.default,
+    aten._assert_async.msg,
+    aten._assert_scalar.default,
+)
+
+
+def simplify_views(editor: Editor) -> None:
+    """Rewrite every view as one reshape or permute of what is no view of the same kind.
+
+    Identities (``detach``, a copy to the same dtype, ``expand`` to the same shape, ``x ** 1``) and
+    checks of metadata go away.
+    """
+    for node in list(editor.graph.nodes):
+        if node.op != "call_function":
+            continue
+        if node.target in _CHECKS:
+            editor.graph.erase_node(node)
+        elif _is_identity(node):
+            editor.replace(node, argument(node, 0))
+        elif node.target in _RESHAPES:
+            _simplify_reshape(editor, node)
+        elif node.target in _PERMUTES:
+            _simplify_permute(editor, node)
+    editor.drop_unused()
+
+
+def _simplify_reshape(editor: Editor, node: fx.Node) -> None:
+    source = argument(node, 0)
+    while is_call(source, aten.reshape.default):
+        source = argument(source, 0)
+    editor.replace(node, editor.reshape(source, shape_of(node), before=node, like=node))
+
+
+def _simplify_permute(editor: Editor, node: fx.Node) -> None:
+    source, order = argument(node, 0), permute_order(node)
+    while is_call(source, aten.permute.default):
+        inner = argument(source, 1)
+        source, order = argument(source, 0), [inner[dim] for dim in order]
+    editor.replace(node, editor.permute(source, order, before=node, like=node))
+
+
+def permute_order(node: fx.Node) -> list[int]:
+    """For every dim of a permute's output the dim of its input."""
+    rank = len(shape_of(node))
+    if node.target == aten.t.default:
+        return list(range(rank))[::-1]
+    if node.target == aten.transpose.int:
+        order = list(range(rank))
+        if rank:
+            a, b = (argument(node, at) % rank for at in (1, 2))
+            order[a], order[b] = order[b], order[a]
+        return order
+    return [dim % rank for dim in argument(node, 1)]
+
+
+def _is_identity(node: fx.Node) -> bool:
+    if node.target in _SAME:
+        return True
+    if node.target == aten.expand.default:
+        return shape_of(node) == shape_of(argument(node, 0))
+    if node.target == aten._to_copy.default:
+        before, after = argument(node, 0).meta["val"], node.meta["val"]
+        return before.dtype == after.dtype and before.device == after.device
+    if node.target == aten.pow.Tensor_Scalar:
+        before, after = argument(node, 0).meta["val"], node.meta["val"]
+        return argument(node, 1) == 1 and before.dtype == after.dtype
+    if node.target == aten.slice.Tensor:
+        return shape_of(node) == shape_of(argument(node, 0))
+    if node.target == aten.clone.default:
+        return (
+            isinstance(argument(node, 0), fx.Node)
+            and argument(node, 0).op == "call_function"
+            and (
+                node.meta["val"].is_contiguous()
+                and argument(node, 0).meta["val"].is_contiguous()
+                and argument(node, 0).target not in (aten.reshape.default, aten.expand.default)
+                and isinstance(node.meta["val"], torch.Tensor)
+            )
+        )
+    return False
