@@ -15,6 +15,7 @@ from blocks.sharding.cluster import (
 )
 from blocks.sharding.collective_bytes import Collective, collective_bytes
 from blocks.sharding.cost import AlphaBeta, CostModel, MeshCost
+from blocks.sharding.cross_mesh import CrossMeshPlan, cross_mesh_s, plan_cross_mesh
 from blocks.sharding.cut import Cut
 from blocks.sharding.mesh import Mesh
 from blocks.sharding.op_graph import OpGraph, OpNode, TensorValue
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         narrow,
         reduce_scatter,
     )
+    from blocks.sharding.cross_mesh.execute import execute_cross_mesh
     from blocks.sharding.cutting import cut_tensor, gather_cut, join_tensors, sum_shared
     from blocks.sharding.distributed import (
         DistributedGroup,
@@ -69,6 +71,7 @@ _WITH_TORCH = {
         "narrow",
         "reduce_scatter",
     ),
+    "cross_mesh.execute": ("execute_cross_mesh",),
     "cutting": ("cut_tensor", "gather_cut", "join_tensors", "sum_shared"),
     "distributed": ("DistributedGroup", "axis_groups", "make_device_mesh", "torch_placements"),
     "fully_sharded": ("whole_parameters",),
@@ -88,6 +91,7 @@ __all__ = [
     "Collective",
     "CostModel",
     "Counts",
+    "CrossMeshPlan",
     "Cut",
     "DistributedGroup",
     "Factor",
@@ -119,9 +123,11 @@ __all__ = [
     "collective_bytes",
     "column_linear",
     "count",
+    "cross_mesh_s",
     "cut_graph",
     "cut_tensor",
     "enter",
+    "execute_cross_mesh",
     "gather_cut",
     "identity",
     "join_tensors",
@@ -133,6 +139,7 @@ __all__ = [
     "mask",
     "narrow",
     "parse_placement",
+    "plan_cross_mesh",
     "plan_reshard",
     "reduce_scatter",
     "reshard",
