@@ -1,0 +1,135 @@
+"""``plan_page``: a parallel plan as one HTML page that needs no network."""
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from string import Template
+
+from blocks.pipeline.view import figure, to_svg
+from blocks.pipeline.view.scale import bytes_text, time_text
+from recipes.plan.parallel_plan import ParallelPlan
+from recipes.plan.stage_plan import StagePlan
+from recipes.plan.view.device_map import device_map
+from recipes.plan.view.drawing import stage_colour
+from recipes.plan.view.memory_bars import memory_bars
+from recipes.plan.view.parameter_tiles import parameter_tiles
+from recipes.plan.view.step_timeline import MAX_MICROBATCHES, step_timeline
+
+_PAGE = Template("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>$title</title>
+<style>
+body { font: 14px/1.5 Inter, 'Helvetica Neue', Arial, sans-serif; color: #1f2430;
+       margin: 28px auto; max-width: 1160px; padding: 0 20px; }
+h1 { font-size: 22px; margin: 0; } h2 { font-size: 16px; margin: 30px 0 8px; }
+.facts { display: flex; flex-wrap: wrap; gap: 10px; margin: 16px 0; padding: 0; }
+.facts li { list-style: none; background: #f3f4f6; border-radius: 8px; padding: 8px 14px; }
+.facts b { display: block; font-size: 17px; font-variant-numeric: tabular-nums; }
+.muted, .facts span { color: #6b7280; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 4px 14px 4px 0; text-align: left; border-bottom: 1px solid #e5e7eb; }
+th { color: #6b7280; font-weight: 500; }
+i { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 7px; }
+svg { max-width: 100%; height: auto; } details { margin: 8px 0; } summary { cursor: pointer; }
+</style></head><body>
+<h1>$title</h1><p class="muted">$made_for</p>
+<ul class="facts">$facts</ul>
+$notes
+<h2>Stages on the cluster</h2>$devices
+<h2>Stages</h2>$stages
+<h2>What a device holds</h2>$memory
+<h2>The predicted step</h2><p class="muted">$drawn</p>$timeline
+<h2>How layers are cut</h2>$patterns
+</body></html>
+""")
+
+
+def plan_page(
+    plan: ParallelPlan, *, devices_per_node: int, memory_bytes: float | None = None
+) -> str:
+    """The page: devices, stages, memory, the predicted step, and how every kind of layer is cut.
+
+    Args:
+        devices_per_node: of the cluster.
+        memory_bytes: that a device has.
+    """
+    timeline = step_timeline(plan)
+    count = min(plan.num_microbatches, MAX_MICROBATCHES)
+    drawn = f"simulated: {plan.schedule}, {plan.num_microbatches} microbatches, without the update"
+    if count < plan.num_microbatches:
+        drawn += f"; drawn with {count}"
+    shown = figure(timeline, unit="s", title="predicted step", plan_title="predicted (simulated)")
+    return _PAGE.substitute(
+        title=escape(f"{plan.model.name} on {plan.cluster.name}"),
+        made_for=escape(f"model {plan.model}, cluster {plan.cluster}"),
+        facts="".join(f"<li><b>{escape(b)}</b><span>{escape(a)}</span></li>" for a, b in _facts(plan)),
+        notes="".join(f"<p>{escape(note)}</p>" for note in plan.notes),
+        devices=device_map(plan, devices_per_node),
+        stages=_table(plan),
+        memory=memory_bars(plan, memory_bytes),
+        drawn=escape(drawn),
+        timeline=to_svg(shown),
+        patterns="".join(_patterns(plan)),
+    )
+
+
+def _facts(plan: ParallelPlan) -> Sequence[tuple[str, str]]:
+    predicted = plan.predicted
+    return (
+        ("predicted step", time_text(predicted.step_s, "s")),
+        ("above the lower bound", f"{predicted.gap:.2%}"),
+        ("bubble", f"{predicted.bubble:.1%}"),
+        ("stages", str(len(plan.stages))),
+        ("devices", str(plan.num_devices)),
+        ("schedule", plan.schedule),
+        ("microbatches", str(plan.num_microbatches)),
+        ("most bytes on a device", bytes_text(plan.peak_bytes)),
+    )
+
+
+def _table(plan: ParallelPlan) -> str:
+    head = ("stage", "layers", "devices", "mesh", "forward", "backward", "update", "collectives")
+    rows = (_row(stage, at, len(plan.stages)) for at, stage in enumerate(plan.stages))
+    return f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{''.join(rows)}</table>"
+
+
+def _row(stage: StagePlan, at: int, num_stages: int) -> str:
+    predicted = stage.predicted
+    axes = zip(stage.mesh.axes, stage.mesh.sizes, strict=True)
+    collectives = ", ".join(
+        f"{name} {time_text(seconds, 's')}"
+        for name, seconds in sorted(predicted.collective_s.items())
+        if seconds
+    )
+    cells = (
+        f'<i style="background:{stage_colour(at, num_stages)}"></i>{at}',
+        f"{stage.first} to {stage.stop - 1}" + (", recomputed" if stage.recompute else ""),
+        str(stage.mesh.num_ranks),
+        escape(" × ".join(f"{axis} {size}" for axis, size in axes)),
+        *(
+            time_text(seconds, "s")
+            for seconds in (predicted.forward_s, predicted.backward_s, predicted.update_s)
+        ),
+        escape(collectives) or "none",
+    )
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _patterns(plan: ParallelPlan) -> Iterator[str]:
+    """A fold for every way layers are cut, with the layers that are."""
+    for number, (name, pattern) in enumerate(plan.patterns.items()):
+        users = [
+            (stage, first, stop)
+            for stage in plan.stages
+            for first, stop, used in stage.patterns
+            if used == name
+        ]
+        where = ", ".join(
+            f"layer {first}" if stop == first + 1 else f"layers {first} to {stop - 1}"
+            for _, first, stop in users
+        )
+        opened = " open" if number < 3 else ""
+        yield f"<details{opened}><summary>{escape(name)}: {escape(where)}</summary>"
+        if pattern.parameters:
+            yield parameter_tiles(pattern, users[0][0].mesh)
+        else:
+            yield '<p class="muted">no parameters</p>'
+        yield "</details>"
