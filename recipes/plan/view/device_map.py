@@ -3,7 +3,7 @@
 from recipes.plan.parallel_plan import ParallelPlan
 from recipes.plan.view.drawing import IDLE, box, stage_colour, svg, text
 
-_CELL, _GAP, _LEFT, _TOP = 30, 4, 70, 26
+_CELL, _GAP, _TOP = 30, 4, 26
 
 
 def device_map(plan: ParallelPlan, devices_per_node: int, *, max_nodes_wide: int = 4) -> str:
@@ -21,7 +21,7 @@ def device_map(plan: ParallelPlan, devices_per_node: int, *, max_nodes_wide: int
     parts: list[str] = []
     for node in range(num_nodes):
         row, column = divmod(node, wide)
-        x, y = _LEFT + column * node_width, _TOP + row * (_CELL + 22)
+        x, y = column * node_width, _TOP + row * (_CELL + 22)
         parts.append(text(x, y - 6, f"node {node}", "muted"))
         last = min((node + 1) * devices_per_node, plan.cluster.size)
         for at, device in enumerate(range(node * devices_per_node, last)):
@@ -38,6 +38,5 @@ def device_map(plan: ParallelPlan, devices_per_node: int, *, max_nodes_wide: int
             tip = f"device {device}: stage {stage}; {where}"
             parts.append(box(left, y, _CELL, _CELL, colour, tip))
             parts.append(text(left + _CELL / 2, y + _CELL / 2 + 4, str(stage), "on", "middle"))
-    parts.append(text(0, _TOP + _CELL / 2 + 4, "stage of", "muted"))
     height = _TOP + rows * (_CELL + 22)
-    return svg(_LEFT + wide * node_width, height, parts, "stages on the devices of the cluster")
+    return svg(wide * node_width, height, parts, "stages on the devices of the cluster")

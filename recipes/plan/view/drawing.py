@@ -50,9 +50,7 @@ def svg(width: float, height: float, parts: Iterable[str], label: str) -> str:
 
 def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
     """Words at a place."""
-    return (
-        f'<text x="{x:g}" y="{y:g}" class="{kind}" text-anchor="{anchor}">{escape(words)}</text>'
-    )
+    return f'<text x="{x:g}" y="{y:g}" class="{kind}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
 def box(x: float, y: float, width: float, height: float, fill: str, tip: str = "") -> str:

@@ -56,11 +56,13 @@ def plan_page(
     drawn = f"simulated: {plan.schedule}, {plan.num_microbatches} microbatches, without the update"
     if count < plan.num_microbatches:
         drawn += f"; drawn with {count}"
-    shown = figure(timeline, unit="s", title="predicted step", plan_title="predicted (simulated)")
+    shown = figure(timeline, unit="s", title=" ", plan_title="simulated")
     return _PAGE.substitute(
         title=escape(f"{plan.model.name} on {plan.cluster.name}"),
         made_for=escape(f"model {plan.model}, cluster {plan.cluster}"),
-        facts="".join(f"<li><b>{escape(b)}</b><span>{escape(a)}</span></li>" for a, b in _facts(plan)),
+        facts="".join(
+            f"<li><b>{escape(b)}</b><span>{escape(a)}</span></li>" for a, b in _facts(plan)
+        ),
         notes="".join(f"<p>{escape(note)}</p>" for note in plan.notes),
         devices=device_map(plan, devices_per_node),
         stages=_table(plan),

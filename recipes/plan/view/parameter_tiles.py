@@ -26,7 +26,9 @@ def parameter_tiles(pattern: Pattern, mesh: Mesh) -> str:
         y += _STEP
     for axis, name in enumerate(mesh.axes):
         x = _LEFT + axis * 150
-        parts.append(f'<rect x="{x}" y="{y + 4:g}" width="11" height="3" fill="{_AXES[axis % 4]}"/>')
+        parts.append(
+            f'<rect x="{x}" y="{y + 4:g}" width="11" height="3" fill="{_AXES[axis % 4]}"/>'
+        )
         parts.append(text(x + 18, y + 10, f"{name} ({mesh.sizes[axis]})", "muted"))
     return svg(_LEFT + 580, y + 20, parts, "how the parameters of a layer are cut")
 
@@ -36,11 +38,12 @@ def _tile(x: float, y: float, placements: str, mesh: Mesh) -> list[str]:
         f'<rect x="{x}" y="{y:g}" width="{_SIDE}" height="{_SIDE}" fill="#eef2f7" '
         f'stroke="{INK}" stroke-width=".8"/>'
     ]
+    num_cuts: dict[int, int] = {}  # by the axes before, of every dim
     for axis, placement in enumerate(parse_placements(placements)):
         size = mesh.sizes[axis]
         if size == 1 or placement == Replicate():
             continue
-        colour, cuts = _AXES[axis % 4], min(size, _MAX_CUTS)
+        colour = _AXES[axis % 4]
         if not isinstance(placement, Shard):
             dots = f'stroke-dasharray="2 2" stroke="{colour}" stroke-width="2" fill="none"'
             inset = 4 + 4 * axis
@@ -49,7 +52,12 @@ def _tile(x: float, y: float, placements: str, mesh: Mesh) -> list[str]:
                 f'<rect x="{x + inset}" y="{y + inset:g}" width="{side}" height="{side}" {dots}/>'
             )
             continue
+        before = num_cuts.get(placement.dim, 1)
+        cuts = min(before * size, max(before, _MAX_CUTS))
+        num_cuts[placement.dim] = cuts
         for cut in range(1, cuts):
+            if before > 1 and cut * before % cuts == 0:
+                continue  # an axis before cuts there
             at = _SIDE * cut / cuts
             ends = (
                 f'x1="{x}" x2="{x + _SIDE}" y1="{y + at:g}" y2="{y + at:g}"'

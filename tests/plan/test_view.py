@@ -1,0 +1,58 @@
+"""The page of a plan: well formed, complete, and true to the numbers of the plan."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from recipes.plan.view import device_map, memory_bars, plan_page, step_timeline
+from tests.plan.plans import drawn_plan
+
+SEEDS = range(12)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_page_is_well_formed_and_names_what_the_plan_holds(seed):
+    plan = drawn_plan(seed)
+    page = plan_page(plan, devices_per_node=4, memory_bytes=8e9)
+    assert page.startswith("<!doctype html>")
+    for drawing in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        ElementTree.fromstring(drawing)
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")  # needs no network
+    for name in plan.patterns:
+        assert f"<summary>{name}: " in page
+    for note in plan.notes:
+        assert note in page
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_device_has_the_number_of_its_stage(seed):
+    plan = drawn_plan(seed)
+    drawn = ElementTree.fromstring(device_map(plan, 4))
+    numbers = [e.text for e in drawn.iter() if e.get("class") == "on"]
+    expected = [str(at) for at, stage in enumerate(plan.stages) for _ in stage.mesh.ranks]
+    assert sorted(filter(None, numbers)) == sorted(expected)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_bars_are_as_long_as_what_they_stand_for(seed):
+    plan = drawn_plan(seed)
+    drawn = ElementTree.fromstring(memory_bars(plan))
+    bars = [e for e in drawn.iter() if e.tag.endswith("rect") and e.get("height") == "18"]
+    widths: dict[str, float] = {}
+    for bar in bars:
+        if bar.get("width") != "6.00":
+            y = bar.get("y", "")
+            widths[y] = widths.get(y, 0.0) + float(bar.get("width", "nan"))
+    peaks = [stage.predicted.peak_bytes for stage in plan.stages]
+    for width, peak in zip(widths.values(), peaks, strict=True):
+        assert width / max(widths.values()) == pytest.approx(peak / max(peaks), abs=1e-3)
+
+
+def test_timeline_takes_what_the_plan_predicts():
+    plan = drawn_plan(3)
+    timeline = step_timeline(plan, max_microbatches=5)
+    count = min(5, plan.num_microbatches)
+    for at, stage in enumerate(plan.stages):
+        busy = count * (stage.predicted.forward_s + stage.predicted.backward_s)
+        assert float(timeline.busy(at)) == pytest.approx(busy)
