@@ -16,6 +16,7 @@ from blocks.pipeline import (
 from blocks.pipeline.held_bytes import HeldBytes
 from recipes.model import ModelConfig
 from recipes.train.config import TrainConfig
+from recipes.train.data import document_bounds
 from recipes.train.layout import stage_layers
 from recipes.train.stage import DecoderStage
 
@@ -72,10 +73,13 @@ def _data(config: TrainConfig, model: ModelConfig) -> dict[str, Tensor]:
     """A microbatch of random tokens."""
     shape = (config.microbatch or 1, config.context_len)
     generator = torch.Generator().manual_seed(config.seed)
-    return {
+    data = {
         name: torch.randint(model.vocab_size, shape, generator=generator)
         for name in ("inputs", "labels")
     }
+    if config.document_mask:
+        data["documents"] = document_bounds(data["inputs"], model.eos_token_ids[0])
+    return data
 
 
 def _surface(

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from blocks._checks import check
+from blocks._checks import check, fail, reading
 from blocks.pipeline import Action, CostSurface, PipelinePlan, Timeline, simulate
 from recipes.train.config import TrainConfig
 
@@ -39,14 +39,16 @@ class PlanFile:
         """
         check(Path(path).is_file(), "plan", "a file written by the plan verb", str(path))
         try:
-            content = json.loads(Path(path).read_text())
-            return cls(
-                PipelinePlan.from_json(content["plan"]),
-                tuple(CostSurface.from_json(cost) for cost in content["costs"]),
-                content["sizes"],
-            )
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"plan: expected a plan in {path}, got {error!r}") from error
+            content = json.loads(Path(path).read_bytes())
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise fail("plan", f"JSON in {path}", error, "make it again") from error
+        with reading("plan", content, cls):
+            plan, sizes = PipelinePlan.from_json(content["plan"]), content["sizes"]
+            costs = tuple(CostSurface.from_json(cost) for cost in content["costs"])
+        with reading("sizes of the plan", sizes, SIZES):
+            num_ranks = plan.schedule.num_ranks
+        check(len(costs) == num_ranks, "costs of the plan", f"{num_ranks} surfaces", len(costs))
+        return cls(plan, costs, sizes)
 
     def timeline(self) -> Timeline:
         """The step as the plan's costs have it."""
@@ -64,6 +66,7 @@ class PlanFile:
 SIZES = (
     *("hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size", "vocab_size"),
     *("context_len", "batch_size", "microbatch", "dp", "dtype", "layers_per_stage"),
+    *("tie_embeddings", "window", "document_mask"),
 )
 
 
@@ -84,12 +87,14 @@ def follow(config: TrainConfig) -> TrainConfig:
         "cuts": cuts,
         "microbatch": file.sizes["microbatch"],
         "layers_per_stage": file.sizes["layers_per_stage"],
+        "schedule": "auto",
+        "tp": 1,
     }
     fields = {field.name: field.default for field in dataclasses.fields(config)}
     for name, value in decided.items():
         given = getattr(config, name)
         free = given in (fields[name], value)
-        check(free, name, f"{value!r}, as the plan has it", repr(given), "or leave it out")
+        check(free, name, f"{value!r} beside a plan", repr(given), "the plan decides it")
     config = dataclasses.replace(config, **decided)
     for name in SIZES:
         made_for, got = file.sizes[name], getattr(config, name)

@@ -1,10 +1,11 @@
 """What ``python -m recipes.train`` does beside training: plan, simulate, replay and so on."""
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from blocks._checks import check
+from blocks._checks import check, check_positive
 from blocks.pipeline import MemorySizes, Trace, compare, plan_pipeline, read_traces, replay
 from blocks.pipeline.schedules import SCHEDULES
 from blocks.pipeline.view import figure, to_html, to_perfetto, to_svg
@@ -18,21 +19,33 @@ from recipes.train.plan_file import SIZES, PlanFile
 from recipes.train.prepare import read_text
 from recipes.train.presets import PRESETS
 
+DECIDED = ("slices", "cuts", "schedule", "recompute", "plan")
+"""Settings that a plan decides, so it cannot be made with them."""
+
 
 def plan(config: TrainConfig, out: Path, max_sequences: float | None) -> None:
     """Measure what slices cost here, plan a step, write the plan and print why it is so."""
     check(config.pp > 1, "pp", "2 or more", config.pp, "a plan orders pipeline ranks")
+    check(config.tp == 1, "tp", 1, config.tp, "slices of whole layers are measured")
+    check_positive("max_sequences", max_sequences)
+    for field in dataclasses.fields(config):
+        if field.name in DECIDED:
+            given = getattr(config, field.name)
+            check(given == field.default, field.name, "none", repr(given), "the plan decides it")
     config = resolve(config)
     check_layout(config)
     text = read_text(config, lambda note: print(note, flush=True))
     print("measuring slices of every stage", flush=True)
     model = model_config(config, text.tokenizer)
     costs, held = calibrate(config, model), held_bytes(config, model)
+    length = config.context_len
     for rank, cost in enumerate(costs):
         assert cost.residual is not None, "fitted"
         error, worst = cost.residual.rms_relative, cost.residual.max_relative
-        print(f"rank {rank}: fit off by {error:.0%} RMS, {worst:.0%} at worst")
-    length = config.context_len
+        print(
+            f"rank {rank}: costs fitted within {error:.0%} RMS, {worst:.0%} at worst; "
+            f"a microbatch of whole rows holds {held[rank] * length:.4g} bytes"
+        )
     assert config.microbatch is not None, "resolved"
     found = plan_pipeline(
         costs,
@@ -51,6 +64,7 @@ def plan(config: TrainConfig, out: Path, max_sequences: float | None) -> None:
 
 def simulate(path: Path, out: Path) -> None:
     """Draw the step a plan foresees."""
+    _check_ending(out, ".html", ".svg")
     file = PlanFile.read(path)
     shown = figure(file.timeline(), unit="s", title=f"plan {path.name}")
     _write(out, to_svg(shown) if out.suffix == ".svg" else to_html(shown))
@@ -58,6 +72,8 @@ def simulate(path: Path, out: Path) -> None:
 
 def replay_run(run: Path, out: Path | None, step: int | None) -> None:
     """Simulate a traced step with its own durations; draw both."""
+    if out is not None:
+        _check_ending(out, ".html", ".svg", ".json")
     trace = traced_step(run, step)
     found = replay(trace)
     print(f"step {trace.meta.get('step')}: {found}")
@@ -93,7 +109,7 @@ def traced_step(run: Path, step: int | None) -> Trace:
         ValueError: no traces there, or none of that step.
     """
     folder = run / "trace" / "replica-0" if (run / "trace").is_dir() else run
-    files = sorted(folder.glob("*.jsonl"))
+    files = sorted(folder.glob("step-*-rank-*.jsonl"))
     hint = "train with trace=a:b first"
     check(bool(files), "traces", f"files step-*-rank-*.jsonl in {folder}", "none", hint)
     traces = read_traces(*files)
@@ -101,6 +117,10 @@ def traced_step(run: Path, step: int | None) -> Trace:
     wanted = known[-1] if step is None else step
     check(wanted in known, "step", f"one of {known}", wanted)
     return traces[known.index(wanted)]
+
+
+def _check_ending(path: Path, *endings: str) -> None:
+    check(path.suffix in endings, "out", f"a name that ends in {' or '.join(endings)}", path)
 
 
 def _write(path: Path, text: str) -> None:

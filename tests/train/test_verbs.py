@@ -81,7 +81,14 @@ def test_a_run_follows_its_plan_bit_for_bit(plan):
 
 @pytest.mark.parametrize(
     ("setting", "words"),
-    [("hidden_size=32", "plan again"), ("pp=4", "leave it out"), ("batch_size=8", "plan again")],
+    [
+        ("hidden_size=32", "plan again"),
+        ("window=8", "plan again"),
+        ("batch_size=8", "plan again"),
+        ("pp=4", "the plan decides it"),
+        ("schedule=gpipe", "the plan decides it"),
+        ("tp=2", "the plan decides it"),
+    ],
 )
 def test_a_plan_for_something_else_is_refused(plan, setting, words):
     with pytest.raises(ValueError, match=words):
@@ -91,8 +98,42 @@ def test_a_plan_for_something_else_is_refused(plan, setting, words):
 def test_a_file_that_is_no_plan_is_one_clear_error(tmp_path, capsys):
     for text in ("", "{}", json.dumps({"plan": {}, "costs": [], "sizes": {}})):
         (tmp_path / "p.json").write_text(text)
-        assert main(["simulate", str(tmp_path / "p.json")]) == 1
+        assert main(["simulate", str(tmp_path / "p.json")]) == 2
         assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["plan", "costs", "sizes"])
+def test_a_plan_file_that_lacks_something_is_refused(plan, tmp_path, part, capsys):
+    content = json.loads(plan.read_text())
+    for bad in (content | {part: type(content[part])()}, {**content, part: 3}, content | {"x": 1}):
+        (tmp_path / "p.json").write_text(json.dumps(bad))
+        with pytest.raises(ValueError, match=r"plan|schedule"):
+            follow(override(tiny(), [f"plan={tmp_path / 'p.json'}", *SETTINGS]))
+        assert main(["simulate", str(tmp_path / "p.json")]) == 2
+        assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["schedule=gpipe"], "schedule: expected none"),
+        (["slices=4"], "slices: expected none"),
+        (["plan=out/plan.json"], "plan: expected none"),
+        (["tp=2"], "tp: expected 1"),
+        (["--max-sequences", "nan"], "max_sequences: expected a positive number"),
+    ],
+)
+def test_a_plan_refuses_what_it_decides_or_cannot_measure(words, error, capsys):
+    assert main(["plan", "--preset", "tiny", "pp=2", *words]) == 2
+    assert error in capsys.readouterr().err
+
+
+def test_drawings_have_the_endings_they_can_have(plan, traced, tmp_path, capsys):
+    for words in (["simulate", str(plan)], ["replay", str(traced)]):
+        assert main([*words, "--out", str(tmp_path / "step.txt")]) == 2
+        assert "a name that ends in .html or .svg" in capsys.readouterr().err
+    assert main(["replay", str(traced / "model")]) == 2
+    assert "train with trace=a:b first" in capsys.readouterr().err
 
 
 def test_a_traced_step_is_replayed_and_compared(traced, tmp_path, capsys):
@@ -104,7 +145,7 @@ def test_a_traced_step_is_replayed_and_compared(traced, tmp_path, capsys):
     capsys.readouterr()
     assert main(["compare", str(traced), str(traced), "--step", "1"]) == 0
     assert "losses:  all 4 equal" in capsys.readouterr().out
-    assert main(["replay", str(traced), "--step", "9"]) == 1
+    assert main(["replay", str(traced), "--step", "9"]) == 2
     assert "one of [1, 2]" in capsys.readouterr().err
 
 
