@@ -3,6 +3,7 @@
 from recipes.train.config import TrainConfig
 from recipes.train.corpus import Corpus, Document, Pair, load_corpus
 from recipes.train.evaluate import HeldOut, bits_per_byte
+from recipes.train.launch import ProcessLost
 from recipes.train.log import LogEntry, duration, plot_log, read_log
 from recipes.train.presets import PRESETS, bundled, demo, tiny
 from recipes.train.run import TrainResult, train
@@ -16,6 +17,7 @@ __all__ = [
     "HeldOut",
     "LogEntry",
     "Pair",
+    "ProcessLost",
     "TrainConfig",
     "TrainResult",
     "TrainingDiverged",

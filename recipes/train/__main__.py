@@ -10,6 +10,9 @@ python -m recipes.train plan pp=2 --out out/plan.json      # measure, plan, and 
 python -m recipes.train plan=out/plan.json                 # train by it
 
 Other verbs: plan, simulate, replay, compare, export (each with --help).
+
+Exit status: 0 done; 2 settings or files that do not fit, said in one line; 1 a run that failed (it
+diverged, the disk is full, a process was lost); 130 interrupted.
 """
 
 import argparse
@@ -17,23 +20,30 @@ import os
 import sys
 from pathlib import Path
 
-from recipes.train import PRESETS, TrainConfig, TrainingDiverged, override, train
+from recipes.train import PRESETS, ProcessLost, TrainConfig, TrainingDiverged, override, train
 from recipes.train.verbs import add_run_options, parser_of
 
 VERBS = ("plan", "simulate", "replay", "compare", "export")
+MISUSE = (
+    ValueError,
+    *(FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError),
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     try:
         if given[:1] and given[0] in VERBS:
-            options = parser_of(given[0], configure).parse_args(given[1:])
+            options = parser_of(given[0], configure).parse_intermixed_args(given[1:])
             options.work(options)
         else:
             run(given[1:] if given[:1] == ["train"] else given)
-    except (ValueError, OSError, TrainingDiverged) as error:
+    except (*MISUSE, OSError, TrainingDiverged, ProcessLost) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, MISUSE) else 1
+    except KeyboardInterrupt:
+        print("interrupted; a run goes on with --resume", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -57,7 +67,7 @@ def run(given: list[str]) -> None:
     parser.add_argument(
         "--elastic", action="store_true", help="resume on as many processes as torchrun started"
     )
-    options = parser.parse_args(given)
+    options = parser.parse_intermixed_args(given)
     result = train(
         configure(options),
         out=options.out or Path("out") / f"train-{options.preset}",

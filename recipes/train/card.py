@@ -196,7 +196,7 @@ def write_card(run: Path) -> Path:
     checkpoints = list_checkpoints(run / "checkpoints")
     check(bool(checkpoints), "run", "the folder of a finished run", f"{run} without checkpoints")
     state = load_checkpoint(checkpoints[-1]).state
-    config = TrainConfig(**state["config"])
+    config = TrainConfig.from_json(state.get("config"))
     corpus = load_corpus(
         config.corpus,
         max_bytes=config.max_corpus_bytes,
@@ -271,7 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(write_card(options.run).read_text())
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 

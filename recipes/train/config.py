@@ -1,10 +1,13 @@
 """What a run is: one frozen record. Presets are in ``presets``, ``key=value`` in ``settings``."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
-from blocks._checks import check, check_positive
+from blocks._checks import check, check_positive, reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +42,7 @@ class TrainConfig:
     What the numbers are made of (together with all of the above):
     microbatch: rows that go through the model together; None: what fits the layout.
     slices: token slices a row is cut into, of nearly equal lengths, or where ``cuts`` says, like
-        "0,200,256" (the end included).
+        "0,200,256" (the end included), which says their number too.
     lanes: parts of the batch whose gradients are summed apart and then as a tree; None: dp.
 
     Where it runs (changes no bit while ``canonical``, but for device and tp):
@@ -112,8 +115,16 @@ class TrainConfig:
     trace: str | None = None
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_kind(field, getattr(self, field.name))
         for name in _POSITIVE:
             check_positive(name, getattr(self, name))
+        check(self.context_len >= 2, "context_len", "at least 2 tokens", self.context_len)
+        check(self.seed >= 0, "seed", "at least 0", self.seed)
+        rate, decay, floor = self.learning_rate, self.weight_decay, self.min_lr_share
+        check(math.isfinite(rate), "learning_rate", "a finite number", rate)
+        check(0 <= decay < math.inf, "weight_decay", "a finite number of at least 0", decay)
+        check(0 <= floor <= 1, "min_lr_share", "a share in [0, 1]", floor)
         check(0 <= self.chat_share < 1, "chat_share", "a share in [0, 1)", self.chat_share)
         check(0 < self.held_out_share < 1, "held_out_share", "in (0, 1)", self.held_out_share)
         check(0 < self.decay_share <= 1, "decay_share", "a share in (0, 1]", self.decay_share)
@@ -128,7 +139,9 @@ class TrainConfig:
         expected = f"a multiple of 2 * num_heads ({2 * heads})"
         check(self.hidden_size % (2 * heads) == 0, "hidden_size", expected, self.hidden_size)
         for name in ("profile", "trace"):
-            step_window(name, getattr(self, name))
+            text, steps = getattr(self, name), self.num_steps
+            inside = step_window(name, text).stop <= steps
+            check(inside, name, f"steps of the run, up to num_steps ({steps})", repr(text))
 
     @property
     def tokens_per_step(self) -> int:
@@ -136,6 +149,21 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> "TrainConfig":
+        """The config of ``to_json``; settings that an older version did not have are the default.
+
+        Raises:
+            ValueError: data that is no config, or one with settings this version does not know.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        known = isinstance(data, Mapping) and set(data) <= names
+        got = sorted(set(data) - names) if isinstance(data, Mapping) else type(data).__name__
+        hint = "written by another version, or another program"
+        check(known, "config", "settings of recipes.train", got, hint)
+        with reading("config", data, data):
+            return cls(**data)
 
 
 _POSITIVE = (
@@ -152,6 +180,17 @@ _CHOICES = {
 }
 
 
+def _check_kind(field: dataclasses.Field[Any], value: object) -> None:
+    kinds: Any = field.type.__args__ if isinstance(field.type, UnionType) else (field.type,)
+    ok = any(
+        isinstance(value, float | int if kind is float else kind)
+        and (kind is bool or not isinstance(value, bool))
+        for kind in kinds
+    )
+    names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+    check(ok, field.name, names, repr(value))
+
+
 def step_window(name: str, text: str | None) -> range:
     """The steps of a text like "10:12" (10 and 11); none for None.
 
@@ -161,23 +200,25 @@ def step_window(name: str, text: str | None) -> range:
     if text is None:
         return range(0)
     first, colon, stop = text.partition(":")
-    ok = bool(colon) and first.isdigit() and stop.isdigit() and int(first) < int(stop)
+    ok = bool(colon) and first.isdecimal() and stop.isdecimal() and int(first) < int(stop)
     check(ok, name, "steps like 10:12, the last one left out", repr(text))
     return range(int(first), int(stop))
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
     """The config with "auto" and what depends on the layout decided for this machine."""
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"lanes": config.lanes or config.dp}
     if config.dtype == "auto":
         native = config.device == "cuda" or _native_bfloat16()
         changes["dtype"] = "bfloat16" if native else "float32"
-    if config.lanes is None:
-        changes["lanes"] = config.dp
-    lanes = config.lanes or config.dp
-    if config.microbatch is None and config.batch_size % lanes == 0:
-        changes["microbatch"] = _fitting_rows(config, config.batch_size // lanes)
-    return dataclasses.replace(config, **changes)
+    if config.cuts is not None and config.slices == 1:
+        changes["slices"] = max(1, config.cuts.count(","))
+    config = dataclasses.replace(config, **changes)
+    lanes = changes["lanes"]
+    if config.microbatch is not None or config.batch_size % lanes:
+        return config
+    rows = _fitting_rows(config, config.batch_size // lanes)
+    return dataclasses.replace(config, microbatch=rows)
 
 
 def _fitting_rows(config: TrainConfig, lane_rows: int) -> int:

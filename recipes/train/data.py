@@ -35,7 +35,11 @@ class TextRows:
 
     def __init__(self, stream: np.ndarray, context_len: int, seed: int) -> None:
         self.num_rows = len(stream) // context_len - 1  # per epoch; one is left for the phase
-        check(self.num_rows > 0, "training text", f"over {2 * context_len} tokens", len(stream))
+        expected, hint = (
+            f"at least {2 * context_len} tokens",
+            "give more text or a lower context_len",
+        )
+        check(self.num_rows > 0, "training text", expected, len(stream), hint)
         self._stream, self._context_len = stream, context_len
         self._epoch = lru_cache(2)(lambda epoch: self._order(seed, epoch))
 

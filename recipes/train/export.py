@@ -56,7 +56,7 @@ def open_checkpoint(folder: Path) -> StoredCheckpoint:
 
 def read_decoder(checkpoint: StoredCheckpoint) -> tuple[Decoder, Tokenizer]:
     """The model of a checkpoint, whole and in float32, and its tokenizer."""
-    config = TrainConfig(**checkpoint.state["config"])
+    config = TrainConfig.from_json(checkpoint.state.get("config"))
     tokenizer = tokenizer_of(checkpoint.tensors["tokenizer"])
     decoder = Decoder(model_config(config, tokenizer))
     checkpoint.tensors.read_into(

@@ -2,16 +2,22 @@
 
 import logging
 import os
+import signal
 import uuid
 from collections.abc import Callable
 from typing import Any
 
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from recipes.train.config import TrainConfig
 from recipes.train.ear import Ear, Mouth
 from recipes.train.layout import layout_of
+
+
+class ProcessLost(RuntimeError):
+    """A process of a run was killed, or ended without a word, before the run was done."""
 
 
 def in_workers() -> bool:
@@ -34,7 +40,9 @@ def launch(
     most.
 
     Raises:
-        Exception: what the first process that failed raised, in the last attempt.
+        ProcessLost: a process was killed, in the last attempt.
+        Exception: what the first process that failed raised in it.
+        KeyboardInterrupt: this process was interrupted; the others have ended.
     """
     threads = str(config.num_threads or 1)
     settings = LaunchConfig(
@@ -56,7 +64,14 @@ def launch(
         elastic_launch(settings, _worker)(work, arguments, ear.mouth)
     except ChildFailedError as error:
         ear.close()
-        raise ear.error or error from None
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0 or ear.error is None:  # the others only miss the one killed
+            raise _lost(rank, failure) from None
+        raise ear.error from None
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise SystemExit(128 + error.sigval) from None
     finally:
         ear.close()
         if before is None:
@@ -65,7 +80,16 @@ def launch(
             os.environ["OMP_NUM_THREADS"] = before
 
 
+def _lost(rank: int, failure: ProcessFailure) -> ProcessLost:
+    how = f"exit status {failure.exitcode}"
+    if failure.exitcode < 0:
+        how = signal.Signals(-failure.exitcode).name
+    hint = "go on with --resume, or let it start again by itself with --max-restarts"
+    return ProcessLost(f"rank {rank}: expected to work to the end, got {how}; {hint}")
+
+
 def _worker(work: Callable[..., None], arguments: tuple[Any, ...], mouth: Mouth) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the one who started us says it for all
     say = mouth.open()
     try:
         work(*arguments, lambda entry: say("log", entry), lambda text: say("note", text))

@@ -71,7 +71,7 @@ def check_layout(config: TrainConfig) -> None:
     check(lanes % config.dp == 0, "lanes", expected, lanes, "lanes are dealt out evenly")
     if config.canonical:
         even = lanes & (lanes - 1) == 0
-        hint = "or canonical=false for a plain all-reduce"
+        hint = "they are as many as dp unless given; or canonical=false for a plain all-reduce"
         check(even, "lanes", "a power of two", lanes, hint)
     expected = f"a multiple of lanes ({lanes})"
     check(config.batch_size % lanes == 0, "batch_size", expected, config.batch_size)
@@ -128,7 +128,7 @@ def stage_layers(config: TrainConfig) -> tuple[range, ...]:
     else:
         parts = text.split(",")
         hint = "one number a stage, such as 3,5"
-        digits = all(part.strip().isdigit() for part in parts)
+        digits = all(part.strip().isdecimal() for part in parts)
         check(digits, "layers_per_stage", "numbers with commas between", repr(text), hint)
         counts = tuple(int(part) for part in parts)
         check(len(counts) == num_stages, "layers_per_stage", f"{num_stages} numbers", text, hint)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from blocks._checks import check
+
 
 @dataclasses.dataclass(frozen=True)
 class LogEntry:
@@ -83,15 +85,25 @@ class JsonLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The entries of a log file; a last line cut short by a crash is left out."""
+    """The entries of a log file; a last line cut short by a crash is left out.
+
+    Raises:
+        ValueError: a line before the last that is no entry.
+    """
     if not path.exists():
         return []
-    entries = []
-    for line in path.read_text().splitlines():
+    entries: list[dict[str, Any]] = []
+    lines = path.read_text(errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        entry: Any = None
         try:
-            entries.append(json.loads(line))
+            entry = json.loads(line)
         except json.JSONDecodeError:
-            break
+            if number == len(lines):
+                break
+        known = isinstance(entry, dict) and "step" in entry
+        check(known, f"{path}, line {number}", "an entry", repr(line[:60]), "move the file away")
+        entries.append(entry)
     return entries
 
 

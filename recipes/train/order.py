@@ -73,7 +73,7 @@ def row_bounds(config: TrainConfig) -> tuple[int, ...]:
         return tuple(length * piece // count for piece in range(count + 1))
     hint = "slices + 1 tokens from 0 to context_len"
     parts = config.cuts.split(",")
-    check(all(p.strip().isdigit() for p in parts), "cuts", "numbers", repr(config.cuts), hint)
+    check(all(p.strip().isdecimal() for p in parts), "cuts", "numbers", repr(config.cuts), hint)
     bounds = tuple(map(int, parts))
     fits = (bounds[0], bounds[-1], len(bounds)) == (0, length, count + 1)
     check(fits, "cuts", f"0 to {length} in {count} slices", repr(config.cuts), hint)

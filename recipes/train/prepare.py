@@ -11,6 +11,7 @@ from blocks._checks import check
 from recipes.train.config import TrainConfig
 from recipes.train.corpus import Corpus, load_corpus
 from recipes.train.data import Batches, ChatRows, TextRows, encode_stream
+from recipes.train.evaluate import cut_windows
 from recipes.train.place import Place
 from recipes.train.tokenizer import token_bytes, train_tokenizer
 
@@ -101,8 +102,16 @@ def read_text(config: TrainConfig, on_note: Callable[[str], None]) -> Text:
 
 
 def lay_out(config: TrainConfig, text: Text) -> Prepared:
-    """The rows of a text."""
+    """The rows of a text.
+
+    Raises:
+        ValueError: too little text for the context.
+    """
     corpus, tokenizer = text.corpus, text.tokenizer
+    lengths = token_bytes(tokenizer)
+    seen = cut_windows(text.held_out, lengths, context_len=config.context_len).num_bytes
+    expected, hint = "text behind its first token", "give longer files or a larger held_out_share"
+    check(seen > 0, "held-out text", expected, f"{len(text.held_out)} tokens", hint)
     chat_rows = None
     if corpus.pairs:
         chat_rows = ChatRows(corpus.pairs, tokenizer, config.context_len, config.seed)
@@ -112,5 +121,5 @@ def lay_out(config: TrainConfig, text: Text) -> Prepared:
         tokenizer=tokenizer,
         batches=Batches(rows, chat_rows, config.batch_size, config.chat_share),
         held_out=text.held_out,
-        token_bytes=token_bytes(tokenizer),
+        token_bytes=lengths,
     )

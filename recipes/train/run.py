@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from blocks._checks import fail
+from blocks._checks import check, fail
 from blocks.pipeline import check_schedule
 from recipes.train.checkpoint import (
     CheckpointWriter,
@@ -31,8 +31,9 @@ from recipes.train.place import Place
 from recipes.train.plan_file import follow
 from recipes.train.prepare import prepare_together
 from recipes.train.rate import learning_rate
+from recipes.train.same_run import as_before, check_same_run
 from recipes.train.tensorboard import TensorBoardLog
-from recipes.train.trainer import Trainer, as_before
+from recipes.train.trainer import Trainer
 from recipes.train.windows import StepWindows
 
 OnLog = Callable[[LogEntry], None]
@@ -69,8 +70,9 @@ def train(
 ) -> TrainResult:
     """Run a training to its end and write the model to ``out/model``.
 
-    A config of several processes starts them on this machine; under torchrun, where they run
-    already, every one of them calls this and gets the result.
+    A config of several processes starts them on this machine (they import the calling script, so
+    call this under ``if __name__ == "__main__":``); under torchrun, where they run already, every
+    one of them calls this and gets the result.
 
     Args:
         out: folder of the run: ``log.jsonl``, ``loss.png``, ``checkpoints/``, ``model/``; on a
@@ -86,17 +88,29 @@ def train(
         ValueError: settings that do not fit together (before any process starts), ``out`` holds
             another run, or settings that differ from those of the run resumed.
         TrainingDiverged: numbers that are not finite, for good.
+        ProcessLost: a process started here was killed, once more than ``max_restarts``.
     """
     out, started = Path(out), time.perf_counter()
     resume = resume or elastic or restart_count() > 0
     if not resume and list_checkpoints(out / "checkpoints"):
         raise fail("out", "a folder without a run", str(out), "pass --resume or another folder")
     config = _settle(config, out if resume else None, world_size() if elastic else None)
-    if layout_of(config).num_ranks > 1 and not in_workers():
+    starts = layout_of(config).num_ranks > 1 and not in_workers()
+    _check_processes(config, max_restarts, starts)
+    if starts:
         launch(run, (config, out, resume), config, on_log, on_note, max_restarts)
     else:
         run(config, out, resume, on_log, on_note)
     return _result(config, out, time.perf_counter() - started)
+
+
+def _check_processes(config: TrainConfig, max_restarts: int, starts: bool) -> None:
+    check(max_restarts >= 0, "max_restarts", "at least 0", max_restarts)
+    hint = "only processes started here are started again; torchrun has its own --max-restarts"
+    check(starts or not max_restarts, "max_restarts", 0, max_restarts, hint)
+    got, wanted = world_size() if in_workers() else None, layout_of(config).num_ranks
+    hint = "pass dp=, pp= and tp= of that product, or --elastic"
+    check(got in (None, wanted), "processes", f"dp * pp * tp = {wanted}", got, hint)
 
 
 def run(
@@ -193,11 +207,14 @@ def _entry(trainer: Trainer, pace: Pace, looked: bool, last: bool) -> LogEntry:
 def _settle(config: TrainConfig, resumed: Path | None, num_ranks: int | None) -> TrainConfig:
     """The config with nothing left open, as the run resumed settled it, and found to fit."""
     saved = read_state(resumed / "checkpoints") if resumed is not None else None
-    if saved is not None:
-        config = as_before(config, TrainConfig(**saved["config"]))
+    before = None if saved is None else TrainConfig.from_json(saved.get("config"))
+    if before is not None:
+        config = as_before(config, before)
     if num_ranks is not None:
         config = fit_world(config, num_ranks)
     config = resolve(follow(config))
+    if before is not None:
+        check_same_run(before, config)
     check_layout(config)
     row_bounds(config)
     check_schedule(build_schedule(config))
@@ -207,6 +224,8 @@ def _settle(config: TrainConfig, resumed: Path | None, num_ranks: int | None) ->
 def _result(config: TrainConfig, out: Path, seconds: float) -> TrainResult:
     """What the files of a finished run say."""
     entries = tuple(LogEntry(**entry) for entry in read_log(out / "log.jsonl"))
+    hint = f"it is lost; the run is done and its model is in {out / 'model'}"
+    check(bool(entries), "log.jsonl", "the log of a finished run", "none", hint)
     last = entries[-1]
     assert last.held_out_loss is not None, "the last step looks at held-out text"
     assert last.bits_per_byte is not None, "the last step looks at held-out text"

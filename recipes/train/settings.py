@@ -14,7 +14,7 @@ def override(config: TrainConfig, settings: list[str]) -> TrainConfig:
     """Apply ``key=value`` texts.
 
     ``depth=N`` is one dial for many fields (see ``dial``); it is turned first, whatever its place
-    among the settings, so that fields given by name win.
+    among the settings, so that fields given by name win. Of a key given twice the last one counts.
 
     Raises:
         ValueError: an unknown key (the nearest known one is named) or a value of the wrong type.

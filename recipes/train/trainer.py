@@ -1,6 +1,5 @@
 """``Trainer``: a model, its optimizers, and one step after another."""
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -8,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from blocks._checks import check, fail
+from blocks._checks import check
 from blocks.pipeline import Transport
 from blocks.sharding import sum_shared
 from recipes.model import Decoder
@@ -26,6 +25,7 @@ from recipes.train.place import Place
 from recipes.train.prepare import Prepared
 from recipes.train.rate import learning_rate
 from recipes.train.replica import Replica
+from recipes.train.same_run import check_same_run
 from recipes.train.stage import tied_weights
 from recipes.train.tokenizer import tokenizer_tensor
 
@@ -238,7 +238,7 @@ class Trainer:
         digest = self.data.corpus.digest
         hint = "resume on the text the run began with"
         check(state["corpus_digest"] == digest, "corpus", state["corpus_digest"], digest, hint)
-        check_same_run(TrainConfig(**state["config"]), self.config)
+        check_same_run(TrainConfig.from_json(state.get("config")), self.config)
         with torch.no_grad():
             for name, parameter in self.replica.parameters.items():
                 held = self.replica.holdings.get(name, _ALL)
@@ -282,31 +282,3 @@ def clip(grads: list[Tensor], norm: float, limit: float) -> None:
     """Scale gradients so that their global norm, ``norm``, is at most ``limit``."""
     if norm > limit:
         torch._foreach_mul_(grads, limit / (norm + 1e-6))
-
-
-# Settings that may change between the parts of one run without changing its numbers.
-_FREE = {
-    *("dp", "pp", "fsdp", "schedule", "chunks", "layers_per_stage", "plan", "recompute"),
-    *("keep_checkpoints", "checkpoint_every", "tensorboard", "profile", "trace"),
-}
-
-
-def check_same_run(saved: TrainConfig, config: TrainConfig) -> None:
-    """Refuse to go on with settings that would have given other numbers."""
-    for field in dataclasses.fields(config):
-        before, now = getattr(saved, field.name), getattr(config, field.name)
-        if field.name not in _FREE and before != now:
-            raise fail(field.name, repr(before), repr(now), "resume with the settings of the run")
-
-
-def as_before(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
-    """``config`` with what it leaves open as ``saved`` has it settled."""
-    left_open = {"dtype": "auto", "microbatch": None, "lanes": None}
-    if config.plan is None:
-        left_open |= {"slices": 1, "cuts": None}
-    changes = {
-        name: getattr(saved, name)
-        for name, value in left_open.items()
-        if getattr(config, name) == value
-    }
-    return dataclasses.replace(config, **changes)

@@ -70,6 +70,16 @@ def test_a_stream_too_short_for_a_row_is_refused():
         TextRows(np.arange(10), 8, 0)
 
 
+def test_held_out_text_of_one_token_is_refused_before_the_run(tmp_path):
+    for number in range(8):
+        (tmp_path / f"{number}.txt").write_text("some text, and some more of it. " * 100)
+    config = dataclasses.replace(tiny(), corpus=str(tmp_path), vocab_size=300)
+    (held_out,) = prepare(config).corpus.held_out
+    (tmp_path / held_out.name).write_text("x")
+    with pytest.raises(ValueError, match="held-out text: expected text behind its first token"):
+        prepare(config)
+
+
 def decoded(tokenizer, tokens) -> str:
     return tokenizer.decode([int(t) for t in tokens], skip_special_tokens=False)
 

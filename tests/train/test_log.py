@@ -46,6 +46,16 @@ def test_a_log_opened_at_a_step_drops_what_came_after_and_a_torn_line(tmp_path):
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("line", [b"3", b"[]", b'{"loss": 2.0}', b"\xff\xfe", b'{"st'])
+def test_a_line_that_is_no_entry_is_refused_before_anything_is_dropped(tmp_path, line):
+    path = tmp_path / "log.jsonl"
+    good = json.dumps(dataclasses.asdict(ENTRY)).encode()
+    path.write_bytes(b"\n".join([good, line, good]))
+    with pytest.raises(ValueError, match=r"log\.jsonl, line 2: expected an entry"):
+        JsonLog(path, after_step=9)
+    assert path.read_bytes() == b"\n".join([good, line, good])
+
+
 def test_numbers_survive_the_log_exactly(tmp_path):
     log = JsonLog(tmp_path / "log.jsonl", after_step=0)
     entry = dataclasses.replace(ENTRY, loss=0.1 + 0.2, grad_norm=1 / 3)

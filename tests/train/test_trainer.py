@@ -1,12 +1,8 @@
 import dataclasses
+import errno
 import json
 import math
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
+import shutil
 import warnings
 from pathlib import Path
 
@@ -15,7 +11,13 @@ import torch
 
 from recipes.train import TrainingDiverged, read_log, tiny, train
 from recipes.train.__main__ import main
-from recipes.train.checkpoint import list_checkpoints
+from recipes.train.checkpoint import (
+    Checkpoint,
+    CheckpointFailed,
+    list_checkpoints,
+    load_latest,
+    save_checkpoint,
+)
 from recipes.train.log import TIMINGS
 from recipes.train.prepare import prepare
 from recipes.train.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
@@ -88,59 +90,6 @@ def test_a_run_stopped_anywhere_goes_on_bit_for_bit(tmp_path, optimizer, monkeyp
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
 
 
-def kill_and_resume(out: Path, config, num_kills: int, choice: random.Random) -> int:
-    """Run in a process of its own, kill -9 it at random moments, go on; how often it was hit."""
-    settings = [
-        f"{field.name}={getattr(config, field.name)}" for field in dataclasses.fields(config)
-    ]
-    command = [sys.executable, "-m", "recipes.train", "--preset", "tiny", "--out", str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    hits = 0
-    for attempt in range(num_kills + 1):
-        process = subprocess.Popen(
-            [*command, "--resume", *settings],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            text=True,
-        )
-        assert process.stdout is not None
-        if attempt < num_kills:
-            for line in process.stdout:
-                if line.startswith("step"):
-                    break
-            time.sleep(choice.random() * 0.8)
-            process.send_signal(signal.SIGKILL)
-        printed = process.stdout.read()
-        code = process.wait()
-        assert code in (0, -signal.SIGKILL), printed
-        hits += code != 0
-        if code == 0:
-            break
-    assert code == 0, printed
-    return hits
-
-
-def test_kill_minus_nine_at_a_random_moment_loses_nothing(tmp_path):
-    config = dataclasses.replace(SMALL, num_steps=60, log_every=2)
-    train(config, out=tmp_path / "whole")
-    kill_and_resume(tmp_path / "killed", config, num_kills=2, choice=random.Random())
-    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
-    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
-
-
-@pytest.mark.nightly
-def test_fifty_kills(tmp_path):
-    config = dataclasses.replace(SMALL, num_steps=150, log_every=2)
-    train(config, out=tmp_path / "whole")
-    choice, hits, run = random.Random(0), 0, 0
-    while hits < 50:
-        hits += kill_and_resume(tmp_path / str(run), config, num_kills=5, choice=choice)
-        assert curve(tmp_path / str(run)) == curve(tmp_path / "whole")
-        assert weights(tmp_path / str(run)) == weights(tmp_path / "whole")
-        run += 1
-
-
 def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(unbroken, tmp_path):
     config = dataclasses.replace(SMALL, num_steps=24)
     train(config, out=tmp_path)
@@ -163,6 +112,31 @@ def test_resume_refuses_other_settings_and_other_text(unbroken, tmp_path):
         train(dataclasses.replace(SMALL, max_corpus_bytes=100_000), out=out, resume=True)
     with pytest.raises(ValueError, match="resume"):
         train(SMALL, out=out)
+
+
+def test_other_settings_are_refused_before_the_text_is_read(unbroken, monkeypatch):
+    monkeypatch.setattr("recipes.train.run.prepare_together", lambda *_: pytest.fail("read"))
+    with pytest.raises(ValueError, match="num_steps: expected 24, got 25"):
+        train(dataclasses.replace(SMALL, num_steps=25), out=unbroken[1], resume=True)
+
+
+@pytest.mark.parametrize("changes", [{"config": None}, {"config": {"depth_of_field": 1}}, {}])
+def test_a_checkpoint_of_something_else_is_one_clear_error(unbroken, tmp_path, changes, capsys):
+    found = load_latest(unbroken[1] / "checkpoints")
+    assert found is not None
+    other = Checkpoint(found.step, {"weight": torch.ones(2)}, changes)
+    save_checkpoint(tmp_path / "checkpoints", other)
+    with pytest.raises(ValueError, match=r"config: expected settings of recipes\.train"):
+        train(SMALL, out=tmp_path, resume=True)
+    assert main(["export", str(tmp_path), "--out", str(tmp_path / "hf")]) == 2
+    assert "written by another version, or another program" in capsys.readouterr().err
+
+
+def test_a_finished_run_whose_log_is_lost_says_so(unbroken, tmp_path):
+    shutil.copytree(unbroken[1], tmp_path / "run")
+    (tmp_path / "run" / "log.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"log\.jsonl: expected the log of a finished run"):
+        train(SMALL, out=tmp_path / "run", resume=True)
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted(tmp_path):
@@ -224,7 +198,22 @@ def test_resume_of_nothing_says_so(tmp_path) -> None:
     assert f"nothing to resume in {tmp_path / 'new'}: starting at step 0" in notes
 
 
+def test_a_full_disk_and_an_interrupt_have_their_own_exit_status(tmp_path, capsys, monkeypatch):
+    words = ["--preset", "tiny", "num_steps=1", "--out", str(tmp_path)]
+    ends = [(CheckpointFailed(errno.ENOSPC, "checkpoint of step 1 not written"), 1)]
+    ends += [(TrainingDiverged("gradient: expected finite numbers"), 1), (KeyboardInterrupt(), 130)]
+    for error, status in ends:
+
+        def fails(self, error=error):
+            raise error
+
+        monkeypatch.setattr(Trainer, "train_step", fails)
+        assert main(words) == status
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("interrupted" if status == 130 else "error: ")
+
+
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path, capsys) -> None:
     (tmp_path / "file").write_text("")
-    assert main(["--preset", "tiny", "num_steps=1", "--out", str(tmp_path / "file" / "run")]) == 1
+    assert main(["--preset", "tiny", "num_steps=1", "--out", str(tmp_path / "file" / "run")]) == 2
     assert "error: " in capsys.readouterr().err
