@@ -71,6 +71,7 @@ def attention_backward_rule(
         sizes,
         inputs,
         [q, kv, kv],
+        linear=[(0,)],
         flops_per_point=2 * channels * _heads_per_factor(query, sizes),
         whole="key" if cut_queries else "key query",
         even=even,

@@ -24,7 +24,8 @@ def einsum_rule(
         names: what a letter is called; else its factor bears the letter.
         whole: letters that must not be cut.
         linear: None for a product: each operand alone.
-        flops_per_point: None for a multiplication and an addition for every operand but one.
+        flops_per_point: None for a multiplication and an addition for every operand but one, or
+            for nothing where nothing is summed, whose time is that of the memory.
 
     >>> einsum_rule("ij,jk->ik", [(4, 6), (6, 8)], names={"j": "contraction"})
     OpRule(factors=(Factor(i=4 parallel), Factor(k=8 parallel), Factor(contraction=6 sum)), ...
@@ -49,7 +50,7 @@ def einsum_rule(
     called = {letter: (names or {}).get(letter, letter) for letter in sizes}
     order = [*result, *(letter for letter in sizes if letter not in result)]
     named = {called[letter]: sizes[letter] for letter in order}
-    work = 2 * (len(operands) - 1)
+    work = 2 * (len(operands) - 1) if set(result) < set(sizes) else 0
     return rule_of(
         named,
         [spread([called[i] for i in o], s, named) for o, s in zip(operands, shapes, strict=True)],
