@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from blocks.sharding.local import LocalGroup, run_local
     from blocks.sharding.replicated import sum_gradients
     from blocks.sharding.resharding import reshard, run_step
+    from blocks.sharding.rule_audit import RankShare, audit_rule
     from blocks.sharding.vocabulary import vocab_cross_entropy, vocab_embedding
 
 _WITH_TORCH = {
@@ -80,6 +81,7 @@ _WITH_TORCH = {
     "local": ("LocalGroup", "run_local"),
     "replicated": ("sum_gradients",),
     "resharding": ("reshard", "run_step"),
+    "rule_audit": ("RankShare", "audit_rule"),
     "vocabulary": ("vocab_cross_entropy", "vocab_embedding"),
 }
 _HOME = {name: module for module, names in _WITH_TORCH.items() for name in names}
@@ -105,6 +107,7 @@ __all__ = [
     "Partial",
     "Placement",
     "Program",
+    "RankShare",
     "Replicate",
     "Run",
     "Shard",
@@ -117,6 +120,7 @@ __all__ = [
     "all_gather",
     "all_reduce",
     "all_to_all",
+    "audit_rule",
     "axis_groups",
     "bundled_cluster",
     "bundled_clusters",
