@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from blocks.sharding.linear import column_linear, enter, leave, row_linear
     from blocks.sharding.local import LocalGroup, run_local
     from blocks.sharding.replicated import sum_gradients
-    from blocks.sharding.resharding import reshard, run_step
+    from blocks.sharding.resharding import prepare_step, reshard, run_step
     from blocks.sharding.rule_audit import RankShare, audit_rule
     from blocks.sharding.vocabulary import vocab_cross_entropy, vocab_embedding
 
@@ -80,7 +80,7 @@ _WITH_TORCH = {
     "linear": ("column_linear", "enter", "leave", "row_linear"),
     "local": ("LocalGroup", "run_local"),
     "replicated": ("sum_gradients",),
-    "resharding": ("reshard", "run_step"),
+    "resharding": ("prepare_step", "reshard", "run_step"),
     "rule_audit": ("RankShare", "audit_rule"),
     "vocabulary": ("vocab_cross_entropy", "vocab_embedding"),
 }
@@ -145,6 +145,7 @@ __all__ = [
     "parse_placement",
     "plan_cross_mesh",
     "plan_reshard",
+    "prepare_step",
     "reduce_scatter",
     "reshard",
     "row_linear",

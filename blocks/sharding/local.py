@@ -36,6 +36,7 @@ class _Meeting:
         check(len(set(names)) == 1, "collectives", ALIKE, names)
         taken = take([brought for _, brought in self.brought])
         self.barrier.wait()  # nobody changes what it brought before all have taken it
+        self.brought[rank] = None  # so that its memory can go
         return taken
 
 

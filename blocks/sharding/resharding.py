@@ -1,6 +1,7 @@
 """``reshard``: from one sharding to another, differentiable."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -49,14 +50,20 @@ def run_step(x: Tensor, shape: Sequence[int], step: Step, rank: int, group: Grou
     Args:
         group: the rank's along the axis of the step.
     """
+    return prepare_step(shape, step, rank)(x, group)
+
+
+def prepare_step(shape: Sequence[int], step: Step, rank: int) -> Callable[[Tensor, Group], Tensor]:
+    """``run_step`` for many tensors: sizes are worked out once."""
     before, after = step.source, step.target
     sizes = step.before.replace(step.axis, Replicate()).local_shape(shape, rank)
     if isinstance(before, Shard):
+        size = sizes[before.dim]
         if isinstance(after, Shard):
-            size = sizes[before.dim]
-            return collectives.all_to_all(x, group, before.dim, after.dim, size=size)
-        return collectives.all_gather(x, group, before.dim, size=sizes[before.dim])
+            dims = {"source_dim": before.dim, "target_dim": after.dim}
+            return functools.partial(collectives.all_to_all, **dims, size=size)
+        return functools.partial(collectives.all_gather, dim=before.dim, size=size)
     if isinstance(after, Shard):
         change = collectives.narrow if before == Replicate() else collectives.reduce_scatter
-        return change(x, group, after.dim)
-    return collectives.mask(x, group) if before == Replicate() else collectives.all_reduce(x, group)
+        return functools.partial(change, dim=after.dim)
+    return collectives.mask if before == Replicate() else collectives.all_reduce

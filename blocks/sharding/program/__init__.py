@@ -2,10 +2,12 @@
 
 from blocks.sharding.program.count import Counts, Traffic, count
 from blocks.sharding.program.instruction import Compute, Free, Instruction, Replace, Reshard
-from blocks.sharding.program.lower import lower
+from blocks.sharding.program.lower import BUFFER, RENEWED, lower
 from blocks.sharding.program.program import Program
 
 __all__ = [
+    "BUFFER",
+    "RENEWED",
     "Compute",
     "Counts",
     "Free",

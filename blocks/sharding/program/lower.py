@@ -19,6 +19,10 @@ from blocks.sharding.reshard_plan import Step, plan_reshard
 from blocks.sharding.spec import ShardingSpec
 from blocks.sharding.strategy import Strategy
 
+BUFFER, RENEWED = "buffer", ".new"
+"""The op of the node at which a buffer enters, and of the output that is its content after the
+microbatch; the output is called as the buffer, with the ending."""
+
 _MARK: dict[Phase, str] = {"forward": "", "backward": "'", "update": '"'}
 
 
@@ -60,6 +64,8 @@ class _Lowering:
             for value, placements in zip(node.outputs, strategy.outputs, strict=True)
         }
         self.returns = dict(graph.returns)
+        self._buffers = {node.name: node.outputs[0] for node in graph.nodes if node.op == BUFFER
+                         and node.role == "input"}  # fmt: skip
         self.copies: dict[tuple[int, tuple[Placement, ...], Phase], str] = {}
         self.plans: dict[tuple[tuple[Placement, ...], tuple[Placement, ...]], tuple[Step, ...]] = {}
         self.results: list[tuple[int, str]] = []
@@ -69,7 +75,10 @@ class _Lowering:
         for at, node in enumerate(self.graph.nodes):
             if node.phase != phase or node.role in ("input", "parameter"):
                 continue
-            wanted = zip(node.inputs, self.strategies[at].inputs, strict=True)
+            targets = self.strategies[at].inputs
+            if node.op == BUFFER:  # as the next microbatch reads it
+                targets = (self.placements[self._buffers[node.name.removesuffix(RENEWED)]],)
+            wanted = zip(node.inputs, targets, strict=True)
             inputs = tuple(self._copy(value, target, phase, found) for value, target in wanted)
             if node.role == "output":
                 self.results += [(at, name) for name in inputs]

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from blocks._checks import check
-from blocks.sharding import Group, Program, ShardingSpec
+from blocks.sharding import Group, Program, ShardingSpec, prepare_step
 from blocks.sharding.program import Compute, Free, Instruction, Replace, Reshard
-from recipes.plan.execute.exchange import run_steps
 from recipes.plan.execute.local_call import LocalCall
 
 Tensors = MutableMapping[str, Tensor]
@@ -52,6 +51,7 @@ class Machine:
         self.program, self.rank, self.groups = program, rank, groups
         self._operations, self._seed = operations, seed
         self._calls: dict[int, LocalCall] = {}
+        self._steps: dict[str, list[tuple[Callable[[Tensor, Group], Tensor], Group]]] = {}
 
     def spec(self, name: str) -> ShardingSpec:
         """How a local name lies."""
@@ -68,9 +68,13 @@ class Machine:
     def local_part(self, name: str, whole: Tensor) -> Tensor:
         """The rank's part of a tensor that is at hand as a whole: memory of its own."""
         check(tuple(whole.shape) == self.shape(name), name, self.shape(name), tuple(whole.shape))
-        for dim, run in enumerate(self.spec(name).runs(whole.shape, self.rank)):
+        return self.cut(whole, self.spec(name)).clone(memory_format=torch.contiguous_format)
+
+    def cut(self, whole: Tensor, spec: ShardingSpec) -> Tensor:
+        """The rank's part of a whole tensor under ``spec``: a view."""
+        for dim, run in enumerate(spec.runs(whole.shape, self.rank)):
             whole = whole.narrow(dim, run.start, run.size)
-        return whole.clone(memory_format=torch.contiguous_format)
+        return whole
 
     @torch.no_grad()
     def run(
@@ -90,15 +94,11 @@ class Machine:
             loss_scale: the gradient of the loss.
             update: what update nodes do.
         """
-        values = self.program.graph.values
         for instruction in instructions:
             if isinstance(instruction, Compute):
                 self._compute(instruction, held, key, loss_scale, update)
             elif isinstance(instruction, Reshard):
-                shape = values[instruction.value].shape
-                source = held[instruction.source]
-                steps = instruction.steps
-                held[instruction.result] = run_steps(source, shape, steps, self.rank, self.groups)
+                self._reshard(instruction, held)
             elif isinstance(instruction, Free):
                 del held[instruction.name]
             else:
@@ -126,6 +126,20 @@ class Machine:
         assert len(outputs) == len(instruction.outputs), node.name
         for name, output in zip(instruction.outputs, outputs, strict=True):
             held[name] = output
+
+    def _reshard(self, instruction: Reshard, held: Tensors) -> None:
+        steps = self._steps.get(instruction.result)
+        if steps is None:
+            shape = self.program.graph.values[instruction.value].shape
+            steps = [
+                (prepare_step(shape, step, self.rank), self.groups[step.axis])
+                for step in instruction.steps
+            ]
+            self._steps[instruction.result] = steps
+        x = held[instruction.source]  # in no name that outlives it: memory goes when freed
+        for step, group in steps:
+            x = step(x, group)
+        held[instruction.result] = x
 
     def _replace(self, instruction: Replace, held: Tensors) -> None:
         parameter = held[self.program.graph.values[instruction.parameter].name]

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from blocks._checks import check, fail
-from blocks.sharding import Group, Program, ShardingSpec, plan_reshard
-from recipes.plan.execute.exchange import run_steps, to_whole
+from blocks.sharding import Group, Program, ShardingSpec
+from blocks.sharding.program import BUFFER, RENEWED
+from blocks.sharding.stage_graph import RECEIVE, SEND
+from recipes.plan.execute.exchange import to_whole
 from recipes.plan.execute.local_call import LocalCall
 from recipes.plan.execute.machine import Machine, Operations, Tensors
 from recipes.plan.execute.optimizer import AdamW, Optimizer, State, apply, new_state
@@ -65,7 +67,7 @@ class PlannedModule:
     def _load(self, state: Mapping[str, Tensor]) -> None:
         graph = self.program.graph
         for node in graph.nodes:
-            is_buffer = node.role == "input" and node.op == "buffer"
+            is_buffer = node.role == "input" and node.op == BUFFER
             if node.role != "parameter" and not is_buffer:
                 continue
             name = graph.values[node.outputs[0]].name
@@ -73,13 +75,9 @@ class PlannedModule:
                 raise fail(f"state of {name}", "a tensor of that name", sorted(state)[:8])
             part = self.machine.local_part(name, state[name].detach())
             (self.buffers if is_buffer else self.parameters)[name] = part
-        for name, (value, spec) in self._updates.items():
-            shape = graph.values[value].shape
-            parameter = self.parameters[name]
-            if spec != self.machine.spec(name):
-                steps = plan_reshard(self.machine.spec(name), spec)
-                parameter = run_steps(parameter, shape, steps, self.rank, self.groups)
-            self.moments[name] = new_state(self.optimizer, parameter)
+        for name, (_, spec) in self._updates.items():
+            part = self.machine.cut(state[name].detach(), spec)
+            self.moments[name] = new_state(self.optimizer, part)
 
     @property
     def _updates(self) -> dict[str, tuple[int, ShardingSpec]]:
@@ -132,7 +130,7 @@ class PlannedModule:
         self._num_microbatches += 1
         self._renew_buffers(results)
         for at, name in program.results:
-            if program.graph.nodes[at].op not in ("buffer", "send"):
+            if program.graph.nodes[at].op not in (BUFFER, SEND):
                 spec = self.machine.spec(name)
                 return to_whole(results[at], self.machine.shape(name), spec, self.rank, self.groups)
         raise fail("results of the program", "a loss", program.results)
@@ -147,7 +145,7 @@ class PlannedModule:
                 self._gradients[name] = torch.zeros(self.machine.local_shape(name), dtype=dtype)
         held: Tensors = {**self.parameters, **self._gradients}
         for node in program.graph.nodes:
-            if node.role == "input" and node.phase == "forward" and node.op != "receive":
+            if node.role == "input" and node.phase == "forward" and node.op != RECEIVE:
                 name = program.graph.values[node.outputs[0]].name
                 if name in self.buffers:
                     held[name] = self.buffers[name]
@@ -168,15 +166,12 @@ class PlannedModule:
         return found
 
     def _renew_buffers(self, results: Mapping[int, Tensor]) -> None:
-        """Buffers that the forward pass changed, laid as the next one reads them."""
-        for at, name in self.program.results:
+        """Buffers that the forward pass changed."""
+        for at, _ in self.program.results:
             node = self.program.graph.nodes[at]
-            if node.op == "buffer":
-                old = node.name.removesuffix(".new")
-                steps = plan_reshard(self.machine.spec(name), self.machine.spec(old))
-                shape = self.machine.shape(name)
-                new = run_steps(results[at], shape, steps, self.rank, self.groups)
-                self.buffers[old] = new.to(self.buffers[old].dtype)
+            if node.op == BUFFER:
+                name = node.name.removesuffix(RENEWED)
+                self.buffers[name] = results[at].to(self.buffers[name].dtype)
 
     def gradients(self) -> dict[str, Tensor]:
         """The sums so far by name of the parameter, whole, on every rank."""

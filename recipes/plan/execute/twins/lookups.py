@@ -62,16 +62,22 @@ def scattered(
 ) -> Tensor:
     """Values put at, or added to, entries of a dim: ``scatter``, ``scatter_add``.
 
-    What falls outside of the run goes to one entry more, which is cut off.
+    What falls outside of the run leaves what is at the run's first entry as it is. Where several
+    values go to a row it goes to an entry more instead, which is cut off.
     """
     if not x.dim() or not _is_cut(call, 0, dim):
         return target(x, dim, index, value, **kw)
     run = call.output_runs(0)[dim]
-    inside = (index >= run.start) & (index < run.stop)
-    place = torch.where(inside, index - run.start, run.size)
+    place, inside = _within(index, run)
+    if "scatter_add" in str(target):
+        return target(x, dim, place, torch.where(inside, value, 0), **kw)
+    if index.shape[dim] == 1:
+        before = torch.gather(x, dim, place)
+        return target(x, dim, place, torch.where(inside, value, before), **kw)
     shape = list(x.shape)
     shape[dim] = 1
     wide = torch.cat([x, x.new_zeros(shape)], dim)
+    place = torch.where(inside, place, run.size)
     return target(wide, dim, place, value, **kw).narrow(dim, 0, run.size).contiguous()
 
 
@@ -99,17 +105,13 @@ def indexed(call: LocalCall, target: Any, x: Tensor, indices: Any) -> Tensor:
 def index_put(
     call: LocalCall, target: Any, x: Tensor, indices: Any, values: Tensor, accumulate: bool = False
 ) -> Tensor:
-    """Values put at, or added to, entries: ``index_put``; onto zeros where a dim is cut."""
+    """Values added to entries: ``index_put``; a dim that is cut is looked up alone."""
     at = [dim for dim, index in enumerate(indices) if index is not None]
     if len(at) != 1 or not _is_cut(call, 0, at[0]):
         return target(x, indices, values, accumulate)
+    assert accumulate, "rules cut no dim whose entries are replaced"
     (dim,) = at
-    run = call.output_runs(0)[dim]
-    index = indices[dim]
-    inside = (index >= run.start) & (index < run.stop)
-    place = torch.where(inside, index - run.start, run.size)
-    shape = list(x.shape)
-    shape[dim] = 1
-    wide = torch.cat([x, x.new_zeros(shape)], dim)
+    place, inside = _within(indices[dim], call.output_runs(0)[dim])
+    inside = inside.view(list(inside.shape) + [1] * (x.dim() - dim - 1))
     places = [*indices[:dim], place, *indices[dim + 1 :]]
-    return target(wide, places, values, accumulate).narrow(dim, 0, run.size).contiguous()
+    return target(x, places, torch.where(inside, values, 0), True)

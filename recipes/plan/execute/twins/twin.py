@@ -5,7 +5,15 @@ from typing import Any
 
 import torch
 
-from recipes.plan.execute.twins import attention, draws, lookups, norms, reductions, shapes
+from recipes.plan.execute.twins import (
+    attention,
+    contraction,
+    draws,
+    lookups,
+    norms,
+    reductions,
+    shapes,
+)
 
 aten = torch.ops.aten
 
@@ -13,6 +21,7 @@ Twin = Callable[..., Any]
 """(call, the operation, *its arguments with local parts for tensors) -> its local results."""
 
 _TWINS: dict[Twin, tuple[str, ...]] = {
+    contraction.contracted: ("einsum",),
     shapes.reshaped: ("reshape", "view", "_unsafe_view", "_reshape_alias"),
     shapes.expanded: ("expand",),
     shapes.made: ("full", "zeros", "ones", "empty"),

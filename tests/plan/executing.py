@@ -1,0 +1,142 @@
+"""A module's training steps under a plan on threads, and on one device without any."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from blocks.sharding import (
+    Group,
+    Mesh,
+    OpGraph,
+    Placement,
+    Program,
+    Strategy,
+    lower,
+    run_local,
+    strategies,
+)
+from recipes.plan.execute import AdamW, FxOperations, PlannedModule
+from recipes.plan.trace import TracedModule
+
+Batch = Mapping[str, Tensor]
+Steps = Sequence[Sequence[Batch]]
+"""The microbatches of every step."""
+
+
+class Run(NamedTuple):
+    """What some steps of training leave: the loss of each, the gradients of the first, the state
+    after the last."""
+
+    losses: list[float]
+    gradients: dict[str, Tensor]
+    state: dict[str, Tensor]
+
+
+def random_strategies(
+    graph: OpGraph, mesh: Mesh, seed: int, *, follow: float = 0.8
+) -> list[Strategy]:
+    """Any strategy for each node; those that cut something more often than not.
+
+    Args:
+        follow: the share of nodes that take a strategy which needs least resharding of its inputs.
+    """
+    draw = random.Random(seed)
+    chosen: list[Strategy] = []
+    lies: dict[int, tuple[Placement, ...]] = {}
+    for node in graph.nodes:
+        every = strategies(node.rule, mesh)
+        options = every[1:] if len(every) > 1 and draw.random() < 0.7 else every
+        if node.inputs and draw.random() < follow:
+            fits = [
+                sum(lies[v] == p for v, p in zip(node.inputs, s.inputs, strict=True))
+                for s in options
+            ]
+            options = tuple(s for s, n in zip(options, fits, strict=True) if n == max(fits))
+        chosen.append(draw.choice(options))
+        lies.update(zip(node.outputs, chosen[-1].outputs, strict=True))
+    return chosen
+
+
+def random_program(traced: TracedModule, mesh: Mesh, seed: int, *, follow: float = 0.8) -> Program:
+    """The program of random strategies."""
+    chosen = random_strategies(traced.graph, mesh, seed, follow=follow)
+    program = lower(traced.graph, chosen, mesh)
+    program.check_invariants()
+    return program
+
+
+def train(module: PlannedModule, steps: Steps) -> Run:
+    """One rank's account of some steps."""
+    losses: list[float] = []
+    gradients: dict[str, Tensor] = {}
+    for microbatches in steps:
+        scale, total = 1 / len(microbatches), 0.0
+        for microbatch in microbatches:
+            total += module.accumulate(microbatch, loss_scale=scale).item() * scale
+        if not losses:
+            gradients = module.gradients()
+        losses.append(total)
+        module.update()
+        module.check_invariants()
+    return Run(losses, gradients, module.whole_state())
+
+
+def run_on_threads(
+    traced: TracedModule, program: Program, state: Mapping[str, Tensor], steps: Steps
+) -> list[Run]:
+    """Every rank's account of the same steps."""
+
+    def work(rank: int, groups: Mapping[str, Group]) -> Run:
+        operations = FxOperations(traced.ops)
+        adamw = AdamW(lr=0.1)
+        return train(
+            PlannedModule(program, operations, rank, groups, state, optimizer=adamw), steps
+        )
+
+    return run_local(program.mesh, work)
+
+
+def run_alone(module: nn.Module, call: Callable[[nn.Module, Batch], Tensor], steps: Steps) -> Run:
+    """The same steps of the module itself, by torch; the module is changed."""
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
+    losses: list[float] = []
+    gradients: dict[str, Tensor] = {}
+    for microbatches in steps:
+        optimizer.zero_grad()
+        total = 0.0
+        for microbatch in microbatches:
+            loss = call(module, microbatch) / len(microbatches)
+            loss.backward()
+            total += loss.item()
+        losses.append(total)
+        if not gradients:
+            for name, parameter in module.named_parameters():
+                assert parameter.grad is not None, name
+                gradients[name] = parameter.grad.clone()
+        optimizer.step()
+    return Run(losses, gradients, {k: v.detach().clone() for k, v in module.state_dict().items()})
+
+
+def assert_same_run(found: Run, expected: Run, *, tolerance: float, state: bool = True) -> None:
+    """Losses and gradients to a relative tolerance, where a gradient that vanishes is measured by
+    the largest one; parameters to a hundred times it.
+
+    Args:
+        state: whether to compare parameters: AdamW makes steps out of rounding errors where a
+            gradient vanishes in float32.
+    """
+    for got, want in zip(found.losses, expected.losses, strict=True):
+        assert abs(got - want) <= tolerance * abs(want), f"losses {found.losses}, {expected.losses}"
+    assert set(found.gradients) == set(expected.gradients)
+    largest = max(float(one.abs().max()) for one in expected.gradients.values())
+    for name, want in expected.gradients.items():
+        error = float((found.gradients[name] - want).abs().max())
+        scale = max(float(want.abs().max()), 1e-2 * largest)  # of sums that vanish
+        assert error <= tolerance * scale, f"gradient of {name}: {error / scale:.1e}"
+    for name, got in found.state.items() if state else ():
+        want = expected.state[name]
+        error = float((got - want).abs().max())
+        assert error <= 100 * tolerance * max(1.0, float(want.abs().max())), f"{name}: {error:.1e}"
