@@ -26,6 +26,7 @@ from blocks.sharding.cluster import (
     held_out_errors,
     logical_meshes,
     mesh_shapes,
+    never_falling,
 )
 
 SOURCES = {"latency_s": "assumption", "bytes_per_s": "assumption", "node_bytes_per_s": "assumption"}
@@ -151,6 +152,21 @@ def test_a_line_is_found_again(latency_s: float, bytes_per_s: float) -> None:
         assert line(size) == pytest.approx(latency_s + size / bytes_per_s, rel=1e-4)
     assert max(held_out_errors(curve, fit_line)) < 1e-4
     assert max(held_out_errors(curve, lambda given: given)) < 1e-9  # straight lines stay straight
+
+
+@given(points=POINTS)
+def test_smoothed_curves_never_fall_and_leave_rising_ones_alone(
+    points: list[tuple[int, float]],
+) -> None:
+    at = tuple(range(1, len(points) + 1))
+    curve = Curve(at, tuple(seconds for _, seconds in points))
+    smooth = never_falling(curve)
+    for low, high in itertools.pairwise(smooth.seconds):
+        assert low <= high * (1 + 1e-9)
+    assert math.prod(smooth.seconds) == pytest.approx(math.prod(curve.seconds))
+    assert never_falling(smooth).seconds == pytest.approx(smooth.seconds)
+    rising = Curve(at, tuple(sorted(curve.seconds)))
+    assert never_falling(rising).seconds == pytest.approx(rising.seconds)
 
 
 def test_fits_have_no_negative_latency() -> None:

@@ -4,7 +4,7 @@ from blocks.sharding.cluster.bundled import bundled_cluster, bundled_clusters
 from blocks.sharding.cluster.cluster import Cluster, Node, SlowPair
 from blocks.sharding.cluster.curve import Curve
 from blocks.sharding.cluster.device_kind import DeviceKind
-from blocks.sharding.cluster.fit import Line, fit_line, held_out_errors
+from blocks.sharding.cluster.fit import Line, fit_line, held_out_errors, never_falling
 from blocks.sharding.cluster.link import Clock, CollectiveTable, Link, Moving
 from blocks.sharding.cluster.submesh import Submesh, crossing_axes, logical_meshes, mesh_shapes
 
@@ -27,4 +27,5 @@ __all__ = [
     "held_out_errors",
     "logical_meshes",
     "mesh_shapes",
+    "never_falling",
 ]

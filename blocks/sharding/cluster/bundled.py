@@ -13,7 +13,7 @@ def bundled_clusters() -> tuple[str, ...]:
     """Their names.
 
     >>> bundled_clusters()
-    ('8xA100', '8xH100', '8xH200', 'p3.16xlarge')
+    ('2xCPU', '8xA100', '8xH100', '8xH200', 'p3.16xlarge')
     """
     return tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
 

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -191,8 +192,11 @@ class Cluster:
             )
 
     def save(self, path: Path) -> None:
-        """Write the cluster file."""
-        path.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        """Write the cluster file: JSON, a list of numbers a line."""
+        text = json.dumps(self.to_json(), indent=1)
+        numbers = r"\[\s+([-+.\de]+(?:,\s+[-+.\de]+)*)\s+\]"
+        rows = re.sub(numbers, lambda found: f"[{' '.join(found[1].split())}]", text)
+        path.write_text(rows + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Cluster":

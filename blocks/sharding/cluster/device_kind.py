@@ -21,6 +21,8 @@ class DeviceKind:
     launch_s: least time of any operation.
     sources: for each of the numbers above where it comes from.
     multiplications: for dtypes that were measured, seconds over FLOPs; they go before the peak.
+    elementwise: where it was measured, seconds over the bytes read and written; it goes before the
+        bandwidth, which is that of large tensors: small ones stay in caches.
 
     >>> from blocks.sharding.cluster import bundled_cluster
     >>> kind = bundled_cluster("8xA100").kinds[0]
@@ -36,6 +38,7 @@ class DeviceKind:
     launch_s: Number
     sources: Mapping[str, str] = dataclasses.field(hash=False)
     multiplications: Mapping[str, Curve] = dataclasses.field(default_factory=dict, hash=False)
+    elementwise: Curve | None = None
 
     def __post_init__(self) -> None:
         for dtype, peak in self.peak_flops.items():
@@ -67,6 +70,8 @@ class DeviceKind:
 
     def memory_s(self, num_bytes: Number) -> float:
         """Seconds to read and write so much."""
+        if self.elementwise is not None:
+            return self.elementwise(num_bytes) if num_bytes else 0.0
         return num_bytes / self.memory_bytes_per_s
 
     def op_s(self, flops: Number, num_bytes: Number, dtype: str) -> float:
@@ -76,7 +81,8 @@ class DeviceKind:
     def to_json(self) -> dict[str, Any]:
         """Plain data; ``from_json`` reads it back."""
         return dataclasses.asdict(self) | {
-            "multiplications": {d: curve.to_json() for d, curve in self.multiplications.items()}
+            "multiplications": {d: curve.to_json() for d, curve in self.multiplications.items()},
+            "elementwise": None if self.elementwise is None else self.elementwise.to_json(),
         }
 
     @classmethod
@@ -88,4 +94,6 @@ class DeviceKind:
         with reading("device kind", data, cls):
             curves = data["multiplications"].items()
             measured = {dtype: Curve.from_json(curve) for dtype, curve in curves}
-            return cls(**{**data, "multiplications": measured})
+            touched = data["elementwise"]
+            elementwise = None if touched is None else Curve.from_json(touched)
+            return cls(**{**data, "multiplications": measured, "elementwise": elementwise})

@@ -1,5 +1,6 @@
 """``fit_line`` and how far a collective model is from sizes it has not seen. Needs no torch."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -47,14 +48,41 @@ def fit_line(curve: Curve) -> Line:
     return Line(latency, 1 / per_byte)
 
 
+def never_falling(curve: Curve) -> Curve:
+    """The curve that no longer falls anywhere and is nearest to this one in relative terms.
+
+    More bytes do not take less time: where they seem to, neighbours are averaged (geometrically)
+    until none does.
+
+    >>> never_falling(Curve((1, 2, 3), (1.0, 4.0, 1.0))).seconds
+    (1.0, 2.0, 2.0)
+
+    Reference:
+        Barlow et al., "Statistical inference under order restrictions", 1972 (pool adjacent
+        violators).
+    """
+    pools: list[list[float]] = []
+    for seconds in curve.seconds:
+        pools.append([math.log(seconds)])
+        while len(pools) > 1 and _mean(pools[-2]) > _mean(pools[-1]):
+            last = pools.pop()
+            pools[-1] += last
+    flat = tuple(math.exp(_mean(pool)) for pool in pools for _ in pool)
+    return Curve(curve.at, flat, curve.spread)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
 def held_out_errors(
     curve: Curve, model: Callable[[Curve], Callable[[Number], float]]
 ) -> tuple[float, ...]:
     """Relative errors at every second point of a model made from the others, the ends included.
 
     Args:
-        model: from the points given to a function of the size: ``fit_line``, or
-            ``lambda given: given`` for the curve itself.
+        model: from the points given to a function of the size: ``fit_line``,
+            ``never_falling``, or ``lambda given: given`` for the curve itself.
 
     >>> held_out_errors(Curve((1, 2, 3), (1.0, 3.0, 3.0)), lambda given: given)
     (0.3333333333333333,)

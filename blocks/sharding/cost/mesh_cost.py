@@ -138,8 +138,8 @@ def crowding(cluster: Cluster, ranks: Sequence[int], busy: int | None = None) ->
     """Ranks at work on a core of their node, where they share cores; at least 1.
 
     >>> from blocks.sharding.cluster import bundled_cluster
-    >>> crowding(bundled_cluster("8xA100"), range(6))
-    1.0
+    >>> crowding(bundled_cluster("2xCPU", num_devices=8), range(6))
+    3.0
     """
     worst = 1.0
     for at, node in enumerate(cluster.nodes):
