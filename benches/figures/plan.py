@@ -1,0 +1,10 @@
+"""Figures of the planner, one module a part."""
+
+from collections.abc import Iterator
+
+from benches.figures import _plan_cost
+from benches.figures.row import Row
+
+
+def rows() -> Iterator[Row]:
+    yield from _plan_cost.rows()
