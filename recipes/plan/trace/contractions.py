@@ -224,9 +224,11 @@ def _materialised(
 ) -> tuple[fx.Node, str]:
     """The source with one dim for each segment, and the letters of its dims."""
     ordered = sorted(parts, key=lambda part: part[1][0].dim or 0)
-    dims = [atom.dim for _, atoms in ordered for atom in atoms if atom.dim is not None]
     shape = shape_of(source)
-    if dims != sorted(dims):
+    dims = _dims_of(ordered)
+    if dims != sorted(dims):  # what is merged lies apart
+        ordered = parts
+        dims = _dims_of(ordered)
         rest = [dim for dim in range(len(shape)) if dim not in dims]
         source = editor.permute(source, [*rest, *dims], before=node, like=node)
     sizes = []
@@ -237,3 +239,7 @@ def _materialised(
         sizes.append(size)
     source = editor.reshape(source, sizes, before=node, like=node)
     return source, "".join(letters[role] for role, _ in ordered)
+
+
+def _dims_of(parts: list[Segment]) -> list[int]:
+    return [atom.dim for _, atoms in parts for atom in atoms if atom.dim is not None]

@@ -68,36 +68,46 @@ def capture(
     graph_module = joint.graph_module
     if not isinstance(graph_module, fx.GraphModule):
         raise fail("joint graph", "a GraphModule", type(graph_module).__name__)
-    _name_places(graph_module)
+    _name_places(graph_module, _first_names(module))
     return graph_module
+
+
+def _first_names(module: nn.Module) -> dict[str, str]:
+    """Of parameters and buffers that have several names: each name -> the first one."""
+    tensors = [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in tensors}
 
 
 def _as_module(program: torch.export.ExportedProgram) -> nn.Module:
     return program.module(check_guards=False)
 
 
-def _name_places(graph_module: fx.GraphModule) -> None:
+def _name_places(graph_module: fx.GraphModule, names: Mapping[str, str]) -> None:
     graph = graph_module.graph
     for node in graph.find_nodes(op="placeholder"):
-        node.meta["place"] = _place_of_input(node.meta["desc"])
+        node.meta["place"] = _place_of_input(node.meta["desc"], names)
     output = graph.output_node()
     values = output.args[0]
     assert isinstance(values, (list, tuple))
     kept = [
         (value, place)
         for value, described in zip(values, output.meta["desc"], strict=True)
-        if isinstance(value, fx.Node) and (place := _place_of_output(described)) is not None
+        if isinstance(value, fx.Node) and (place := _place_of_output(described, names)) is not None
     ]
     output.args = (tuple(value for value, _ in kept),)
     output.meta["place"] = tuple(place for _, place in kept)
 
 
-def _place_of_input(described: Any) -> Place:
+def _place_of_input(described: Any, names: Mapping[str, str]) -> Place:
     match described:
         case desc.ParamAOTInput(target=name):
-            return Place("parameter", name.removeprefix(LossModule.PREFIX))
+            return Place("parameter", names.get(name, name).removeprefix(LossModule.PREFIX))
         case desc.BufferAOTInput(target=name):
-            return Place("buffer", name.removeprefix(LossModule.PREFIX))
+            return Place("buffer", names.get(name, name).removeprefix(LossModule.PREFIX))
         case desc.PlainAOTInput(idx=index):
             return Place("input", str(index))
         case desc.TangentAOTInput():
@@ -105,14 +115,14 @@ def _place_of_input(described: Any) -> Place:
     raise fail("input of the joint graph", "a parameter, buffer or argument", described)
 
 
-def _place_of_output(described: Any) -> Place | None:
+def _place_of_output(described: Any, names: Mapping[str, str]) -> Place | None:
     match described:
         case desc.PlainAOTOutput():
             return Place("loss")
         case desc.GradAOTOutput(grad_of=desc.ParamAOTInput(target=name)):
-            return Place("gradient", name.removeprefix(LossModule.PREFIX))
+            return Place("gradient", names.get(name, name).removeprefix(LossModule.PREFIX))
         case desc.InputMutationAOTOutput(mutated_input=desc.BufferAOTInput(target=name)):
-            return Place("buffer", name.removeprefix(LossModule.PREFIX))
+            return Place("buffer", names.get(name, name).removeprefix(LossModule.PREFIX))
         case desc.GradAOTOutput():
             return None
     raise fail("output of the joint graph", "a loss, a gradient or a buffer", described)

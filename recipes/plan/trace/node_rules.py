@@ -381,6 +381,7 @@ _TABLE: dict[Any, Make] = {
     aten.unbind.int: lambda node, i, o: rules.unbind_rule(i[0], _dim(node, 1)),
     aten.cumsum.default: lambda node, i, o: rules.cumsum_rule(i[0], _dim(node, 1)),
     aten._softmax.default: _softmax,
+    aten._safe_softmax.default: _softmax,
     aten._log_softmax.default: _softmax,
     aten._softmax_backward_data.default: _softmax_backward,
     aten._log_softmax_backward_data.default: _softmax_backward,

@@ -1,7 +1,7 @@
 """The ``OpGraph`` of a joint graph, and which of its calls every node stands for."""
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx
@@ -10,7 +10,7 @@ from blocks.sharding import OpGraph, OpNode, OpRule, TensorValue, rules
 from blocks.sharding.op_graph import Phase, Role
 from recipes.plan.trace.joint_graph import Place
 from recipes.plan.trace.node_rules import inputs_of, is_zero, rule_of_node
-from recipes.plan.trace.origin import Origin, origins
+from recipes.plan.trace.origin import Origin
 from recipes.plan.trace.traced_module import TracedOp
 
 
@@ -20,7 +20,7 @@ class GraphBuilder:
     Args:
         optimizer: the name of the update's operation.
         input_names: of the arguments, by their number.
-        block_of: path of a module -> its repeated block, -1 for none.
+        block_of: the repeated block that a module is in, by its path.
     """
 
     def __init__(
@@ -28,7 +28,8 @@ class GraphBuilder:
         graph_module: fx.GraphModule,
         optimizer: str,
         input_names: Sequence[str],
-        block_of: Mapping[str, int],
+        block_of: Callable[[str], int],
+        origins: Mapping[fx.Node, Origin],
     ) -> None:
         self.values: list[TensorValue] = []
         self.nodes: list[OpNode] = []
@@ -44,7 +45,7 @@ class GraphBuilder:
         self._losses: list[tuple[Place, int]] = []
         self._names: dict[str, int] = {}
         self._rules: dict[Any, OpRule] = {}
-        self._origins = origins(graph_module)
+        self._origins = origins
         self._graph = graph_module.graph
 
     def build(self) -> OpGraph:
@@ -174,16 +175,11 @@ class GraphBuilder:
         rule: OpRule,
         origin: Origin,
     ) -> None:
-        block = self._block(origin.module)
+        block = self._block_of(origin.module)
         node = OpNode(
             name, op, role, phase, inputs, outputs, rule, origin.module, block, origin.source
         )
         self.nodes.append(node)
-
-    def _block(self, module: str) -> int:
-        while module and module not in self._block_of:
-            module = module.rpartition(".")[0]
-        return self._block_of.get(module, -1)
 
 
 def _call_key(node: fx.Node) -> Any:

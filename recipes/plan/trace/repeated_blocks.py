@@ -1,7 +1,7 @@
 """Blocks that a module repeats: the equal children of a list of modules."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -26,6 +26,21 @@ class BlockList:
     def paths(self) -> tuple[str, ...]:
         """Of its children."""
         return tuple(f"{self.path}.{key}" if self.path else key for key in self.keys)
+
+
+class Blocks:
+    """The children of all lists, numbered."""
+
+    def __init__(self, lists: Sequence[BlockList]) -> None:
+        self.paths = tuple(path for one in lists for path in one.paths)
+        self.kinds = tuple(kind for one in lists for kind in one.kinds)
+        self._number = {path: at for at, path in enumerate(self.paths)}
+
+    def of(self, module: str) -> int:
+        """The block a module is in or is, by its path; -1 for none."""
+        while module and module not in self._number:
+            module = module.rpartition(".")[0]
+        return self._number.get(module, -1)
 
 
 def find_block_lists(module: nn.Module) -> tuple[BlockList, ...]:

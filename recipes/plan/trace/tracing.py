@@ -9,16 +9,22 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from blocks.sharding import OpGraph
+from recipes.plan.trace.broadcasts import drop_expansions
+from recipes.plan.trace.causal_masks import recognise_causal
 from recipes.plan.trace.contractions import contract
 from recipes.plan.trace.convolutions import split_convolutions
 from recipes.plan.trace.decompositions import decompositions
+from recipes.plan.trace.duplicates import merge_duplicates
 from recipes.plan.trace.editing import Editor
 from recipes.plan.trace.fake_module import fake_inputs, fake_module
+from recipes.plan.trace.fills import simplify_fills
 from recipes.plan.trace.joint_graph import capture, new_fake_mode
 from recipes.plan.trace.loss_module import LossModule
 from recipes.plan.trace.op_graph_of import GraphBuilder
-from recipes.plan.trace.repeated_blocks import find_block_lists
+from recipes.plan.trace.origin import origins
+from recipes.plan.trace.repeated_blocks import Blocks, find_block_lists
 from recipes.plan.trace.traced_module import TracedModule
+from recipes.plan.trace.unflatten import unflatten
 from recipes.plan.trace.views import simplify_views
 
 
@@ -56,15 +62,10 @@ def trace(
     joint = capture(
         LossModule(fake, loss), fake_args, fake_kwargs, fake_mode, decompositions=decompositions()
     )
-    _normalise(Editor(joint, fake_mode))
-    kinds = [kind for one in lists for kind in one.kinds]
-    paths = [path for one in lists for path in one.paths]
-    builder = GraphBuilder(
-        joint,
-        optimizer,
-        _names_of((fake_args, fake_kwargs)),
-        {path: at for at, path in enumerate(paths)},
-    )
+    blocks = Blocks(lists)
+    _normalise(Editor(joint, fake_mode), blocks)
+    names = _names_of((fake_args, fake_kwargs))
+    builder = GraphBuilder(joint, optimizer, names, blocks.of, origins(joint))
     graph = builder.build()
     return TracedModule(
         graph,
@@ -73,16 +74,23 @@ def trace(
         builder.placeholders,
         builder.params,
         tuple(builder.inputs),
-        tuple(kinds),
+        blocks.kinds,
         fingerprint_of(graph),
     )
 
 
-def _normalise(editor: Editor) -> None:
+def _normalise(editor: Editor, blocks: Blocks) -> None:
+    simplify_fills(editor)
     simplify_views(editor)
     split_convolutions(editor)
+    recognise_causal(editor)
     contract(editor)
     simplify_views(editor)
+    drop_expansions(editor)
+    unflatten(editor)
+    simplify_views(editor)
+    found = origins(editor.graph_module)
+    merge_duplicates(editor, lambda node: blocks.of(found[node].module))
     editor.graph.lint()
 
 

@@ -41,18 +41,43 @@ def simplify_views(editor: Editor) -> None:
             editor.graph.erase_node(node)
         elif _is_identity(node):
             editor.replace(node, argument(node, 0))
-        elif node.target in _RESHAPES:
+        elif node.target in _RESHAPES or (
+            is_call(node, aten.expand.default) and is_call(node.args[0], aten.full.default)
+        ):
             _simplify_reshape(editor, node)
         elif node.target in _PERMUTES:
             _simplify_permute(editor, node)
     editor.drop_unused()
 
 
+def _expands_a_fill(node: fx.Node) -> bool:
+    return is_call(node, aten.expand.default) and is_call(node.args[0], aten.full.default)
+
+
 def _simplify_reshape(editor: Editor, node: fx.Node) -> None:
     source = argument(node, 0)
     while is_call(source, aten.reshape.default):
         source = argument(source, 0)
-    editor.replace(node, editor.reshape(source, shape_of(node), before=node, like=node))
+    shape = shape_of(node)
+    if is_call(source, aten.full.default):  # full in another shape
+        args = (list(shape), argument(source, 1))
+        made = editor.add(aten.full.default, args, dict(source.kwargs), before=node, like=node)
+    elif _keeps_dims_for(source, shape):
+        args = (argument(source, 0), argument(source, 1))
+        made = editor.add(source.target, args, dict(source.kwargs), before=node, like=source)
+    else:
+        made = editor.reshape(source, shape, before=node, like=node)
+    editor.replace(node, made)
+
+
+def _keeps_dims_for(source: fx.Node, shape: tuple[int, ...]) -> bool:
+    """Whether a sum keeps the dims it sums over only for them to be taken out."""
+    if not is_call(source, aten.sum.dim_IntList) or len(source.users) > 1 or len(source.args) < 3:
+        return False
+    rank = len(shape_of(source))
+    summed = {dim % rank for dim in argument(source, 1)} or set(range(rank))
+    left = tuple(size for dim, size in enumerate(shape_of(source)) if dim not in summed)
+    return bool(argument(source, 2)) and left == shape
 
 
 def _simplify_permute(editor: Editor, node: fx.Node) -> None:
