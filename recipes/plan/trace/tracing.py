@@ -14,8 +14,10 @@ from recipes.plan.trace.causal_masks import recognise_causal
 from recipes.plan.trace.contractions import contract
 from recipes.plan.trace.convolutions import split_convolutions
 from recipes.plan.trace.decompositions import decompositions
+from recipes.plan.trace.depth import find_run, shorten
 from recipes.plan.trace.duplicates import merge_duplicates
 from recipes.plan.trace.editing import Editor
+from recipes.plan.trace.expand import NotRepeating, expand
 from recipes.plan.trace.fake_module import fake_inputs, fake_module
 from recipes.plan.trace.fills import simplify_fills
 from recipes.plan.trace.joint_graph import capture, new_fake_mode
@@ -35,6 +37,7 @@ def trace(
     *,
     loss: Callable[[Any], Tensor] | None = None,
     optimizer: str = "adamw",
+    whole: bool = False,
 ) -> TracedModule:
     """The forward and backward pass of a module's loss, as operations that can be planned.
 
@@ -46,6 +49,9 @@ def trace(
         loss: from the module's output to a scalar; by default the output itself, its ``loss``, or
             the first of a tuple.
         optimizer: name of the update's operation.
+        whole: trace every layer. By default, of a long run of equal blocks a few are traced and
+            the others are made from one in their middle, after a look at whether the two in the
+            middle do the same; the graph is the same, sooner.
 
     Raises:
         Untraceable: control flow or shapes that depend on values of tensors; it names the line.
@@ -55,17 +61,38 @@ def trace(
     >>> [node.op for node in traced.graph.nodes if node.role == "op"][:2]
     ['aten.einsum.default', 'aten.add.Tensor']
     """
+    given = (tuple(args), dict(kwargs or {}))
+    try:
+        return _trace(module, given, loss, optimizer, shallow=not whole)
+    except (NotRepeating, IndexError, KeyError):
+        if whole:
+            raise
+    return _trace(module, given, loss, optimizer, shallow=False)
+
+
+def _trace(
+    module: nn.Module | Callable[[], nn.Module],
+    inputs: tuple[tuple[Any, ...], dict[str, Any]],
+    loss: Callable[[Any], Tensor] | None,
+    optimizer: str,
+    shallow: bool,
+) -> TracedModule:
     fake_mode = new_fake_mode()
     fake = fake_module(module, fake_mode)
-    fake_args, fake_kwargs = fake_inputs((tuple(args), dict(kwargs or {})), fake_mode)
+    args, kwargs = fake_inputs(inputs, fake_mode)
     lists = find_block_lists(fake)
+    runs = [run for one in lists if shallow and (run := find_run(one)) is not None]
+    for run in runs:
+        shorten(fake, run)
     joint = capture(
-        LossModule(fake, loss), fake_args, fake_kwargs, fake_mode, decompositions=decompositions()
+        LossModule(fake, loss), args, kwargs, fake_mode, decompositions=decompositions()
     )
+    _normalise(Editor(joint, fake_mode), Blocks(find_block_lists(fake) if runs else lists))
+    found = origins(joint)
+    for run in runs:
+        joint, found = expand(joint, found, run)
     blocks = Blocks(lists)
-    _normalise(Editor(joint, fake_mode), blocks)
-    names = _names_of((fake_args, fake_kwargs))
-    builder = GraphBuilder(joint, optimizer, names, blocks.of, origins(joint))
+    builder = GraphBuilder(joint, optimizer, _names_of((args, kwargs)), blocks.of, found)
     graph = builder.build()
     return TracedModule(
         graph,

@@ -1,0 +1,5 @@
+"""Models to plan: ten families, tiny and as published."""
+
+from recipes.plan.families.family import Family, families, family
+
+__all__ = ["Family", "families", "family"]
