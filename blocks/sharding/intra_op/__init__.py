@@ -1,0 +1,36 @@
+"""One strategy for every operation of a graph on a mesh, at least time. Needs numpy, no torch."""
+
+from blocks.sharding.intra_op.eliminate import Elimination, TableCache, eliminate
+from blocks.sharding.intra_op.intra_op_plan import IntraOpPlan
+from blocks.sharding.intra_op.minimise import Minimum, minimise
+from blocks.sharding.intra_op.op_cost import OpCost
+from blocks.sharding.intra_op.pins import Pin
+from blocks.sharding.intra_op.pose import Posed, adamw_bytes, pose
+from blocks.sharding.intra_op.price import CollectiveUse, Move, Price, moves, price
+from blocks.sharding.intra_op.problem import Problem, Term
+from blocks.sharding.intra_op.solve import solve
+from blocks.sharding.intra_op.with_memory import OutOfMemory, with_memory
+
+__all__ = [
+    "CollectiveUse",
+    "Elimination",
+    "IntraOpPlan",
+    "Minimum",
+    "Move",
+    "OpCost",
+    "OutOfMemory",
+    "Pin",
+    "Posed",
+    "Price",
+    "Problem",
+    "TableCache",
+    "Term",
+    "adamw_bytes",
+    "eliminate",
+    "minimise",
+    "moves",
+    "pose",
+    "price",
+    "solve",
+    "with_memory",
+]

@@ -1,0 +1,186 @@
+"""``minimise``: the labels that cost least, exactly, or with a proved bound. Needs numpy."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from blocks._checks import fail
+from blocks.sharding.intra_op.dual import Dual
+from blocks.sharding.intra_op.eliminate import (
+    MAX_ENTRIES,
+    TableCache,
+    eliminate,
+    elimination_order,
+)
+from blocks.sharding.intra_op.problem import Problem, Table, Term
+
+EASY_ENTRIES = 2**16
+"""Tables up to this many entries are built without looking for a way around."""
+
+MAX_ROUNDS = 40
+EXACT = 1e-12
+"""Share of the costs that is taken for rounding."""
+
+
+class Minimum(NamedTuple):
+    """A choice of labels.
+
+    seconds: of it.
+    bound: no choice costs less; the same number where the choice is proved to be best.
+    """
+
+    labels: tuple[int, ...]
+    seconds: float
+    bound: float
+
+
+def minimise(
+    problem: Problem, *, max_entries: int | float = MAX_ENTRIES, cache: TableCache | None = None
+) -> Minimum:
+    """One label for every variable at least cost.
+
+    Variables with small tables are eliminated. What is left has its labels thinned out: a bound
+    from below (``Dual``) and a choice from above show which labels no better choice has. That
+    goes on until what is left can be eliminated too, or the bound meets the choice.
+
+    Args:
+        max_entries: of the largest table.
+
+    Raises:
+        ValueError: every choice costs infinitely much.
+    """
+    finite, keep, big = _finite(problem)
+    found = _minimise(finite, max_entries, cache or TableCache())
+    if found.seconds >= big:
+        raise fail("problem", "a choice of labels that is allowed", "none")
+    labels = tuple(int(k[at]) for k, at in zip(keep, found.labels, strict=True))
+    value = problem.value(labels)
+    return Minimum(labels, value, value if found.bound == found.seconds else found.bound)
+
+
+def _finite(problem: Problem) -> tuple[Problem, list[npt.NDArray[np.intp]], float]:
+    """Without the labels that may not be chosen; pairs that may not be cost more than all else."""
+    allowed = [np.isfinite(seconds) for seconds in problem.seconds]
+    for v, flags in enumerate(allowed):
+        if not flags.any():
+            raise fail(f"labels of variable {v}", "one that may be chosen", "none")
+    keep = [np.flatnonzero(flags) for flags in allowed]
+    tables = {id(t.seconds): t.seconds for t in problem.terms}.values()
+    if all(flags.all() for flags in allowed) and all(np.isfinite(t).all() for t in tables):
+        return problem, keep, np.inf
+    total = sum(float(np.abs(s[f]).max()) for s, f in zip(problem.seconds, allowed, strict=True))
+    largest: dict[int, float] = {}
+    for _, table in problem.terms:
+        if id(table) not in largest:
+            held = table[np.isfinite(table)]
+            largest[id(table)] = float(np.abs(held).max()) if held.size else 0.0
+        total += largest[id(table)]
+    big = 2 * total + 1.0
+    made: dict[tuple, Table] = {}
+    terms = []
+    for variables, table in problem.terms:
+        key = (id(table), *(allowed[v].tobytes() for v in variables))
+        if key not in made:
+            cut = table[np.ix_(*(keep[v] for v in variables))]
+            made[key] = np.where(np.isfinite(cut), cut, big)
+        terms.append(Term(variables, made[key]))
+    singles: dict[tuple[int, bytes], Table] = {}
+    seconds = []
+    for table, flags in zip(problem.seconds, allowed, strict=True):
+        single = singles.setdefault((id(table), flags.tobytes()), table[flags])
+        seconds.append(single)
+    return Problem(tuple(seconds), tuple(terms)), keep, big
+
+
+def _minimise(problem: Problem, max_entries: int | float, cache: TableCache) -> Minimum:
+    done = eliminate(problem, max_entries=min(EASY_ENTRIES, max_entries), cache=cache)
+    labels = [0] * len(problem.seconds)
+    if not done.terms:
+        return _as_minimum(problem, done.complete(labels), None)
+    core, left = _core(problem, done.terms)
+    found = _thin(core, max_entries, cache)
+    for v, label in zip(left, found.labels, strict=True):
+        labels[v] = label
+    proved = found.bound == found.seconds
+    return _as_minimum(
+        problem, done.complete(labels), None if proved else found.bound + done.seconds
+    )
+
+
+def _as_minimum(problem: Problem, labels: Sequence[int], bound: float | None) -> Minimum:
+    value = problem.value(labels)
+    return Minimum(tuple(labels), value, value if bound is None else min(bound, value))
+
+
+def _core(problem: Problem, terms: Sequence[Term]) -> tuple[Problem, tuple[int, ...]]:
+    """A problem of only the variables that terms are over."""
+    left = tuple(sorted({v for term in terms for v in term.variables}))
+    number = {v: at for at, v in enumerate(left)}
+    seconds = [np.zeros(problem.num_labels[v]) for v in left]
+    shared = []
+    for variables, table in terms:
+        if len(variables) == 1:
+            at = number[variables[0]]
+            seconds[at] = seconds[at] + table
+        else:
+            shared.append(Term(tuple(number[v] for v in variables), table))
+    return Problem(tuple(seconds), tuple(shared)), left
+
+
+def _thin(problem: Problem, max_entries: int | float, cache: TableCache) -> Minimum:
+    """The same for a problem without small tables."""
+    dual = Dual(problem)
+    best, least = tuple(dual.labels()), np.inf
+    groups = [term.variables for term in dual.terms]
+    bound = -np.inf
+    for _ in range(MAX_ROUNDS):
+        for _ in range(3):
+            dual.sweep()
+        for labels in (dual.labels(), best):
+            value, labels = _polish(problem, labels)
+            if value < least:
+                best, least = tuple(labels), value
+        now = dual.bound()
+        slack = EXACT * max(1.0, abs(least))
+        slack = EXACT * max(abs(least), abs(now))
+        bound, before = max(bound, now), bound
+        if least - bound <= slack:
+            return Minimum(best, least, least)
+        flags = [now + dual.beyond(v) < least - slack for v in range(len(best))]
+        if not all(f.any() for f in flags):
+            return Minimum(best, least, least)
+        dual.restrict(flags)
+        counts = [len(keep) for keep in dual.keep]
+        order, largest = elimination_order(counts, groups, max_entries)
+        slow = bound - before <= 1e-3 * (least - bound)
+        if len(order) == len(counts) and (slow or largest <= 4 * EASY_ENTRIES):
+            done = eliminate(dual.rest(), max_entries=max_entries)
+            labels = done.complete([0] * len(counts))
+            chosen = tuple(int(dual.keep[v][at]) for v, at in enumerate(labels))
+            value = problem.value(chosen)
+            if value < least:
+                best, least = chosen, value
+            return Minimum(best, least, least)  # no label that was taken out is in a better one
+    return Minimum(best, least, bound)
+
+
+def _polish(problem: Problem, labels: Sequence[int]) -> tuple[float, list[int]]:
+    """Change one label at a time while that helps."""
+    chosen = list(labels)
+    of: list[list[Term]] = [[] for _ in chosen]
+    for term in problem.terms:
+        for v in term.variables:
+            of[v].append(term)
+    changed = True
+    while changed:
+        changed = False
+        for v, terms in enumerate(of):
+            total = problem.seconds[v].copy()
+            for variables, table in terms:
+                total += table[tuple(slice(None) if u == v else chosen[u] for u in variables)]
+            at = int(np.argmin(total))
+            if total[at] < total[chosen[v]] - EXACT * abs(total[chosen[v]]):
+                chosen[v], changed = at, True
+    return problem.value(chosen), chosen

@@ -1,0 +1,121 @@
+"""``with_memory``: the labels that cost least among those that keep to a memory cap."""
+
+from typing import NamedTuple
+
+from blocks.sharding.intra_op.eliminate import MAX_ENTRIES, TableCache
+from blocks.sharding.intra_op.minimise import EXACT, Minimum, minimise
+from blocks.sharding.intra_op.problem import Problem
+from blocks.sharding.intra_op.within import best_within
+
+MAX_NODES = 20_000
+"""Labels that the search of what prices leave open tries before it gives up."""
+
+MAX_PRICES = 40
+
+
+class OutOfMemory(ValueError):
+    """No choice keeps to the memory cap.
+
+    least_bytes: what is needed at least.
+    memory_cap: what there is.
+    """
+
+    def __init__(self, least_bytes: int | float, memory_cap: int | float) -> None:
+        self.least_bytes, self.memory_cap = least_bytes, memory_cap
+        super().__init__(
+            f"memory_cap: expected at least {least_bytes:.0f} bytes, got {memory_cap:.0f}, which "
+            f"is {least_bytes - memory_cap:.0f} too few; "
+            "use more ranks or hold fewer microbatches"
+        )
+
+
+class Point(NamedTuple):
+    """A choice of labels, what it takes and what it holds."""
+
+    seconds: float
+    bytes: float
+    labels: tuple[int, ...]
+
+
+def with_memory(
+    problem: Problem,
+    memory_cap: int | float,
+    *,
+    max_nodes: int = MAX_NODES,
+    max_entries: int | float = MAX_ENTRIES,
+    cache: TableCache | None = None,
+) -> Minimum:
+    """One label for every variable at least cost, the bytes of all within ``memory_cap``.
+
+    A price on each byte is raised and lowered until it is the one at which choices change from
+    too large to small enough: that bounds the cost from below, exactly but for the gap between
+    neighbouring choices, which a search closes.
+
+    Raises:
+        OutOfMemory: nothing keeps to the cap.
+
+    Reference:
+        Everett, "Generalized Lagrange multiplier method for solving problems of optimum
+        allocation of resources", 1963; Handler and Zang, "A dual algorithm for the constrained
+        shortest path problem", 1980.
+    """
+    cache = cache or TableCache()
+    free = minimise(problem, max_entries=max_entries, cache=cache)
+    if problem.bytes(free.labels) <= memory_cap:
+        return free
+    smallest = minimise(problem.only_memory(), max_entries=max_entries, cache=cache)
+    if smallest.seconds > memory_cap:
+        raise OutOfMemory(smallest.bound, memory_cap)
+    over, under = _point(problem, free), _point(problem, smallest)
+    bound, price = free.bound, 0.0
+    for _ in range(MAX_PRICES):
+        now = (under.seconds - over.seconds) / (over.bytes - under.bytes)
+        if not now > 0:
+            break
+        found = minimise(problem.priced(now), max_entries=max_entries, cache=cache)
+        if found.bound - now * memory_cap > bound:
+            bound, price = found.bound - now * memory_cap, now
+        point = _point(problem, found)
+        line = over.seconds + now * over.bytes
+        if found.seconds >= line - EXACT * abs(line):
+            break
+        if point.bytes > memory_cap:
+            over = point
+        else:
+            under = point
+    under = _cross(problem, over, under, memory_cap)
+    bound = min(bound, under.seconds)
+    if under.seconds - bound <= EXACT * abs(bound):
+        return Minimum(under.labels, under.seconds, under.seconds)
+    searched = best_within(
+        problem,
+        memory_cap,
+        price,
+        under.seconds,
+        max_nodes=max_nodes,
+        max_entries=max_entries,
+        cache=cache,
+    )
+    if searched.labels is not None:
+        under = Point(problem.value(searched.labels), 0.0, searched.labels)
+    done = searched.complete
+    return Minimum(under.labels, under.seconds, under.seconds if done else bound)
+
+
+def _point(problem: Problem, found: Minimum) -> Point:
+    return Point(problem.value(found.labels), problem.bytes(found.labels), found.labels)
+
+
+def _cross(problem: Problem, over: Point, under: Point, memory_cap: int | float) -> Point:
+    """The quickest that fits of those with the first labels of one choice and the last of the
+    other: equal blocks may be some so and some so."""
+    best, count = under, len(under.labels)
+    step = max(1, count // 64)
+    for at in range(step, count, step):
+        for first, last in ((over, under), (under, over)):
+            labels = (*first.labels[:at], *last.labels[at:])
+            if problem.bytes(labels) <= memory_cap:
+                seconds = problem.value(labels)
+                if seconds < best.seconds:
+                    best = Point(seconds, problem.bytes(labels), labels)
+    return best
