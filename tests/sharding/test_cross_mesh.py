@@ -13,6 +13,7 @@ from hypothesis import given, settings
 
 from blocks.sharding import (
     Mesh,
+    MeshCost,
     Partial,
     Replicate,
     Shard,
@@ -31,7 +32,7 @@ from blocks.sharding.cross_mesh import (
     execute_cross_mesh,
     plan_cross_mesh,
 )
-from blocks.sharding.cross_mesh.box import is_zero
+from blocks.sharding.cross_mesh.box import is_zero, num_elements
 from blocks.sharding.reference import gather, shard
 from tests.sharding.forked import run_forked
 from tests.sharding.test_cluster import mixed
@@ -98,7 +99,7 @@ def carry_out(plan: CrossMeshPlan, whole: np.ndarray) -> tuple[dict[int, np.ndar
 
 
 @given(**PLANS)
-@settings(max_examples=300)
+@settings(max_examples=200)
 def test_every_rank_gets_its_part_and_bytes_are_as_declared(
     shape: tuple[int, int], source: ShardingSpec, target: ShardingSpec, mode, balance
 ) -> None:
@@ -323,3 +324,34 @@ def test_sums_and_slow_links_are_in_the_seconds() -> None:
             4,
             cluster,
         )
+
+
+@given(
+    shape=st.tuples(st.integers(1, 4000), st.integers(1, 4000)),
+    source=specs(0),
+    target=specs(8),
+    mode=st.sampled_from(MODES),
+    cluster=st.sampled_from(["p3.16xlarge", "8xA100"]),
+)
+@settings(max_examples=30)
+def test_seconds_lie_between_what_each_wire_needs_and_one_message_at_a_time(
+    shape: tuple[int, int], source: ShardingSpec, target: ShardingSpec, mode, cluster: str
+) -> None:
+    plan = plan_cross_mesh(shape, source, target, mode=mode)
+    nodes = bundled_cluster(cluster, num_nodes=2)
+    found = cross_mesh_s(plan, 4, nodes)
+    began = MeshCost(nodes, source.mesh).reshard_s(
+        shape, 4, source.placements, plan.reduced.placements
+    )
+    wire, inside = nodes.link(nodes.between), nodes.link_of((8, 9))
+    assert wire.node_bytes_per_s is not None
+    sent = plan.bytes_sent(4)
+    least = [plan.cross_bytes(4) / wire.node_bytes_per_s]
+    least += [sent.get(rank, 0) / wire.bytes_per_s for rank in source.mesh.ranks]
+    least += [sent.get(rank, 0) / inside.bytes_per_s for rank in target.mesh.ranks]
+    links = [nodes.link_of((t.source, t.target)) for t in plan.transfers]
+    one_at_a_time = sum(
+        link.seconds("send", 4 * num_elements(t.box), 2)
+        for link, t in zip(links, plan.transfers, strict=True)
+    )
+    assert began + max(least) * (1 - 1e-9) <= found <= began + one_at_a_time * (1 + 1e-9)

@@ -134,10 +134,11 @@ def _exchange(held: Held, targets: Sequence[int], shares: Sequence[Box]) -> list
     In turns, so that at any time every rank sends to one and receives from one.
     """
     found: list[Transfer] = []
+    pieces = [_pieces(held, share) for share in shares]
     for shift in range(1, len(targets)):
         for at, share in enumerate(shares):
             target = targets[(at + shift) % len(targets)]
-            own = [piece for piece, ranks in _pieces(held, share) if target in ranks]
+            own = [piece for piece, ranks in pieces[at] if target in ranks]
             if sum(map(num_elements, own)) == num_elements(share):
                 found += [Transfer(piece, target, target, False) for piece in own]
             else:

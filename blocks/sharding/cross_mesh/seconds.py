@@ -36,6 +36,7 @@ def cross_mesh_s(plan: CrossMeshPlan, itemsize: int, cluster: Cluster) -> float:
     ports: dict[tuple[str, int], float] = {}
     lanes: dict[tuple[str, int], list[float]] = {}
     arrived: dict[int, list[tuple[Box, float]]] = {}
+    there: dict[tuple[int, Box], float] = {}
     last = began
     for transfer in plan.transfers:
         box, source, target, relayed = transfer
@@ -45,7 +46,9 @@ def cross_mesh_s(plan: CrossMeshPlan, itemsize: int, cluster: Cluster) -> float:
         used = [("out", source), ("in", target)]
         start = max(began, *(ports.get(port, began) for port in used))
         if relayed:
-            start = max([start, *_times(arrived.get(source, []), box)])
+            if (source, box) not in there:
+                there[source, box] = _came(arrived.get(source, []), box)
+            start = max(start, there[source, box])
         ends = []
         nodes = cluster.node_of(source), cluster.node_of(target)
         if nodes[0] != nodes[1] and link.node_bytes_per_s is not None:
@@ -60,11 +63,13 @@ def cross_mesh_s(plan: CrossMeshPlan, itemsize: int, cluster: Cluster) -> float:
         for port in used:
             ports[port] = start + took
         for lane in ends:
-            lane[lane.index(min(lane))] = start + took
+            lane.remove(max(free for free in lane if free <= start))  # the one free the shortest
+            lane.append(start + took)
         arrived.setdefault(target, []).append((box, start + took))
+        there[target, box] = start + took
     return last
 
 
-def _times(arrived: Sequence[tuple[Box, float]], box: Box) -> list[float]:
-    """When the parts of a box came."""
-    return [when for part, when in arrived if overlap(part, box) is not None]
+def _came(arrived: Sequence[tuple[Box, float]], box: Box) -> float:
+    """When the last part of a box came."""
+    return max(when for part, when in arrived if overlap(part, box) is not None)

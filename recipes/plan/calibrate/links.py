@@ -33,7 +33,7 @@ SENT = {
     "cuda": tuple(1 << power for power in range(12, 29)),
 }
 """Bytes that a rank sends, about: parts are whole elements."""
-PASSES = 5
+PASSES = 10
 """How often the sizes are gone over."""
 
 
