@@ -23,10 +23,14 @@ class RankShare(NamedTuple):
 
     runs: by the name of a factor, which part of it; all of it where nothing cuts it.
     local_shapes: of the outputs.
+    strategy, mesh, rank: whence this follows.
     """
 
     runs: Mapping[str, Run]
     local_shapes: tuple[tuple[int, ...], ...]
+    strategy: Strategy
+    mesh: Mesh
+    rank: int
 
 
 Operation = Callable[..., Tensor | Sequence[Tensor]]
@@ -40,17 +44,18 @@ def audit_rule(
     mesh: Mesh,
     *,
     local: Operation | None = None,
-    tolerance: float = 1e-10,
+    tolerance: float | None = None,
 ) -> int:
     """Try every strategy of a rule on a mesh against the whole operation.
 
     Args:
-        inputs: whole, of the dims of the rule; float64 for this tolerance.
+        inputs: whole, of the dims of the rule.
         local: (share, *parts) to the outputs of a rank, for an operation that does on a rank
             something else than on the whole: with its own sizes, or only where indices fall into
             its run. None where it does the same.
-        tolerance: of the largest error, relative to the largest magnitude of the output. Tensors
-            of whole numbers and truth values must be equal.
+        tolerance: of the largest error, relative to the largest magnitude of the output where that
+            is above 1; None for 1e-10 where all tensors are float64, 2**8 roundings of the narrowest
+            else. Tensors of whole numbers and truth values must be equal.
 
     Returns:
         How many strategies were tried, all of them right.
@@ -62,6 +67,7 @@ def audit_rule(
     work = local or (lambda share, *parts: operation(*parts))
     wholes = _listed(operation(*inputs))
     _check_dims(rule, [inputs, wholes])
+    allowed = _tolerance([*inputs, *wholes]) if tolerance is None else tolerance
     tried = strategies(rule, mesh)
     generator = torch.Generator().manual_seed(len(tried))
     for strategy in tried:
@@ -73,13 +79,14 @@ def audit_rule(
         found = []
         for at, rank in enumerate(mesh.ranks):
             shapes = [s.local_shape(w.shape, rank) for s, w in zip(specs, wholes, strict=True)]
-            share = RankShare(_runs(rule, strategy, mesh, rank), tuple(shapes))
+            runs = _runs(rule, strategy, mesh, rank)
+            share = RankShare(runs, tuple(shapes), strategy, mesh, rank)
             found.append(_listed(work(share, *(parts[at] for parts in cut))))
         for index, (spec, whole) in enumerate(zip(specs, wholes, strict=True)):
             try:
                 parts = [outputs[index] for outputs in found]
                 parts = _largest(rule, strategy, index, mesh, parts)
-                _compare(_joined(parts, spec, whole, tolerance), whole, tolerance)
+                _compare(_joined(parts, spec, whole, allowed), whole, allowed)
             except AssertionError as error:
                 names = [rule.factors[c].name if c >= 0 else str(c) for c in strategy.choices]
                 message = f"output {index} of {strategy} (axes cut {names}) on {mesh}: {error}"
@@ -89,6 +96,11 @@ def audit_rule(
 
 def _listed(outputs: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+
+def _tolerance(tensors: Sequence[Tensor]) -> float:
+    dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()} - {torch.float64}
+    return max([1e-10, *(2**8 * torch.finfo(dtype).eps for dtype in dtypes)])
 
 
 def _check_dims(rule: OpRule, tensors: Sequence[Sequence[Tensor]]) -> None:
@@ -131,7 +143,12 @@ def _parts(whole: Tensor, placement: Placement, count: int, generator: Any) -> l
         return [whole.narrow(placement.dim, run.start, run.size).contiguous() for run in runs]
     if not isinstance(placement, Partial):
         return [whole] * count
-    others = torch.randn(count - 1, *whole.shape, dtype=whole.dtype, generator=generator)
+    shape = (count - 1, *whole.shape)
+    if whole.is_floating_point():
+        largest = whole.nan_to_num(0.0, 0.0, 0.0).abs().max().item() if whole.numel() else 0.0
+        others = largest * torch.randn(shape, dtype=whole.dtype, generator=generator)
+    else:
+        others = torch.randint(-9, 9, shape, dtype=whole.dtype, generator=generator)
     return [whole - others.sum(0), *others]
 
 
