@@ -146,7 +146,7 @@ def _parts(whole: Tensor, placement: Placement, count: int, generator: Any) -> l
     shape = (count - 1, *whole.shape)
     if whole.is_floating_point():
         largest = whole.nan_to_num(0.0, 0.0, 0.0).abs().max().item() if whole.numel() else 0.0
-        others = largest * torch.randn(shape, dtype=whole.dtype, generator=generator)
+        others = min(largest, 1e6) * torch.randn(shape, dtype=whole.dtype, generator=generator)
     else:
         others = torch.randint(-9, 9, shape, dtype=whole.dtype, generator=generator)
     return [whole - others.sum(0), *others]

@@ -3,7 +3,7 @@
 What is audited is the whole way: the rule a call was given, and what a rank runs in its stead.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -63,10 +63,9 @@ def audit(traced: TracedModule, node: OpNode, inputs: list[Tensor], mesh: Mesh) 
     return audit_rule(node.rule, inputs, whole, mesh, local=local)
 
 
-@pytest.fixture(scope="module", params=TINY)
-def traced_with_values(request: pytest.FixtureRequest) -> tuple[TracedModule, dict[int, Tensor]]:
-    """A family's trace in float64, and its parameters and a batch by value."""
-    model = family(request.param)
+def audit_family(name: str, meshes: Sequence[Mesh]) -> int:
+    """Every different call of a tiny model in float64; how many strategies were tried."""
+    model = family(name)
     torch.manual_seed(0)
     module = model.make().double()
     batch = model.inputs(generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -78,16 +77,22 @@ def traced_with_values(request: pytest.FixtureRequest) -> tuple[TracedModule, di
         for node in traced.graph.nodes
         if node.role in ("input", "parameter")
     }
-    return traced, known
-
-
-def test_parts_make_the_whole_of_every_call(traced_with_values) -> None:
-    traced, known = traced_with_values
-    wrong, tried = [], 0
-    for node, inputs in calls(traced, dict(known)):
+    tried, wrong = 0, []
+    for node, inputs in calls(traced, known):
         try:
-            tried += audit(traced, node, inputs, Mesh.of(a=2))
+            tried += sum(audit(traced, node, inputs, mesh) for mesh in meshes)
         except Exception as error:
             wrong.append(f"{node.name} ({node.op}): {error}")
     assert not wrong, "\n".join(wrong)
-    assert tried > 20
+    return tried
+
+
+@pytest.mark.parametrize("name", ["mixtral:tiny", "unet:tiny", "dlrm:tiny"])
+def test_parts_make_the_whole_of_every_call(name: str) -> None:
+    assert audit_family(name, [Mesh.of(a=2)]) > 50
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", TINY)
+def test_parts_make_the_whole_in_every_family(name: str) -> None:
+    assert audit_family(name, [Mesh.of(a=2), Mesh.of(a=3), Mesh.of(a=4), Mesh.of(a=2, b=2)]) > 50

@@ -1,5 +1,6 @@
 """The rule of a call of an aten operation: which function of ``blocks.sharding.rules`` it has."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,11 +39,27 @@ def rule_of_node(node: fx.Node) -> OpRule:
     outputs = [tuple(one.shape) for one in results_of(node)]
     make = _TABLE.get(node.target)
     if make is not None:
-        return make(node, inputs, outputs)
+        return _with_sums_of_numbers(node, make(node, inputs, outputs))
     if _is_pointwise(node.target) and inputs and _broadcast(inputs, outputs):
         linear = _linear(node)
-        return rules.elementwise_rule(inputs, linear=linear, num_outputs=len(outputs))
+        rule = rules.elementwise_rule(inputs, linear=linear, num_outputs=len(outputs))
+        return _with_sums_of_numbers(node, rule)
     return whole_rule(inputs, outputs)
+
+
+def _with_sums_of_numbers(node: fx.Node, rule: OpRule) -> OpRule:
+    """Without addends of whole numbers, which wrap around, and of truth values."""
+    inputs = [one.meta["val"].dtype.is_floating_point for one in inputs_of(node)]
+    made = [one.dtype for one in results_of(node)]
+    linear = rule.linear if all(dtype.is_floating_point for dtype in made) else ()
+    linear = tuple(together for together in linear if all(inputs[at] for at in together))
+    factors = tuple(
+        dataclasses.replace(factor, kind="whole")
+        if factor.kind == "sum" and torch.bool in made
+        else factor
+        for factor in rule.factors
+    )
+    return dataclasses.replace(rule, factors=factors, linear=linear)
 
 
 def whole_rule(inputs: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]]) -> OpRule:
