@@ -54,8 +54,8 @@ def audit_rule(
             something else than on the whole: with its own sizes, or only where indices fall into
             its run. None where it does the same.
         tolerance: of the largest error, relative to the largest magnitude of the output where that
-            is above 1; None for 1e-10 where all tensors are float64, 2**8 roundings of the narrowest
-            else. Tensors of whole numbers and truth values must be equal.
+            is above 1; None for 1e-10 where all tensors are float64, else for 2**8 roundings of
+            the narrowest. Tensors of whole numbers and truth values must be equal.
 
     Returns:
         How many strategies were tried, all of them right.
