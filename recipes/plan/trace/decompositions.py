@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recipes.plan.trace import batch_norm
+
 aten = torch.ops.aten
 
 
@@ -23,8 +25,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.var.correction: _var,
         aten.var_mean.correction: _var_mean,
         aten.native_batch_norm.default: _batch_norm,
-        aten.native_batch_norm_backward.default: _batch_norm_backward,
-        aten._native_batch_norm_legit_functional.default: _batch_norm_functional,
+        aten.native_batch_norm_backward.default: batch_norm.backward,
+        aten._native_batch_norm_legit_functional.default: batch_norm.forward,
         aten._native_batch_norm_legit.no_stats: _batch_norm_no_stats,
         aten._log_softmax.default: _log_softmax,
         aten._log_softmax_backward_data.default: _log_softmax_backward,
@@ -76,40 +78,14 @@ def _batch_norm(
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    assert not training, "the functional form stands for training"
-    assert running_mean is not None
-    assert running_var is not None
-    shape = _channel_shape(x)
-    inverse = torch.rsqrt(running_var + eps)
-    out = (x - running_mean.view(shape)) * inverse.view(shape)
-    empty = x.new_empty((0,))
-    return _affine(out, weight, bias), empty, empty
-
-
-def _batch_norm_functional(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
     running_mean: Tensor,
     running_var: Tensor,
     training: bool,
     momentum: float,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    if not training:
-        out = _batch_norm(x, weight, bias, running_mean, running_var, False, momentum, eps)
-        return (*out, running_mean.clone(), running_var.clone())
-    out, mean, inverse, var = _normalised(x, weight, bias, eps)
-    count = _count(x, _all_but_channels(x))
-    new_mean = running_mean * (1 - momentum) + mean * momentum
-    new_var = running_var * (1 - momentum) + var * (momentum * count / (count - 1))
-    return out, mean, inverse, new_mean, new_var
+) -> tuple[Tensor, Tensor, Tensor]:
+    made = batch_norm.forward(x, weight, bias, running_mean, running_var, training, momentum, eps)
+    return made[:3]
 
 
 def _batch_norm_no_stats(
@@ -120,52 +96,7 @@ def _batch_norm_no_stats(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    out, mean, inverse, _ = _normalised(x, weight, bias, eps)
-    return out, mean, inverse
-
-
-def _normalised(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(output, mean, inverse deviation, biased variance) over all but the channels."""
-    dims, shape = _all_but_channels(x), _channel_shape(x)
-    mean = torch.sum(x, dims) / _count(x, dims)
-    centred = x - mean.view(shape)
-    var = torch.sum(centred * centred, dims) / _count(x, dims)
-    inverse = torch.rsqrt(var + eps)
-    return _affine(centred * inverse.view(shape), weight, bias), mean, inverse, var
-
-
-def _batch_norm_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    save_mean: Tensor | None,
-    save_inverse: Tensor | None,
-    training: bool,
-    eps: float,
-    output_mask: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    dims, shape = _all_but_channels(x), _channel_shape(x)
-    if training:
-        assert save_mean is not None
-        assert save_inverse is not None
-        mean, inverse = save_mean, save_inverse
-    else:
-        assert running_mean is not None
-        assert running_var is not None
-        mean, inverse = running_mean, torch.rsqrt(running_var + eps)
-    normed = (x - mean.view(shape)) * inverse.view(shape)
-    bias_grad = torch.sum(grad, dims)
-    weight_grad = torch.sum(grad * normed, dims)
-    scale = inverse if weight is None else inverse * weight
-    inner = grad
-    if training:
-        count = _count(x, dims)
-        inner = grad - (bias_grad / count).view(shape) - normed * (weight_grad / count).view(shape)
-    return inner * scale.view(shape), weight_grad, bias_grad
+    return batch_norm.with_statistics(x, weight, bias, eps)[:3]
 
 
 def _log_softmax(x: Tensor, dim: int, half_to_float: bool) -> Tensor:
@@ -248,21 +179,6 @@ def _reduced(x: Tensor, reduction: int) -> Tensor:
         return x
     total = torch.sum(x, list(range(x.dim())))
     return total / x.numel() if reduction == 1 else total
-
-
-def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    shape = _channel_shape(x)
-    if weight is not None:
-        x = x * weight.view(shape)
-    return x if bias is None else x + bias.view(shape)
-
-
-def _channel_shape(x: Tensor) -> list[int]:
-    return [1, x.shape[1]] + [1] * (x.dim() - 2)
-
-
-def _all_but_channels(x: Tensor) -> list[int]:
-    return [dim for dim in range(x.dim()) if dim != 1]
 
 
 def _dims(x: Tensor, dim: Sequence[int] | None) -> list[int]:

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from blocks.sharding import OpRule, rules
+from recipes.plan.trace import batch_norm as batch_norm
 from recipes.plan.trace.convolutions import (
     conv_input_gradient,
     conv_weight_gradient,
@@ -358,7 +359,31 @@ def _arange(node: fx.Node, inputs: Any, outputs: Any) -> OpRule:
     return rules.arange_rule(math.prod(outputs[0])) if outputs[0] else whole_rule(inputs, outputs)
 
 
+def _channels(*inputs: str, outputs: tuple[str, ...], linear: Any = ()) -> Make:
+    """Of a part of a batch norm: tensors like x (``x``), or of one value a channel (``c``)."""
+
+    def make(node: fx.Node, shapes: Any, made: Any) -> OpRule:
+        x = next(shape for shape, kind in zip(shapes, inputs, strict=True) if kind == "x")
+        names = ["batch", "channel", *(f"place{at}" for at in range(len(x) - 2))]
+        along = {"x": " ".join(names), "c": "channel"}
+        return rules.rule_of(
+            dict(zip(names, x, strict=True)),
+            [along[kind] for kind in inputs],
+            [along[kind] for kind in outputs],
+            linear=linear,
+        )
+
+    return make
+
+
+_own = torch.ops.llm_blocks
 _TABLE: dict[Any, Make] = {
+    _own.centred_squares.default: _channels("x", "c", outputs=("c",)),
+    _own.normalise_channels.default: _channels("x", *"cccc", outputs=("x",)),
+    _own.channel_gradients.default: _channels("x", "x", *"cc", outputs=("c", "c"), linear=_FIRST),
+    _own.normalised_gradient.default: _channels(
+        "x", "x", *"ccccc", outputs=("x",), linear=((0, 5, 6),)
+    ),
     aten.einsum.default: _einsum,
     aten.reshape.default: lambda node, i, o: rules.view_rule(i[0], o[0]),
     aten.permute.default: lambda node, i, o: rules.permute_rule(i[0], argument(node, 1)),
