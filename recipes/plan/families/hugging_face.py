@@ -84,7 +84,10 @@ BERT: Mapping[str, Mapping[str, Any]] = {
 }
 
 MIXTRAL: Mapping[str, Mapping[str, Any]] = {
-    "tiny": {**LLAMA["tiny"], "num_local_experts": 4, "num_experts_per_tok": 2},
+    "tiny": {
+        **LLAMA["tiny"], "num_local_experts": 4, "num_experts_per_tok": 2,
+        "experts_implementation": "eager",
+    },
     "8x7b": {
         "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
         "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32000,

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from blocks._checks import check
+from recipes.plan.trace.experts import as_one_operation
 
 
 def fake_module(
@@ -39,7 +40,9 @@ def fake_module(
         for tensor in tensors:
             if isinstance(tensor, Tensor) and id(tensor) not in memo:
                 memo[id(tensor)] = fake_tensor(tensor, fake_mode)
-    return copy.deepcopy(module, memo)
+    copied = copy.deepcopy(module, memo)
+    as_one_operation(copied)
+    return copied
 
 
 def fake_tensor(tensor: Tensor, fake_mode: FakeTensorMode) -> Tensor:

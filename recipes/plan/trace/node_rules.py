@@ -10,6 +10,7 @@ from torch import fx
 
 from blocks.sharding import OpRule, rules
 from recipes.plan.trace import batch_norm as batch_norm
+from recipes.plan.trace import experts as experts
 from recipes.plan.trace.convolutions import (
     conv_input_gradient,
     conv_weight_gradient,
@@ -376,8 +377,33 @@ def _channels(*inputs: str, outputs: tuple[str, ...], linear: Any = ()) -> Make:
     return make
 
 
+def _experts(node: fx.Node, inputs: Any, outputs: Any) -> OpRule:
+    """(x, chosen, weights, numbers, gate_up, down) to the output."""
+    return _expert_rule(inputs, ["token _"], flops=6)
+
+
+def _experts_backward(node: fx.Node, inputs: Any, outputs: Any) -> OpRule:
+    """The same after the gradient of the output, to those of x, weights and both matrices."""
+    gradients = ["token _", "token _", "expert _ _", "expert _ _"]
+    return _expert_rule(inputs, gradients, flops=16)
+
+
+def _expert_rule(inputs: Any, outputs: list[str], flops: int) -> OpRule:
+    (tokens, choices), (count, channels, inner) = inputs[-4], inputs[-1]
+    along = ["token _", "token _", "token _", "expert", "expert _ _", "expert _ _"]
+    return rules.rule_of(
+        {"token": tokens, "expert": count},
+        along if len(inputs) == 6 else ["token _", *along],
+        outputs,
+        linear=((2,), (5,)) if len(inputs) == 6 else ((0,),),
+        flops_per_point=-(-flops * choices * channels * inner // count),
+    )
+
+
 _own = torch.ops.llm_blocks
 _TABLE: dict[Any, Make] = {
+    _own.experts.default: _experts,
+    _own.experts_backward.default: _experts_backward,
     _own.centred_squares.default: _channels("x", "c", outputs=("c",)),
     _own.normalise_channels.default: _channels("x", *"cccc", outputs=("x",)),
     _own.channel_gradients.default: _channels("x", "x", *"cc", outputs=("c", "c"), linear=_FIRST),
