@@ -69,10 +69,13 @@ def _trace(starts: Any, last: int, table: Any, total: float) -> Partition | None
     return Partition(tuple(bounds), total, float(largest))
 
 
-def capped_sums_of_parts(tables: Sequence[Any], caps: Any) -> list[Partition | None]:
+def capped_sums_of_parts(
+    tables: Sequence[Any], caps: Any, *, ties: Any = None
+) -> list[Partition | None]:
     """As ``capped_sums`` with as many parts as there are tables, part ``k`` priced by table ``k``.
 
-    Tables may be one and the same object; parts hold at least one item.
+    Tables may be one and the same object; parts hold at least one item. Among equal sums the one
+    with the least sum of ``ties`` (a table for all parts), where given.
     """
     import numpy as np
 
@@ -83,10 +86,17 @@ def capped_sums_of_parts(tables: Sequence[Any], caps: Any) -> list[Partition | N
         capped = {key: np.where(costs <= cap, costs, np.inf) for key, costs in by_end.items()}
         sums = np.full(len(every), np.inf)
         sums[0] = 0.0
+        second = np.zeros(len(every))
         starts = []
         for table in tables:
             reached = capped[id(table)] + sums
-            starts.append(reached.argmin(axis=1))
+            if ties is None:
+                starts.append(reached.argmin(axis=1))
+            else:
+                equal = reached == reached.min(axis=1, keepdims=True)
+                tied = np.where(equal, ties.T + second, np.inf)
+                starts.append(tied.argmin(axis=1))
+                second = tied[every, starts[-1]]
             sums = reached[every, starts[-1]]
         found.append(_trace_parts(starts, tables, float(sums[-1])))
     return found

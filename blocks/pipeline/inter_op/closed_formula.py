@@ -1,25 +1,26 @@
-"""``closed_formula``: plans by the sum and the slowest of their stages, least first.
+"""``closed_formula``: the partition with the least formula, exactly. Needs numpy, no torch."""
 
-Needs numpy, no torch.
-"""
-
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from blocks.pipeline.inter_op.budget import Budget
-from blocks.pipeline.inter_op.priced import Priced, Stage
+from blocks.pipeline.inter_op.formula import Formula
+from blocks.pipeline.inter_op.priced import Stage, least_option
 from blocks.pipeline.inter_op.suffixes import Suffixes, prefixes, suffixes
 
 NARROW = 0.02
 """Intervals of caps narrower than this share are walked down, wider ones are halved."""
 
+Plan = tuple[Stage, ...]
+
 
 class Choice(NamedTuple):
     """Stages and what the formula says of them."""
 
-    stages: tuple[Stage, ...]
+    stages: Plan
     total_s: float
-    pace_s: float
-    formula_s: float
+    wait_s: float
+    seconds: float
 
 
 class Found(NamedTuple):
@@ -31,113 +32,140 @@ class Found(NamedTuple):
 
 
 def closed_formula(
-    priced: Priced,
+    formula: Formula,
     budget: Budget,
     *,
     epsilon: int | float = 0.0,
     max_stages: int | None = None,
+    known: Iterable[Plan] = (),
+    below: int | float = float("inf"),
 ) -> Found:
-    """The plan with the least ``total + (B - 1) pace`` for ``B`` microbatches.
+    """The plan with the least ``total + wait`` over all partitions that fit.
 
-    *total* is the time of one microbatch through all stages and the transfers between them, the
-    share of a step's once-only work included; *pace* the time between two microbatches: that of the
-    slowest stage, or, under 1F1B, of a round trip from a stage to the end and back divided by the
-    microbatches the stage holds, which is slower where transfers are. Where backwards are split,
-    all stages but the last add ``t - 2w`` to the total: their weight gradients fill the bubble.
-
-    For every cap on the pace the least total is a program (``suffixes``). Caps are tried from both
+    For every cap on the wait the least total is a program (``suffixes``). Caps are tried from both
     sides: totals fall as caps rise, so nothing between two caps beats the total of the upper one
-    with the pace of the lower one. What is left out is proven no better than ``1 - epsilon`` of the
-    answer. The round trip is part of the cap at no price: the least total of a suffix is its trip.
+    with the wait of the lower one. What is left out is proven no better than ``1 - epsilon`` of the
+    answer. The wait for round trips is part of the cap at no price: the least total of a suffix is
+    its least trip.
+
+    Args:
+        epsilon: share by which the answer may miss the least; 0 is exact.
+        max_stages: most stages of a plan.
+        known: plans that fit, to start from.
+        below: plans at least this long are of no interest.
 
     Reference: Zheng et al. 2022, Alpa, section 5.2, equations 2 to 5 and algorithm 1, whose caps
     ascend and are stage times alone.
     """
     import numpy as np
 
-    search = _Search(priced, budget, max_stages or len(priced.table.bounds) - 1)
-    rest = priced.count - 1
+    search = _Search(formula, budget, max_stages or len(formula.priced.table.bounds) - 1, below)
+    for plan in known:
+        search.meet(plan)
+    bound, intervals = float("inf"), []
     top = search.at(np.inf)
-    if top is None:
-        return Found((), float("inf"), search.num_caps)
-    bound = float("inf")
-    intervals = [(0.0, top.pace_s, top.total_s)]
+    if top is not None:
+        intervals.append((0.0, top.wait_s, top.total_s))
     while intervals:
-        # Plans with a pace in [low, high) have a total of at least ``total``.
+        # Plans with a wait in [low, high) have a total of at least ``total``.
         low, high, total = intervals.pop()
-        best = search.best_s * (1 - epsilon)
-        if total + rest * low >= best:
-            bound = min(bound, total + rest * low)
-            continue
-        if rest:
-            usable = (best - total) / rest
-            if usable < high:
-                bound = min(bound, total + rest * max(usable, low))
-                high = usable
+        enough = search.best_s * (1 - epsilon)
+        if enough - total < high:
+            bound = min(bound, max(enough, total + low))
+            high = enough - total
         if high <= low:
             continue
         wide = high - low > NARROW * high
         cap = (low + high) / 2 if wide else float(np.nextafter(high, 0))
         choice = search.at(cap, low)
         if wide:
-            intervals.append((cap, high, total))  # and at the cap itself, which counts as above
-        if choice is None:
-            continue
-        pace = min(choice.pace_s, float(np.nextafter(cap, 0)))
-        if pace > low:
-            intervals.append((low, pace, choice.total_s))
-    choices = sorted(search.choices.values(), key=lambda choice: choice.formula_s)
+            intervals.append((cap, high, total))  # the cap itself counts as above, too
+        if choice is not None:
+            wait = min(choice.wait_s, float(np.nextafter(cap, 0)))
+            if wait > low:
+                intervals.append((low, wait, choice.total_s))
+    choices = sorted(search.choices.values(), key=lambda choice: choice.seconds)
     return Found(tuple(choices), min(bound, search.best_s), search.num_caps)
 
 
 class _Search:
     """Least totals under caps, with the plans found kept."""
 
-    def __init__(self, priced: Priced, budget: Budget, max_stages: int) -> None:
-        self.priced, self.budget, self.max_stages = priced, budget, max_stages
-        self.best_s, self.num_caps = float("inf"), 0
-        self.choices: dict[tuple[Stage, ...], Choice] = {}
-        loosest = priced.least(priced.through_s, 1)
-        self._before = prefixes(loosest, priced.hops_s, budget)
+    def __init__(
+        self, formula: Formula, budget: Budget, max_stages: int, below: int | float
+    ) -> None:
+        self.formula, self.budget, self.max_stages = formula, budget, max_stages
+        self.best_s, self.num_caps = float(below), 0
+        self.choices: dict[Plan, Choice] = {}
+        priced = formula.priced
+        least = priced.least(formula.adds(2), 2)
+        self._before = prefixes(least, formula.hops, budget)
+        """Least seconds of the layers before a suffix, ``[k, u]``; stages come after them."""
+
+    def meet(self, plan: Plan) -> Choice:
+        """Keep a plan."""
+        total, wait = self.formula.parts(plan)
+        choice = self.choices[plan] = Choice(plan, total, wait, total + wait)
+        self.best_s = min(self.best_s, choice.seconds)
+        return choice
 
     def at(self, cap: int | float, low: int | float = 0.0) -> Choice | None:
-        """The plan with the least total whose pace is at most ``cap``.
+        """The plan with the least total whose wait is at most ``cap``.
 
-        None where there is none, or none that is better than the best one met: none has a pace
+        None where there is none, or none that is better than the best one met: none has a wait
         below ``low``.
         """
         import numpy as np
 
-        priced, self.num_caps = self.priced, self.num_caps + 1
+        formula, priced = self.formula, self.formula.priced
+        self.num_caps += 1
+        useful = self._useful(low)
         options: dict[int, Any] = {}
 
         def costs(to_end: int) -> tuple[Any, None]:
-            options[to_end] = priced.through(to_end, cap)
-            return options[to_end].min(axis=-1), None
+            if to_end not in options:
+                allowed = priced.fits(to_end) & (formula.waits(to_end) <= cap)
+                options[to_end] = np.where(allowed, formula.adds(to_end), np.inf)
+            return least_option(options[to_end]), None
+
+        able = self._able(cap)
+        budget, states = self.budget.only(able)
 
         def limit(to_end: int) -> Any:
-            useful = self._useful(low)
-            if priced.paced_by_trips:
-                np.minimum(useful, to_end * cap, out=useful)
-            return useful
+            kept, trips = useful[:, states], formula.trips(to_end)
+            if trips:
+                trip = np.full((len(kept), 1), cap / trips)
+                trip[0] += formula.once_s
+                kept = np.minimum(kept, trip)
+            return kept
 
-        found = suffixes(costs, priced.hops_s, self.budget, self.max_stages, limit=limit)
-        depths = range(1, len(found.value))
+        found = suffixes(costs, formula.hops, budget, self.max_stages, limit=limit)
+        depths: Sequence[int] = range(1, len(found.value))
         if priced.depth is not None:
             depths = [depth for depth in depths if depth == priced.depth]
-        least, least_s, rest = None, np.inf, priced.count - 1
+        least, least_s = None, np.inf
         for depth in depths:
             total = found.ends(depth).min(initial=np.inf)
-            if total == np.inf or total + rest * low >= max(self.best_s, least_s):
+            if total == np.inf or total + low >= max(self.best_s, least_s):
                 continue
-            stages = trace(found, costs_of(options), priced.hops_s, depth)
-            total, pace = priced.total_and_pace(stages)
-            choice = Choice(stages, total, pace, total + (priced.count - 1) * pace)
-            self.choices[stages] = choice
-            self.best_s = min(self.best_s, choice.formula_s)
+            stages = trace(found, lambda to_end: (options[to_end], None), formula.hops, depth)
+            choice = self.meet(stages)
             if choice.total_s < least_s:
                 least, least_s = choice, choice.total_s
         return least
+
+    def _able(self, cap: int | float) -> list[bool]:
+        """Which shapes have a stage that keeps to the cap, at whatever distance from the end.
+
+        Waits and bytes rise or fall with the distance, so its ends are enough.
+        """
+        import numpy as np
+
+        formula, priced = self.formula, self.formula.priced
+        if priced.depth is not None and self.max_stages > 1:
+            return [True] * len(self.budget.shapes)
+        waits = np.minimum(formula.waits(1), formula.waits(self.max_stages))
+        return (priced.fits(1) & (waits <= cap)).any(axis=(0, 1, 3)).tolist()
 
     def _useful(self, low: int | float) -> Any:
         """Seconds a suffix may add to be part of a better plan, ``[k, u]``; a hair more."""
@@ -145,19 +173,14 @@ class _Search:
 
         if self.best_s == np.inf:
             return np.where(np.isfinite(self._before), np.inf, -np.inf)
-        return self.best_s * (1 + 1e-12) - (self.priced.count - 1) * low - self._before
+        return self.best_s * (1 + 1e-12) - low - self._before
 
 
-def costs_of(options: dict[int, Any]) -> Any:
-    """``step`` by option, from a dictionary by number of stages."""
-    return lambda to_end: (options[to_end], None)
-
-
-def trace(found: Suffixes, costs: Any, send: Any, depth: int) -> tuple[Stage, ...]:
+def trace(found: Suffixes, costs: Any, send: Any, depth: int) -> Plan:
     """The stages of the least value with ``depth`` stages.
 
     Args:
-        costs: ``step`` and ``head`` (or None) by option, ``[k, i, m, o]``.
+        costs: ``step`` and ``head`` (or None) by option, ``[k, i, m, o]``, by stages to the end.
     """
     import numpy as np
 

@@ -1,9 +1,10 @@
 """``DoesNotFit``: no plan keeps to the limits, and by how much. Needs numpy, no torch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from blocks.pipeline.inter_op.budget import Budget
-from blocks.pipeline.inter_op.priced import Priced
+from blocks.pipeline.inter_op.priced import Priced, least_option
 from blocks.pipeline.inter_op.suffixes import suffixes
 
 
@@ -18,6 +19,20 @@ class DoesNotFit(ValueError):
         super().__init__(message)
         self.limit, self.shortfall_bytes = limit, shortfall_bytes
 
+    @classmethod
+    def by(cls, shortfall_bytes: float | None, what: str) -> "DoesNotFit":
+        """The error for plans of which even ``what`` misses so much; None where there are none."""
+        if shortfall_bytes is None:
+            hint = "give the table other shapes or options, or allow idle devices"
+            message = f"stages: expected some that use the devices as asked, got none; {hint}"
+            return cls(message, "devices")
+        hint = "use more devices or microbatches, recomputation, or options that shard further"
+        message = (
+            f"memory_cap_bytes: expected at least {shortfall_bytes:.6g} more, got too little even "
+            f"for {what}; {hint}"
+        )
+        return cls(message, "memory", shortfall_bytes)
+
 
 def why_not(tried: Sequence[tuple[Priced, int]], budget: Budget) -> DoesNotFit:
     """The error for what was tried, each with the most stages a plan may have.
@@ -25,44 +40,40 @@ def why_not(tried: Sequence[tuple[Priced, int]], budget: Budget) -> DoesNotFit:
     The least excess over the caps is the program over stages again, with the largest excess of a
     stage as the value.
     """
-    least, what = float("inf"), ""
+    found: list[tuple[float, str]] = []
     for priced, max_stages in tried:
-        excess, said = _least_excess(priced, budget, max_stages)
-        if excess < least:
-            least, what = excess, said
-    if least == float("inf"):
-        hint = "give the table other shapes or options, or allow idle devices"
-        message = f"stages: expected some that use the devices as asked, got none; {hint}"
-        return DoesNotFit(message, "devices")
-    message = (
-        f"memory_cap_bytes: expected at least {least:.6g} more, got too little even for {what}; "
-        "use more devices, more microbatches, recomputation or options that shard further"
-    )
-    return DoesNotFit(message, "memory", least)
+        depths = range(1, max_stages + 1) if priced.flow.follows_depth else [None]
+        for depth in depths:
+            over = [_over(priced, n, depth) for n in range(1, (depth or max_stages) + 1)]
+            for stages, least in largest_of_least(over, budget, len(over)).items():
+                if depth in (None, stages):
+                    what = f"{stages} stages, {priced.schedule}, {priced.count} microbatches"
+                    found.append((least, what))
+    return DoesNotFit.by(*min(found, default=(None, "")))
 
 
-def _least_excess(priced: Priced, budget: Budget, max_stages: int) -> tuple[float, str]:
-    """Bytes over the caps of the plan that is least over them, and that plan in words."""
+def _over(priced: Priced, to_end: int, depth: int | None) -> Any:
+    """Bytes over the caps, ``[k, i, m, o]``."""
     import numpy as np
 
-    table, none = priced.table, np.zeros_like(priced.table.send_s)
-    exists = np.isfinite(priced.whole_s)
-    depths = range(1, max_stages + 1) if priced.flow.follows_depth else [None]
-    best, said = float("inf"), ""
-    for depth in depths:
+    needed = priced.bytes_of(priced.in_flight(to_end, depth)) - priced.caps
+    return np.where(priced.exists, needed, np.inf)
 
-        def costs(to_end: int, depth: int | None = depth) -> tuple[np.ndarray, np.ndarray]:
-            needed = priced.bytes_of(priced.in_flight(to_end, depth)) - priced.caps
-            needed = np.where(exists, needed, np.inf).min(axis=-1)
-            return np.where(np.isfinite(needed), -np.inf, np.inf), needed
 
-        found = suffixes(costs, none, budget, depth or max_stages)
-        for stages in range(1, len(found.value)):
-            least = float(found.ends(stages).min(initial=np.inf))
-            if depth in (None, stages) and least < best:
-                best = least
-                said = (
-                    f"{stages} stages of the {table.num_layers} layers, schedule "
-                    f"{priced.schedule}, {priced.count} microbatches"
-                )
-    return best, said
+def largest_of_least(values: Any, budget: Budget, max_stages: int) -> dict[int, float]:
+    """By number of stages the least largest value of a stage, 0 at the least.
+
+    Args:
+        values: ``[k, i, m, o]``, for all or a list by the number of stages to the end.
+    """
+    import numpy as np
+
+    def costs(to_end: int) -> tuple[Any, Any]:
+        least = least_option(values[to_end - 1] if isinstance(values, list) else values)
+        return np.where(np.isfinite(least), 0.0, np.inf), least
+
+    num_bounds, num_shapes = np.shape(values)[-4], np.shape(values)[-2]
+    send = np.zeros((num_bounds, num_shapes, num_shapes))
+    found = suffixes(costs, send, budget, max_stages)
+    ends = {n: float(found.ends(n).min(initial=np.inf)) for n in range(1, len(found.value))}
+    return {n: least for n, least in ends.items() if least < np.inf}

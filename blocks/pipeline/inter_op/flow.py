@@ -13,18 +13,46 @@ class Flow(NamedTuple):
     follows_depth: whether what a stage holds depends on the number of all stages, and not only on
         how many there are from it to the end.
     in_flight: microbatches a stage holds, of (stages from it to the end, all stages, microbatches).
+    ahead: forwards before its first backward, of (stages from it to the end, microbatches).
+    lag: microbatches its weight gradients are at most behind, of the stages before it.
     """
 
     splits: bool
     follows_depth: bool
     in_flight: Callable[[int, int, int], int]
+    ahead: Callable[[int, int], int]
+    lag: Callable[[int], int]
 
 
 FLOWS: Mapping[str, Flow] = {
-    "gpipe": Flow(False, False, lambda to_end, depth, count: count),
-    "one_f_one_b": Flow(False, False, lambda to_end, depth, count: min(to_end, count)),
-    "zb_h1": Flow(True, True, lambda to_end, depth, count: min(depth, count)),
-    "zb_h2": Flow(True, True, lambda to_end, depth, count: min(2 * depth - 1, count)),
+    "gpipe": Flow(
+        splits=False,
+        follows_depth=False,
+        in_flight=lambda to_end, depth, count: count,
+        ahead=lambda to_end, count: 1,  # any order of the passes of a stage: the last bound holds
+        lag=lambda before: 0,
+    ),
+    "one_f_one_b": Flow(
+        splits=False,
+        follows_depth=False,
+        in_flight=lambda to_end, depth, count: min(to_end, count),
+        ahead=lambda to_end, count: min(to_end, count),
+        lag=lambda before: 0,
+    ),
+    "zb_h1": Flow(
+        splits=True,
+        follows_depth=True,
+        in_flight=lambda to_end, depth, count: min(depth, count),
+        ahead=lambda to_end, count: min(to_end, count),
+        lag=lambda before: before,
+    ),
+    "zb_h2": Flow(
+        splits=True,
+        follows_depth=True,
+        in_flight=lambda to_end, depth, count: min(2 * depth - 1, count),
+        ahead=lambda to_end, count: min(2 * to_end - 1, count),
+        lag=lambda before: 2 * before,
+    ),
 }
 """By the names of ``SCHEDULES``; ``1f1b`` is another name for ``one_f_one_b``."""
 

@@ -3,29 +3,24 @@
 Needs numpy, no torch.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from blocks._checks import check, check_count, check_positive, fail
-from blocks.pipeline.inter_op.budget import Budget, budget
-from blocks.pipeline.inter_op.closed_formula import closed_formula
+from blocks._checks import check, check_count, check_positive
+from blocks.pipeline.inter_op.budget import budget
+from blocks.pipeline.inter_op.caps import Caps, caps_of
+from blocks.pipeline.inter_op.closed_formula import Plan
 from blocks.pipeline.inter_op.does_not_fit import why_not
 from blocks.pipeline.inter_op.flow import flow_name
+from blocks.pipeline.inter_op.formula import alpa
 from blocks.pipeline.inter_op.inter_op_plan import InterOpPlan, PlannedStage
-from blocks.pipeline.inter_op.makespans import makespans
-from blocks.pipeline.inter_op.priced import Priced, Stage
+from blocks.pipeline.inter_op.plan_search import PlanSearch, Progress
+from blocks.pipeline.inter_op.priced import Priced
+from blocks.pipeline.inter_op.problem import Problem
 from blocks.pipeline.inter_op.stage_table import StageSource, StageTable
-from blocks.pipeline.inter_op.step_bound import bounds_by_depth, step_bounds
-from blocks.pipeline.inter_op.submesh import SubmeshShape, cover
+from blocks.pipeline.inter_op.submesh import cover
 
 Source = StageSource | Callable[[int], StageSource]
 """Stage costs; or a function from the number of microbatches to them."""
-
-Caps = int | float | Mapping[str, int | float] | None
-"""Bytes of a device; by kind where there are several; None for no cap."""
-
-Progress = Callable[[str, int, int], None]
-"""Told what is being looked at, how many of how many are done."""
 
 
 def partition_mesh(
@@ -40,6 +35,7 @@ def partition_mesh(
     idle_devices: bool = False,
     max_stages: int | None = None,
     epsilon: int | float = 0.0,
+    effort: int = 20_000,
     progress: Progress | None = None,
 ) -> InterOpPlan:
     """The partition of layers and devices whose step is simulated to be fastest.
@@ -59,7 +55,9 @@ def partition_mesh(
         kinds: kind of every host where there are several.
         idle_devices: whether a plan may leave devices out.
         max_stages: most stages of a plan.
-        epsilon: share by which the closed formula may miss its least value; 0 is exact.
+        epsilon: share by which a formula may miss its least value; 0 is exact.
+        effort: partial plans to continue at most in search of a proof. It bounds the search by
+            counting, not by a clock, so equal arguments give equal plans.
         progress: called as the search goes on.
 
     Raises:
@@ -80,102 +78,27 @@ def partition_mesh(
     for count in counts:
         stages = _table(table, count)
         devices = budget(stages.shapes, num_hosts, devices_per_host, kinds, whole=not idle_devices)
-        caps = _caps(memory_cap_bytes, stages.shapes)
+        caps = caps_of(memory_cap_bytes, stages.shapes)
         most = min(max_stages or len(stages.bounds), len(stages.bounds) - 1)
         for name in names:
-            problems.append(_Problem(Priced(stages, name, count, caps), devices, most, caps))
-    search = _Search(problems, epsilon, progress)
-    best = search.run()
-    if best is None:
+            problems.append(Problem(Priced(stages, name, count, caps), devices, most, caps))
+    search = PlanSearch(problems, epsilon, effort, progress)
+    search.start()
+    search.run()
+    if search.best is None:
         raise why_not([(p.priced, p.max_stages) for p in problems], problems[0].devices)
-    problem, plan, makespan_s = best
+    problem, plan = search.best
     shapes = [problem.priced.table.shapes[stage[2]] for stage in plan]
     places = cover(shapes, num_hosts, devices_per_host, kinds=kinds)
     return InterOpPlan(
         stages=_planned(problem.priced, plan, places),
         schedule=problem.priced.schedule,
         num_microbatches=problem.priced.count,
-        makespan_s=makespan_s,
-        formula_s=problem.priced.formula_s(plan),
-        bound_s=min(search.bound_s, makespan_s),
-        rivals=tuple(search.rivals),
+        makespan_s=search.best_s,
+        formula_s=alpa(problem.priced).seconds(plan),
+        bound_s=search.bound_s,
+        rivals=tuple((*key, least) for key, least in search.rivals.items()),
     )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Problem:
-    """One schedule with one number of microbatches."""
-
-    priced: Priced
-    devices: Budget
-    max_stages: int
-    caps: Sequence[int | float]
-
-    def of_depth(self, depth: int) -> "_Problem":
-        """The same with the memory of a plan of exactly so many stages."""
-        priced = self.priced
-        deep = Priced(priced.table, priced.schedule, priced.count, self.caps, depth)
-        return dataclasses.replace(self, priced=deep, max_stages=depth)
-
-
-class _Search:
-    """Problems from the most promising on, until none can be better than what was found."""
-
-    def __init__(
-        self, problems: Sequence[_Problem], epsilon: int | float, progress: Progress | None
-    ) -> None:
-        self.problems, self.epsilon = problems, epsilon
-        self.progress = progress or (lambda what, done, of: None)
-        self.best: tuple[_Problem, tuple[Stage, ...], float] | None = None
-        self.bound_s = float("inf")
-        self.rivals: list[tuple[str, int, float]] = []
-
-    @property
-    def best_s(self) -> float:
-        return float("inf") if self.best is None else self.best[2]
-
-    def run(self) -> tuple[_Problem, tuple[Stage, ...], float] | None:
-        bounded = []
-        for done, problem in enumerate(self.problems):
-            self.progress("bounds", done, len(self.problems))
-            chains = step_bounds(problem.priced, problem.devices, problem.max_stages)
-            depths = bounds_by_depth(chains)
-            if depths:
-                bounded.append((min(depths.values()), done, problem, depths))
-        bounded.sort(key=lambda found: found[:2])
-        self.bound_s = bounded[0][0] if bounded else float("inf")
-        for done, (bound, _, problem, depths) in enumerate(bounded):
-            self.progress("partitions", done, len(bounded))
-            if bound < self.best_s:
-                self._solve(problem, depths)
-        return self.best
-
-    def _solve(self, problem: _Problem, depths: dict[int, float]) -> None:
-        """The plans of one problem that the closed formula finds, simulated."""
-        if not problem.priced.flow.follows_depth:
-            self._simulate(problem)
-            return
-        for depth in sorted(depths, key=lambda depth: depths[depth]):
-            if depths[depth] < self.best_s:
-                self._simulate(problem.of_depth(depth))
-
-    def _simulate(self, problem: _Problem) -> None:
-        priced = problem.priced
-        found = closed_formula(
-            priced, problem.devices, epsilon=self.epsilon, max_stages=problem.max_stages
-        )
-        by_depth: dict[int, list[tuple[Stage, ...]]] = {}
-        for choice in found.choices:
-            by_depth.setdefault(len(choice.stages), []).append(choice.stages)
-        least = float("inf")
-        for plans in by_depth.values():
-            seconds = makespans(priced, plans)
-            index = int(seconds.argmin())
-            least = min(least, float(seconds[index]))
-            if seconds[index] < self.best_s:
-                self.best = (problem, plans[index], float(seconds[index]))
-        if by_depth:
-            self.rivals.append((priced.schedule, priced.count, least))
 
 
 def _table(table: Source, count: int) -> StageTable:
@@ -186,21 +109,8 @@ def _table(table: Source, count: int) -> StageTable:
     return source.at(range(source.num_layers + 1))
 
 
-def _caps(caps: Caps, shapes: Sequence[SubmeshShape]) -> list[float]:
-    """Of every shape."""
-    if caps is None:
-        return [float("inf")] * len(shapes)
-    if not isinstance(caps, Mapping):
-        check_positive("memory_cap_bytes", caps, "pass None for no cap")
-        return [float(caps)] * len(shapes)
-    missing = {shape.kind for shape in shapes} - set(caps)
-    if missing:
-        raise fail("memory_cap_bytes", f"a number for each kind, {sorted(missing)} too", [*caps])
-    return [float(caps[shape.kind]) for shape in shapes]
-
-
 def _planned(
-    priced: Priced, plan: Sequence[Stage], places: Sequence[tuple[int, ...]]
+    priced: Priced, plan: Plan, places: Sequence[tuple[int, ...]]
 ) -> tuple[PlannedStage, ...]:
     table, depth = priced.table, len(plan)
     stages = []

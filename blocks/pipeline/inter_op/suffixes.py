@@ -11,7 +11,7 @@ largest, both together the longest chain. It is the capped sum of ``blocks.pipel
 with a budget of devices and a price between neighbours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from blocks.pipeline.inter_op.budget import Budget
@@ -56,11 +56,12 @@ def suffixes(
     shape = (num_shapes, num_bounds, budget.num_states + 1)
     last = np.full(shape, np.inf)
     last[:, -1, 0] = 0.0
+    able = [m for m in range(num_shapes) if (budget.before[m] < budget.num_states).any()]
     value, after = [np.full(shape, np.inf)], [last]
     for stages in range(1, max_stages + 1):
         step, head = costs(stages)
         found = np.full(shape, np.inf)
-        for m in range(num_shapes):
+        for m in able:
             of_shape = (step[:, :, m], None if head is None else head[:, :, m])
             _extend(found[m], *of_shape, after[-1][m], budget.before[m])
         if limit is not None:
@@ -69,7 +70,7 @@ def suffixes(
         if not np.isfinite(found).any():
             break
         value.append(found)
-        after.append(_send(found, send))
+        after.append(_send(found, send, able))
     return Suffixes(value, after, budget)
 
 
@@ -77,8 +78,6 @@ def _extend(found: Any, step: Any, head: Any, after: Any, before: Any) -> None:
     """One shape's values with one more stage, into ``found`` ``[k, u]``."""
     import numpy as np
 
-    if not np.isfinite(step).any():
-        return
     later = after[:, before]  # [i, u], devices of the stage taken off
     num_bounds, num_states = later.shape
     out = found[:, :num_states]
@@ -88,23 +87,35 @@ def _extend(found: Any, step: Any, head: Any, after: Any, before: Any) -> None:
             np.maximum(every, head[:, :, None], out=every)
         every.min(axis=1, out=out)
         return
-    for length in range(1, num_bounds):
-        costs = step.diagonal(length)
-        if not np.isfinite(costs).any():
-            continue
-        reached = later[length:] + costs[:, None]
+    low, high = _span(np.isfinite(later))
+    first, last = _span(np.isfinite(step).T)
+    for i in np.flatnonzero((low < high) & (first < last)).tolist():
+        at = slice(first[i], last[i]), slice(low[i], high[i])
+        reached = step[at[0], i][:, None] + later[i, at[1]]
         if head is not None:
-            np.maximum(reached, head.diagonal(length)[:, None], out=reached)
-        np.minimum(out[: num_bounds - length], reached, out=out[: num_bounds - length])
+            np.maximum(reached, head[at[0], i][:, None], out=reached)
+        np.minimum(out[at], reached, out=out[at])
 
 
-def _send(value: Any, send: Any) -> Any:
-    """``after`` of ``value``."""
+def _span(some: Any) -> tuple[Any, Any]:
+    """For every row from where to where it has any."""
+    any_ = some.any(axis=1)
+    return some.argmax(axis=1), (some.shape[1] - some[:, ::-1].argmax(axis=1)) * any_
+
+
+def _send(value: Any, send: Any, able: Sequence[int]) -> Any:
+    """``after`` of ``value``; only ``able`` shapes have any."""
     import numpy as np
 
-    if not send.any():
-        return np.broadcast_to(value.min(axis=0), value.shape)
-    return np.stack([(send[:, m, :].T[:, :, None] + value).min(axis=0) for m in range(len(value))])
+    if (send == send[:, :1, :1]).all():
+        least = value[able].min(axis=0) + send[:, 0, 0][:, None]
+        return np.broadcast_to(least, value.shape)
+    found = np.full(value.shape, np.inf)
+    for m in able:
+        for other in able:
+            reached = value[other] + send[:, m, other][:, None]
+            np.minimum(found[m], reached, out=found[m])
+    return found
 
 
 def prefixes(step: Any, send: Any, budget: Budget) -> Any:

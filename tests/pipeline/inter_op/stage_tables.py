@@ -3,11 +3,22 @@
 import dataclasses
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from blocks.pipeline.inter_op import StageCost, StageTable, SubmeshShape, submeshes
+from blocks.pipeline.inter_op import (
+    InterOpPlan,
+    StageCost,
+    StageTable,
+    SubmeshShape,
+    partition_mesh,
+    submeshes,
+)
+from blocks.pipeline.inter_op.flow import FLOWS
+from blocks.pipeline.inter_op.makespans import makespans
+from blocks.pipeline.inter_op.priced import Priced
 
 Plan = tuple[tuple[int, int, int, int], ...]
 """Indices of first bound, last bound, shape and option of every stage."""
@@ -87,3 +98,77 @@ def every_plan(case: Case, *, idle: bool = False) -> Iterator[Plan]:
                     yield from extend(stop, rest, (*plan, (first, stop, m, int(option))))
 
     yield from extend(0, devices, ())
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """A case and what is asked of it."""
+
+    case: Case
+    schedule: str
+    num_microbatches: int
+    cap: float
+    idle: bool
+
+    def priced(self, depth: int | None = None) -> Priced:
+        """For plans with so many stages, where that matters."""
+        caps = [self.cap] * len(self.case.table.shapes)
+        depth = depth if FLOWS[self.schedule].follows_depth else None
+        return Priced(self.case.table, self.schedule, self.num_microbatches, caps, depth)
+
+    def partition(self, **options: Any) -> InterOpPlan:
+        """The plan of these."""
+        case = self.case
+        return partition_mesh(
+            case.table,
+            case.num_hosts,
+            case.devices_per_host,
+            kinds=case.kinds,
+            num_microbatches=self.num_microbatches,
+            memory_cap_bytes=self.cap,
+            schedules=[self.schedule],
+            idle_devices=self.idle,
+            **options,
+        )
+
+
+def draw(rng: random.Random, *, max_layers: int, devices_per_host: int | None = None) -> Drawn:
+    """A small case: one or two kinds of devices, one or two options, tight or loose caps."""
+    kinds = rng.choice([(), (), ("a", "b")])
+    per_host = devices_per_host or (2 if kinds else rng.choice([2, 4]))
+    case = random_case(
+        rng,
+        rng.randint(max(1, max_layers - 4), max_layers),
+        len(kinds) or rng.choice([1, 2, 2]),
+        per_host,
+        num_options=rng.choice([1, 2]) if max_layers < 8 else 1,
+        transfers=rng.random() < 0.7,
+        kinds=kinds,
+    )
+    schedule = rng.choice(["one_f_one_b", "one_f_one_b", "gpipe", "zb_h1", "zb_h2"])
+    cap = rng.choice([40, 80, 150, 300, float("inf")])
+    return Drawn(case, schedule, rng.choice([1, 2, 4, 8, 16]), cap, rng.random() < 0.3)
+
+
+def fitting(plans: Iterable[Plan], drawn: Drawn, priced: Priced | None = None) -> list[Plan]:
+    """Plans whose every stage keeps to the cap, by the memory of their own number of stages, or
+    as ``priced`` counts it."""
+    found, by_depth = [], {}
+    for plan in plans:
+        depth = len(plan)
+        if depth not in by_depth:
+            by_depth[depth] = priced or drawn.priced(depth)
+        to_end = range(depth, 0, -1)
+        if all(by_depth[depth].fits(n)[stage] for n, stage in zip(to_end, plan, strict=True)):
+            found.append(plan)
+    return found
+
+
+def best_simulated(drawn: Drawn) -> tuple[float, int]:
+    """The least makespan over every plan that fits, and how many plans there are."""
+    plans = list(every_plan(drawn.case, idle=drawn.idle))
+    by_depth: dict[int, list[Plan]] = {}
+    for plan in fitting(plans, drawn):
+        by_depth.setdefault(len(plan), []).append(plan)
+    found = [makespans(drawn.priced(depth), some).min() for depth, some in by_depth.items()]
+    return min(map(float, found), default=float("inf")), len(plans)

@@ -6,49 +6,49 @@ import pytest
 
 from blocks.pipeline.inter_op.budget import budget
 from blocks.pipeline.inter_op.closed_formula import closed_formula
-from blocks.pipeline.inter_op.priced import Priced
-from tests.pipeline.inter_op.stage_tables import Case, every_plan, random_case
-
-KINDS = ((), (), ("a", "b"))
-
-
-def fitting(case: Case, priced: Priced, *, idle: bool = False) -> list:
-    """Plans whose every stage keeps to the caps."""
-    found = []
-    for plan in every_plan(case, idle=idle):
-        to_end = range(len(plan), 0, -1)
-        if all(priced.fits(n)[stage] for n, stage in zip(to_end, plan, strict=True)):
-            found.append(plan)
-    return found
+from blocks.pipeline.inter_op.formula import alpa, trip_bound
+from blocks.pipeline.inter_op.makespans import makespans
+from blocks.pipeline.inter_op.step_bound import step_bounds
+from tests.pipeline.inter_op.stage_tables import draw, every_plan, fitting
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_equals_brute_force(seed):
-    rng = random.Random(seed)
-    kinds = rng.choice(KINDS)
-    case = random_case(
-        rng,
-        rng.randint(1, 6),
-        len(kinds) or rng.choice([1, 2, 3]),
-        rng.choice([2, 4]) if not kinds else 2,
-        num_options=rng.choice([1, 2]),
-        transfers=rng.random() < 0.7,
-        kinds=kinds,
-    )
-    idle = rng.random() < 0.3
-    schedule = rng.choice(["one_f_one_b", "one_f_one_b", "gpipe", "zb_h1"])
-    caps = [rng.choice([40, 80, 150, float("inf")])] * len(case.table.shapes)
-    priced = Priced(case.table, schedule, rng.choice([1, 2, 4, 8, 16]), caps)
-    plans = fitting(case, priced, idle=idle)
-    devices = budget(
-        case.table.shapes, case.num_hosts, case.devices_per_host, kinds, whole=not idle
-    )
-    found = closed_formula(priced, devices)
-    if not plans:
-        assert not found.choices
-        return
-    best = min(priced.formula_s(plan) for plan in plans)
-    assert found.choices[0].stages in plans
-    assert found.choices[0].formula_s == priced.formula_s(found.choices[0].stages)
-    assert found.choices[0].formula_s == pytest.approx(best, rel=1e-12)
-    assert found.bound_s == pytest.approx(best, rel=1e-12)
+    """Alpa's formula and the bound by trips, each with its own terms."""
+    drawn = draw(random.Random(seed), max_layers=6)
+    priced = drawn.priced()
+    cluster = (drawn.case.num_hosts, drawn.case.devices_per_host, drawn.case.kinds)
+    devices = budget(drawn.case.table.shapes, *cluster, whole=not drawn.idle)
+    plans = fitting(every_plan(drawn.case, idle=drawn.idle), drawn, priced)
+    for formula in (alpa(priced), trip_bound(priced)):
+        if formula is None:
+            assert drawn.schedule.startswith("zb"), "its order is known by the number of stages"
+            continue
+        found = closed_formula(formula, devices)
+        if not plans:
+            assert not found.choices
+            continue
+        best = min(formula.seconds(plan) for plan in plans)
+        choice = found.choices[0]
+        assert choice.stages in plans
+        assert choice.seconds == formula.seconds(choice.stages) == pytest.approx(best, rel=1e-12)
+        assert found.bound_s == pytest.approx(best, rel=1e-12)
+        rough = closed_formula(formula, devices, epsilon=0.05)
+        assert rough.bound_s <= best * (1 + 1e-12)
+        assert rough.choices[0].seconds * 0.95 <= rough.bound_s * (1 + 1e-12)
+        assert rough.num_caps <= found.num_caps
+
+
+@pytest.mark.parametrize("seed", range(100, 140))
+def test_no_simulated_plan_is_below_its_bounds(seed):
+    drawn = draw(random.Random(seed), max_layers=5)
+    cluster = (drawn.case.num_hosts, drawn.case.devices_per_host, drawn.case.kinds)
+    devices = budget(drawn.case.table.shapes, *cluster, whole=not drawn.idle)
+    totals = step_bounds(drawn.priced(), devices, len(drawn.case.table.bounds) - 1).totals
+    for plan in fitting(every_plan(drawn.case, idle=drawn.idle), drawn, drawn.priced())[:200]:
+        priced = drawn.priced(len(plan))
+        (seconds,) = makespans(priced, [plan])
+        trips = trip_bound(priced)
+        assert trips is not None
+        assert trips.seconds(plan) <= seconds * (1 + 1e-12)
+        assert totals[len(plan)] <= seconds * (1 + 1e-12)
