@@ -1,11 +1,12 @@
 """What token slices cost on this machine, measured with the stages a run would have."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from blocks._checks import check
 from blocks.pipeline import (
     CostSurface,
     Sample,
@@ -25,13 +26,25 @@ CUTS = (1, 2, 4, 8)
 MIN_SLICE = 8
 
 
-def calibrate(config: TrainConfig, model: ModelConfig, *, rounds: int = 3) -> list[CostSurface]:
+def calibrate(
+    config: TrainConfig,
+    model: ModelConfig,
+    *,
+    rounds: int = 5,
+    clock: Callable[[], float] = time.thread_time,
+) -> list[CostSurface]:
     """A surface for every pipeline rank: the sum of its stages, in CPU seconds of this thread.
 
     Forwards and whole backwards are timed, the least of ``rounds``, after a round that warms up;
-    weight gradients count as part of the backward. ``config`` is resolved.
+    weight gradients count as part of the backward. As in a pipeline each follows one of the other
+    kind, which leaves little in the caches that it could use. ``config`` is resolved.
+
+    Raises:
+        ValueError: rows too short to be cut in two.
     """
-    return [_surface(config, model, own, rounds) for own in _ranks(config, model)]
+    length, least = config.context_len, 2 * MIN_SLICE
+    check(length >= least, "context_len", f"at least {least} tokens to measure slices", length)
+    return [_surface(config, model, own, rounds, clock) for own in _ranks(config, model)]
 
 
 def held_bytes(config: TrainConfig, model: ModelConfig) -> list[float]:
@@ -83,13 +96,19 @@ def _data(config: TrainConfig, model: ModelConfig) -> dict[str, Tensor]:
 
 
 def _surface(
-    config: TrainConfig, model: ModelConfig, stages: Sequence[DecoderStage], rounds: int
+    config: TrainConfig,
+    model: ModelConfig,
+    stages: Sequence[DecoderStage],
+    rounds: int,
+    clock: Callable[[], float],
 ) -> CostSurface:
     length, rows = config.context_len, config.microbatch or 1
     data, samples = _data(config, model), []
     for count in (count for count in CUTS if length // count >= MIN_SLICE):
         bounds = uniform_slices(length, count)
-        found = [list(_one_round(stages, data, bounds, model)) for _ in range(rounds + 1)][1:]
+        found = [list(_one_round(stages, data, bounds, model, clock)) for _ in range(rounds + 1)][
+            1:
+        ]
         for piece in range(count):
             forward, backward = (min(times[piece][side] for times in found) for side in (0, 1))
             start, stop = bounds[piece : piece + 2]
@@ -103,6 +122,7 @@ def _one_round(
     data: dict[str, Tensor],
     bounds: Sequence[int],
     model: ModelConfig,
+    clock: Callable[[], float],
 ) -> Iterator[tuple[float, float]]:
     """Seconds of forward and backward of every slice, all stages together."""
     count = len(bounds) - 1
@@ -111,14 +131,18 @@ def _one_round(
         state: dict = {}
         held: list[Tensor] = []
         for piece in range(count):
-            started = time.thread_time()
+            short = _forward(stage, data, (0, MIN_SLICE), 0, {}, model)
+            short.backward(torch.ones_like(short))
+            started = clock()
             held.append(_forward(stage, data, bounds, piece, state, model))
-            forward[piece] += time.thread_time() - started
+            forward[piece] += clock() - started
         for piece in reversed(range(count)):
+            _forward(stage, data, (0, MIN_SLICE), 0, {}, model)
             out = held[piece]
-            started = time.thread_time()
-            out.backward(torch.ones_like(out))
-            backward[piece] += time.thread_time() - started
+            grad = torch.ones_like(out)
+            started = clock()
+            out.backward(grad)
+            backward[piece] += clock() - started
         stage.zero_grad(set_to_none=True)
     yield from zip(forward, backward, strict=True)
 
