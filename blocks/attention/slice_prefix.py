@@ -26,6 +26,8 @@ class SlicePrefix:
         2. ``grad_key`` and ``grad_value`` are zero outside of the backward of a sequence: what
            slices take out is zeroed, so after slice 0 all of it is.
         3. ``pending`` holds the starts of the slices whose backward is still to come.
+        4. ``ends`` holds the ends of the slices written; rows before the last of them are keys and
+           values of this sequence.
 
     key, value: [*batch, max_len, num_kv_heads, head_dim].
     grad_key, grad_value: the same in float32 (float64 for float64).
@@ -36,6 +38,7 @@ class SlicePrefix:
     grad_key: Tensor
     grad_value: Tensor
     pending: set[int] = dataclasses.field(default_factory=set)
+    ends: set[int] = dataclasses.field(default_factory=set)
 
     @classmethod
     def empty(
@@ -85,7 +88,8 @@ class SlicePrefix:
             query: [*batch, slice_len, num_heads, head_dim].
             key: [*batch, slice_len, num_kv_heads, head_dim] of the same tokens.
             value: as key.
-            start: position of the slice's first token; 0 begins a new sequence.
+            start: position of the slice's first token, none before it left out; 0 begins a new
+                sequence.
             cu_seqlens, scale, window, softcap, sinks, alibi_slopes, batch_invariant, impl: see
                 ``slice_attention``.
 
@@ -107,6 +111,9 @@ class SlicePrefix:
         per_call = (scale, window, softcap, sinks, alibi_slopes)
         buffers = (query, self.key, self.value)
         resolve(*buffers, start, cu_seqlens, per_call, batch_invariant, impl)
+        written = max(self.ends, default=0)
+        if start > written:
+            raise fail("start", f"at most {written}, tokens written", start, "run slices in order")
         options = {"cu_seqlens": cu_seqlens, "scale": scale, "window": window}
         options |= {"softcap": softcap, "impl": impl}
         settings = (self, start, options, batch_invariant)
@@ -135,6 +142,8 @@ class _Attend(torch.autograd.Function):
         output, lse = slice_attention(query, prefix.key, prefix.value, start, **how)
         if start == 0:
             prefix.pending.clear()
+            prefix.ends.clear()
+        prefix.ends.add(start + slice_len)
         if any(ctx.needs_input_grad):
             prefix.pending.add(start)
         ctx.save_for_backward(query, output, lse, sinks, alibi_slopes)

@@ -258,6 +258,26 @@ def test_a_prefix_under_autograd_gives_complete_gradients(impl, batch):
         assert (prefix.grad_value == 0).all()
 
 
+def test_a_slice_behind_a_gap_is_refused_and_one_run_again_is_not():
+    prefix, tensors = SlicePrefix.empty(30, 2, 16), numbers(30, (4, 2))
+    query, key, value = tensors[:3]
+
+    def attend(start: int, end: int) -> torch.Tensor:
+        return prefix.attend(query[start:end], key[start:end], value[start:end], start)
+
+    with pytest.raises(ValueError, match="start: expected at most 0, tokens written, got 10"):
+        attend(10, 20)
+    attend(0, 10)
+    with pytest.raises(ValueError, match="start: expected at most 10"):
+        attend(11, 20)
+    assert not prefix.key[10:].any()
+    once = [attend(10, 20), attend(20, 30)]
+    assert torch.equal(attend(10, 20), once[0])  # as recomputation does
+    attend(0, 10)  # another sequence
+    with pytest.raises(ValueError, match="start: expected at most 10"):
+        attend(20, 30)
+
+
 def test_backwards_out_of_order_are_refused():
     prefix = SlicePrefix.empty(30, 2, 16)
     with pytest.raises(ValueError, match="last to first"):
