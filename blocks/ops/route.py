@@ -1,6 +1,7 @@
 """Which experts a token goes to, with which weights."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -47,7 +48,8 @@ def route(
         impl: None for the fastest where the tensor lives.
 
     Raises:
-        ValueError, TypeError: a top_k or scoring that does not exist, a bias of another shape.
+        ValueError, TypeError: a top_k or scoring that does not exist, a bias of another shape, a
+            scale that is not finite.
 
     >>> import torch
     >>> routing = route(torch.tensor([[0.0, 9.0, 1.0], [5.0, 0.0, 1.0]]), 2)
@@ -61,6 +63,7 @@ def route(
     Mixtral of Experts, 2.1; Wang et al. 2024, Auxiliary-loss-free load balancing (bias).
     """
     _check(router_logits, top_k, scoring, bias)
+    _checks.check(math.isfinite(scale), "scale", "a finite number", scale)
     traced = must_trace(router_logits, bias)
     options = {"scoring": scoring, "normalize": normalize, "bias": bias, "scale": scale}
     has = HAS if router_logits.dtype in _matrix_tiles.DTYPES else HAS[:1]

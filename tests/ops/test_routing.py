@@ -123,6 +123,9 @@ def test_misuse_is_refused() -> None:
         bare(torch.zeros(2, 4), 5)
     with pytest.raises(ValueError, match="top_k: expected 1 to 4"):
         bare(torch.zeros(2, 4), 0)
+    for scale in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="scale: expected a finite number"):
+            route(torch.zeros(2, 4), 2, scale=scale)
     with pytest.raises(ValueError, match="scoring: expected one of"):
         bare(torch.zeros(2, 4), 1, scoring="relu")
     with pytest.raises(ValueError, match="router_logits shape"):
