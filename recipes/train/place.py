@@ -32,8 +32,8 @@ class Place:
     """One process of a layout. ``Place()`` is a run of one process, without any group.
 
     pipeline: the ranks of this replica's pipeline; replicas: those with the same parameters;
-    files: all ranks, for checkpoints and for what they tell one another; tensor: those that share
-    the layers held here.
+    files: all ranks, for checkpoints alone, which are written while steps go on; words: all ranks,
+    for what they tell one another; tensor: those that share the layers held here.
     """
 
     layout: Layout = dataclasses.field(default_factory=Layout)
@@ -41,6 +41,7 @@ class Place:
     pipeline: Any = None
     replicas: Any = None
     files: Any = None
+    words: Any = None
     tensor: Group | None = None
     device: str = "cpu"
     _closing: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
@@ -103,7 +104,7 @@ class Place:
         Adding zeros rounds nothing, so the result is the same bits in any layout.
         """
         if not self.alone:
-            dist.all_reduce(numbers, group=self.files)
+            dist.all_reduce(numbers, group=self.words)
         return numbers
 
     def largest(self, number: float) -> float:
@@ -111,7 +112,7 @@ class Place:
         if self.alone:
             return number
         held = torch.tensor([number], dtype=torch.float64)
-        dist.all_reduce(held, op=dist.ReduceOp.MAX, group=self.files)
+        dist.all_reduce(held, op=dist.ReduceOp.MAX, group=self.words)
         return held.item()
 
     def share(self, value: Any) -> Any:
@@ -119,16 +120,16 @@ class Place:
         if self.alone:
             return value
         box = [value if self.is_first else None]
-        dist.broadcast_object_list(box, src=0, group=self.files)
+        dist.broadcast_object_list(box, src=0, group=self.words)
         return box[0]
 
     def wait_for_all(self) -> None:
         if not self.alone:
-            dist.barrier(group=self.files)
+            dist.barrier(group=self.words)
 
 
-def _groups(layout: Layout, rank: int) -> tuple[Any, Any, Any, Group | None]:
-    """Pipeline, replicas, files' group and tensor group; every process makes every group."""
+def _groups(layout: Layout, rank: int) -> tuple[Any, Any, Any, Any, Group | None]:
+    """Groups: pipeline, replicas, files, words and tensor; every process makes every group."""
     here = layout.position(rank)
     pipelines = {
         (dp, tp): dist.new_group(list(layout.pipeline(dp, tp)))
@@ -140,7 +141,7 @@ def _groups(layout: Layout, rank: int) -> tuple[Any, Any, Any, Group | None]:
         for pp in range(layout.pp)
         for tp in range(layout.tp)
     }
-    files = dist.new_group(backend="gloo")
+    files, words = (dist.new_group(backend="gloo") for _ in range(2))
     tensor = None
     if layout.tp > 1:
         groups: dict[tuple[int, int], Any] = {
@@ -149,4 +150,4 @@ def _groups(layout: Layout, rank: int) -> tuple[Any, Any, Any, Group | None]:
             for pp in range(layout.pp)
         }
         tensor = DistributedGroup(groups[here.dp, here.pp], report_after_s=REPORT_AFTER_S)
-    return pipelines[here.dp, here.tp], replicas[here.pp, here.tp], files, tensor
+    return pipelines[here.dp, here.tp], replicas[here.pp, here.tp], files, words, tensor
