@@ -12,8 +12,9 @@ from recipes.plan.execute.local_call import LocalCall
 
 
 def contracted(call: LocalCall, target: Any, equation: str, operands: Sequence[Tensor]) -> Tensor:
-    """``einsum`` of two operands; also outer products, which torch would do element by element."""
-    if len(operands) != 2:
+    """``einsum``; element by element where nothing is summed."""
+    terms, _, result = equation.partition("->")
+    if len(operands) != 2 or set(terms) - {","} <= set(result):
         return target(equation, operands)
     return product(equation, *operands)
 
