@@ -118,7 +118,7 @@ def _ended(meetings: Mapping[tuple[str, tuple[int, ...]], _Meeting]) -> Iterator
 
 
 def run_local(
-    mesh: Mesh,
+    mesh: Mesh | Sequence[Mesh],
     work: Callable[[int, Mapping[str, Group]], T],
     *,
     timeout_s: float = 60.0,
@@ -126,11 +126,12 @@ def run_local(
     """Run ``work(rank, groups)`` on every rank of a mesh, each in a thread.
 
     Args:
-        work: is given its rank and, for every axis of the mesh, the group it is in.
+        mesh: or several without a rank in common, all at once.
+        work: is given its rank and, for every axis of its mesh, the group it is in.
         timeout_s: longest wait of a rank for the others in one collective.
 
     Returns:
-        What the ranks returned, in the order of ``mesh.ranks``.
+        What the ranks returned, in the order of ``mesh.ranks``, mesh after mesh.
 
     Raises:
         Whatever a rank raised; the first in rank order. ``ValueError`` where ranks of a group
@@ -141,24 +142,28 @@ def run_local(
     [1, 1]
     """
     check(timeout_s > 0, "timeout_s", "a positive number", timeout_s)
+    meshes = (mesh,) if isinstance(mesh, Mesh) else tuple(mesh)
+    mesh_of = {rank: one for one in meshes for rank in one.ranks}
+    check(len(mesh_of) == sum(m.num_ranks for m in meshes), "meshes", "no common rank", meshes)
     meetings = {
         (axis, group): _Meeting(len(group), timeout_s)
-        for axis in mesh.axes
-        for group in mesh.groups(axis)
+        for one in meshes
+        for axis in one.axes
+        for group in one.groups(axis)
     }
     results: dict[int, T] = {}
     errors: dict[int, BaseException] = {}
 
     def run(rank: int) -> None:
-        groups: dict[str, Group] = {}
-        for axis in mesh.axes:
-            ranks = mesh.group(rank, axis)
-            groups[axis] = LocalGroup(ranks.index(rank), len(ranks), meetings[axis, ranks])
+        own = {axis: mesh_of[rank].group(rank, axis) for axis in mesh_of[rank].axes}
+        groups: dict[str, Group] = {
+            axis: LocalGroup(ranks.index(rank), len(ranks), meetings[axis, ranks])
+            for axis, ranks in own.items()
+        }
         try:
             with torch.set_grad_enabled(grad_on):
                 results[rank] = work(rank, groups)
-            for axis in mesh.axes:
-                ranks = mesh.group(rank, axis)
+            for axis, ranks in own.items():
                 meetings[axis, ranks].ended.add(rank)
         except BaseException as error:
             errors[rank] = error
@@ -166,7 +171,7 @@ def run_local(
                 meeting.barrier.abort()
 
     grad_on = torch.is_grad_enabled()
-    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in mesh.ranks]
+    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in mesh_of]
     for thread in threads:
         thread.start()
     in_vain: list[ValueError] = []
@@ -174,10 +179,10 @@ def run_local(
         while thread.is_alive():
             thread.join(LOOK_EVERY_S)
             in_vain += [fail("collectives", ALIKE, text) for text in _ended(meetings)]
-    causes = [errors[rank] for rank in mesh.ranks if rank in errors]
+    causes = [errors[rank] for rank in mesh_of if rank in errors]
     for error in causes:
         if not isinstance(error, threading.BrokenBarrierError):
             raise error
     if causes:
         raise (*in_vain, *causes)[0]
-    return [results[rank] for rank in mesh.ranks]
+    return [results[rank] for rank in mesh_of]

@@ -61,6 +61,21 @@ class Ranker(nn.Module):
         return F.binary_cross_entropy_with_logits(score, clicked)
 
 
+class TiedUNet(nn.Module):
+    """A skip from the first layer to the last, which share a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.inner, self.norm = nn.Linear(6, 8), nn.Linear(8, 8), nn.LayerNorm(8)
+        self.up = nn.Linear(8, 8, bias=False)
+        self.tied = nn.Parameter(torch.randn(8, 8) / 3)
+
+    def forward(self, x: Tensor, goal: Tensor) -> Tensor:
+        first = F.gelu(self.down(x) @ self.tied)
+        second = self.norm(F.gelu(self.inner(first)))
+        return F.mse_loss((self.up(second) + first) @ self.tied, goal)
+
+
 def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -98,6 +113,18 @@ def ranker(dtype: torch.dtype = torch.float64, dropout: float = 0.0) -> Case:
         users, items = torch.randint(9, (2, 6), generator=_generator(seed))
         clicked = torch.rand(6, generator=_generator(seed)).round().to(dtype)
         return {"args.0": users, "args.1": items, "args.2": clicked}
+
+    traced = trace(module, tuple(batch(0).values()))
+    return Case(module, traced, batch, lambda m, b: m(*b.values()))
+
+
+def tied_unet(dtype: torch.dtype = torch.float64) -> Case:
+    torch.manual_seed(0)
+    module = TiedUNet().to(dtype)
+
+    def batch(seed: int) -> Batch:
+        both = torch.randn(4, 5, 14, generator=_generator(seed), dtype=dtype)
+        return {"args.0": both[..., :6], "args.1": both[..., 6:]}
 
     traced = trace(module, tuple(batch(0).values()))
     return Case(module, traced, batch, lambda m, b: m(*b.values()))

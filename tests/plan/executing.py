@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from blocks.pipeline import Schedule, in_process_transports
 from blocks.sharding import (
     Group,
     Mesh,
@@ -14,11 +15,22 @@ from blocks.sharding import (
     Placement,
     Program,
     Strategy,
+    cut_graph,
     lower,
     run_local,
     strategies,
 )
-from recipes.plan.execute import AdamW, FxOperations, PlannedModule
+from blocks.sharding.cross_mesh import Mode
+from recipes.plan.execute import (
+    AdamW,
+    FxOperations,
+    PlannedModule,
+    PlannedPipeline,
+    StageProgram,
+    meshes_of,
+    routes,
+)
+from recipes.plan.layers import layers_of
 from recipes.plan.trace import TracedModule
 
 Batch = Mapping[str, Tensor]
@@ -140,3 +152,94 @@ def assert_same_run(found: Run, expected: Run, *, tolerance: float, state: bool 
         want = expected.state[name]
         error = float((got - want).abs().max())
         assert error <= 100 * tolerance * max(1.0, float(want.abs().max())), f"{name}: {error:.1e}"
+
+
+def cut_evenly(graph: OpGraph, num_stages: int) -> list[int]:
+    """A stage for every node: as many runs of operations of one module each."""
+    forward = [at for at, n in enumerate(graph.nodes) if n.role == "op" and n.phase == "forward"]
+    run, module = [0] * len(graph.nodes), ""
+    for before, at in zip([0, *forward], forward, strict=False):
+        name = graph.nodes[at].module or module
+        run[at] = run[before] + (name != module)
+        module = name
+    num_runs = run[forward[-1]] + 1
+    return list(layers_of(graph, [number * num_stages // num_runs for number in run]))
+
+
+def random_stages(
+    traced: TracedModule, meshes: Sequence[Mesh], seed: int, *, follow: float = 0.8
+) -> list[StageProgram]:
+    """A pipeline of as many stages as there are meshes, each under random strategies."""
+    found = []
+    stage_of = cut_evenly(traced.graph, len(meshes))
+    for at, cut in enumerate(cut_graph(traced.graph, stage_of)):
+        chosen = random_strategies(cut.graph, meshes[at], seed + at, follow=follow)
+        program = lower(cut.graph, chosen, meshes[at])
+        program.check_invariants()
+        found.append(StageProgram(cut, program))
+    return found
+
+
+def train_pipeline(pipeline: PlannedPipeline, steps: Steps) -> Run:
+    """One device's account of some steps; losses where it has the last stage."""
+    losses: list[float] = []
+    gradients: dict[str, Tensor] = {}
+    for at, microbatches in enumerate(steps):
+        loss = pipeline.accumulate(microbatches)
+        if loss is not None:
+            losses.append(loss.item())
+        if at == 0:
+            gradients = pipeline.gradients()
+        pipeline.update()
+        pipeline.check_invariants()
+    return Run(losses, gradients, pipeline.whole_state())
+
+
+def pipeline_on_threads(
+    traced: TracedModule,
+    stages: Sequence[StageProgram],
+    schedule: Schedule,
+    state: Mapping[str, Tensor],
+    steps: Steps,
+    *,
+    recompute: Sequence[int] = (),
+    mode: Mode = "send_recv",
+) -> Run:
+    """All devices' accounts of the same steps in one; where two tell of the same they agree."""
+    meshes = meshes_of(stages, schedule)
+    ways = routes(stages, mode=mode)
+    wires = in_process_transports(1 + max(rank for mesh in meshes for rank in mesh.ranks))
+
+    def work(device: int, groups: Mapping[str, Group]) -> Run:
+        pipeline = PlannedPipeline(
+            stages,
+            schedule,
+            ways,
+            FxOperations(traced.ops),
+            device,
+            groups,
+            wires[device],
+            state,
+            optimizer=AdamW(lr=0.1),
+            recompute=recompute,
+        )
+        try:
+            return train_pipeline(pipeline, steps)
+        except BaseException as error:
+            wires[device].give_up(f"device {device} failed: {error!r}")
+            raise
+
+    return joined(run_local(meshes, work))
+
+
+def joined(runs: Sequence[Run]) -> Run:
+    """One account out of those of devices that hold different stages."""
+    losses = next(run.losses for run in runs if run.losses)
+    gradients: dict[str, Tensor] = {}
+    state: dict[str, Tensor] = {}
+    for run in runs:
+        assert run.losses in ([], losses)
+        for found, known in ((run.gradients, gradients), (run.state, state)):
+            for name, tensor in found.items():
+                torch.testing.assert_close(tensor, known.setdefault(name, tensor))
+    return Run(losses, gradients, state)

@@ -123,8 +123,7 @@ def count(
         ledger.restart_peak()
         ledger.run(program.phase(phase))
         peaks[phase] = ledger.peak - fixed
-        saved = program.saved if phase == "forward" else ()
-        for name in set(program.results_of(phase)) - set(saved):
+        for name in program.handed_over(phase):
             ledger.free(name)
         if phase == "forward":
             saved_bytes = ledger.held - fixed

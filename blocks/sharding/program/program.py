@@ -84,6 +84,12 @@ class Program:
         """Local names of what the caller takes at the end of a phase."""
         return tuple(name for at, name in self.results if self.graph.nodes[at].phase == phase)
 
+    def handed_over(self, phase: Phase) -> set[str]:
+        """The results of a phase that nothing reads after it: the caller alone has them then."""
+        kept = {*self.names("parameter"), *self.names("accumulate")}
+        kept |= set(self.saved) if phase == "forward" else set()
+        return set(self.results_of(phase)) - kept
+
     def __str__(self) -> str:
         lines = [f"program on {self.mesh}"]
         for phase in ("forward", "backward", "update"):
@@ -117,7 +123,7 @@ class Program:
             left = there - kept - results - saved
             assert not left, f"{phase}: left {sorted(left)}"
             assert saved <= there, f"{phase}: saved {sorted(saved - there)} are gone"
-            there -= results - saved
+            there -= self.handed_over(phase)
         unread = {graph.values[v].name for v, readers in enumerate(graph.readers) if not readers}
         left = there - set(self.names("parameter")) - unread
         assert not left, f"left after the update: {sorted(left)}"

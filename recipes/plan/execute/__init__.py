@@ -5,10 +5,14 @@ from recipes.plan.execute.local_call import LocalCall
 from recipes.plan.execute.machine import Machine, Operations
 from recipes.plan.execute.optimizer import SGD, AdamW, Optimizer
 from recipes.plan.execute.planned_module import Microbatch, PlannedModule
+from recipes.plan.execute.planned_pipeline import PlannedPipeline, meshes_of
+from recipes.plan.execute.planned_stage import PlannedStage
+from recipes.plan.execute.routes import Cargo, Routes, StageProgram, routes
 
 __all__ = [
     "SGD",
     "AdamW",
+    "Cargo",
     "FxOperations",
     "LocalCall",
     "Machine",
@@ -16,4 +20,10 @@ __all__ = [
     "Operations",
     "Optimizer",
     "PlannedModule",
+    "PlannedPipeline",
+    "PlannedStage",
+    "Routes",
+    "StageProgram",
+    "meshes_of",
+    "routes",
 ]

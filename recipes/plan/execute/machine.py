@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from blocks._checks import check
-from blocks.sharding import Group, Program, ShardingSpec, prepare_step
+from blocks.sharding import Group, Program, ShardingSpec, plan_reshard, prepare_step
 from blocks.sharding.program import Compute, Free, Instruction, Replace, Reshard
+from recipes.plan.execute.exchange import run_steps
 from recipes.plan.execute.local_call import LocalCall
 
 Tensors = MutableMapping[str, Tensor]
@@ -75,6 +76,13 @@ class Machine:
         for dim, run in enumerate(spec.runs(whole.shape, self.rank)):
             whole = whole.narrow(dim, run.start, run.size)
         return whole
+
+    def moved(
+        self, part: Tensor, shape: tuple[int, ...], source: ShardingSpec, target: ShardingSpec
+    ) -> Tensor:
+        """The rank's part of a tensor of ``shape`` under another sharding."""
+        steps = plan_reshard(source, target)
+        return run_steps(part, shape, steps, self.rank, self.groups)
 
     @torch.no_grad()
     def run(

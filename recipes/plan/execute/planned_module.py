@@ -7,6 +7,7 @@ from torch import Tensor
 
 from blocks._checks import check, fail
 from blocks.sharding import Group, Program, ShardingSpec
+from blocks.sharding.op_graph import Phase
 from blocks.sharding.program import BUFFER, RENEWED
 from blocks.sharding.stage_graph import RECEIVE, SEND
 from recipes.plan.execute.exchange import to_whole
@@ -128,12 +129,19 @@ class PlannedModule:
         self.machine.run(program.backward, held, key=key, loss_scale=loss_scale)
         results |= self.take_results(held, "backward")
         self._num_microbatches += 1
-        self._renew_buffers(results)
-        for at, name in program.results:
-            if program.graph.nodes[at].op not in (BUFFER, SEND):
-                spec = self.machine.spec(name)
-                return to_whole(results[at], self.machine.shape(name), spec, self.rank, self.groups)
-        raise fail("results of the program", "a loss", program.results)
+        self.renew_buffers(results)
+        loss = self.loss_of(results)
+        if loss is None:
+            raise fail("results of the program", "a loss", program.results)
+        return loss
+
+    def loss_of(self, results: Mapping[int, Tensor]) -> Tensor | None:
+        """The loss among some results, whole, on every rank; None where there is none."""
+        nodes = self.program.graph.nodes
+        for at, name in self.program.results:
+            if at in results and nodes[at].op not in (BUFFER, SEND):
+                return self.whole(name, results[at])
+        return None
 
     def begin(self, microbatch: Microbatch) -> Tensors:
         """What is held when the forward pass begins; gradients are zeros in the first."""
@@ -155,19 +163,17 @@ class PlannedModule:
                     held[name] = self.machine.local_part(name, microbatch[name])
         return held
 
-    def take_results(self, held: Tensors, phase: str) -> dict[int, Tensor]:
+    def take_results(self, held: Tensors, phase: Phase) -> dict[int, Tensor]:
         """The results of a phase by output node; what was not saved is held no longer."""
-        program = self.program
-        nodes = program.graph.nodes
-        found = {at: held[name] for at, name in program.results if nodes[at].phase == phase}
-        saved = set(program.saved) if phase == "forward" else set()
-        for name in {name for at, name in program.results if at in found} - saved:
+        nodes = self.program.graph.nodes
+        found = {at: held[name] for at, name in self.program.results if nodes[at].phase == phase}
+        for name in self.program.handed_over(phase):
             del held[name]
         return found
 
-    def _renew_buffers(self, results: Mapping[int, Tensor]) -> None:
-        """Buffers that the forward pass changed."""
-        for at, _ in self.program.results:
+    def renew_buffers(self, results: Mapping[int, Tensor]) -> None:
+        """Take over buffers that the forward pass changed."""
+        for at in results:
             node = self.program.graph.nodes[at]
             if node.op == BUFFER:
                 name = node.name.removesuffix(RENEWED)

@@ -1,0 +1,203 @@
+"""``CrossMeshTransport``: a pipeline whose ranks are meshes of different sizes."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from blocks.pipeline import Action, Handle, Kind, TensorSpec, Transport
+from blocks.sharding import Run
+from blocks.sharding.cross_mesh.box import Box, offset_in
+from blocks.sharding.cross_mesh.plan import Transfer
+from recipes.plan.execute.routes import Cargo, Routes, Way
+
+TOKEN = TensorSpec((), torch.float32)
+"""What the executor sees moving: the values travel beside it."""
+
+Slot = tuple[Way, int, int, int]
+"""(way, source stage, target stage, microbatch)."""
+
+
+class Parcels:
+    """Values between a device's stages and its transport.
+
+    leaving, arrived: by slot, the device's parts by index of the value in the whole graph.
+    """
+
+    def __init__(self) -> None:
+        self.leaving: dict[Slot, dict[int, Tensor]] = {}
+        self.arrived: dict[Slot, dict[int, Tensor]] = {}
+
+    def check_empty(self) -> None:
+        """Between steps nothing is under way."""
+        assert not self.leaving, f"not sent: {sorted(self.leaving)}"
+        assert not self.arrived, f"not taken: {sorted(self.arrived)}"
+
+
+class CrossMeshTransport:
+    """A ``Transport`` between the ranks of a pipeline, each of which is all devices of a mesh.
+
+    Every device of a mesh runs the executor of its pipeline rank. Where that sends, the device
+    sends the parts of the values that the cross-mesh plans have it send; where that receives, the
+    device receives its own and puts them together.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        devices: Sequence[int],
+        device: int,
+        routes: Routes,
+        parcels: Parcels,
+        wire: Transport,
+    ) -> None:
+        """
+        Args:
+            rank: of the pipeline, this device's.
+            devices: for every rank of the pipeline one of its devices, to ask what it does.
+            device: this one, as the meshes of the programs number them.
+            wire: between all devices; its ranks are devices.
+        """
+        self._rank, self._devices = rank, tuple(devices)
+        self._device, self._routes, self._parcels = device, routes, parcels
+        self._wire = wire
+
+    @property
+    def rank(self) -> int:
+        return self._rank
+
+    @property
+    def num_ranks(self) -> int:
+        return len(self._devices)
+
+    def send(self, tensor: Tensor, target_rank: int, action: Action) -> Handle:
+        slot = slot_of(action)
+        parts = self._parcels.leaving.pop(slot, {})
+        handles = []
+        for cargo in self._routes.of(*slot[:3]):
+            runs = cargo.plan.reduced.runs(cargo.plan.shape, self._device)
+            for transfer in cargo.plan.transfers:
+                if transfer.source == self._device and not transfer.relayed:
+                    piece = _slice(parts[cargo.value], transfer.box, runs).contiguous()
+                    handles.append(self._wire.send(piece, transfer.target, action))
+        return _Sent(tensor, handles)
+
+    def receive(self, spec: TensorSpec, source_rank: int, action: Action) -> Handle:
+        slot = slot_of(action)
+        loads = [
+            _Load(cargo, self._device, action, self._wire) for cargo in self._routes.of(*slot[:3])
+        ]
+        return _Arriving(loads, slot, self._parcels)
+
+    def post_status(self, text: str) -> None:
+        self._wire.post_status(text)
+
+    def status(self, rank: int) -> str:
+        return self._wire.status(self._devices[rank])
+
+    def give_up(self, reason: str) -> None:
+        self._wire.give_up(reason)
+
+    def given_up(self) -> str | None:
+        return self._wire.given_up()
+
+
+def slot_of(action: Action) -> Slot:
+    """Of a send."""
+    way: Way = "forward" if action.kind is Kind.SEND_FORWARD else "backward"
+    return way, action.stage, action.peer, action.sequence
+
+
+class _Sent:
+    """Everything an action sends."""
+
+    def __init__(self, tensor: Tensor, handles: list[Handle]) -> None:
+        self._tensor, self._handles = tensor, handles
+
+    def done(self) -> bool:
+        return all(handle.done() for handle in self._handles)
+
+    def wait(self, timeout_s: float) -> Tensor:
+        until = time.monotonic() + timeout_s
+        while self._handles:
+            self._handles[0].wait(max(0.0, until - time.monotonic()))
+            self._handles.pop(0)
+        return self._tensor
+
+
+class _Load:
+    """A value on its way to this device, put together as its pieces come."""
+
+    def __init__(self, cargo: Cargo, device: int, action: Action, wire: Transport) -> None:
+        self._cargo, self._device, self._action, self._wire = cargo, device, action, wire
+        self._dtype = getattr(torch, cargo.dtype)
+        self._runs = cargo.plan.target.runs(cargo.plan.shape, device)
+        self._pieces = [
+            (t, self._receive(t))
+            for t in cargo.plan.transfers
+            if t.target == device and not t.relayed
+        ]
+        self._relays = [t for t in cargo.plan.transfers if t.relayed and self._device in t[1:3]]
+        self._found: Tensor | None = None
+        self._passed_on: list[Handle] = []
+
+    def _receive(self, transfer: Transfer) -> Handle:
+        spec = TensorSpec(tuple(run.size for run in transfer.box), self._dtype)
+        return self._wire.receive(spec, transfer.source, self._action)
+
+    def wait(self, until: float) -> Tensor:
+        """The device's part. Pieces that others want too are passed on as they come."""
+        if self._found is None:
+            self._found = torch.empty([run.size for run in self._runs], dtype=self._dtype)
+        while True:
+            while self._pieces:
+                transfer, handle = self._pieces[0]
+                piece = handle.wait(max(0.0, until - time.monotonic()))
+                _slice(self._found, transfer.box, self._runs).copy_(piece)
+                self._pieces.pop(0)
+            if not self._relays:
+                break
+            self._next_relay()
+        while self._passed_on:
+            self._passed_on[0].wait(max(0.0, until - time.monotonic()))
+            self._passed_on.pop(0)
+        return self._found
+
+    def _next_relay(self) -> None:
+        """All relays to this device are posted at once, so that none waits for another's."""
+        assert self._found is not None
+        for transfer in self._relays:
+            if transfer.target == self._device:
+                self._pieces.append((transfer, self._receive(transfer)))
+            else:
+                piece = _slice(self._found, transfer.box, self._runs).contiguous()
+                self._passed_on.append(self._wire.send(piece, transfer.target, self._action))
+        self._relays = []
+
+    @property
+    def value(self) -> int:
+        return self._cargo.value
+
+
+class _Arriving:
+    """Everything an action receives; where it is all there, it lies in the parcels."""
+
+    def __init__(self, loads: list[_Load], slot: Slot, parcels: Parcels) -> None:
+        self._loads, self._slot, self._parcels = loads, slot, parcels
+
+    def done(self) -> bool:
+        return self._slot in self._parcels.arrived
+
+    def wait(self, timeout_s: float) -> Tensor:
+        until = time.monotonic() + timeout_s
+        found: Mapping[int, Tensor] = {load.value: load.wait(until) for load in self._loads}
+        self._parcels.arrived[self._slot] = dict(found)
+        return torch.zeros(TOKEN.shape, dtype=TOKEN.dtype)
+
+
+def _slice(tensor: Tensor, box: Box, runs: Sequence[Run]) -> Tensor:
+    """The view of a box in what holds ``runs``."""
+    for dim, run in enumerate(offset_in(box, tuple(runs))):
+        tensor = tensor.narrow(dim, run.start, run.size)
+    return tensor

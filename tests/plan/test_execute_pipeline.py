@@ -1,0 +1,77 @@
+"""Pipelines of planned stages on meshes of different sizes, against the module itself."""
+
+import pytest
+
+from blocks.pipeline.schedules import gpipe, interleaved, one_f_one_b, zb_h1
+from blocks.sharding import Mesh
+from recipes.plan.execute import meshes_of, routes
+from tests.plan.execute_cases import conv_net, ranker, tied_unet, transformer
+from tests.plan.executing import (
+    assert_same_run,
+    pipeline_on_threads,
+    random_stages,
+    run_alone,
+)
+
+ONE, TWO, FOUR = (
+    Mesh(("a",), (1,), (0,)),
+    Mesh(("a",), (2,), (1, 2)),
+    Mesh(("a", "b"), (2, 2), (3, 4, 5, 6)),
+)
+THREE = Mesh(("a",), (3,), (7, 8, 9))
+
+
+@pytest.mark.parametrize(
+    ("make", "meshes", "schedule"),
+    [
+        (transformer, (ONE, TWO, FOUR), one_f_one_b),
+        (conv_net, (THREE, ONE, TWO), gpipe),
+        (ranker, (TWO, THREE), zb_h1),
+    ],
+)
+def test_uneven_stages_train_as_one_device(make, meshes, schedule) -> None:
+    case = make()
+    steps = [[case.batch(at) for at in range(4)], [case.batch(at) for at in range(4, 8)]]
+    state = case.state
+    alone = run_alone(case.module, case.call, steps)
+    stages = random_stages(case.traced, meshes, seed=5)
+    run = pipeline_on_threads(case.traced, stages, schedule(len(meshes), (1,) * 4), state, steps)
+    assert_same_run(run, alone, tolerance=1e-9)
+
+
+def test_interleaved_stages_recompute_and_gather_after_arrival() -> None:
+    case = transformer()
+    steps = [[case.batch(at) for at in range(4)]]
+    state = case.state
+    alone = run_alone(case.module, case.call, steps)
+    meshes = (TWO, FOUR, TWO, FOUR)  # each rank of the pipeline has two stages
+    stages = random_stages(case.traced, meshes, seed=9)
+    schedule = interleaved(2, (1,) * 4, num_chunks=2)
+    run = pipeline_on_threads(
+        case.traced, stages, schedule, state, steps, recompute=(0, 2), mode="all_gather"
+    )
+    assert_same_run(run, alone, tolerance=1e-9)
+
+
+def test_skips_over_stages_and_tied_weights() -> None:
+    case = tied_unet()
+    steps = [[case.batch(at) for at in range(3)]] * 2
+    state = case.state
+    alone = run_alone(case.module, case.call, steps)
+    stages = random_stages(case.traced, (ONE, TWO, THREE), seed=3)
+    ways = routes(stages)
+    assert (0, 2) in ways.edges
+    run = pipeline_on_threads(case.traced, stages, one_f_one_b(3, (1,) * 3), state, steps)
+    assert_same_run(run, alone, tolerance=1e-9)
+
+
+def test_schedules_of_other_stages_are_refused() -> None:
+    case = ranker()
+    stages = random_stages(case.traced, (ONE, TWO), seed=1)
+    with pytest.raises(ValueError, match="stages of the schedule: expected 2, got 3"):
+        meshes_of(stages, one_f_one_b(3, (1,)))
+    with pytest.raises(ValueError, match="meshes of rank 0"):
+        meshes_of(stages, interleaved(1, (1,), num_chunks=2))
+    stages = random_stages(case.traced, (ONE, ONE), seed=1)
+    with pytest.raises(ValueError, match="devices: expected each in one mesh"):
+        meshes_of(stages, one_f_one_b(2, (1,)))
