@@ -33,7 +33,14 @@ from blocks.sharding.program import Counts, Program, count, lower
 from blocks.sharding.reshard_plan import Step, plan_reshard
 from blocks.sharding.spec import ShardingSpec
 from blocks.sharding.stage_graph import StageGraph, cut_graph
-from blocks.sharding.strategy import REPLICATE, Strategy, local_sizes, strategies, strategy_of
+from blocks.sharding.strategy import (
+    REPLICATE,
+    Strategy,
+    fits,
+    local_sizes,
+    strategies,
+    strategy_of,
+)
 
 if TYPE_CHECKING:
     from blocks.sharding.collectives import (
@@ -132,6 +139,7 @@ __all__ = [
     "cut_tensor",
     "enter",
     "execute_cross_mesh",
+    "fits",
     "gather_cut",
     "identity",
     "join_tensors",

@@ -75,7 +75,7 @@ def strategies(rule: OpRule, mesh: Mesh) -> tuple[Strategy, ...]:
     every = [REPLICATE, *cut, *(-2 - k for k in range(len(rule.linear)))]
     per_axis = [every if size > 1 else [REPLICATE] for size in mesh.sizes]
     found = itertools.product(*per_axis)
-    return tuple(strategy_of(rule, choices) for choices in found if _fits(rule, choices, mesh))
+    return tuple(strategy_of(rule, choices) for choices in found if fits(rule, choices, mesh))
 
 
 def local_sizes(rule: OpRule, strategy: Strategy, mesh: Mesh, rank: int) -> tuple[int, ...]:
@@ -107,8 +107,9 @@ def _along(dims: Dims, choice: int) -> Placement:
     return Shard(dims.index(choice)) if choice >= 0 and choice in dims else Replicate()
 
 
-def _fits(rule: OpRule, choices: Sequence[int], mesh: Mesh) -> bool:
-    """Whether every rank has work: the longest runs leave something for the last rank."""
+def fits(rule: OpRule, choices: Sequence[int], mesh: Mesh) -> bool:
+    """Whether an operation of these sizes can be cut so on a mesh: every rank has work, the last
+    one too, and even factors are cut evenly."""
     sizes = [factor.size for factor in rule.factors]
     for choice, num_ranks in zip(choices, mesh.sizes, strict=True):
         if choice < 0:

@@ -1,0 +1,66 @@
+"""Plan the training of a model on a cluster.
+
+python -m recipes.plan llama:8b --cluster 8xH100 num_nodes=8 --out out/plan.json
+python -m recipes.plan my.package:factory --cluster my-cluster.json batch_size=512
+python -m recipes.plan explain out/plan.json            # why every choice
+python -m recipes.plan pin out/plan.json 'lm_head.weight=S(0)R'    # fix this, solve the rest
+python -m recipes.plan whatif out/plan.json num_nodes=16           # what would change
+python -m recipes.plan diff out/plan.json out/other.json
+python -m recipes.plan show out/plan.json --out out/plan.html
+python -m recipes.plan calibrate --out my-cluster.json             # measure this machine
+
+MODEL is a family and size (recipes.plan.families) or package.module:factory, a function from the
+rows of a microbatch to (module, args, kwargs). Settings are fields of PlanConfig (config.py).
+"""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from recipes.plan.config import PlanConfig
+from recipes.plan.settings import override
+from recipes.plan.verbs import parser_of, plan
+
+VERBS = ("explain", "diff", "pin", "whatif", "show")
+ELSEWHERE = {"calibrate": "recipes.plan.calibrate"}
+"""Verbs with a ``main(argv)`` of their own."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        if given[:1] and given[0] in ELSEWHERE:
+            return importlib.import_module(ELSEWHERE[given[0]]).main(given[1:]) or 0
+        if given[:1] and given[0] in VERBS:
+            options = parser_of(given[0]).parse_intermixed_args(given[1:])
+            options.work(options)
+        else:
+            run(given)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(given: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "python -m recipes.plan",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="llama:8b, or package.module:factory")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="fields of PlanConfig")
+    parser.add_argument("--cluster", default="8xH100", help="a bundled cluster or a cluster file")
+    parser.add_argument("--out", type=Path, help="where to write the plan")
+    parser.add_argument("--page", type=Path, help="where to draw it, .html")
+    options = parser.parse_intermixed_args(given)
+    config = override(PlanConfig(options.model, options.cluster), options.settings)
+    plan(config, options.out, options.page)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

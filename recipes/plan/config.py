@@ -1,0 +1,102 @@
+"""``PlanConfig``: what a plan is asked for, as flat fields that ``key=value`` can set."""
+
+import dataclasses
+from typing import Any
+
+from blocks._checks import check, check_count, check_positive
+
+SCHEDULES = ("one_f_one_b", "gpipe")
+"""The families that planned stages run under."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanConfig:
+    """A request for a plan.
+
+    model: ``family-size`` (see ``recipes.plan.families``) or ``package.module:factory``.
+    cluster: name of a bundled cluster, or a cluster file.
+    num_nodes, num_devices: nodes of the cluster, and devices in each, instead of the file's.
+    batch_size: rows of a step, over all devices.
+    seq_len: tokens of a row, or side of an image; families only, None for their own.
+    dtype: of parameters and activations; families only.
+    num_microbatches: parts of the batch; searched where None.
+    microbatch_choices: most numbers of microbatches that are looked at.
+    schedules: families of schedules, separated by commas.
+    max_stages: most pipeline stages; None for no limit, 1 for no pipeline.
+    mesh_axes: most axes of a stage's mesh.
+    recompute: whether stages repeat their forward: True, False, or None for where it pays.
+    memory_gib: of a device, instead of what the cluster file says.
+    optimizer: ``adamw`` or ``sgd``; what is kept for every element of a parameter.
+    inference: stages for serving: forwards alone, the slowest stage as fast as can be.
+    idle_devices: whether a plan may leave devices out.
+    memory_points: how many trades of time for memory are looked at on every mesh.
+    workers: processes that look at meshes side by side; as many as there are cores where None.
+    pins: choices made beforehand, ``NAME=PLACEMENTS`` with semicolons between: names of parameters
+        or of nodes as plans have them, a placement for each axis of a stage's mesh.
+    """
+
+    model: str
+    cluster: str = "8xH100"
+    num_nodes: int | None = None
+    num_devices: int | None = None
+    batch_size: int = 64
+    seq_len: int | None = None
+    dtype: str = "bfloat16"
+    num_microbatches: int | None = None
+    microbatch_choices: int = 5
+    schedules: str = ",".join(SCHEDULES)
+    max_stages: int | None = None
+    mesh_axes: int = 2
+    recompute: bool | None = None
+    memory_gib: float | None = None
+    optimizer: str = "adamw"
+    inference: bool = False
+    idle_devices: bool = False
+    memory_points: int = 3
+    workers: int | None = None
+    pins: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "microbatch_choices", "memory_points"):
+            check_count(name, getattr(self, name))
+        for name in (
+            "num_nodes",
+            "num_devices",
+            "seq_len",
+            "num_microbatches",
+            "max_stages",
+            "workers",
+        ):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
+        check_positive("memory_gib", self.memory_gib)
+        check(self.mesh_axes in (1, 2), "mesh_axes", "1 or 2", self.mesh_axes)
+        check(self.optimizer in STATE_BYTES, "optimizer", sorted(STATE_BYTES), self.optimizer)
+        for name in self.schedules.split(","):
+            check(name in SCHEDULES, "schedules", f"some of {SCHEDULES}", repr(name))
+        count = self.num_microbatches
+        if count is not None:
+            even = self.batch_size % count == 0
+            check(even, "num_microbatches", f"a divisor of {self.batch_size}", count)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; ``PlanConfig(**data)`` reads it back."""
+        return dataclasses.asdict(self)
+
+    def microbatches(self, num_stages: int) -> tuple[int, ...]:
+        """Numbers of microbatches to look at: divisors of the batch, evenly spread by ratio from
+        1 to eight for each of the stages there may be."""
+        if self.num_microbatches is not None:
+            return (self.num_microbatches,)
+        most = min(self.batch_size, 8 * num_stages)
+        found = [m for m in range(1, most + 1) if self.batch_size % m == 0]
+        wanted = min(len(found), self.microbatch_choices)
+        if wanted == 1:
+            return (found[-1],)
+        steps = [found[-1] ** (at / (wanted - 1)) for at in range(wanted)]
+        return tuple(sorted({min(found, key=lambda m: abs(m / s - s / m)) for s in steps}))
+
+
+STATE_BYTES = {"adamw": 8.0, "sgd": 0.0}
+"""Bytes the optimizer keeps for an element of a parameter, in float32; narrower parameters have a
+float32 copy too."""

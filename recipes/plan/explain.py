@@ -1,0 +1,147 @@
+"""``explain``: why every choice of a plan: what it costs against the next best. Needs numpy."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from blocks.sharding import Cluster, MeshCost, Strategy, strategy_of
+from blocks.sharding.intra_op import Posed, pose
+from recipes.plan.candidates import Reduced, state_bytes
+from recipes.plan.chain import LayerChain
+from recipes.plan.choice_text import choice_text, parse_choice
+from recipes.plan.config import PlanConfig
+from recipes.plan.parallel_plan import Fingerprint, ParallelPlan
+from recipes.plan.stage_plan import StagePlan
+
+MAX_ROWS = 16
+"""Operations of a pattern that are listed, those with most at stake first."""
+
+
+class Reason(NamedTuple):
+    """Why one operation is spread as it is.
+
+    name: of the node in its layer.
+    chosen, chosen_s: the choice, and seconds of a microbatch with all that its tensors cost.
+    other, other_s: the best other choice, all else staying as it is.
+    """
+
+    name: str
+    chosen: str
+    chosen_s: float
+    other: str
+    other_s: float
+
+    @property
+    def saved_s(self) -> float:
+        """What the choice saves."""
+        return self.other_s - self.chosen_s
+
+    def __str__(self) -> str:
+        chosen, other = self.chosen_s * 1e3, self.other_s * 1e3
+        return (
+            f"  {self.name:<52} {self.chosen:<20} {chosen:>8.3f} ms; "
+            f"{self.other} would take {other:.3f} ms"
+        )
+
+
+def explain(plan: ParallelPlan, chain: LayerChain, cluster: Cluster) -> tuple[str, ...]:
+    """Lines about the step, the limits, and the choices with most at stake of every pattern.
+
+    Args:
+        chain: layers of the model for the plan's rows of a microbatch.
+        cluster: the plan's.
+
+    Raises:
+        ValueError: another model or cluster than the plan's.
+    """
+    plan.model.check_same("model", Fingerprint(plan.model.name, chain.digest(), chain.num_layers))
+    here = Fingerprint(cluster.name, cluster.fingerprint(), cluster.num_devices)
+    plan.cluster.check_same("cluster", here)
+    return tuple(_lines(plan, chain, cluster))
+
+
+def _lines(plan: ParallelPlan, chain: LayerChain, cluster: Cluster) -> Iterator[str]:
+    predicted = plan.predicted
+    error = "unknown" if predicted.error is None else f"{predicted.error:.0%}"
+    yield f"step {predicted.step_s * 1e3:.1f} ms predicted; error of the cost model {error}"
+    yield f"no plan that was allowed takes less than {predicted.bound_s * 1e3:.1f} ms"
+    yield from plan.notes
+    told: set[str] = set()
+    for at, stage in enumerate(plan.stages):
+        new = {name for _, _, name in stage.patterns} - told
+        told |= new
+        if new:
+            yield f"stage {at}, layers {stage.first} to {stage.stop - 1} on {stage.mesh}"
+        for name, reasons in reasons_of(plan, stage, chain, cluster).items():
+            if name in new:
+                yield f"pattern {name}"
+                yield from map(str, reasons[:MAX_ROWS])
+
+
+def reasons_of(
+    plan: ParallelPlan, stage: StagePlan, chain: LayerChain, cluster: Cluster
+) -> dict[str, list[Reason]]:
+    """For every pattern of a stage its choices, those that save most first."""
+    config = PlanConfig(**plan.settings)
+    reduced = Reduced.of(chain, stage.first, stage.stop)
+    posed = pose(
+        *(reduced.graph, stage.mesh, MeshCost(cluster, stage.mesh)),
+        num_microbatches=plan.num_microbatches,
+        in_flight=stage.predicted.in_flight,
+        state_bytes=state_bytes(config.optimizer),
+    )
+    labels = _labels(posed, plan_strategies(plan, stage, reduced, chain))
+    found: dict[str, list[Reason]] = {}
+    for at, (place, number) in enumerate(reduced.origins):
+        node = reduced.graph.nodes[at]
+        layer = reduced.stands_for[place][0]
+        costs = _costs(posed, labels, at)
+        others = [k for k in range(len(costs)) if k != labels[at]]
+        if not others or node.role == "output":
+            continue
+        other = min(others, key=lambda k: costs[k])
+        texts = [
+            choice_text(node.rule, posed.labels[at].strategies[k].choices)
+            for k in (labels[at], other)
+        ]
+        name = chain.names[chain.sequence[layer]][number]
+        reason = Reason(name, texts[0], costs[labels[at]], texts[1], costs[other])
+        found.setdefault(stage.pattern_of(layer), []).append(reason)
+    return {
+        name: sorted(reasons, key=lambda reason: -reason.saved_s) for name, reasons in found.items()
+    }
+
+
+def plan_strategies(
+    plan: ParallelPlan, stage: StagePlan, reduced: Reduced, chain: LayerChain
+) -> tuple[Strategy, ...]:
+    """What a plan says of the nodes of a stage cut short."""
+    found = []
+    for at, (place, number) in enumerate(reduced.origins):
+        layer = reduced.stands_for[place][0]
+        choices = plan.patterns[stage.pattern_of(layer)].choices
+        rule = reduced.graph.nodes[at].rule
+        text = choices[chain.names[chain.sequence[layer]][number]]
+        found.append(strategy_of(rule, parse_choice(rule, text)))
+    return tuple(found)
+
+
+def _labels(posed: Posed, strategies: Sequence[Strategy]) -> list[int]:
+    """Of all variables; shared copies take what is best beside the strategies."""
+    labels = []
+    for node, strategy in zip(posed.labels, strategies, strict=True):
+        choices = [one.choices for one in node.strategies]
+        labels.append(choices.index(strategy.choices))
+    labels += [0] * (len(posed.problem.seconds) - len(labels))
+    for at in range(len(posed.labels), len(labels)):
+        costs = _costs(posed, labels, at)
+        labels[at] = min(range(len(costs)), key=costs.__getitem__)
+    return labels
+
+
+def _costs(posed: Posed, labels: Sequence[int], variable: int) -> list[float]:
+    """Seconds of every label of a variable with all terms it is in, the others staying."""
+    total = posed.problem.seconds[variable].copy()
+    for variables, table in posed.problem.terms:
+        if variable in variables:
+            total += table[tuple(slice(None) if v == variable else labels[v] for v in variables)]
+    return [float(seconds) for seconds in total]

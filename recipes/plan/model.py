@@ -1,0 +1,80 @@
+"""The model a request names: ``llama:8b``, or a factory of the user's."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from blocks._checks import check, fail
+from blocks.sharding import OpGraph
+from recipes.plan.chain import LayerChain
+from recipes.plan.config import PlanConfig
+from recipes.plan.scaled_graph import graphs_by_rows
+
+Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
+"""A module or what makes it, and what it is called with: positional and by name."""
+
+Note = Callable[[str], None]
+
+TRACED_ROWS = (2, 4)
+"""Numbers of rows that are traced; sizes for others follow from them."""
+
+
+def call_of(config: PlanConfig, rows: int) -> Call:
+    """The model, and inputs of so many rows.
+
+    Raises:
+        ValueError: a model that there is not.
+    """
+    if ":" in config.model and "." in config.model.partition(":")[0]:
+        return _from_factory(config.model, rows)
+    return _from_family(config, rows)
+
+
+def layers_by_rows(
+    config: PlanConfig, note: Note = lambda text: None
+) -> Callable[[int], LayerChain]:
+    """From the rows of a microbatch to the layers of the model; traced when first asked for.
+
+    Raises:
+        ValueError: a model that there is not, or that cannot be traced.
+    """
+
+    def graph_of(rows: int) -> OpGraph:
+        from recipes.plan.trace import trace
+
+        note(f"tracing {config.model}, {rows} rows")
+        return trace(*call_of(config, rows), optimizer=config.optimizer).graph
+
+    at = graphs_by_rows(graph_of, TRACED_ROWS)
+    return lambda rows: LayerChain.of(at(rows))
+
+
+def _from_family(config: PlanConfig, rows: int) -> Call:
+    import torch
+
+    from recipes.plan.families import families, family
+
+    named = {name.replace(":", "-"): name for name in families()}
+    name = named.get(config.model, config.model)
+    hint = "or package.module:factory"
+    check(name in families(), "model", f"one of {', '.join(named)}", repr(config.model), hint)
+    dtype = getattr(torch, config.dtype, None)
+    if not isinstance(dtype, torch.dtype):
+        raise fail("dtype", "a dtype of torch", repr(config.dtype))
+    found = family(name)
+    return lambda: found.make().to(dtype), (), found.inputs(rows, config.seq_len, dtype=dtype)
+
+
+def _from_factory(name: str, rows: int) -> Call:
+    """``package.module:factory`` of a function from the rows of a microbatch to (module, args,
+    kwargs); the module may be one on the meta device, or a function that makes it."""
+    path, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(path), attribute)
+    except (ImportError, AttributeError) as error:
+        raise fail("model", "package.module:factory", repr(name), str(error)) from error
+    made = found(rows)
+    ok = isinstance(made, tuple) and len(made) == 3
+    check(ok, f"{name}({rows})", "(module, args, kwargs)", type(made).__name__)
+    module, args, kwargs = made
+    return module, tuple(args), dict(kwargs)

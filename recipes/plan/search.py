@@ -1,0 +1,275 @@
+"""``search``: a plan for a model on a cluster. Needs numpy, no torch.
+
+Layers of the model -> strategies of a short chain of them on every mesh -> costs of every run of
+layers -> stages, submeshes, schedule and microbatches -> strategies of the chosen stages -> plan.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+
+from blocks._checks import check, fail
+from blocks.pipeline import partition_mesh
+from blocks.pipeline.inter_op import DoesNotFit, InterOpPlan, PlannedStage, SubmeshShape, submeshes
+from blocks.sharding import Cluster, Mesh, MeshCost
+from recipes.plan.boundaries import boundaries
+from recipes.plan.candidates import Reduced
+from recipes.plan.chain import LayerChain
+from recipes.plan.config import PlanConfig
+from recipes.plan.parallel_plan import Fingerprint, ParallelPlan
+from recipes.plan.patterns import patterns_of
+from recipes.plan.pins import check_pins, parse_pins
+from recipes.plan.prediction import Prediction
+from recipes.plan.sensitivity import notes_of
+from recipes.plan.stage_options import Note, OptionTables, option_tables
+from recipes.plan.stage_plan import Boundary, StagePlan
+from recipes.plan.stage_solution import StageSolution, solve_stage
+from recipes.plan.step_time import step_time
+
+EPSILON = 1e-3
+"""Share by which the partition may miss the least closed formula; the bound is not touched."""
+
+Chains = Callable[[int], LayerChain]
+"""From the rows of a microbatch to the layers of the model."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Searched:
+    """A plan and what it was chosen from, to be asked further questions.
+
+    plan: the answer.
+    chain: layers of the model, for the plan's rows of a microbatch.
+    inter_op: stages as the tables had them.
+    tables: costs of layers.
+    solutions: of the stages.
+    """
+
+    plan: ParallelPlan
+    chain: LayerChain
+    inter_op: InterOpPlan
+    tables: OptionTables
+    solutions: tuple[StageSolution, ...]
+
+
+def search(
+    chains: Chains, cluster: Cluster, config: PlanConfig, *, note: Note = lambda text: None
+) -> Searched:
+    """Stages, meshes, placements, schedule, microbatches and recomputation, chosen together.
+
+    Args:
+        note: told how far it is.
+
+    Raises:
+        ValueError: the model does not fit; says what is short and by how much.
+    """
+    clock = time.perf_counter()
+
+    def say(text: str) -> None:
+        note(f"{time.perf_counter() - clock:6.1f} s  {text}")
+
+    stages = 1 if config.max_stages == 1 else config.max_stages or cluster.num_devices
+    counts = config.microbatches(stages)
+    by_count = {count: chains(config.batch_size // count) for count in counts}
+    layers = by_count[counts[0]]
+    check_pins(parse_pins(config.pins), layers)
+    say(f"{layers.num_layers} layers of {len(set(layers.kinds))} kinds; microbatches {counts}")
+    shapes, kinds = _shapes(cluster, config)
+    tables = option_tables(by_count, cluster, shapes, config, say)
+    partition = Partition(tables, cluster, config, counts, kinds)
+    found = partition.best(memory_bytes(cluster, config))
+    say(f"{found.num_stages} stages, {found.num_microbatches} microbatches, {found.schedule}")
+    chain = by_count[found.num_microbatches]
+    solutions = _solve(found, chain, tables, cluster, config, say)
+    plan = _assemble(found, chain, cluster, config, solutions)
+    plan = dataclasses.replace(plan, notes=notes_of(plan, partition, found, cluster, config))
+    say(f"step {plan.predicted.step_s * 1e3:.1f} ms, {plan.predicted.gap:.1%} above the bound")
+    return Searched(plan, chain, found, tables, solutions)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Partition:
+    """The partition of the mesh, to be asked again with other limits."""
+
+    tables: OptionTables
+    cluster: Cluster
+    config: PlanConfig
+    counts: tuple[int, ...]
+    kinds: tuple[str, ...]
+
+    def best(
+        self,
+        caps: Mapping[str, float],
+        *,
+        counts: tuple[int, ...] | None = None,
+        max_stages: int | None = None,
+    ) -> InterOpPlan:
+        """
+        Args:
+            caps: bytes of a device by kind.
+
+        Raises:
+            ValueError: nothing keeps to the limits.
+        """
+        try:
+            return self._best(caps, counts, max_stages)
+        except DoesNotFit as error:
+            least = self._least(caps, counts, max_stages)
+            if least is None:
+                raise
+            short = (least - 1) * min(caps.values())
+            hint = (
+                f"{short / 2**30:.2f} GiB too few; add devices, raise num_microbatches, allow "
+                "recompute, or lower batch_size or seq_len"
+            )
+            got = f"{min(caps.values()) / 2**30:.2f} GiB"
+            needed = f"{least * min(caps.values()) / 2**30:.2f} GiB"
+            raise fail("memory of a device", needed, got, hint) from error
+
+    def _best(
+        self, caps: Mapping[str, float], counts: tuple[int, ...] | None, max_stages: int | None
+    ) -> InterOpPlan:
+        return partition_mesh(
+            self.tables.sums.__getitem__,
+            len(self.cluster.nodes),
+            self.cluster.nodes[0].num_devices,
+            num_microbatches=counts or self.counts,
+            memory_cap_bytes=dict(caps) if self.kinds else min(caps.values()),
+            schedules=self.config.schedules.split(","),
+            kinds=self.kinds,
+            idle_devices=self.config.idle_devices,
+            max_stages=max_stages or self.config.max_stages,
+            epsilon=EPSILON,
+        )
+
+    def _least(
+        self, caps: Mapping[str, float], counts: tuple[int, ...] | None, max_stages: int | None
+    ) -> float | None:
+        """How many times the memory there is would do; None where that is not what is short."""
+
+        def fit(factor: float) -> bool:
+            try:
+                self._best({k: factor * size for k, size in caps.items()}, counts, max_stages)
+            except DoesNotFit:
+                return False
+            return True
+
+        if not fit(2.0**40):
+            return None
+        low, high = 1.0, 2.0
+        while not fit(high):
+            low, high = high, 2 * high
+        while high / low > 1.01:
+            middle = (low * high) ** 0.5
+            low, high = (low, middle) if fit(middle) else (middle, high)
+        return high
+
+
+def memory_bytes(cluster: Cluster, config: PlanConfig) -> dict[str, float]:
+    """What a plan may use of a device, by kind."""
+    if config.memory_gib is not None:
+        return {kind.name: config.memory_gib * 2**30 for kind in cluster.kinds}
+    return {kind.name: float(kind.memory_bytes) for kind in cluster.kinds}
+
+
+def _shapes(
+    cluster: Cluster, config: PlanConfig
+) -> tuple[tuple[SubmeshShape, ...], tuple[str, ...]]:
+    """Shapes of submeshes to look at, and the kinds of the hosts where there are several."""
+    sizes = {node.num_devices for node in cluster.nodes}
+    hint = "plan for its equal nodes alone"
+    check(len(sizes) == 1, "devices of the nodes", "as many in each", sorted(sizes), hint)
+    kinds = tuple(node.kind for node in cluster.nodes)
+    kinds = kinds if len(set(kinds)) > 1 else ()
+    shapes = submeshes(len(cluster.nodes), sizes.pop(), kinds=kinds, only_powers_of_two=True)
+    if config.max_stages is not None and not config.idle_devices and not kinds:
+        least = cluster.num_devices / config.max_stages  # some stage has as many
+        if config.max_stages == 1:
+            shapes = tuple(shape for shape in shapes if shape.size >= least)
+    return shapes, kinds
+
+
+def _solve(
+    found: InterOpPlan,
+    chain: LayerChain,
+    tables: OptionTables,
+    cluster: Cluster,
+    config: PlanConfig,
+    say: Note,
+) -> tuple[StageSolution, ...]:
+    """The strategies of every stage; equal stages are solved once."""
+    limits = memory_bytes(cluster, config)
+    known: dict[object, StageSolution] = {}
+    solutions = []
+    for at, stage in enumerate(found.stages):
+        option = tables.option(stage.shape, stage.option)
+        mesh = stage_mesh(stage, option.candidate.mesh)
+        kinds = tuple(chain.kind(layer) for layer in range(stage.first, stage.stop))
+        held = 1 if option.recompute else stage.in_flight
+        key = (kinds, stage.shape, mesh.sizes, held, stage.in_flight, option.recompute)
+        reduced = Reduced.of(chain, stage.first, stage.stop, pins=parse_pins(config.pins))
+        if key not in known:
+            say(f"strategies of stage {at}: layers {stage.first} to {stage.stop - 1} on {mesh}")
+            kind = cluster.kind_of(stage.devices[0]).name
+            known[key] = solve_stage(
+                *(reduced, MeshCost(cluster, mesh)),
+                num_microbatches=found.num_microbatches,
+                in_flight=stage.in_flight,
+                recompute=option.recompute,
+                optimizer=config.optimizer,
+                memory_bytes=limits[kind],
+            )
+        solutions.append(dataclasses.replace(known[key], reduced=reduced))
+    return tuple(solutions)
+
+
+def stage_mesh(stage: PlannedStage, like: Mesh) -> Mesh:
+    """The mesh of a candidate on the stage's own devices."""
+    return Mesh(like.axes, like.sizes, stage.devices)
+
+
+def _assemble(
+    found: InterOpPlan,
+    chain: LayerChain,
+    cluster: Cluster,
+    config: PlanConfig,
+    solutions: tuple[StageSolution, ...],
+) -> ParallelPlan:
+    meshes = [
+        Mesh(s.mesh.axes, s.mesh.sizes, stage.devices)
+        for s, stage in zip(solutions, found.stages, strict=True)
+    ]
+    rows = list(zip(found.stages, meshes, solutions, strict=True))
+    crossing = boundaries(chain, [(s.first, s.stop, m, one) for s, m, one in rows], cluster)
+    named, runs = patterns_of(chain, solutions)
+    stages = tuple(
+        StagePlan(s.first, s.stop, mesh, one.recompute, run, one.predicted)
+        for (s, mesh, one), run in zip(rows, runs, strict=True)
+    )
+    return ParallelPlan(
+        Fingerprint(config.model, chain.digest(), chain.num_layers),
+        Fingerprint(cluster.name, cluster.fingerprint(), cluster.num_devices),
+        config.to_json(),
+        found.schedule,
+        found.num_microbatches,
+        named,
+        stages,
+        crossing,
+        _prediction(found, stages, crossing, cluster, solutions),
+    )
+
+
+def _prediction(
+    found: InterOpPlan,
+    stages: tuple[StagePlan, ...],
+    crossing: tuple[Boundary, ...],
+    cluster: Cluster,
+    solutions: tuple[StageSolution, ...],
+) -> Prediction:
+    step_s, bubble = step_time(stages, crossing, found.schedule, found.num_microbatches)
+    sources = sorted({source for kind in cluster.kinds for source in kind.sources.values()})
+    return Prediction(
+        step_s,
+        min(found.bound_s, step_s),
+        bubble,
+        f"cluster file {cluster.name}: {'; '.join(sources)}"[:300],
+    )

@@ -1,0 +1,81 @@
+"""What binds a plan and what would change it, in sentences. Needs numpy, no torch."""
+
+from typing import TYPE_CHECKING
+
+from blocks.pipeline.inter_op import InterOpPlan
+from blocks.sharding import Cluster
+from recipes.plan.config import PlanConfig
+from recipes.plan.parallel_plan import ParallelPlan
+
+if TYPE_CHECKING:
+    from recipes.plan.search import Partition
+
+
+def notes_of(
+    plan: ParallelPlan,
+    partition: "Partition",
+    found: InterOpPlan,
+    cluster: Cluster,
+    config: PlanConfig,
+) -> tuple[str, ...]:
+    """The largest part of the step, how near memory is, and what other limits would bring.
+
+    Other limits are tried on the tables of layer costs that the plan was chosen from.
+    """
+    from recipes.plan.search import memory_bytes
+
+    caps = memory_bytes(cluster, config)
+    return (_largest_part(plan), _memory(plan, caps, cluster), *_others(partition, found, caps))
+
+
+def _largest_part(plan: ParallelPlan) -> str:
+    step_s = plan.predicted.step_s
+    slowest = max(range(len(plan.stages)), key=lambda at: _busy(plan, at))
+    stage = plan.stages[slowest]
+    parts = {"computing": stage.predicted.compute_s, **stage.predicted.collective_s}
+    parts["waiting for other stages"] = max(0.0, step_s - _busy(plan, slowest))
+    name, seconds = max(parts.items(), key=lambda part: part[1])
+    return f"stage {slowest} has most to do; {seconds / step_s:.0%} of its step is {name}"
+
+
+def _busy(plan: ParallelPlan, stage: int) -> float:
+    predicted = plan.stages[stage].predicted
+    each = predicted.forward_s + predicted.backward_s
+    return plan.num_microbatches * each + predicted.update_s
+
+
+def _memory(plan: ParallelPlan, caps: dict[str, float], cluster: Cluster) -> str:
+    def share(stage: int) -> float:
+        kind = cluster.kind_of(plan.stages[stage].mesh.ranks[0]).name
+        return plan.stages[stage].predicted.peak_bytes / caps[kind]
+
+    fullest = max(range(len(plan.stages)), key=share)
+    held = plan.stages[fullest].predicted.peak_bytes
+    return f"stage {fullest} holds most: {held / 2**30:.1f} GiB, {share(fullest):.0%} of a device"
+
+
+def _others(partition: "Partition", found: InterOpPlan, caps: dict[str, float]) -> list[str]:
+    said = []
+    for word, factor in (("half", 0.5), ("twice", 2.0)):
+        changed = {kind: factor * size for kind, size in caps.items()}
+        try:
+            other = partition.best(changed)
+        except ValueError as error:
+            said.append(f"with {word} the memory: {error}")
+            continue
+        said.append(f"with {word} the memory: {_against(other, found)}")
+    if found.num_stages > 1:
+        try:
+            other = partition.best(caps, max_stages=1)
+            said.append(f"with one stage: {_against(other, found)}")
+        except ValueError as error:
+            said.append(f"with one stage: {error}")
+    return said
+
+
+def _against(other: InterOpPlan, found: InterOpPlan) -> str:
+    if (other.stages, other.num_microbatches) == (found.stages, found.num_microbatches):
+        return "the same plan"
+    stages = f"{other.num_stages} stage{'s' if other.num_stages > 1 else ''}"
+    change = other.makespan_s / found.makespan_s - 1
+    return f"{stages}, {other.num_microbatches} microbatches, step {change:+.1%}"

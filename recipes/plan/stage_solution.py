@@ -1,0 +1,173 @@
+"""``solve_stage``: the strategies of one stage that take least time within its memory."""
+
+import dataclasses
+from collections.abc import Callable
+
+from blocks._checks import fail
+from blocks.sharding import Mesh, MeshCost, Strategy, TensorValue, count, lower
+from blocks.sharding.intra_op import pose
+from recipes.plan.axis_descent import AxisDescent
+from recipes.plan.candidates import DEAR, Reduced, state_bytes
+from recipes.plan.layer_price import LayerPrice, layer_prices, total_price
+from recipes.plan.prediction import StagePrediction
+
+MAX_PRICES = 12
+"""Prices of a byte that are tried on the way to the one at which a stage just fits."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StageSolution:
+    """Strategies of a stage, and what they take.
+
+    reduced: the stage with its long runs of equal layers cut short.
+    mesh: as it was solved for; equal stages are solved once, on the devices of the first.
+    recompute: whether the forward is repeated.
+    strategies: of its nodes.
+    prices: of its layers.
+    predicted: of the whole stage, for the step.
+    seconds: of a microbatch of the reduced stage, with its share of the update.
+    """
+
+    reduced: Reduced
+    mesh: Mesh
+    recompute: bool
+    strategies: tuple[Strategy, ...]
+    prices: tuple[LayerPrice, ...]
+    predicted: StagePrediction
+    seconds: float
+
+
+def solve_stage(
+    reduced: Reduced,
+    cost: MeshCost,
+    *,
+    num_microbatches: int,
+    in_flight: int,
+    recompute: bool,
+    optimizer: str,
+    memory_bytes: float,
+) -> StageSolution:
+    """Least time for a microbatch and its share of the update, within the memory of a device.
+
+    Where the fastest strategies hold too much, a price on each byte is raised until they fit;
+    layers that stand for many count as many.
+
+    Args:
+        in_flight: microbatches held at once.
+        recompute: only what arrives is held of them, and one microbatch's activations beside.
+
+    Raises:
+        ValueError: nothing fits; says what the least would be.
+    """
+    held = state_bytes(optimizer)
+    posed = pose(
+        *(reduced.graph, cost.mesh, cost),
+        num_microbatches=num_microbatches,
+        in_flight=1 if recompute else in_flight,
+        state_bytes=held,
+        pins=reduced.pins_on(cost.mesh),
+    )
+    descent = AxisDescent(posed)
+    known: list[tuple[int, ...]] = []
+
+    def at(price: float) -> StageSolution:
+        problem = posed.problem.priced(price)
+        labels, _ = descent.least(problem, known[-1:])
+        known.append(labels)
+        strategies = posed.strategies(labels)
+        shape = (num_microbatches, in_flight, recompute)
+        made = _solution(reduced, strategies, cost, shape, held)
+        return dataclasses.replace(made, seconds=posed.problem.value(labels))
+
+    fast = at(0.0)
+    if fast.predicted.peak_bytes <= memory_bytes:
+        return fast
+    small = at(DEAR * fast.seconds / fast.predicted.peak_bytes)
+    if small.predicted.peak_bytes > memory_bytes:
+        least, short = small.predicted.peak_bytes, small.predicted.peak_bytes - memory_bytes
+        hint = f"{short / 2**30:.2f} GiB too few; use more devices, stages or recompute"
+        raise fail(
+            "memory of a device", f"{least / 2**30:.2f} GiB or more", _gib(memory_bytes), hint
+        )
+    spent = fast.predicted.peak_bytes - small.predicted.peak_bytes
+    low, high = 0.0, max(small.seconds - fast.seconds, 1e-9) / max(spent, 1.0)
+    best = small
+    for _ in range(MAX_PRICES):
+        found = at(high)
+        if found.predicted.peak_bytes <= memory_bytes:
+            best = min(best, found, key=lambda one: one.seconds)
+            break
+        low, high = high, 4 * high
+    for _ in range(MAX_PRICES // 2):
+        middle = (low + high) / 2
+        found = at(middle)
+        if found.predicted.peak_bytes <= memory_bytes:
+            best, high = min(best, found, key=lambda one: one.seconds), middle
+        else:
+            low = middle
+    return best
+
+
+def _solution(
+    reduced: Reduced,
+    strategies: tuple[Strategy, ...],
+    cost: MeshCost,
+    step: tuple[int, int, bool],
+    held: Callable[[TensorValue], float],
+) -> StageSolution:
+    num_microbatches, in_flight, recompute = step
+    prices = layer_prices(reduced.graph, reduced.layer_of, strategies, cost, held)
+    total = total_price(prices, reduced.counts)
+    program = lower(reduced.graph, strategies, cost.mesh)
+    counts = count(program, cost.mesh.ranks[0])
+    passes = max(counts.forward_bytes, counts.backward_bytes) - counts.saved_bytes
+    transient = float(max(passes, counts.update_bytes - in_flight * counts.saved_bytes, 0))
+    again = total.seconds("forward") if recompute else 0.0
+    arrives = prices[0].arrives_bytes + _received(reduced, strategies, cost)
+    flight = arrives if recompute else total.flight_bytes
+    if recompute:
+        transient += total.flight_bytes
+    compute, collective = _of_step(total, num_microbatches, recompute)
+    predicted = StagePrediction(
+        total.seconds("forward"),
+        total.seconds("backward") + again,
+        total.seconds("update"),
+        compute,
+        collective,
+        total.parameter_bytes,
+        total.gradient_bytes,
+        total.optimizer_bytes,
+        flight,
+        in_flight,
+        transient,
+    )
+    return StageSolution(reduced, cost.mesh, recompute, strategies, prices, predicted, 0.0)
+
+
+def _received(reduced: Reduced, strategies: tuple[Strategy, ...], cost: MeshCost) -> float:
+    """Bytes of what a stage receives in the forward pass, on one device."""
+    from blocks.sharding.intra_op.node_labels import local_elements
+
+    total = 0
+    for node, strategy in zip(reduced.graph.nodes, strategies, strict=True):
+        if node.op == "receive" and node.phase == "forward":
+            value = reduced.graph.values[node.outputs[0]]
+            held = local_elements(value.shape, strategy.outputs[0], cost.mesh)
+            total += held * value.itemsize
+    return float(total)
+
+
+def _of_step(
+    total: LayerPrice, num_microbatches: int, recompute: bool
+) -> tuple[float, dict[str, float]]:
+    """Seconds of operations, and of collectives by kind, of a whole step."""
+    times = {"forward": num_microbatches * (1 + recompute), "backward": num_microbatches}
+    compute = sum(s * times.get(phase, 1) for phase, s in total.compute_s.items())
+    collective: dict[str, float] = {}
+    for (phase, kind), seconds in total.collective_s.items():
+        collective[kind] = collective.get(kind, 0.0) + seconds * times.get(phase, 1)
+    return compute, dict(sorted(collective.items()))
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"

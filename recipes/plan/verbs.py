@@ -1,0 +1,123 @@
+"""What ``python -m recipes.plan`` does: plan, explain, diff, pin, whatif, show."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from blocks._checks import check
+from recipes.plan.config import PlanConfig
+from recipes.plan.diff import diff
+from recipes.plan.parallel_plan import ParallelPlan
+from recipes.plan.picture import picture
+from recipes.plan.settings import cluster_of, override
+
+
+def plan(config: PlanConfig, out: Path | None, page: Path | None = None) -> ParallelPlan:
+    """Search, print the plan, write it."""
+    found = _searched(config)
+    _show(found, config, out, page)
+    return found
+
+
+def explain_plan(path: Path) -> None:
+    """Print why every choice."""
+    from recipes.plan.explain import explain
+    from recipes.plan.model import layers_by_rows
+
+    read = ParallelPlan.read(path)
+    config = PlanConfig(**read.settings)
+    rows = config.batch_size // read.num_microbatches
+    chain = layers_by_rows(config, _say)(rows)
+    print("\n".join(explain(read, chain, cluster_of(config))))
+
+
+def diff_plans(first: Path, second: Path) -> None:
+    """Print what two plans do otherwise."""
+    lines = diff(ParallelPlan.read(first), ParallelPlan.read(second))
+    print("\n".join(lines) if lines else "the plans do the same")
+
+
+def pin(path: Path, pins: Sequence[str], out: Path | None) -> None:
+    """Plan again with some choices fixed, and print what that changes."""
+    before = ParallelPlan.read(path)
+    config = PlanConfig(**before.settings)
+    for text in pins:
+        check("=" in text, "pin", "NAME=PLACEMENTS, such as 'head.weight=S(0)R'", repr(text))
+    every = [*filter(None, config.pins.split(";")), *pins]
+    again(before, dataclasses.replace(config, pins=";".join(every)), out)
+
+
+def what_if(path: Path, settings: list[str], out: Path | None) -> None:
+    """Plan again for another cluster, batch or limit, and print what that changes."""
+    before = ParallelPlan.read(path)
+    again(before, override(PlanConfig(**before.settings), settings), out)
+
+
+def again(before: ParallelPlan, config: PlanConfig, out: Path | None) -> None:
+    """Plan, and print the differences from a plan there is."""
+    found = _searched(config)
+    lines = diff(before, found)
+    print("\n".join(lines) if lines else "the plan stays the same")
+    if out is not None:
+        print(f"plan: {found.write(out)}")
+
+
+def show(path: Path, out: Path | None) -> None:
+    """Print a plan, or draw it as a page."""
+    read = ParallelPlan.read(path)
+    _show(read, PlanConfig(**read.settings), None, out)
+
+
+def _searched(config: PlanConfig) -> ParallelPlan:
+    from recipes.plan.model import layers_by_rows
+    from recipes.plan.search import search
+
+    cluster = cluster_of(config)
+    return search(layers_by_rows(config, _say), cluster, config, note=_say).plan
+
+
+def _show(found: ParallelPlan, config: PlanConfig, out: Path | None, page: Path | None) -> None:
+    cluster = cluster_of(config)
+    per_node = cluster.nodes[0].num_devices
+    print(picture(found, per_node))
+    if out is not None:
+        print(f"plan: {found.write(out)}, {out.stat().st_size / 1e3:.0f} kB")
+    if page is not None:
+        from recipes.plan.view import plan_page
+
+        memory = min(kind.memory_bytes for kind in cluster.kinds)
+        page.parent.mkdir(parents=True, exist_ok=True)
+        drawn = plan_page(found, devices_per_node=per_node, memory_bytes=memory)
+        page.write_text(drawn, encoding="utf-8")
+        print(f"page: {page}")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    """The parser of a verb and what to call with its options."""
+    parser = argparse.ArgumentParser(f"python -m recipes.plan {verb}")
+    if verb == "diff":
+        parser.add_argument("first", type=Path)
+        parser.add_argument("second", type=Path)
+        parser.set_defaults(work=lambda o: diff_plans(o.first, o.second))
+        return parser
+    parser.add_argument("plan", type=Path, help="a file that recipes.plan wrote")
+    if verb == "explain":
+        parser.set_defaults(work=lambda o: explain_plan(o.plan))
+    elif verb == "show":
+        parser.add_argument("--out", type=Path, help="a page, .html")
+        parser.set_defaults(work=lambda o: show(o.plan, o.out))
+    elif verb == "pin":
+        parser.add_argument("pins", nargs="+", metavar="NAME=PLACEMENTS")
+        parser.add_argument("--out", type=Path, help="where to write the new plan")
+        parser.set_defaults(work=lambda o: pin(o.plan, o.pins, o.out))
+    else:
+        assert verb == "whatif", verb
+        parser.add_argument("settings", nargs="+", metavar="key=value")
+        parser.add_argument("--out", type=Path, help="where to write the new plan")
+        parser.set_defaults(work=lambda o: what_if(o.plan, o.settings, o.out))
+    return parser

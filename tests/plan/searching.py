@@ -1,0 +1,68 @@
+"""Plans of small hand-made models, searched in a process of their own.
+
+There annotations are not executed, which makes the solver's loops many times slower.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from blocks.sharding import Cluster, bundled_cluster
+from recipes.plan.chain import LayerChain
+from recipes.plan.config import PlanConfig
+from recipes.plan.parallel_plan import ParallelPlan
+from tests.plan.graphs import mlp
+
+ROOT = Path(__file__).parents[2]
+MODEL = {"num_layers": 6, "width": 1024}
+
+
+def chain_of(rows: int, num_layers: int = 6, width: int = 1024) -> LayerChain:
+    return LayerChain.of(mlp(num_layers, batch=rows, width=width))
+
+
+def cluster_of(num_nodes: int = 1) -> Cluster:
+    return bundled_cluster("p3.16xlarge", num_nodes=num_nodes, num_devices=4)
+
+
+def search_all(cases: list[dict[str, Any]]) -> list[ParallelPlan | str]:
+    """A plan for every case, or the message of the error.
+
+    A case holds fields of ``PlanConfig``, and those of ``MODEL`` with ``traced_layers`` for a
+    model that was traced with fewer.
+    """
+    code = "from tests.plan.searching import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    return [one if isinstance(one, str) else ParallelPlan.from_json(one) for one in found]
+
+
+def main() -> None:
+    print(json.dumps([_search(dict(case)) for case in json.loads(sys.stdin.read())]))
+
+
+def _search(case: dict[str, Any]) -> Any:
+    from recipes.plan.search import search
+
+    num_layers, width = (case.pop(name, default) for name, default in MODEL.items())
+    traced = case.pop("traced_layers", num_layers)
+    settings = {"batch_size": 64, "workers": 1, "microbatch_choices": 3, **case}
+    config = PlanConfig("mlp", "p3.16xlarge", num_devices=4, **settings)
+
+    def chain(rows: int) -> LayerChain:
+        return LayerChain.of(mlp(traced, batch=rows, width=width), num_layers=num_layers)
+
+    try:
+        return search(chain, cluster_of(), config).plan.to_json()
+    except ValueError as error:
+        return str(error)
