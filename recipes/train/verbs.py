@@ -162,7 +162,12 @@ def parser_of(
         assert verb == "export", verb
         parser.add_argument("checkpoint", type=Path, help="a run's folder or one checkpoint")
         parser.add_argument("--out", type=Path, required=True)
-        parser.add_argument("--dtype", choices=sorted(DTYPES), default="bfloat16")
+        parser.add_argument(
+            "--dtype",
+            choices=sorted(DTYPES),
+            default="bfloat16",
+            help="of the weights there; float32 keeps every bit, default bfloat16",
+        )
         parser.set_defaults(work=lambda o: export(o.checkpoint, o.out, o.dtype))
     return parser
 
