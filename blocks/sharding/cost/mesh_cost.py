@@ -10,7 +10,7 @@ from blocks.sharding.cluster.device_kind import DeviceKind
 from blocks.sharding.cluster.link import Clock
 from blocks.sharding.collective_bytes import Collective
 from blocks.sharding.cost.axis_cost import AxisCost
-from blocks.sharding.cost.step_bytes import reshard_steps, sent_bytes
+from blocks.sharding.cost.step_bytes import QuickStep, reshard_steps, sent_bytes
 from blocks.sharding.mesh import Mesh
 from blocks.sharding.op_rule import OpRule
 from blocks.sharding.placement import Placement
@@ -76,11 +76,18 @@ class MeshCost:
         source: Sequence[Placement],
         target: Sequence[Placement],
     ) -> float:
-        """Seconds of the steps of ``plan_reshard`` for a whole tensor of ``shape``."""
+        """Seconds of the steps of ``plan_reshard`` for a whole tensor of ``shape``.
+
+        Taking a run of what a rank holds sends nothing; it is an operation that copies.
+        """
         steps = reshard_steps(self.mesh, tuple(source), tuple(target))
-        return sum(
-            (self.sent_s(s.collective, s.sent_bytes(shape, itemsize), s.axis) for s in steps), 0.0
-        )
+        return sum((self.step_s(step, shape, itemsize) for step in steps), 0.0)
+
+    def step_s(self, step: QuickStep, shape: Sequence[int], itemsize: int) -> float:
+        """Seconds of one step of ``reshard_steps``."""
+        if step.collective == "narrow" or step.collective == "mask":
+            return self.work_s(0, step.copied_bytes(shape, itemsize), "")
+        return self.sent_s(step.collective, step.sent_bytes(shape, itemsize), step.axis)
 
     def compute_s(
         self, rule: OpRule, local_sizes: Sequence[int], num_bytes: int, dtype: str

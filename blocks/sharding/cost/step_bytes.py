@@ -17,7 +17,7 @@ class QuickStep(NamedTuple):
 
     collective, axis: of the step. num_ranks: along the axis.
     cuts: (dim, over how many ranks the other axes cut it), for the dims they cut.
-    padded: dims whose runs travel padded to the longest.
+    padded: dims that the step cuts or joins; their runs travel padded to the longest.
 
     >>> (step,) = reshard_steps(Mesh.of(tensor=4), (Shard(0),), (Shard(1),))
     >>> step.sent_bytes((8, 8), 4)
@@ -34,26 +34,36 @@ class QuickStep(NamedTuple):
         """What ``Step.bytes`` says: bytes that a rank with the longest parts sends."""
         if self.collective in ("narrow", "mask"):
             return 0
-        sizes = list(shape)
-        for dim, num_ranks in self.cuts:  # ceil(ceil(a / b) / c) is ceil(a / bc)
-            sizes[dim] = -(-sizes[dim] // num_ranks)
+        sizes = self._sizes(shape)
         for dim in self.padded:
             sizes[dim] = -(-sizes[dim] // self.num_ranks) * self.num_ranks
         held = math.prod(sizes) // (self.num_ranks if self.collective == "all_to_all" else 1)
         return collective_bytes(self.collective, held, itemsize, self.num_ranks)
+
+    def copied_bytes(self, shape: Sequence[int], itemsize: int) -> int:
+        """What ``narrow`` and ``mask`` read and write, which send nothing."""
+        if self.collective not in ("narrow", "mask"):
+            return 0
+        sizes = self._sizes(shape)
+        for dim in self.padded:
+            sizes[dim] = -(-sizes[dim] // self.num_ranks)
+        return 2 * math.prod(sizes) * itemsize
+
+    def _sizes(self, shape: Sequence[int]) -> list[int]:
+        """As the other axes cut it, the longest parts."""
+        sizes = list(shape)
+        for dim, num_ranks in self.cuts:  # ceil(ceil(a / b) / c) is ceil(a / bc)
+            sizes[dim] = -(-sizes[dim] // num_ranks)
+        return sizes
 
 
 @functools.lru_cache(maxsize=1 << 18)
 def reshard_steps(
     mesh: Mesh, source: tuple[Placement, ...], target: tuple[Placement, ...]
 ) -> tuple[QuickStep, ...]:
-    """The steps of ``plan_reshard`` that send something, remembered."""
+    """The steps of ``plan_reshard`` along axes of several ranks, remembered."""
     plan = plan_reshard(ShardingSpec(mesh, source), ShardingSpec(mesh, target))
-    return tuple(
-        _quick(step)
-        for step in plan
-        if mesh.size(step.axis) > 1 and step.collective not in ("narrow", "mask")
-    )
+    return tuple(_quick(step) for step in plan if mesh.size(step.axis) > 1)
 
 
 def _quick(step: Step) -> QuickStep:

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from blocks.sharding.cluster import Curve, DeviceKind
-from recipes.plan.calibrate.timing import Sample, repeat
+from recipes.plan.calibrate.launch import measure_bare, measure_launch
+from recipes.plan.calibrate.timing import repeat
 
 SIDES = {"cpu": (16, 32, 64, 128, 256, 512, 768), "cuda": (128, 512, 1024, 2048, 4096, 8192)}
 """Rows, columns and depth of the square matrices that are multiplied."""
@@ -19,9 +20,7 @@ TOUCHED = {
     "cpu": tuple(3 << power for power in range(10, 27, 2)),
     "cuda": tuple(3 << power for power in range(16, 31, 2)),
 }
-"""Bytes that the additions read and write."""
-INNER = 20
-"""Launches that are timed together, so that the clock's own time does not count."""
+"""Bytes that other operations read and write."""
 
 
 def measure_device(
@@ -39,14 +38,14 @@ def measure_device(
         budget_s: for each size of each probe.
         num_sharing: ranks that share the machine's memory, where it has no device memory.
     """
-    launch = _launch(device, budget_s)
+    bare, launch = measure_bare(device, budget_s), measure_launch(device, budget_s)
     on_progress(f"least time of an operation: {launch.seconds * 1e6:.1f} us")
-    touched = _additions(device, budget_s, launch.seconds)
+    touched = _elementwise(device, budget_s, bare.seconds)
     bandwidth = round(touched.at[-1] / touched.seconds[-1])
     on_progress(f"memory: {bandwidth / 1e9:.1f} GB/s for large tensors")
     curves: dict[str, Curve] = {}
     for dtype in dtypes:
-        curves[dtype] = _multiplications(device, dtype, budget_s, launch.seconds)
+        curves[dtype] = _multiplications(device, dtype, budget_s, bare.seconds)
         on_progress(f"multiplications in {dtype}: up to {_rate(curves[dtype]) / 1e9:.1f} GFLOP/s")
     said = f"measured {measured_on(device)}"
     spread = max(max(c.spread) for c in (touched, *curves.values()))
@@ -61,9 +60,10 @@ def measure_device(
             "peak_flops": f"{said}: the best rate of square matrices",
             "achieved": f"{said}: the peak is what was reached",
             "memory_bytes": f"{said}: what the machine has, over {num_sharing} ranks",
-            "memory_bytes_per_s": f"{said}: additions of {int(touched.at[-1]) >> 20} MiB",
-            "launch_s": f"{said}: an addition of one element; spread {launch.spread:.0%}, of the "
-            f"other probes up to {spread:.0%}",
+            "memory_bytes_per_s": f"{said}: the mean of an addition, a GELU and a softmax of "
+            f"{int(touched.at[-1]) >> 20} MiB",
+            "launch_s": f"{said}: an operation of a planned step on tensors of a few elements; "
+            f"spread {launch.spread:.0%}, of the other probes up to {spread:.0%}",
         },
         curves,
         touched,
@@ -87,25 +87,27 @@ def device_name(device: torch.device) -> str:
     return f"{match.group(1).strip() if match else platform.machine()} core"
 
 
-def _launch(device: torch.device, budget_s: float) -> Sample:
-    x = torch.ones(1, device=device)
+def _elementwise(device: torch.device, budget_s: float, launch_s: float) -> Curve:
+    """The mean of an addition, a GELU and a softmax that read and write as much."""
 
-    def call() -> None:
-        for _ in range(INNER):
-            torch.add(x, x, out=x)
-
-    found = repeat(call, device, budget_s)
-    return Sample(found.seconds / INNER, found.spread)
-
-
-def _additions(device: torch.device, budget_s: float, launch_s: float) -> Curve:
-    def call_of(num_bytes: int) -> Callable[[], object]:
+    def calls_of(num_bytes: int) -> list[Callable[[], object]]:
         a = torch.ones(num_bytes // 12, device=device)
         b, c = torch.ones_like(a), torch.ones_like(a)
-        return lambda: torch.add(a, b, out=c)
+        x = torch.ones(num_bytes // 512, 64, device=device)
+        y = torch.ones_like(x)
+        return [
+            lambda: torch.add(a, b, out=c),
+            lambda: torch.ops.aten.gelu.out(x, out=y),
+            lambda: torch.softmax(x, 1, out=y),
+        ]
 
     sizes = TOUCHED[device.type]
-    return _curve(sizes, [call_of(size) for size in sizes], device, budget_s, launch_s)
+    each = zip(*(calls_of(size) for size in sizes), strict=True)
+    curves = [_curve(sizes, calls, device, budget_s / 3, launch_s) for calls in each]
+    seconds = zip(*(curve.seconds for curve in curves), strict=True)
+    spreads = zip(*(curve.spread for curve in curves), strict=True)
+    means = tuple(float(f"{sum(three) / 3:.4g}") for three in seconds)
+    return Curve(tuple(sizes), means, tuple(max(three) for three in spreads))
 
 
 def _multiplications(device: torch.device, dtype: str, budget_s: float, launch_s: float) -> Curve:

@@ -33,6 +33,9 @@ SENT = {
     "cuda": tuple(1 << power for power in range(12, 29)),
 }
 """Bytes that a rank sends, about: parts are whole elements."""
+BETWEEN = 256
+"""Rows and columns of the matrices that are multiplied between two calls: collectives stand between
+computations, and cost more there than one behind another."""
 PASSES = 10
 """How often the sizes are gone over."""
 
@@ -41,7 +44,7 @@ class Point(NamedTuple):
     """One collective at one size, as one rank saw it.
 
     sent_bytes: by a rank. elapsed: seconds that passed.
-    cpu_s: that the rank worked, the mean of the best pass.
+    cpu_s: that the rank worked, the median over the means of the passes.
     """
 
     sent_bytes: int
@@ -122,26 +125,40 @@ def _measure(
     Goes over the sizes several times, so that a slow moment of the machine is no matter of size.
     """
     calls = [call_of(collective, size, device, DistributedGroup()) for size in sizes]
-    rounds = [_rounds(call, device, budget_s / PASSES) for call, _ in calls]
+    matrix = torch.ones(BETWEEN, BETWEEN, device=device)
+    rounds = [_rounds(call, matrix, budget_s / PASSES) for call, _ in calls]
     elapsed: list[list[float]] = [[] for _ in calls]
     worked: list[list[float]] = [[] for _ in calls]
     for _ in range(PASSES):
         for at, (call, _) in enumerate(calls):
-            before = time.process_time()
-            elapsed[at] += [_timed(call, device) for _ in range(rounds[at])]
-            worked[at].append((time.process_time() - before) / rounds[at])
+            times = [_timed(call, matrix) for _ in range(rounds[at])]
+            elapsed[at] += [passed for passed, _ in times]
+            worked[at].append(statistics.fmean(cpu for _, cpu in times))
     return [
-        Point(sent, Sample.of(elapsed[at]), max(min(worked[at]), 1e-9))
+        Point(sent, Sample.of(elapsed[at]), max(statistics.median(worked[at]), 1e-9))
         for at, (_, sent) in enumerate(calls)
     ]
 
 
-def _rounds(call: Callable[[], object], device: torch.device, budget_s: float) -> int:
+def _rounds(call: Callable[[], object], matrix: torch.Tensor, budget_s: float) -> int:
     """How often all ranks call in one pass."""
-    seconds = [_timed(call, device) for _ in range(4)][1:]
-    rounds = torch.tensor(max(2.0, min(50.0, budget_s / min(seconds))), device=device)
+    seconds = [_timed(call, matrix)[0] for _ in range(4)][1:]
+    wanted = max(2.0, min(50.0, budget_s / min(seconds)))
+    rounds = torch.tensor(wanted, device=matrix.device)
     dist.broadcast(rounds, 0)
     return int(rounds)
+
+
+def _timed(call: Callable[[], object], matrix: torch.Tensor) -> tuple[float, float]:
+    """Seconds that pass in a call and that this rank works in it, other work having come before."""
+    torch.mm(matrix, matrix)
+    if matrix.is_cuda:
+        torch.cuda.synchronize(matrix.device)
+    worked, began = time.process_time(), time.perf_counter()
+    call()
+    if matrix.is_cuda:
+        torch.cuda.synchronize(matrix.device)
+    return time.perf_counter() - began, time.process_time() - worked
 
 
 def call_of(
@@ -178,11 +195,3 @@ def _message_of(sent_bytes: int, device: torch.device) -> Callable[[], object]:
         going.wait()
 
     return call
-
-
-def _timed(call: Callable[[], object], device: torch.device) -> float:
-    before = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - before
