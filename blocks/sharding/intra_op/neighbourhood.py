@@ -1,4 +1,4 @@
-"""``improve``: a choice of labels made better by solving many small parts of its neighbourhood.
+"""``improve``: a choice of labels made better by solving large parts of its neighbourhood.
 
 Needs numpy.
 """
@@ -9,18 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from blocks.sharding.intra_op.eliminate import TableCache, eliminate, elimination_order
+from blocks.sharding.intra_op.hints import Hints
 from blocks.sharding.intra_op.problem import Problem, Table, Term
 
 PART_ENTRIES = 2**18
 """Entries of the largest table of a part."""
 
-START_ENTRIES = 2**22
-MAX_MOVES = 24
+MAX_TURNS = 40
 
 Labels = npt.NDArray[np.intp]
-Coordinates = Sequence[npt.NDArray[np.int64] | None]
-"""For every variable what each label chooses on each mesh axis, a row a label; None where labels
-have no such parts."""
 
 
 class Parts:
@@ -29,145 +26,195 @@ class Parts:
     Invariant: every array that a key names by its address is held.
     """
 
-    def __init__(self, problem: Problem, cache: TableCache) -> None:
-        self.problem, self.cache = problem, cache
+    def __init__(self, cache: TableCache) -> None:
+        self.cache = cache
         self._cut: dict[tuple, Table] = {}
-        self._of: list[list[Term]] = [[] for _ in problem.seconds]
-        for term in problem.terms:
-            for v in term.variables:
-                self._of[v].append(term)
+        self._held: dict[int, Table] = {}
 
-    def solve(self, keep: Sequence[Labels], max_entries: int | float) -> list[int] | None:
+    def check_invariants(self) -> None:
+        assert all(key[0] in self._held for key in self._cut)
+
+    def solve(self, problem: Problem, keep: Sequence[Labels]) -> list[int] | None:
         """The best choice among the labels kept; None where tables would be too large."""
         counts = [len(labels) for labels in keep]
-        groups = [tuple(v for v in t.variables if counts[v] > 1) for t in self.problem.terms]
-        order, _ = elimination_order(counts, groups, max_entries)
+        groups = [tuple(v for v in t.variables if counts[v] > 1) for t in problem.terms]
+        order, _ = elimination_order(counts, groups, PART_ENTRIES)
         if len(order) < len(counts):
             return None
         names = [labels.tobytes() for labels in keep]
         terms = []
-        for variables, table in self.problem.terms:
+        for variables, table in problem.terms:
             key = (id(table), *(names[v] for v in variables))
             if key not in self._cut:
+                self._held[id(table)] = table
                 self._cut[key] = table[np.ix_(*(keep[v] for v in variables))]
             terms.append(Term(variables, self._cut[key]))
         seconds = []
-        for v, table in enumerate(self.problem.seconds):
+        for v, table in enumerate(problem.seconds):
             key = (id(table), names[v])
             if key not in self._cut:
+                self._held[id(table)] = table
                 self._cut[key] = table[keep[v]]
             seconds.append(self._cut[key])
         part = Problem(tuple(seconds), tuple(terms))
-        done = eliminate(part, max_entries=max_entries, cache=self.cache, order=order)
+        done = eliminate(part, max_entries=PART_ENTRIES, cache=self.cache, order=order)
         found = done.complete([0] * len(counts))
         return [int(labels[at]) for labels, at in zip(keep, found, strict=True)]
 
-    def given(self, labels: Sequence[int]) -> list[Table]:
-        """Seconds of every label of each variable, all others labelled as given."""
-        found = []
-        for v, terms in enumerate(self._of):
-            total = self.problem.seconds[v]
-            for variables, table in terms:
-                at = tuple(slice(None) if u == v else labels[u] for u in variables)
-                total = total + table[at]
-            found.append(total)
-        return found
+    def scaled(self, table: Table, share: int) -> Table:
+        """A table without its copy's axis, as if there were none, divided."""
+        key = (id(table), share)
+        if key not in self._cut:
+            self._held[id(table)] = table
+            self._cut[key] = table[:, 0, :] / share
+        return self._cut[key]
 
 
 def improve(
-    problem: Problem,
-    labels: Sequence[int] | None,
-    coordinates: Coordinates | None,
-    cache: TableCache,
+    problem: Problem, labels: Sequence[int] | None, hints: Hints | None, cache: TableCache
 ) -> tuple[int, ...]:
     """A choice that no small change betters, exactly over exponentially many changes at a time.
 
     A part of the problem has a few labels of every variable: the present one, and either those
     that differ from it on one mesh axis alone, or those that would cost least if nothing else
-    changed. Parts are solved by elimination, in turn, until none helps.
+    changed. Parts are solved by elimination, in turn, until none helps. Where copies are shared,
+    parts are first posed without them, each reader paying its share of a resharding as many share
+    now: they can move together then.
 
     Args:
         labels: where to begin; None to begin from nothing.
-        coordinates: what labels choose on each axis.
 
     Reference:
         Shaw, "Using constraint programming and local search methods to solve vehicle routing
         problems", 1998 (large neighbourhoods).
     """
-    parts = Parts(problem, cache)
-    num_axes = next((len(c[0]) for c in coordinates or () if c is not None), 0)
-    chosen = list(labels) if labels is not None else _start(parts, coordinates, num_axes)
-    least = problem.value(chosen)
-    moves: list[int | None] = [None, *range(num_axes)] if num_axes > 1 else [None]
-    idle = 0
-    for turn in range(MAX_MOVES):
-        axis = moves[turn % len(moves)]
-        found = _move(parts, chosen, coordinates, axis)
-        value = problem.value(found) if found is not None else least
-        idle += 1
-        if found is not None and value < least * (1 - 1e-9):
-            chosen, least, idle = found, value, 0
-        if idle == len(moves):
-            break
-    return tuple(chosen)
+    search = _Improving(problem, hints, Parts(cache))
+    return search.run(labels)
 
 
-def _start(parts: Parts, coordinates: Coordinates | None, num_axes: int) -> list[int]:
-    """Each axis for itself, the others cutting nothing; the best of those, or label by label."""
-    problem = parts.problem
-    greedy = [int(np.argmin(seconds)) for seconds in problem.seconds]
-    best, least = greedy, problem.value(greedy)
-    for axis in range(num_axes if coordinates else 0):
-        keep = []
-        for v, count in enumerate(problem.num_labels):
-            own = coordinates[v] if coordinates else None
-            flags = np.ones(count, dtype=bool)
-            if own is not None:
+class _Improving:
+    def __init__(self, problem: Problem, hints: Hints | None, parts: Parts) -> None:
+        self.problem, self.parts = problem, parts
+        self.hints = hints or Hints((), ())
+        self.of = _terms_of(problem)
+        choices = self.hints.choices
+        self.num_axes = choices[0].shape[1] if choices else 0
+
+    def run(self, labels: Sequence[int] | None) -> tuple[int, ...]:
+        begins = [list(labels)] if labels is not None else self._begin()
+        best, least = begins[0], np.inf
+        for begin in begins:
+            chosen, value = self._descend(begin)
+            if value < least:
+                best, least = chosen, value
+        return tuple(best)
+
+    def _descend(self, chosen: list[int]) -> tuple[list[int], float]:
+        least = self.problem.value(chosen)
+        turns = [*range(self.num_axes), -1] if self.num_axes > 1 else []
+        if self.hints.copies or not turns:
+            turns.append(-2)
+        idle = 0
+        for turn in range(MAX_TURNS):
+            kind = turns[turn % len(turns)]
+            found = self._exact(chosen) if kind == -2 else self._together(chosen, kind)
+            idle += 1
+            if found is not None and (value := self.problem.value(found)) < least * (1 - 1e-9):
+                chosen, least, idle = found, value, 0
+            if idle == len(turns):
+                break
+        return chosen, least
+
+    def _begin(self) -> list[list[int]]:
+        """Every axis for itself, the others cutting nothing; or label by label."""
+        greedy = [int(np.argmin(seconds)) for seconds in self.problem.seconds]
+        found = []
+        for axis in range(self.num_axes):
+            keep = [np.zeros(1, dtype=np.intp) for _ in greedy]
+            for v, own in enumerate(self.hints.choices):
                 others = np.delete(own, axis, axis=1)
                 flags = (others == -1).all(axis=1)
                 if not flags.any():  # pinned, or not allowed
-                    flags = (others == others[int(np.argmin(problem.seconds[v]))]).all(axis=1)
-            keep.append(np.flatnonzero(flags))
-        found = parts.solve(_useful(problem, keep, coordinates), START_ENTRIES)
-        if found is not None and (value := problem.value(found)) < least:
-            best, least = found, value
-    return best
+                    flags = (others == others[greedy[v]]).all(axis=1)
+                keep[v] = np.flatnonzero(flags)
+            part = self._alone([len(copy.readers) for copy in self.hints.copies])
+            solved = self.parts.solve(part, keep)
+            if solved is not None:
+                found.append(self._with_copies(solved))
+        return found or [self._with_copies(greedy)]
+
+    def _together(self, chosen: list[int], axis: int) -> list[int] | None:
+        """Copies left out: labels that differ on one axis, or on any (-1)."""
+        shares: list[list[int]] = []
+        for copy in self.hints.copies:
+            now = [int(w[chosen[r]]) for r, w in zip(copy.readers, copy.wants, strict=True)]
+            shares.append([now.count(code) for code in now])
+        part = self._alone(shares)
+        ranked = []
+        for v, costs in enumerate(_given(part, _terms_of(part), chosen)):
+            order = np.argsort(costs, kind="stable")
+            if axis >= 0 and v < len(self.hints.choices):
+                others = np.delete(self.hints.choices[v], axis, axis=1)
+                order = order[(others[order] == others[chosen[v]]).all(axis=1)]
+            copied = v >= len(self.hints.choices)
+            ranked.append(order[:0] if copied else order[order != chosen[v]])
+        found = self._largest(part, chosen, ranked, (9, 7, 5, 4, 3, 2, 1))
+        return None if found is None else self._with_copies(found)
+
+    def _exact(self, chosen: list[int]) -> list[int] | None:
+        """The problem as it is, with the few labels that cost least given the others."""
+        given = _given(self.problem, self.of, chosen)
+        ranked = [np.argsort(costs, kind="stable") for costs in given]
+        ranked = [order[order != now] for order, now in zip(ranked, chosen, strict=True)]
+        return self._largest(self.problem, chosen, ranked, (3, 2, 1))
+
+    def _largest(
+        self, part: Problem, chosen: list[int], ranked: list[Labels], sizes: tuple[int, ...]
+    ) -> list[int] | None:
+        for most in sizes:
+            keep = [np.sort(np.append(r[:most], c)) for r, c in zip(ranked, chosen, strict=True)]
+            found = self.parts.solve(part, keep)
+            if found is not None:
+                return found
+        return None
+
+    def _alone(self, shares: Sequence[int | list[int]]) -> Problem:
+        """The problem without copies, readers paying a share of what they read."""
+        left_out = {copy.variable for copy in self.hints.copies}
+        terms = [t for t in self.problem.terms if not left_out.intersection(t.variables)]
+        for copy, share in zip(self.hints.copies, shares, strict=True):
+            for at in range(len(copy.readers)):
+                (maker, _, reader), table = self.problem.terms[copy.first_term + at]
+                each = share if isinstance(share, int) else share[at]
+                terms.append(Term((maker, reader), self.parts.scaled(table, each)))
+        return Problem(self.problem.seconds, tuple(terms))
+
+    def _with_copies(self, labels: list[int]) -> list[int]:
+        """The best copies, the nodes labelled as given."""
+        found = list(labels)
+        for copy in self.hints.copies:
+            v = copy.variable
+            total = self.problem.seconds[v]
+            for variables, table in self.of[v]:
+                total = total + table[tuple(slice(None) if u == v else found[u] for u in variables)]
+            found[v] = int(np.argmin(total))
+        return found
 
 
-def _move(
-    parts: Parts, chosen: Sequence[int], coordinates: Coordinates | None, axis: int | None
-) -> list[int] | None:
-    given = parts.given(chosen)
-    ranked = []
-    for v, costs in enumerate(given):
-        order = np.argsort(costs, kind="stable")
-        own = coordinates[v] if coordinates else None
-        if axis is not None and own is not None:
-            others = np.delete(own, axis, axis=1)
-            order = order[(others[order] == others[chosen[v]]).all(axis=1)]
-        ranked.append(order[order != chosen[v]])
-    for most in (6, 4, 3, 2, 1) if axis is not None else (3, 2, 1):
-        keep = [np.sort(np.append(r[:most], c)) for r, c in zip(ranked, chosen, strict=True)]
-        if axis is not None:
-            keep = _useful(parts.problem, keep, coordinates)
-        found = parts.solve(keep, PART_ENTRIES)
-        if found is not None:
-            return found
-    return None
+def _terms_of(problem: Problem) -> list[list[Term]]:
+    found: list[list[Term]] = [[] for _ in problem.seconds]
+    for term in problem.terms:
+        for v in term.variables:
+            found[v].append(term)
+    return found
 
 
-def _useful(problem: Problem, keep: list[Labels], coordinates: Coordinates | None) -> list[Labels]:
-    """All labels of the shared copies that two readers or more could gain by, as things stand."""
-    if coordinates is None:
-        return keep
-    gains: dict[int, Table] = {}
-    for variables, table in problem.terms:
-        if len(variables) == 3 and coordinates[variables[1]] is None:
-            maker, copy, reader = variables
-            part = table[np.ix_(keep[maker], np.arange(table.shape[1]), keep[reader])]
-            gain = (part < part[:, :1]).any(axis=(0, 2))
-            gains[copy] = gains.get(copy, np.zeros(table.shape[1])) + gain
-    found = list(keep)
-    for copy, gain in gains.items():
-        found[copy] = np.append(0, np.flatnonzero(gain > 1))
+def _given(problem: Problem, of: list[list[Term]], labels: Sequence[int]) -> list[Table]:
+    """Seconds of every label of each variable, all others labelled as given."""
+    found = []
+    for v, terms in enumerate(of):
+        total = problem.seconds[v]
+        for variables, table in terms:
+            total = total + table[tuple(slice(None) if u == v else labels[u] for u in variables)]
+        found.append(total)
     return found

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 import numpy as np
 
 from blocks._checks import check_count, fail
+from blocks.sharding.intra_op.hints import Copy, Hints
 from blocks.sharding.intra_op.node_labels import NodeLabels, label_node
 from blocks.sharding.intra_op.op_cost import OpCost
 from blocks.sharding.intra_op.pins import Pin, find_pins, pinned
@@ -34,10 +35,12 @@ class Posed:
 
     problem: its first variables are the nodes, in order, and then the shared copies.
     labels: of every node.
+    hints: how labels and variables hang together.
     """
 
     problem: Problem
     labels: tuple[NodeLabels, ...]
+    hints: Hints
 
     def strategies(self, labels: Sequence[int]) -> tuple[Strategy, ...]:
         """What a choice of labels means, node by node."""
@@ -102,10 +105,13 @@ def pose(
         memory.append(scaled[id(label), per_step][1])
     tables = ReshardTables(cost)
     terms: list[Term] = []
+    copies: list[Copy] = []
     for reads in reads_of(graph):
         weight = 1 / num_microbatches if reads.once_a_step else 1.0
-        _add_reads(reads, graph, labels, tables, weight, seconds, memory, terms)
-    return Posed(Problem(tuple(seconds), tuple(terms), tuple(memory)), tuple(labels))
+        _add_reads(reads, graph, labels, tables, weight, seconds, memory, terms, copies)
+    kinds = {id(one): np.array([s.choices for s in one.strategies]) for one in kept.values()}
+    hints = Hints(tuple(kinds[id(one)] for one in labels), tuple(copies))
+    return Posed(Problem(tuple(seconds), tuple(terms), tuple(memory)), tuple(labels), hints)
 
 
 def saved_values(graph: OpGraph) -> frozenset[int]:
@@ -142,25 +148,28 @@ def _add_reads(
     seconds: list[Table],
     memory: list[Table],
     terms: list[Term],
+    copies: list[Copy],
 ) -> None:
     """The terms of a value and those that read it in one phase."""
     value = graph.values[reads.value]
     source = labels[reads.maker], reads.maker_place
     targets = [(labels[node], places) for node, places in reads.readers]
     nodes = [node for node, _ in reads.readers]
-    if len(nodes) <= 2:
+    if len(nodes) == 1:
         table = tables.together(value, weight, source, targets)
         terms.append(Term((reads.maker, *nodes), table))
         return
-    copies, to_copy, through = tables.shared(value, weight, source, targets)
-    if copies == 1:
+    count, to_copy, through = tables.shared(value, weight, source, targets)
+    if count == 1:
         for node, target in zip(nodes, targets, strict=True):
             table = tables.together(value, weight, source, [target])
             terms.append(Term((reads.maker, node), table))
         return
     copy = len(seconds)
-    seconds.append(np.zeros(copies))
-    memory.append(np.zeros(copies))
+    seconds.append(tables.zeros(count))
+    memory.append(tables.zeros(count))
+    first = len(terms) + 1
+    copies.append(Copy(copy, first, tuple(nodes), tables.wanted(targets)))
     terms.append(Term((reads.maker, copy), to_copy))
     terms.extend(
         Term((reads.maker, copy, node), table) for node, table in zip(nodes, through, strict=True)

@@ -100,6 +100,17 @@ class ReshardTables:
         count, to_copy, through = self._tables[key]
         return count, to_copy, through
 
+    def zeros(self, count: int) -> Table:
+        """The same array for the same count."""
+        key = ("zeros", count)
+        if key not in self._tables:
+            self._tables[key] = (np.zeros(count),)
+        return self._tables[key][0]
+
+    def wanted(self, targets: Sequence[Target]) -> tuple[Codes, ...]:
+        """For every reader the number of the placements that each label wants first of all."""
+        return tuple(places[0] for places in self._wanted(targets))
+
     def _key(
         self,
         value: TensorValue,
