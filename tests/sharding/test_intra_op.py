@@ -151,6 +151,11 @@ def test_what_the_problem_says_is_what_the_plan_costs():
     rng = np.random.default_rng(0)
     for _ in range(20):
         labels = [int(rng.integers(n)) for n in posed.problem.num_labels]
+        for copy in posed.hints.copies:  # the best shared copies for the strategies drawn
+            each = [[*labels] for _ in range(posed.problem.num_labels[copy.variable])]
+            for label, one in enumerate(each):
+                one[copy.variable] = label
+            labels = min(each, key=posed.problem.value)
         chosen = posed.strategies(labels)
         total = price(graph, chosen, mesh, cost)
         seconds = total.forward_s + total.backward_s + total.step_s / 3

@@ -8,7 +8,7 @@ import numpy as np
 
 from blocks.sharding.intra_op.problem import Problem, Table, Term
 
-MAX_ENTRIES = 2**24
+MAX_ENTRIES = 2**22
 """Entries of the largest table that ``eliminate`` builds."""
 
 

@@ -26,7 +26,11 @@ class Hints(NamedTuple):
 
     choices: for each of the first variables what its labels do on every mesh axis, a row a label.
     copies: the shared copies, which are the other variables.
+    leads: for each of the first variables the term through which it had better follow another:
+        an operation that does little but read a large tensor; -1 for none. The other is the first
+        variable of the term, the follower its last.
     """
 
     choices: tuple[npt.NDArray[np.int64], ...]
     copies: tuple[Copy, ...]
+    leads: tuple[int, ...] = ()

@@ -14,12 +14,16 @@ from blocks.sharding.intra_op.eliminate import (
     eliminate,
     elimination_order,
 )
+from blocks.sharding.intra_op.hints import Hints
 from blocks.sharding.intra_op.problem import Problem, Table, Term
+from blocks.sharding.intra_op.settle import settle
 
-EASY_ENTRIES = 2**16
+EASY_ENTRIES = 2**14
 """Tables up to this many entries are built without looking for a way around."""
 
-MAX_ROUNDS = 40
+SWEEPS = 30
+"""Of ``Dual``, at most, where a problem is too knotted to be eliminated."""
+
 EXACT = 1e-12
 """Share of the costs that is taken for rounding."""
 
@@ -37,22 +41,36 @@ class Minimum(NamedTuple):
 
 
 def minimise(
-    problem: Problem, *, max_entries: int | float = MAX_ENTRIES, cache: TableCache | None = None
+    problem: Problem,
+    *,
+    hints: Hints | None = None,
+    start: Sequence[int] | None = None,
+    sweeps: int = SWEEPS,
+    max_entries: int | float = MAX_ENTRIES,
+    cache: TableCache | None = None,
 ) -> Minimum:
     """One label for every variable at least cost.
 
-    Variables with small tables are eliminated. What is left has its labels thinned out: a bound
-    from below (``Dual``) and a choice from above show which labels no better choice has. That
-    goes on until what is left can be eliminated too, or the bound meets the choice.
+    Where tables stay small enough, all variables are eliminated: exact. Else a good choice is
+    looked for first (``settle``); a bound from below (``Dual``) then shows which labels no better
+    choice has, until what is left can be eliminated, or the bound meets the choice, or the sweeps
+    are used up: then the bound says how far it may be from the best.
 
     Args:
+        hints: how labels and variables hang together.
+        start: a choice to begin with.
+        sweeps: for the bound; with 0 there is next to none.
         max_entries: of the largest table.
 
     Raises:
         ValueError: every choice costs infinitely much.
     """
     finite, keep, big = _finite(problem)
-    found = _minimise(finite, max_entries, cache or TableCache())
+    if hints is not None and finite is not problem:
+        rows = zip(hints.choices, keep, strict=False)
+        hints = hints._replace(choices=tuple(own[kept] for own, kept in rows))
+        start = None
+    found = _minimise(finite, hints, start, sweeps, max_entries, cache or TableCache())
     if found.seconds >= big:
         raise fail("problem", "a choice of labels that is allowed", "none")
     labels = tuple(int(k[at]) for k, at in zip(keep, found.labels, strict=True))
@@ -94,19 +112,33 @@ def _finite(problem: Problem) -> tuple[Problem, list[npt.NDArray[np.intp]], floa
     return Problem(tuple(seconds), tuple(terms)), keep, big
 
 
-def _minimise(problem: Problem, max_entries: int | float, cache: TableCache) -> Minimum:
-    done = eliminate(problem, max_entries=min(EASY_ENTRIES, max_entries), cache=cache)
+def _minimise(
+    problem: Problem,
+    hints: Hints | None,
+    start: Sequence[int] | None,
+    sweeps: int,
+    max_entries: int | float,
+    cache: TableCache,
+) -> Minimum:
+    groups = [
+        tuple(v for v in term.variables if problem.num_labels[v] > 1) for term in problem.terms
+    ]
+    order, _ = elimination_order(problem.num_labels, groups, max_entries)
     labels = [0] * len(problem.seconds)
-    if not done.terms:
+    if len(order) == len(labels):
+        done = eliminate(problem, max_entries=max_entries, cache=cache, order=order)
         return _as_minimum(problem, done.complete(labels), None)
+    settled = settle(problem, hints, start, cache) if hints is not None else start
+    easy = min(EASY_ENTRIES, max_entries)
+    done = eliminate(problem, max_entries=easy, cache=cache)
     core, left = _core(problem, done.terms)
-    found = _thin(core, max_entries, cache)
+    known = None if settled is None else tuple(settled[v] for v in left)
+    found = _thin(core, known, sweeps, max_entries)
     for v, label in zip(left, found.labels, strict=True):
         labels[v] = label
     proved = found.bound == found.seconds
-    return _as_minimum(
-        problem, done.complete(labels), None if proved else found.bound + done.seconds
-    )
+    bound = None if proved else found.bound + done.seconds
+    return _as_minimum(problem, done.complete(labels), bound)
 
 
 def _as_minimum(problem: Problem, labels: Sequence[int], bound: float | None) -> Minimum:
@@ -129,13 +161,15 @@ def _core(problem: Problem, terms: Sequence[Term]) -> tuple[Problem, tuple[int, 
     return Problem(tuple(seconds), tuple(shared)), left
 
 
-def _thin(problem: Problem, max_entries: int | float, cache: TableCache) -> Minimum:
+def _thin(
+    problem: Problem, known: tuple[int, ...] | None, sweeps: int, max_entries: int | float
+) -> Minimum:
     """The same for a problem without small tables."""
     dual = Dual(problem)
-    best, least = tuple(dual.labels()), np.inf
+    best = tuple(dual.labels()) if known is None else known
+    least, bound = problem.value(best), dual.bound()
     groups = [term.variables for term in dual.terms]
-    bound = -np.inf
-    for _ in range(MAX_ROUNDS):
+    for _ in range(0, sweeps, 3):
         for _ in range(3):
             dual.sweep()
         for labels in (dual.labels(), best):
@@ -143,7 +177,6 @@ def _thin(problem: Problem, max_entries: int | float, cache: TableCache) -> Mini
             if value < least:
                 best, least = tuple(labels), value
         now = dual.bound()
-        slack = EXACT * max(1.0, abs(least))
         slack = EXACT * max(abs(least), abs(now))
         bound, before = max(bound, now), bound
         if least - bound <= slack:
@@ -156,7 +189,7 @@ def _thin(problem: Problem, max_entries: int | float, cache: TableCache) -> Mini
         order, largest = elimination_order(counts, groups, max_entries)
         slow = bound - before <= 1e-3 * (least - bound)
         if len(order) == len(counts) and (slow or largest <= 4 * EASY_ENTRIES):
-            done = eliminate(dual.rest(), max_entries=max_entries)
+            done = eliminate(dual.rest(), max_entries=max_entries, order=order)
             labels = done.complete([0] * len(counts))
             chosen = tuple(int(dual.keep[v][at]) for v, at in enumerate(labels))
             value = problem.value(chosen)

@@ -110,7 +110,8 @@ def pose(
         weight = 1 / num_microbatches if reads.once_a_step else 1.0
         _add_reads(reads, graph, labels, tables, weight, seconds, memory, terms, copies)
     kinds = {id(one): np.array([s.choices for s in one.strategies]) for one in kept.values()}
-    hints = Hints(tuple(kinds[id(one)] for one in labels), tuple(copies))
+    choices = tuple(kinds[id(one)] for one in labels)
+    hints = Hints(choices, tuple(copies), _leads(graph, terms))
     return Posed(Problem(tuple(seconds), tuple(terms), tuple(memory)), tuple(labels), hints)
 
 
@@ -133,6 +134,18 @@ def _key(graph: OpGraph, node: OpNode, saved: frozenset[int]) -> Hashable:
     ]
     keeps = tuple(v in saved for v in node.outputs)
     return node.rule, node.role, node.phase, tuple(tensors), keeps
+
+
+def _leads(graph: OpGraph, terms: Sequence[Term]) -> tuple[int, ...]:
+    """Operations without products follow the largest of what they read, the latest of those."""
+    number = {(t.variables[0], t.variables[-1]): at for at, t in enumerate(terms)}
+    found = []
+    for at, node in enumerate(graph.nodes):
+        follows = node.role == "op" and not node.rule.flops_per_point and node.inputs
+        sizes = sorted((graph.values[v].num_bytes, graph.maker[v]) for v in set(node.inputs))
+        alone = len(sizes) == 1 or (len(sizes) > 1 and sizes[-2][0] < sizes[-1][0])
+        found.append(number[sizes[-1][1], at] if follows and alone else -1)
+    return tuple(found)
 
 
 def _state_bytes(graph: OpGraph, node: OpNode, state_bytes: StateBytes) -> float:

@@ -82,13 +82,21 @@ class Problem:
         """The same where every byte costs time, and memory is no longer asked about."""
         if not seconds_per_byte:
             return Problem(self.seconds, self.terms)
+        made: dict[tuple[int, int], Table] = {}
+        for s, m in zip(self.seconds, self.memory, strict=True):
+            if (id(s), id(m)) not in made:
+                made[id(s), id(m)] = s + seconds_per_byte * m
         pairs = zip(self.seconds, self.memory, strict=True)
-        return Problem(tuple(s + seconds_per_byte * m for s, m in pairs), self.terms)
+        return Problem(tuple(made[id(s), id(m)] for s, m in pairs), self.terms)
 
     def only_memory(self) -> "Problem":
         """Bytes take the place of seconds: what may not be chosen stays so."""
+        made: dict[tuple[int, int], Table] = {}
+        for s, m in zip(self.seconds, self.memory, strict=True):
+            if (id(s), id(m)) not in made:
+                made[id(s), id(m)] = np.where(np.isfinite(s), m, np.inf)
         pairs = zip(self.seconds, self.memory, strict=True)
-        seconds = tuple(np.where(np.isfinite(s), m, np.inf) for s, m in pairs)
+        seconds = tuple(made[id(s), id(m)] for s, m in pairs)
         kept: dict[int, Table] = {}
         terms = []
         for variables, table in self.terms:

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
+from blocks.sharding.intra_op.eliminate import TableCache
 from blocks.sharding.intra_op.intra_op_plan import IntraOpPlan
-from blocks.sharding.intra_op.minimise import minimise
+from blocks.sharding.intra_op.minimise import SWEEPS, minimise
 from blocks.sharding.intra_op.op_cost import OpCost
 from blocks.sharding.intra_op.pins import Pin
 from blocks.sharding.intra_op.pose import Allowed, StateBytes, adamw_bytes, pose
@@ -24,6 +25,8 @@ def solve(
     in_flight: int | float = 1,
     allowed: Allowed | None = None,
     state_bytes: StateBytes = adamw_bytes,
+    sweeps: int = SWEEPS,
+    cache: TableCache | None = None,
 ) -> IntraOpPlan:
     """One strategy for every operation, so that a microbatch and its share of the update take the
     least time.
@@ -43,6 +46,9 @@ def solve(
         in_flight: microbatches whose activations are held at once.
         allowed: keeps strategies out of the choice.
         state_bytes: what the optimizer keeps for every element of a parameter.
+        sweeps: how much is done for the bound where the graph is too knotted for an exact answer;
+            0 for a plan whose bound says little.
+        cache: of tables made before, for other solves of graphs with equal blocks.
 
     Raises:
         ValueError: pins that cannot be honoured.
@@ -62,9 +68,11 @@ def solve(
         state_bytes=state_bytes,
     )
     if memory_cap is None:
-        found = minimise(posed.problem)
+        found = minimise(posed.problem, hints=posed.hints, sweeps=sweeps, cache=cache)
     else:
-        found = with_memory(posed.problem, memory_cap)
+        found = with_memory(
+            posed.problem, memory_cap, hints=posed.hints, sweeps=sweeps, cache=cache
+        )
     strategies = posed.strategies(found.labels)
     total = price(graph, strategies, mesh, cost, state_bytes=state_bytes)
     return IntraOpPlan(

@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 from blocks.sharding.intra_op.eliminate import MAX_ENTRIES, TableCache
-from blocks.sharding.intra_op.minimise import EXACT, Minimum, minimise
+from blocks.sharding.intra_op.hints import Hints
+from blocks.sharding.intra_op.minimise import EXACT, SWEEPS, Minimum, minimise
 from blocks.sharding.intra_op.problem import Problem
 from blocks.sharding.intra_op.within import best_within
 
@@ -41,6 +42,8 @@ def with_memory(
     problem: Problem,
     memory_cap: int | float,
     *,
+    hints: Hints | None = None,
+    sweeps: int = SWEEPS,
     max_nodes: int = MAX_NODES,
     max_entries: int | float = MAX_ENTRIES,
     cache: TableCache | None = None,
@@ -60,10 +63,16 @@ def with_memory(
         shortest path problem", 1980.
     """
     cache = cache or TableCache()
-    free = minimise(problem, max_entries=max_entries, cache=cache)
+
+    def least(priced: Problem, start: tuple[int, ...] | None) -> Minimum:
+        return minimise(
+            priced, hints=hints, start=start, sweeps=sweeps, max_entries=max_entries, cache=cache
+        )
+
+    free = least(problem, None)
     if problem.bytes(free.labels) <= memory_cap:
         return free
-    smallest = minimise(problem.only_memory(), max_entries=max_entries, cache=cache)
+    smallest = least(problem.only_memory(), free.labels)
     if smallest.seconds > memory_cap:
         raise OutOfMemory(smallest.bound, memory_cap)
     over, under = _point(problem, free), _point(problem, smallest)
@@ -72,7 +81,7 @@ def with_memory(
         now = (under.seconds - over.seconds) / (over.bytes - under.bytes)
         if not now > 0:
             break
-        found = minimise(problem.priced(now), max_entries=max_entries, cache=cache)
+        found = least(problem.priced(now), under.labels)
         if found.bound - now * memory_cap > bound:
             bound, price = found.bound - now * memory_cap, now
         point = _point(problem, found)
