@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from recipes.plan.view import device_map, memory_bars, plan_page, step_timeline
+from recipes.plan.view import device_map, memory_bars, plan_page
 from tests.plan.plans import drawn_plan
 
 SEEDS = range(12)
@@ -47,12 +47,3 @@ def test_bars_are_as_long_as_what_they_stand_for(seed):
     peaks = [stage.predicted.peak_bytes for stage in plan.stages]
     for width, peak in zip(widths.values(), peaks, strict=True):
         assert width / max(widths.values()) == pytest.approx(peak / max(peaks), abs=1e-3)
-
-
-def test_timeline_takes_what_the_plan_predicts():
-    plan = drawn_plan(3)
-    timeline = step_timeline(plan, max_microbatches=5)
-    count = min(5, plan.num_microbatches)
-    for at, stage in enumerate(plan.stages):
-        busy = count * (stage.predicted.forward_s + stage.predicted.backward_s)
-        assert float(timeline.busy(at)) == pytest.approx(busy)

@@ -4,6 +4,5 @@ from recipes.plan.view.device_map import device_map
 from recipes.plan.view.memory_bars import memory_bars
 from recipes.plan.view.page import plan_page
 from recipes.plan.view.parameter_tiles import parameter_tiles
-from recipes.plan.view.step_timeline import step_timeline
 
-__all__ = ["device_map", "memory_bars", "parameter_tiles", "plan_page", "step_timeline"]
+__all__ = ["device_map", "memory_bars", "parameter_tiles", "plan_page"]

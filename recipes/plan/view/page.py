@@ -8,11 +8,14 @@ from blocks.pipeline.view import figure, to_svg
 from blocks.pipeline.view.scale import bytes_text, time_text
 from recipes.plan.parallel_plan import ParallelPlan
 from recipes.plan.stage_plan import StagePlan
+from recipes.plan.step_time import step_timeline
 from recipes.plan.view.device_map import device_map
 from recipes.plan.view.drawing import stage_colour
 from recipes.plan.view.memory_bars import memory_bars
 from recipes.plan.view.parameter_tiles import parameter_tiles
-from recipes.plan.view.step_timeline import MAX_MICROBATCHES, step_timeline
+
+MAX_MICROBATCHES = 16
+"""Drawn of a step with more: the pattern repeats."""
 
 _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>$title</title>
@@ -51,8 +54,8 @@ def plan_page(
         devices_per_node: of the cluster.
         memory_bytes: that a device has.
     """
-    timeline = step_timeline(plan)
     count = min(plan.num_microbatches, MAX_MICROBATCHES)
+    timeline = step_timeline(plan.stages, plan.boundaries, plan.schedule, count)
     drawn = f"simulated: {plan.schedule}, {plan.num_microbatches} microbatches, without the update"
     if count < plan.num_microbatches:
         drawn += f"; drawn with {count}"
