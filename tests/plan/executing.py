@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from blocks.pipeline import Schedule, in_process_transports
+from blocks.pipeline import Schedule
 from blocks.sharding import (
     Group,
     Mesh,
@@ -24,11 +24,11 @@ from blocks.sharding.cross_mesh import Mode
 from recipes.plan.execute import (
     AdamW,
     FxOperations,
+    PlannedJob,
     PlannedModule,
     PlannedPipeline,
     StageProgram,
-    meshes_of,
-    routes,
+    on_threads,
 )
 from recipes.plan.layers import layers_of
 from recipes.plan.trace import TracedModule
@@ -206,30 +206,9 @@ def pipeline_on_threads(
     mode: Mode = "send_recv",
 ) -> Run:
     """All devices' accounts of the same steps in one; where two tell of the same they agree."""
-    meshes = meshes_of(stages, schedule)
-    ways = routes(stages, mode=mode)
-    wires = in_process_transports(1 + max(rank for mesh in meshes for rank in mesh.ranks))
-
-    def work(device: int, groups: Mapping[str, Group]) -> Run:
-        pipeline = PlannedPipeline(
-            stages,
-            schedule,
-            ways,
-            FxOperations(traced.ops),
-            device,
-            groups,
-            wires[device],
-            state,
-            optimizer=AdamW(lr=0.1),
-            recompute=recompute,
-        )
-        try:
-            return train_pipeline(pipeline, steps)
-        except BaseException as error:
-            wires[device].give_up(f"device {device} failed: {error!r}")
-            raise
-
-    return joined(run_local(meshes, work))
+    operations, adamw = FxOperations(traced.ops), AdamW(lr=0.1)
+    job = PlannedJob(tuple(stages), schedule, operations, state, adamw, tuple(recompute), mode=mode)
+    return joined(on_threads(job, lambda pipeline: train_pipeline(pipeline, steps)))
 
 
 def joined(runs: Sequence[Run]) -> Run:

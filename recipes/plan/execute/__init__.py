@@ -1,6 +1,8 @@
 """Planned steps on real tensors: one rank's part of a program, parameters, gradients, optimizer."""
 
 from recipes.plan.execute.fx_operations import FxOperations
+from recipes.plan.execute.job import PlannedJob
+from recipes.plan.execute.launch import in_process_group, on_forks, on_threads
 from recipes.plan.execute.local_call import LocalCall
 from recipes.plan.execute.machine import Machine, Operations
 from recipes.plan.execute.optimizer import SGD, AdamW, Optimizer
@@ -19,11 +21,15 @@ __all__ = [
     "Microbatch",
     "Operations",
     "Optimizer",
+    "PlannedJob",
     "PlannedModule",
     "PlannedPipeline",
     "PlannedStage",
     "Routes",
     "StageProgram",
+    "in_process_group",
     "meshes_of",
+    "on_forks",
+    "on_threads",
     "routes",
 ]

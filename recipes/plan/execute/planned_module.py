@@ -93,6 +93,10 @@ class PlannedModule:
             if node.role == "update"
         }
 
+    def update_spec(self, name: str) -> ShardingSpec:
+        """How the update of a parameter runs, and its moments lie."""
+        return self._updates[name][1]
+
     def step(
         self, microbatches: Sequence[Microbatch], *, loss_scale: float | None = None
     ) -> Tensor:
