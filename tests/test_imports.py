@@ -34,6 +34,7 @@ def test_planning_side_of_sharding_imports_without_torch() -> None:
     run(
         "import sys\n"
         "from blocks.sharding import Mesh, Shard, ShardingSpec, plan_reshard, collective_bytes\n"
+        "from blocks.sharding.rules import attention_rule, conv_rule, linear_rule\n"
         "assert 'torch' not in sys.modules\n"
         "from blocks.sharding import reshard\n"
         "assert callable(reshard) and 'torch' in sys.modules\n"

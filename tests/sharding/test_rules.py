@@ -1,6 +1,7 @@
 """Rules against the operations themselves, on 2, 3 and 4 simulated ranks."""
 
 import dataclasses
+import json
 from random import Random
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from blocks.sharding import OpRule, rules
+from blocks.sharding import Mesh, OpRule, rules
+from blocks.sharding.rule_audit import audit_rule
 from tests.sharding.rule_cases import CASES
 from tests.sharding.rule_cases.case import Case, floats
 
@@ -124,3 +126,49 @@ def check_flops(drawn: Case) -> None:
     with FlopCounterMode(display=False) as counted:
         drawn.operation(*drawn.inputs)
     assert drawn.rule.flops() == counted.get_total_flops()
+
+
+@given(st.randoms(use_true_random=False), st.sampled_from(sorted(CASES)))
+def test_json_both_ways(rng: Random, name: str) -> None:
+    rule = CASES[name](rng, name).rule
+    assert OpRule.from_json(json.loads(json.dumps(rule.to_json()))) == rule
+
+
+REFUSED = {
+    "matmul: expected shapes": lambda: rules.matmul_rule((2, 3), (4, 5)),
+    "last dim of x: expected 6, got 5": lambda: rules.linear_rule((2, 5), (4, 6)),
+    "rows of grad": lambda: rules.linear_weight_gradient_rule((2, 4), (3, 6)),
+    "query heads: expected a multiple of 3": lambda: rules.attention_rule(
+        (2, 4, 5, 8), (2, 3, 5, 8)
+    ),
+    "weight: expected": lambda: rules.conv_rule((2, 4, 8), (6, 3, 3), (2, 6, 6)),
+    "shape: expected": lambda: rules.pool_rule([(2, 4, 8)], [(2, 3, 4)]),
+    "equation: expected with an arrow": lambda: rules.einsum_rule("ij,jk", [(2, 3), (3, 4)]),
+    "size of j: expected 3, got 4": lambda: rules.einsum_rule("ij,jk->ik", [(2, 3), (4, 4)]),
+    "operand: expected 2 different letters": lambda: rules.einsum_rule("ii->i", [(2, 2)]),
+    "shapes: expected sizes": lambda: rules.elementwise_rule([(2, 3), (2,)]),
+    "view: expected 6 elements": lambda: rules.view_rule((2, 3), (5,)),
+    "order: expected every dim below 2 once": lambda: rules.permute_rule((2, 3), (0, 0)),
+    "expand: expected": lambda: rules.expand_rule((2,), (3,)),
+    "dim: expected -2 to 1, got 2": lambda: rules.cumsum_rule((2, 3), 2),
+    "index: expected 2 dims": lambda: rules.gather_rule((2, 3), (2,), 0),
+    "num_stats: expected 0": lambda: rules.batch_norm_rule((2, 3), training=False),
+    "channels: expected a multiple of 2": lambda: rules.group_norm_rule((2, 3, 4), 2),
+    "num_normalized: expected 1 to 2": lambda: rules.layer_norm_rule((2, 3), 3),
+    r"factor: expected one of \['row'\], got 'column'": lambda: rules.rule_of(
+        {"row": 2}, ["row column"], ["row"]
+    ),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_shapes_that_do_not_fit_are_refused(message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        REFUSED[message]()
+
+
+def test_the_audit_refuses_tensors_of_another_rule() -> None:
+    rule = rules.matmul_rule((4, 6), (6, 8))
+    for inputs in ([floats(4, 6)], [floats(4, 6), floats(6)], [floats(4, 6), floats(6, 7)]):
+        with pytest.raises(ValueError, match="expected"):
+            audit_rule(rule, inputs, lambda *t: torch.zeros(4, 8), Mesh.of(a=2))
