@@ -19,6 +19,7 @@ from blocks.sharding.intra_op import (
     Term,
     eliminate,
     minimise,
+    pareto,
     pose,
     price,
     solve,
@@ -236,3 +237,23 @@ def test_blocks_that_are_alike_may_be_cut_differently():
 def test_with_memory_and_no_cap_that_binds_is_free():
     problem = draw(3)
     assert with_memory(problem, 1e9) == minimise(problem)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 3000))
+def test_pareto_points_are_the_corners_of_the_hull(seed):
+    problem = draw(seed)
+    seconds, held = all_choices(problem)
+    found = pareto(problem, 50)
+    assert found[0].seconds == seconds.min()
+    for point in found:
+        assert (problem.value(point.labels), problem.bytes(point.labels)) == point[:2]
+    for quick, small in itertools.pairwise(found):
+        assert quick.seconds < small.seconds
+        assert quick.bytes > small.bytes
+        price = (small.seconds - quick.seconds) / (quick.bytes - small.bytes)
+        line = quick.seconds + price * quick.bytes
+        assert (seconds + price * held).min() == pytest.approx(line, rel=1e-9)
+    if len(found) > 1:
+        assert found[-1].bytes == held[np.isfinite(seconds)].min()
+        assert pareto(problem, 1)[0].seconds == found[0].seconds

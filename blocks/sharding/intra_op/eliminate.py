@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from blocks.sharding.intra_op.problem import Problem, Table, Term
 
@@ -173,6 +174,41 @@ def elimination_order(
             if entries[u][1] <= limit:
                 heapq.heappush(queue, entries[u])
     return tuple(order), 2.0**largest
+
+
+class Cliques(NamedTuple):
+    """An order of elimination, and how large its tables are for any number of labels.
+
+    order: all variables.
+    members: those of every table, one table after the other, as long as ``starts`` says.
+    """
+
+    order: tuple[int, ...]
+    members: npt.NDArray[np.intp]
+    starts: npt.NDArray[np.intp]
+
+    @classmethod
+    def of(cls, num_labels: Sequence[int], groups: Sequence[tuple[int, ...]]) -> "Cliques":
+        """The order of ``elimination_order`` without a limit."""
+        order, _ = elimination_order(num_labels, groups, np.inf)
+        near: list[set[int]] = [{v} for v in range(len(num_labels))]
+        for group in groups:
+            for v in group:
+                near[v].update(group)
+        members: list[int] = []
+        starts = []
+        for v in order:
+            starts.append(len(members))
+            members += near[v]
+            for u in near[v] - {v}:
+                near[u] |= near[v]
+                near[u].discard(v)
+        return cls(order, np.array(members, dtype=np.intp), np.array(starts, dtype=np.intp))
+
+    def largest(self, num_labels: Sequence[int]) -> float:
+        """Entries of the largest table."""
+        sizes = np.add.reduceat(np.log2(np.array(num_labels))[self.members], self.starts)
+        return float(2.0 ** sizes.max())
 
 
 def _new_pairs(near: Sequence[set[int]], weights: Sequence[float], v: int) -> float:

@@ -4,12 +4,13 @@ Needs numpy.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from blocks.sharding.intra_op.contract import given_others
-from blocks.sharding.intra_op.eliminate import TableCache, eliminate, elimination_order
+from blocks.sharding.intra_op.eliminate import Cliques, TableCache, eliminate
 from blocks.sharding.intra_op.problem import Problem, Table, Term
 
 MAX_TURNS = 40
@@ -18,13 +19,15 @@ Labels = npt.NDArray[np.intp]
 
 
 class Parts:
-    """Problems of some labels of every variable. Equal parts of equal tables are one array.
+    """Parts of one problem: some labels of every variable. Equal parts of equal tables are one
+    array.
 
     Invariant: every array that a key names by its address is held.
     """
 
     def __init__(self, cache: TableCache, max_entries: int | float) -> None:
         self.cache, self.max_entries = cache, max_entries
+        self.cliques: Cliques | None = None
         self._cut: dict[tuple, Table] = {}
         self._held: dict[int, Table] = {}
 
@@ -34,9 +37,9 @@ class Parts:
     def solve(self, problem: Problem, keep: Sequence[Labels]) -> list[int] | None:
         """The best choice among the labels kept; None where tables would be too large."""
         counts = [len(labels) for labels in keep]
-        groups = [tuple(v for v in t.variables if counts[v] > 1) for t in problem.terms]
-        order, _ = elimination_order(counts, groups, self.max_entries)
-        if len(order) < len(counts):
+        if self.cliques is None:
+            self.cliques = Cliques.of(counts, [term.variables for term in problem.terms])
+        if self.cliques.largest(counts) > self.max_entries:
             return None
         names = [labels.tobytes() for labels in keep]
         terms = []
@@ -54,9 +57,23 @@ class Parts:
                 self._cut[key] = table[keep[v]]
             seconds.append(self._cut[key])
         part = Problem(tuple(seconds), tuple(terms))
-        done = eliminate(part, max_entries=self.max_entries, cache=self.cache, order=order)
+        done = eliminate(
+            part, max_entries=self.max_entries, cache=self.cache, order=self.cliques.order
+        )
         found = done.complete([0] * len(counts))
         return [int(labels[at]) for labels, at in zip(keep, found, strict=True)]
+
+    def gain(self, table: Table, axis: int, keep: Sequence[Labels]) -> Table:
+        """Which labels of a copy make anything quicker than label 0, as 0 and 1."""
+        others = tuple(k.tobytes() for at, k in enumerate(keep) if at != axis)
+        key = (id(table), "gain", axis, others)
+        if key not in self._cut:
+            self._held[id(table)] = table
+            every = [np.arange(table.shape[axis]) if at == axis else k for at, k in enumerate(keep)]
+            part = np.moveaxis(table[np.ix_(*every)], axis, 0)
+            faster = (part < part[:1]).reshape(len(part), -1).any(axis=1)
+            self._cut[key] = faster.astype(np.float64)
+        return self._cut[key]
 
 
 def improve(
@@ -153,18 +170,14 @@ class _Improving:
     def _gaining(self, keep: list[Labels]) -> list[Labels]:
         """With all labels of the copies that two readers or more could gain by."""
         first, found = len(self.choices), list(keep)
-        gains: dict[int, Table] = {}
+        gains: dict[int, Any] = {}
         for variables, table in self.problem.terms:
             copies = [axis for axis, v in enumerate(variables) if v >= first]
             if not copies or len(variables) < 2:
                 continue
             v, axis = variables[copies[0]], copies[0]
-            part = table[
-                np.ix_(*(np.arange(table.shape[axis]) if u == v else keep[u] for u in variables))
-            ]
-            part = np.moveaxis(part, axis, 0)
-            gain = (part < part[:1]).reshape(len(part), -1).any(axis=1)
-            gains[v] = gains.get(v, np.zeros(len(part))) + gain
+            gain = self.parts.gain(table, axis, [keep[u] for u in variables])
+            gains[v] = gains.get(v, 0) + gain
         for v, gain in gains.items():
             found[v] = np.append(0, np.flatnonzero(gain > 1))
         return found
