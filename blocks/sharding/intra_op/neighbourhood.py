@@ -54,7 +54,7 @@ class Parts:
             key = (id(table), names[v])
             if key not in self._cut:
                 self._held[id(table)] = table
-                self._cut[key] = table[keep[v]]
+                self._cut[key] = np.asarray(table[keep[v]])
             seconds.append(self._cut[key])
         part = Problem(tuple(seconds), tuple(terms))
         done = eliminate(
@@ -72,7 +72,7 @@ class Parts:
             every = [np.arange(table.shape[axis]) if at == axis else k for at, k in enumerate(keep)]
             part = np.moveaxis(table[np.ix_(*every)], axis, 0)
             faster = (part < part[:1]).reshape(len(part), -1).any(axis=1)
-            self._cut[key] = faster.astype(np.float64)
+            self._cut[key] = np.asarray(faster, dtype=np.float64)
         return self._cut[key]
 
 

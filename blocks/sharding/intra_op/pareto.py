@@ -51,7 +51,7 @@ def pareto(
     smallest = least(problem.priced(dear), quickest.labels)
     if smallest.bytes >= quickest.bytes:
         return (quickest,)
-    found, closed = [quickest, smallest], set[tuple[float, float]]()
+    found, closed = _undominated([quickest, smallest]), set[tuple[float, float]]()
     while len(found) < max_points:
         open_pairs = [
             p for p in itertools.pairwise(found) if (p[0].bytes, p[1].bytes) not in closed
@@ -65,10 +65,17 @@ def pareto(
         if between.seconds + price * between.bytes >= line * (1 - 1e-9):
             closed.add((quick.bytes, small.bytes))
             continue
-        found = sorted((*found, between), key=lambda point: point[:2])
-    kept = [point for point in found if point.seconds > found[0].seconds]
-    first = min((p for p in found if p.seconds == found[0].seconds), key=lambda p: p.bytes)
-    return (first, *kept)
+        found = _undominated([*found, between])
+    return tuple(found)
+
+
+def _undominated(points: list[Point]) -> list[Point]:
+    """Those than which no other is as quick and as small, the quickest first."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda one: one[:2]):
+        if not kept or point.bytes < kept[-1].bytes:
+            kept.append(point)
+    return kept
 
 
 def _area(pair: tuple[Point, Point]) -> float:
