@@ -163,7 +163,7 @@ _WIDE_RESNETS = {
     "13b": WideResNetConfig(DEPTHS[101], 320, 16),
 }  # fmt: skip
 _STATIC_MOES = {
-    "tiny": StaticMoEConfig(16, 4, 4, 4, 64, 8, 1.0),
+    "tiny": StaticMoEConfig(16, 4, 4, 4, 4, 64, 8, 1.0),
     "380m": StaticMoEConfig(768, 8, 16, 8),
     "690m": StaticMoEConfig(768, 8, 16, 16),
     "1.3b": StaticMoEConfig(768, 16, 16, 16),

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 @dataclasses.dataclass(frozen=True)
 class StaticMoEConfig:
     """
-    num_layers: of both kinds together; group_size: tokens routed together.
+    num_layers: of both kinds together; inner_factor: how many times wider the feed-forwards are
+        inside; group_size: tokens routed together.
     capacity_factor: how many times its fair share of two choices a token an expert takes.
     """
 
@@ -26,6 +27,7 @@ class StaticMoEConfig:
     num_layers: int = 8
     num_heads: int = 16
     num_experts: int = 8
+    inner_factor: int = 8
     vocab_size: int = 32000
     group_size: int = 2048
     capacity_factor: float = 1.0
@@ -53,8 +55,9 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, config: StaticMoEConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.hidden_size, 4 * config.hidden_size)
-        self.down = nn.Linear(4 * config.hidden_size, config.hidden_size)
+        inner = config.inner_factor * config.hidden_size
+        self.up = nn.Linear(config.hidden_size, inner)
+        self.down = nn.Linear(inner, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x)))
@@ -66,10 +69,11 @@ class Experts(nn.Module):
     def __init__(self, config: StaticMoEConfig) -> None:
         super().__init__()
         size, count = config.hidden_size, config.num_experts
+        inner = config.inner_factor * size
         self.group_size, self.capacity = config.group_size, config.capacity
         self.gate = nn.Linear(size, count, bias=False)
-        self.up = nn.Parameter(torch.randn(count, size, 4 * size) / size**0.5)
-        self.down = nn.Parameter(torch.randn(count, 4 * size, size) / (4 * size) ** 0.5)
+        self.up = nn.Parameter(torch.randn(count, size, inner) / size**0.5)
+        self.down = nn.Parameter(torch.randn(count, inner, size) / inner**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         grouped = x.reshape(-1, self.group_size, x.shape[-1])  # [group, token, channel]

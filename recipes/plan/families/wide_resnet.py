@@ -19,7 +19,7 @@ class WideResNetConfig:
     """
     depths: blocks in each of the groups of one resolution.
     base_channels: of the first group; they double with every group.
-    width: how many times wider the inside of a bottleneck is.
+    width: how many times wider the inside of a bottleneck is, behind its 3x3 convolution.
     """
 
     depths: tuple[int, ...] = DEPTHS[50]
@@ -31,11 +31,12 @@ class WideResNetConfig:
 class Bottleneck(nn.Module):
     """1x1 down, 3x3, 1x1 up, with batch norm, beside the identity or a projection."""
 
-    def __init__(self, channels: int, inner: int, out: int, stride: int) -> None:
+    def __init__(self, channels: int, base: int, width: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, inner, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride, padding=1, bias=False)
+        inner, out = base * width, base * 4
+        self.conv1 = nn.Conv2d(channels, base, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(base)
+        self.conv2 = nn.Conv2d(base, inner, 3, stride=stride, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(inner)
         self.conv3 = nn.Conv2d(inner, out, 1, bias=False)
         self.norm3 = nn.BatchNorm2d(out)
@@ -62,13 +63,12 @@ class WideResNet(nn.Module):
         self.stem_norm = nn.BatchNorm2d(channels)
         groups = []
         for group, depth in enumerate(config.depths):
-            inner = config.base_channels * 2**group * config.width
-            out = config.base_channels * 2**group * 4
+            base = config.base_channels * 2**group
             blocks = []
             for block in range(depth):
                 stride = 2 if group and not block else 1
-                blocks.append(Bottleneck(channels, inner, out, stride))
-                channels = out
+                blocks.append(Bottleneck(channels, base, config.width, stride))
+                channels = 4 * base
             groups.append(nn.Sequential(*blocks))
         self.groups = nn.ModuleList(groups)
         self.head = nn.Linear(channels, config.num_classes)

@@ -20,7 +20,7 @@ def merge_duplicates(editor: Editor, block_of: Callable[[fx.Node], int]) -> None
     for node in list(editor.graph.nodes):
         if node.op != "call_function" or _RANDOM in getattr(node.target, "tags", ()):
             continue
-        where = (node.meta.get("partitioner_tag"), block_of(node))
+        where = (node.meta["origin"].phase, block_of(node))
         key = (node.target, repr(node.args), repr(sorted(node.kwargs.items())), where)
         if key in first:
             editor.replace(node, first[key])

@@ -9,14 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import unset_fake_temporarily
 
 aten = torch.ops.aten
-PROVENANCE = (
-    "nn_module_stack",
-    "fwd_nn_module_stack",
-    "seq_nr",
-    "stack_trace",
-    "partitioner_tag",
-    "is_gradient_acc",
-)
+PROVENANCE = ("origin", "partitioner_tag", "stack_trace")
 
 
 class Editor:

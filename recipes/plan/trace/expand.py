@@ -9,16 +9,12 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from recipes.plan.trace.depth import KEPT_UNITS, Shortened
+from recipes.plan.trace.depth import KEPT_UNITS, NotRepeating, Shortened
 from recipes.plan.trace.joint_graph import Place
 from recipes.plan.trace.origin import Origin
 
 _TEMPLATE = 1
 """The unit that is copied; the one behind it has to be alike."""
-
-
-class NotRepeating(Exception):
-    """The blocks in the middle do not do the same, or something else looks into them."""
 
 
 def expand(

@@ -14,6 +14,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from blocks._checks import fail
 from recipes.plan.trace.loss_module import LossModule
+from recipes.plan.trace.origin import note_origins
 from recipes.plan.trace.untraceable import naming_the_line
 
 PlaceKind = Literal["parameter", "buffer", "input", "tangent", "loss", "gradient"]
@@ -48,7 +49,8 @@ def capture(
     """The loss and the gradients of all parameters, as one graph of aten operations.
 
     Every placeholder has its ``Place`` in ``meta["place"]``; the output node has a tuple of them
-    there. What is not asked for (gradients of inputs) is not among the outputs.
+    there; every call has its ``Origin`` in ``meta["origin"]``. What is not asked for (gradients of
+    inputs) is not among the outputs.
 
     Args:
         module, args, kwargs: of fake tensors of ``fake_mode``.
@@ -69,6 +71,7 @@ def capture(
     if not isinstance(graph_module, fx.GraphModule):
         raise fail("joint graph", "a GraphModule", type(graph_module).__name__)
     _name_places(graph_module, _first_names(module))
+    note_origins(graph_module)
     return graph_module
 
 

@@ -8,7 +8,6 @@ import torch
 from torch import fx
 
 from blocks.sharding.op_graph import Phase
-from recipes.plan.trace.editing import is_tensor
 from recipes.plan.trace.loss_module import LossModule
 
 _SKIPPED = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
@@ -24,14 +23,17 @@ class Origin(NamedTuple):
     source: str
 
 
-def origins(graph_module: fx.GraphModule) -> dict[fx.Node, Origin]:
-    """Of every node. A backward call comes from where its forward does; where a gradient of
-    several readers is added up, from where the addend that came last does.
+def note_origins(graph_module: fx.GraphModule) -> None:
+    """Write the ``Origin`` of every call of a graph as it was captured to ``meta["origin"]``.
+
+    A backward call comes from where its forward does; where a gradient of several readers is added
+    up, from where the addend that came last does; where nothing is known, from where what it reads
+    does.
     """
     found: dict[fx.Node, Origin] = {}
     forward_of: dict[int, Origin] = {}  # by the number autograd gave the operation
     for node in graph_module.graph.nodes:
-        if node.op != "call_function":
+        if node.op not in ("call_function", "get_attr"):
             continue
         phase: Phase = (
             "backward" if node.meta.get("partitioner_tag") == "is_backward" else "forward"
@@ -40,13 +42,20 @@ def origins(graph_module: fx.GraphModule) -> dict[fx.Node, Origin]:
         number = node.meta.get("seq_nr", -1)
         source = _source(node.meta.get("stack_trace") or "")
         if path is None and phase == "backward":
-            origin = _of_addends(node, found) or forward_of.get(number)
+            adds = node.meta.get("is_gradient_acc")
+            origin = None if adds else forward_of.get(number)
+            origin = origin or _of_latest(node, found)
             path = origin.module if origin else ""
             source = source or (origin.source if origin else "")
-        found[node] = Origin(path or "", phase, source)
+        found[node] = node.meta["origin"] = Origin(path or "", phase, source)
         if phase == "forward" and number not in forward_of:
             forward_of[number] = found[node]
-    return found
+
+
+def origins(graph_module: fx.GraphModule) -> dict[fx.Node, Origin]:
+    """Of every call, as it was noted."""
+    nodes = graph_module.graph.nodes
+    return {node: node.meta["origin"] for node in nodes if node.op == "call_function"}
 
 
 def _module_path(node: fx.Node) -> str | None:
@@ -59,13 +68,10 @@ def _module_path(node: fx.Node) -> str | None:
     return _NTH_CALL.sub("", path).removeprefix(own) if path.startswith(own) else ""
 
 
-def _of_addends(node: fx.Node, found: dict[fx.Node, Origin]) -> Origin | None:
-    """For a sum that autograd makes itself: where its latest addend comes from."""
-    if not node.meta.get("is_gradient_acc"):
-        return None
-    known = [one for one in node.all_input_nodes if is_tensor(one) and one in found]
-    order = list(found)  # found in the order they run in
-    return found[max(known, key=order.index)] if known else None
+def _of_latest(node: fx.Node, found: dict[fx.Node, Origin]) -> Origin | None:
+    """Where the last of what a call reads comes from."""
+    known = {one for one in node.all_input_nodes if one in found}
+    return next((found[one] for one in reversed(found) if one in known), None) if known else None
 
 
 def _source(trace: str) -> str:

@@ -54,7 +54,7 @@ def find_block_lists(module: nn.Module) -> tuple[BlockList, ...]:
 
 
 def _find(module: nn.Module, path: str, numbers: dict[Any, int]) -> Iterator[BlockList]:
-    if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module) > 1:
+    if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module._modules) > 1:
         kinds = [numbers.setdefault(signature(one), len(numbers)) for one in module]
         if len(set(kinds)) < len(kinds) and _worth(module):
             yield BlockList(path, tuple(module._modules), tuple(kinds))
@@ -65,6 +65,8 @@ def _find(module: nn.Module, path: str, numbers: dict[Any, int]) -> Iterator[Blo
 
 def _worth(module: nn.ModuleList | nn.Sequential) -> bool:
     """Whether it holds more than leaves, or is at least meant as a list of layers."""
+    if isinstance(next(iter(module)), (nn.Embedding, nn.EmbeddingBag)):
+        return False  # tables side by side
     return isinstance(module, nn.ModuleList) or any(len(list(one.children())) for one in module)
 
 

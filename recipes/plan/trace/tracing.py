@@ -1,8 +1,10 @@
 """``trace``: a module and example inputs in, a graph to plan and to run out."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from recipes.plan.trace.decompositions import decompositions
 from recipes.plan.trace.depth import find_run, shorten
 from recipes.plan.trace.duplicates import merge_duplicates
 from recipes.plan.trace.editing import Editor
-from recipes.plan.trace.expand import NotRepeating, expand
+from recipes.plan.trace.expand import expand
 from recipes.plan.trace.fake_module import fake_inputs, fake_module
 from recipes.plan.trace.fills import simplify_fills
 from recipes.plan.trace.joint_graph import capture, new_fake_mode
@@ -27,7 +29,10 @@ from recipes.plan.trace.origin import origins
 from recipes.plan.trace.repeated_blocks import Blocks, find_block_lists
 from recipes.plan.trace.traced_module import TracedModule
 from recipes.plan.trace.unflatten import unflatten
+from recipes.plan.trace.untraceable import Untraceable
 from recipes.plan.trace.views import simplify_views
+
+_LOG = logging.getLogger(__name__)
 
 
 def trace(
@@ -62,12 +67,26 @@ def trace(
     ['aten.einsum.default', 'aten.add.Tensor']
     """
     given = (tuple(args), dict(kwargs or {}))
-    try:
-        return _trace(module, given, loss, optimizer, shallow=not whole)
-    except (NotRepeating, IndexError, KeyError):
-        if whole:
+    if not whole:
+        try:
+            with _quiet():
+                return _trace(module, given, loss, optimizer, shallow=True)
+        except Untraceable:
             raise
+        except Exception as error:  # code that counts its layers can fail in any way
+            _LOG.info("every layer is traced: %s", error)
     return _trace(module, given, loss, optimizer, shallow=False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's own words on what fails where shapes are worked out."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    was, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = was
 
 
 def _trace(
