@@ -1,0 +1,92 @@
+"""Traced models of every family compute what the models compute."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recipes.plan.families import families, family
+from recipes.plan.trace import TracedModule, interpret, trace
+
+TINY = [name for name in families() if name.endswith(":tiny")]
+SLOW = ("t5:tiny", "mamba2:tiny", "static-moe:tiny")
+CAST = ("llama:tiny", "gpt2:tiny", "mixtral:tiny", "mamba2:tiny")
+"""These work in float32 inside, whatever the dtype of their parameters."""
+
+
+def assert_reproduces(traced: TracedModule, module: nn.Module, loss: Tensor, got, rtol: float):
+    """Loss, the gradient of every parameter, and the new value of every changed buffer."""
+    total, gradients, buffers = got
+    torch.testing.assert_close(total, loss.detach(), rtol=rtol, atol=0.0)
+    loss.backward()
+    largest = max(p.grad.abs().max().item() for p in module.parameters() if p.grad is not None)
+    for name, parameter in module.named_parameters():
+        wanted = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(
+            gradients.get(name, torch.zeros_like(parameter)), wanted, rtol=rtol, atol=rtol * largest
+        )
+    after = dict(module.named_buffers())
+    for name, value in buffers.items():
+        torch.testing.assert_close(value, after[name], rtol=rtol, atol=rtol)
+    assert set(traced.params) == {name for name, _ in module.named_parameters()}
+
+
+def check(name: str) -> None:
+    torch.manual_seed(0)
+    model = family(name)
+    module = model.make().double()
+    generator = torch.Generator().manual_seed(0)
+    inputs = model.inputs(generator=generator, dtype=torch.float64)
+    traced = trace(module, (), inputs)
+    traced.check_invariants()
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    state = {name: one.detach().clone() for name, one in state.items()}
+    got = interpret(traced, state, dict(zip(traced.inputs, inputs.values(), strict=True)))
+    output = module(**inputs)
+    loss = output if isinstance(output, Tensor) else output.loss
+    assert_reproduces(traced, module, loss, got, 1e-5 if name in CAST else 1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if name not in SLOW])
+def test_loss_gradients_and_buffers_are_reproduced(name: str) -> None:
+    check(name)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", SLOW)
+def test_loss_gradients_and_buffers_are_reproduced_slowly(name: str) -> None:
+    check(name)
+
+
+def test_all_families_are_there() -> None:
+    kinds = {name.partition(":")[0] for name in families()}
+    assert len(kinds) >= 10
+    assert kinds == {name.partition(":")[0] for name in TINY}
+    with pytest.raises(ValueError, match="family: expected one of mlp:tiny"):
+        family("llama:9b")
+
+
+@pytest.mark.parametrize(
+    ("name", "num_parameters"),
+    [("gpt2:small", 124_439_808), ("wide-resnet:250m", 253_950_000), ("llama:8b", 8_030_261_248)],
+)
+def test_published_sizes(name: str, num_parameters: int) -> None:
+    with torch.device("meta"):
+        module = family(name).make()
+    count = sum(p.numel() for p in module.parameters())
+    assert abs(count - num_parameters) <= 1e-3 * num_parameters
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", [name for name in families() if name not in TINY])
+def test_every_published_size_is_traced(name: str) -> None:
+    model = family(name)
+    traced = trace(model.make, (), model.inputs())
+    traced.check_invariants()
+    big = [
+        node.name
+        for node in traced.graph.nodes
+        if node.role == "op"
+        and not any(factor.kind != "whole" for factor in node.rule.factors)
+        and any(traced.graph.values[v].num_bytes > 2**20 for v in node.outputs)
+    ]
+    assert not big, "large tensors that cannot be cut"
