@@ -23,6 +23,7 @@ class PlanConfig:
     microbatch_choices: most numbers of microbatches that are looked at.
     schedules: families of schedules, separated by commas.
     max_stages: most pipeline stages; None for no limit, 1 for no pipeline.
+    max_stage_devices: most devices of a stage; None for no limit, 1 for pipelines alone.
     mesh_axes: most axes of a stage's mesh.
     recompute: whether stages repeat their forward: True, False, or None for where it pays.
     memory_gib: of a device, instead of what the cluster file says.
@@ -46,6 +47,7 @@ class PlanConfig:
     microbatch_choices: int = 5
     schedules: str = ",".join(SCHEDULES)
     max_stages: int | None = None
+    max_stage_devices: int | None = None
     mesh_axes: int = 2
     recompute: bool | None = None
     memory_gib: float | None = None
@@ -65,6 +67,7 @@ class PlanConfig:
             "seq_len",
             "num_microbatches",
             "max_stages",
+            "max_stage_devices",
             "workers",
         ):
             if getattr(self, name) is not None:

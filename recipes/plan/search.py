@@ -185,6 +185,8 @@ def _shapes(
         least = cluster.num_devices / config.max_stages  # some stage has as many
         if config.max_stages == 1:
             shapes = tuple(shape for shape in shapes if shape.size >= least)
+    if config.max_stage_devices is not None:
+        shapes = tuple(shape for shape in shapes if shape.size <= config.max_stage_devices)
     return shapes, kinds
 
 
