@@ -30,6 +30,7 @@ from blocks.sharding.placement import (
     run_of,
 )
 from blocks.sharding.program import Counts, Program, count, lower
+from blocks.sharding.repeat_forward import Repeated, first_name, repeat_forward
 from blocks.sharding.reshard_plan import Step, plan_reshard
 from blocks.sharding.spec import ShardingSpec
 from blocks.sharding.stage_graph import StageGraph, cut_graph
@@ -115,6 +116,7 @@ __all__ = [
     "Placement",
     "Program",
     "RankShare",
+    "Repeated",
     "Replicate",
     "Run",
     "Shard",
@@ -139,6 +141,7 @@ __all__ = [
     "cut_tensor",
     "enter",
     "execute_cross_mesh",
+    "first_name",
     "fits",
     "gather_cut",
     "identity",
@@ -155,6 +158,7 @@ __all__ = [
     "plan_reshard",
     "prepare_step",
     "reduce_scatter",
+    "repeat_forward",
     "reshard",
     "row_linear",
     "run_local",

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, fx
 
+from blocks.sharding import first_name
 from recipes.plan.execute.local_call import LocalCall
 from recipes.plan.execute.twins import twin_of
 
@@ -36,7 +37,7 @@ class FxOperations:
 
     def run(self, call: LocalCall, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """A rank's parts of a node's outputs, in the order of the node's."""
-        traced: TracedCall = self._ops[call.node.name]
+        traced: TracedCall = self._ops[first_name(call.node.name)]
         if traced.call.op == "placeholder":
             dtype = getattr(torch, call.outputs[0].dtype)
             return (torch.full(call.output_shape(0), call.loss_scale, dtype=dtype),)

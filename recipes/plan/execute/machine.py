@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from blocks._checks import check
-from blocks.sharding import Group, Program, ShardingSpec, plan_reshard, prepare_step
+from blocks.sharding import Group, Program, ShardingSpec, first_name, plan_reshard, prepare_step
 from blocks.sharding.program import Compute, Free, Instruction, Replace, Reshard
 from recipes.plan.execute.exchange import run_steps
 from recipes.plan.execute.local_call import LocalCall
@@ -169,4 +169,4 @@ class Machine:
                 self.groups,
             )
         call = self._calls[at]
-        return call.of_microbatch((self._seed, *key, call.node.name), loss_scale)
+        return call.of_microbatch((self._seed, *key, first_name(call.node.name)), loss_scale)
