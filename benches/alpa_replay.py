@@ -56,10 +56,9 @@ class Replayed:
         return (self.published is None) == (self.predicted is None)
 
 
-def layers_of(model: Model) -> Callable[[int], LayerChain]:
-    """From the rows of a microbatch to the layers of a model, traced without weights."""
-    traced = graphs_by_rows(lambda rows: _graph(model, rows), (2, 4))
-    return lambda rows: LayerChain.of(traced(rows))
+def graphs_of(model: Model) -> Callable[[int], OpGraph]:
+    """From the rows of a microbatch to the step of a model, traced without weights."""
+    return graphs_by_rows(lambda rows: _graph(model, rows), (2, 4))
 
 
 def _graph(model: Model, rows: int) -> OpGraph:
@@ -82,16 +81,15 @@ def _graph(model: Model, rows: int) -> OpGraph:
             embd_pdrop=0.0,
             attn_pdrop=0.0,
         )
-        names = ("input_ids", "labels")
-        called = dict.fromkeys(names, tokens)
+        called = {"input_ids": tokens, "labels": tokens}
         return trace(lambda: make().half(), (), called).graph
     moe = StaticMoEConfig(model.hidden, model.num_layers, model.num_heads, model.num_experts)
-    called = dict.fromkeys(("tokens", "labels"), tokens)
+    called = {"tokens": tokens, "labels": tokens}
     return trace(lambda: StaticMoE(moe).half(), (), called).graph
 
 
 def replay(
-    model: Model, method: Method, layers: Callable[[int], LayerChain], *, workers: int | None = None
+    model: Model, method: Method, graphs: Callable[[int], OpGraph], *, workers: int | None = None
 ) -> Replayed:
     """The best plan a method has for a model, and what it comes to."""
     nodes, gpus = model.nodes
@@ -106,13 +104,12 @@ def replay(
     )
     published = TFLOPS[model.family][method][NUM_GPUS.index(model.num_gpus)]
     try:
-        plan = search(layers, cluster, config).plan
+        plan = search(lambda rows: LayerChain.of(graphs(rows)), cluster, config).plan
     except ValueError as error:
         if "memory" not in str(error):
             raise
         return Replayed(model, method, published, None, None)
-    graph = layers(2).graph
-    flops = graph.flops() * model.global_batch / 2
+    flops = graphs(2).flops() * model.global_batch / 2
     predicted = flops / plan.predicted.step_s / model.num_gpus / 1e12
     return Replayed(model, method, published, predicted, plan)
 
@@ -140,9 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for model in MODELS:
             if model.family != family or model.num_gpus not in options.gpus:
                 continue
-            layers = layers_of(model)
+            graphs = graphs_of(model)
             for method in options.method:
-                row = replay(model, method, layers)
+                row = replay(model, method, graphs)
                 rows.append(row)
                 print(_line(row), flush=True)
         if sum(row.predicted is not None for row in rows if row.model.num_gpus > 1) > 2:
