@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import threading
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -214,11 +215,14 @@ def test_processes_carry_plans_out(tmp_path) -> None:
     whole = torch.arange(35.0).view(7, 5)
 
     def work(rank: int) -> list:
-        wire, found = DistributedWire(), []
+        second: Any = torch.distributed.new_group()
+        wires = [DistributedWire(), DistributedWire(downward=second)]
+        found: list = []
         for (placement, placements), mode in itertools.product(pairs, MODES):
             source, target = ShardingSpec(two, (placement,)), ShardingSpec(rest, placements)
             plan = plan_cross_mesh((7, 5), source, target, mode=mode)
             part = shard(whole, source)[rank] if rank in two.ranks else None
+            wire = wires[len(found) % 2]
             made = execute_cross_mesh(part, plan, rank, wire, dtype=torch.float32)
             wanted = shard(whole, target)[rest.ranks.index(rank)] if rank in rest.ranks else None
             if made is None or wanted is None:

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from blocks._checks import fail
+
 
 @runtime_checkable
 class Message(Protocol):
@@ -48,24 +50,40 @@ class _Posted:
 
 
 class DistributedWire:
-    """A ``Wire`` over torch.distributed (gloo, NCCL); ranks are those of the whole job.
+    """A ``Wire`` over torch.distributed; ranks are those of the whole job.
 
     Args:
         process_group: that both ranks of every message are in; None takes all ranks.
+        downward: carries the messages to lower ranks; default the same group. NCCL runs what two
+            ranks exchange in one group in order, so there two ranks that send to one another at a
+            time need two.
         device: that tensors are received on.
+
+    Raises:
+        ValueError: NCCL without ``downward``.
     """
 
     def __init__(
-        self, process_group: dist.ProcessGroup | None = None, device: torch.device | str = "cpu"
+        self,
+        process_group: dist.ProcessGroup | None = None,
+        *,
+        downward: dist.ProcessGroup | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self._group, self._device = process_group, device
+        if downward is None and "nccl" in dist.get_backend(process_group):
+            raise fail("downward", "a second group, as NCCL needs", None, "dist.new_group()")
+        self._upward, self._device = process_group, device
+        self._downward = process_group if downward is None else downward
+        self._rank = dist.get_rank()
 
     def send(self, tensor: Tensor, target_rank: int) -> Message:
-        return _Posted(tensor, dist.isend(tensor, target_rank, group=self._group))
+        group = self._upward if target_rank > self._rank else self._downward
+        return _Posted(tensor, dist.isend(tensor, target_rank, group=group))
 
     def receive(self, shape: Sequence[int], dtype: torch.dtype, source_rank: int) -> Message:
         tensor = torch.empty(tuple(shape), dtype=dtype, device=self._device)
-        return _Posted(tensor, dist.irecv(tensor, source_rank, group=self._group))
+        group = self._upward if source_rank < self._rank else self._downward
+        return _Posted(tensor, dist.irecv(tensor, source_rank, group=group))
 
 
 class _Awaited:

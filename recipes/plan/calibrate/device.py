@@ -21,6 +21,10 @@ TOUCHED = {
     "cuda": tuple(3 << power for power in range(16, 31, 2)),
 }
 """Bytes that other operations read and write."""
+LAUNCH = {
+    "cpu": "an operation of a planned step on tensors of a few elements",
+    "cuda": "one of many additions of one element",
+}
 
 
 def measure_device(
@@ -38,7 +42,9 @@ def measure_device(
         budget_s: for each size of each probe.
         num_sharing: ranks that share the machine's memory, where it has no device memory.
     """
-    bare, launch = measure_bare(device, budget_s), measure_launch(device, budget_s)
+    bare = measure_bare(device, budget_s)
+    on_cpu = device.type == "cpu"
+    launch = measure_launch(budget_s) if on_cpu else bare
     on_progress(f"least time of an operation: {launch.seconds * 1e6:.1f} us")
     touched = _elementwise(device, budget_s, bare.seconds)
     bandwidth = round(touched.at[-1] / touched.seconds[-1])
@@ -59,11 +65,12 @@ def measure_device(
         {
             "peak_flops": f"{said}: the best rate of square matrices",
             "achieved": f"{said}: the peak is what was reached",
-            "memory_bytes": f"{said}: what the machine has, over {num_sharing} ranks",
+            "memory_bytes": f"{said}: "
+            + (f"what the machine has, over {num_sharing} ranks" if on_cpu else "of the device"),
             "memory_bytes_per_s": f"{said}: the mean of an addition, a GELU and a softmax of "
             f"{int(touched.at[-1]) >> 20} MiB",
-            "launch_s": f"{said}: an operation of a planned step on tensors of a few elements; "
-            f"spread {launch.spread:.0%}, of the other probes up to {spread:.0%}",
+            "launch_s": f"{said}: {LAUNCH[device.type]}; spread {launch.spread:.0%}, of the other "
+            f"probes up to {spread:.0%}",
         },
         curves,
         touched,

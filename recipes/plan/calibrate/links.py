@@ -17,7 +17,6 @@ from blocks.sharding import (
     reduce_scatter,
 )
 from blocks.sharding.cluster import CollectiveTable, Curve, Link, Moving, fit_line
-from blocks.sharding.cross_mesh import DistributedWire
 from recipes.plan.calibrate.ranks import run_ranks
 from recipes.plan.calibrate.timing import Sample
 
@@ -134,8 +133,13 @@ def _measure(
             times = [_timed(call, matrix) for _ in range(rounds[at])]
             elapsed[at] += [passed for passed, _ in times]
             worked[at].append(statistics.fmean(cpu for _, cpu in times))
+    messages = 2 if collective == "send" else 1  # there and back
     return [
-        Point(sent, Sample.of(elapsed[at]), max(statistics.median(worked[at]), 1e-9))
+        Point(
+            sent,
+            Sample.of([seconds / messages for seconds in elapsed[at]]),
+            max(statistics.median(worked[at]) / messages, 1e-9),
+        )
         for at, (_, sent) in enumerate(calls)
     ]
 
@@ -184,14 +188,12 @@ def call_of(
 
 
 def _message_of(sent_bytes: int, device: torch.device) -> Callable[[], object]:
-    """A message to the other of two ranks and one back, at the same time."""
-    wire, other = DistributedWire(device=device), 1 - dist.get_rank()
+    """A message from the first of two ranks to the second, and one back."""
+    rank = dist.get_rank()
     x = torch.ones(sent_bytes // 4, device=device)
 
     def call() -> None:
-        coming = wire.receive(x.shape, x.dtype, other)
-        going = wire.send(x, other)
-        coming.wait()
-        going.wait()
+        for sender in (0, 1):
+            (dist.send if rank == sender else dist.recv)(x, 1 - rank)
 
     return call
