@@ -1,6 +1,7 @@
 """Every operation of traced models, with the numbers it meets there, under every strategy.
 
-What is audited is the whole way: the rule a call was given, and what a rank runs in its stead.
+What is audited is the whole way: the rule a call was given, and what a rank runs in its stead, on
+parts whose elements lie in another order than they do in the whole.
 """
 
 from collections.abc import Iterator, Sequence
@@ -50,7 +51,9 @@ def audit(traced: TracedModule, node: OpNode, inputs: list[Tensor], mesh: Mesh) 
     def local(share: RankShare, *parts: Tensor) -> Any:
         groups: Any = dict.fromkeys(mesh.axes, Candidate())
         where = (share.strategy, tuple(read), tuple(made), mesh, share.rank, groups, (node.name,))
-        return operations.run(LocalCall(node, *where), parts)
+        # As a transposition leaves them: some of torch's kernels read them wrong, unwarned.
+        strided = [x.transpose(0, -1).contiguous().transpose(0, -1) if x.ndim else x for x in parts]
+        return operations.run(LocalCall(node, *where), strided)
 
     def whole(*tensors: Tensor) -> Any:
         if not any(word in node.op for word in DRAWN):

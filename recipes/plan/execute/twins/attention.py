@@ -1,4 +1,7 @@
-"""Causal attention where the queries are cut: the mask begins at the rank's first query."""
+"""Attention on local parts: a causal mask begins at the rank's first query.
+
+Torch's kernel takes the channels of a head to lie side by side, without looking.
+"""
 
 from typing import Any
 
@@ -18,6 +21,10 @@ def _mask(call: LocalCall, at: int, query: Tensor, num_keys: int) -> Tensor | No
     return query.new_zeros(later.shape).masked_fill_(later, -torch.inf)
 
 
+def _side_by_side(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
 def attended(
     call: LocalCall,
     target: Any,
@@ -34,7 +41,8 @@ def attended(
     mask = _mask(call, 0, query, key.shape[2]) if is_causal else None
     if mask is not None:
         is_causal, attn_mask = False, mask
-    return target(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
+    tensors = map(_side_by_side, (query, key, value))
+    return target(*tensors, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
 
 
 def attention_gradient(
@@ -56,5 +64,5 @@ def attention_gradient(
     mask = _mask(call, 1, query, key.shape[2]) if is_causal else None
     if mask is not None:
         is_causal, attn_mask = False, mask
-    tensors = (grad, query, key, value, out, logsumexp)
+    tensors = map(_side_by_side, (grad, query, key, value, out, logsumexp))
     return target(*tensors, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)

@@ -1,4 +1,8 @@
-"""Norms that are told numbers of groups and channels: the local ones."""
+"""Norms: told the local numbers of groups and channels, and given dense tensors.
+
+Torch's kernels read some of theirs as if they were contiguous; autograd, which calls them
+otherwise, sees to it.
+"""
 
 from typing import Any
 
@@ -26,7 +30,7 @@ def group_normed(
 ) -> Any:
     """``native_group_norm``."""
     local = _local_groups(call, 0, x.shape[1], groups)
-    return target(x, weight, bias, x.shape[0], x.shape[1], places, local, eps)
+    return target(x.contiguous(), weight, bias, x.shape[0], x.shape[1], places, local, eps)
 
 
 def group_norm_gradient(
@@ -46,4 +50,19 @@ def group_norm_gradient(
     """``native_group_norm_backward``."""
     local = _local_groups(call, 1, x.shape[1], groups)
     sizes = (x.shape[0], x.shape[1], places, local)
-    return target(grad, x, mean, rstd, weight, *sizes, output_mask)
+    dense = (one.contiguous() for one in (grad, x, mean, rstd))
+    return target(*dense, weight, *sizes, output_mask)
+
+
+def layer_norm_gradient(
+    call: LocalCall,
+    target: Any,
+    grad: Tensor,
+    x: Tensor,
+    normalized_shape: Any,
+    mean: Tensor,
+    rstd: Tensor,
+    *rest: Any,
+) -> Any:
+    """``native_layer_norm_backward``."""
+    return target(grad, x, normalized_shape, mean.contiguous(), rstd.contiguous(), *rest)

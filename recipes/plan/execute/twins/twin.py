@@ -47,6 +47,7 @@ _TWINS: dict[Twin, tuple[str, ...]] = {
     attention.attention_gradient: ("_scaled_dot_product_flash_attention_for_cpu_backward",),
     norms.group_normed: ("native_group_norm",),
     norms.group_norm_gradient: ("native_group_norm_backward",),
+    norms.layer_norm_gradient: ("native_layer_norm_backward",),
 }
 _BY_NAME = {f"aten::{name}": twin for twin, names in _TWINS.items() for name in names}
 
