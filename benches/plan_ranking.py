@@ -208,7 +208,8 @@ def rank_plans(subject: Subject, cluster: Cluster, count: int, seed: int = 0) ->
     torch.manual_seed(0)
     module = subject.make()
     traced = trace(module, (), subject.inputs, whole=True)
-    state = {name: one.detach().clone() for name, one in module.state_dict().items()}
+    held = dict(module.named_parameters()) | dict(module.named_buffers())
+    state = {name: one.detach().clone() for name, one in held.items()}
     names = list(traced.inputs)
     inputs = {name: subject.inputs[name.rpartition(".")[2]] for name in names}
     predicted, measured = [], []
