@@ -143,12 +143,16 @@ class _Search:
         depths: Sequence[int] = range(1, len(found.value))
         if priced.depth is not None:
             depths = [depth for depth in depths if depth == priced.depth]
+
+        def row(to_end: int, k: int, m: int) -> tuple[Any, None]:
+            return options[to_end][k, :, m], None
+
         least, least_s = None, np.inf
         for depth in depths:
             total = found.ends(depth).min(initial=np.inf)
             if total == np.inf or total + low >= max(self.best_s, least_s):
                 continue
-            stages = trace(found, lambda to_end: (options[to_end], None), formula.hops, depth)
+            stages = trace(found, row, formula.hops, depth)
             choice = self.meet(stages)
             if choice.total_s < least_s:
                 least, least_s = choice, choice.total_s
@@ -176,11 +180,12 @@ class _Search:
         return self.best_s * (1 + 1e-12) - low - self._before
 
 
-def trace(found: Suffixes, costs: Any, send: Any, depth: int) -> Plan:
+def trace(found: Suffixes, row: Any, send: Any, depth: int) -> Plan:
     """The stages of the least value with ``depth`` stages.
 
     Args:
-        costs: ``step`` and ``head`` (or None) by option, ``[k, i, m, o]``, by stages to the end.
+        row: ``step`` and ``head`` (or None) by option, ``[i, o]``, of stages to the end, first
+            bound and shape.
     """
     import numpy as np
 
@@ -190,11 +195,11 @@ def trace(found: Suffixes, costs: Any, send: Any, depth: int) -> Plan:
     k, m, u = 0, int(m), int(budget.ends[end])
     stages = []
     for to_end in range(depth, 0, -1):
-        step, head = costs(to_end)
+        step, head = row(to_end, k, m)
         u = int(budget.before[m][u])
-        reached = step[k, :, m] + found.after[to_end - 1][m, :, u][:, None]  # [i, o]
+        reached = step + found.after[to_end - 1][m, :, u][:, None]  # [i, o]
         if head is not None:
-            reached = np.maximum(reached, head[k, :, m])
+            reached = np.maximum(reached, head)
         i, option = (int(x) for x in np.unravel_index(int(reached.argmin()), reached.shape))
         stages.append((k, i, m, option))
         if to_end > 1:

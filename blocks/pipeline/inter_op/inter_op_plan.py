@@ -59,7 +59,9 @@ class InterOpPlan:
         done once a step after a stage's last action.
     formula_s: seconds by the closed formula, see ``closed_formula``.
     bound_s: no partition, schedule or number of microbatches that was allowed takes less by the
-        same simulation.
+        same simulation, on the grid of ``granularity``.
+    granularity: stretches between bounds of the table that were one in the search for stages and
+        in the bound; 1 where stages could begin everywhere.
     rivals: the best simulated makespan met, by schedule and number of microbatches.
     """
 
@@ -69,6 +71,7 @@ class InterOpPlan:
     makespan_s: float
     formula_s: float
     bound_s: float
+    granularity: int = 1
     rivals: tuple[tuple[str, int, float], ...] = ()
 
     @property
@@ -82,7 +85,10 @@ class InterOpPlan:
 
     @property
     def gap(self) -> float:
-        """How much longer than the bound the step takes, as a share of it; 0 is proven best."""
+        """How much longer than the bound the step takes, as a share of it; 0 is proven best.
+
+        With a ``granularity`` above 1 the bound is that of the grid, which finer cuts may beat.
+        """
         return self.makespan_s / self.bound_s - 1 if self.bound_s else 0.0
 
     def program(self) -> Schedule:

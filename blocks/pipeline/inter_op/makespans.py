@@ -19,7 +19,7 @@ def program(schedule: str, num_stages: int, num_microbatches: int) -> Schedule:
     return SCHEDULES[schedule](num_stages, (1,) * num_microbatches)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 def _steps(schedule: str, num_stages: int, num_microbatches: int) -> list[tuple[Any, ...]]:
     """Number, rank, kind and the number and rank of the action of another rank it waits for."""
     graph = dependencies(program(schedule, num_stages, num_microbatches))

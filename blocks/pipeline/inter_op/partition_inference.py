@@ -164,7 +164,7 @@ class _Search:
         allowed = np.where(self.seconds <= cap, self.seconds, np.inf)
         least, send = least_option(allowed), self.table.send_s
         found = suffixes(lambda to_end: (least, None), send, self.devices, num_stages)
-        return trace(found, lambda to_end: (allowed, None), send, num_stages)
+        return trace(found, lambda _, k, m: (allowed[k, :, m], None), send, num_stages)
 
     def why_not(self, most: int, num_stages: int | None) -> DoesNotFit:
         """The error where nothing fits."""

@@ -12,11 +12,12 @@ from blocks.pipeline.inter_op.closed_formula import Plan
 from blocks.pipeline.inter_op.does_not_fit import why_not
 from blocks.pipeline.inter_op.flow import flow_name
 from blocks.pipeline.inter_op.formula import alpa
+from blocks.pipeline.inter_op.grid import FINER, bounds_of, near, thin
 from blocks.pipeline.inter_op.inter_op_plan import InterOpPlan, PlannedStage
 from blocks.pipeline.inter_op.plan_search import PlanSearch, Progress
 from blocks.pipeline.inter_op.priced import Priced
 from blocks.pipeline.inter_op.problem import Problem
-from blocks.pipeline.inter_op.stage_table import StageSource, StageTable
+from blocks.pipeline.inter_op.stage_table import StageSource
 from blocks.pipeline.inter_op.submesh import cover
 
 Source = StageSource | Callable[[int], StageSource]
@@ -36,14 +37,17 @@ def partition_mesh(
     max_stages: int | None = None,
     epsilon: int | float = 0.0,
     effort: int = 20_000,
+    max_cells: int = 96,
     progress: Progress | None = None,
 ) -> InterOpPlan:
     """The partition of layers and devices whose step is simulated to be fastest.
 
-    For every schedule and number of microbatches the closed formula (Alpa's, with transfers, what
-    is done once a step, and the memory of microbatches in flight) is minimised exactly over all
-    partitions; the plans met on the way are simulated on the real schedule, and the best simulated
-    one is the answer. Combinations whose bound on any plan is no better are left out.
+    For every schedule and number of microbatches a bound on all partitions is found, and formulas
+    (Alpa's, and one that no plan comes below; both with transfers, what is done once a step, and
+    the memory of microbatches in flight) are minimised over all partitions. The plans met on the
+    way are simulated on the real schedule. Then partial plans are continued in the order of their
+    bounds, until none is left that could be better than the best simulated one (``gap`` is 0 then)
+    or ``effort`` is spent. Combinations whose bound is no better are left out.
 
     Args:
         table: what stages cost; where the size of a microbatch follows from their number, a
@@ -58,6 +62,8 @@ def partition_mesh(
         epsilon: share by which a formula may miss its least value; 0 is exact.
         effort: partial plans to continue at most in search of a proof. It bounds the search by
             counting, not by a clock, so equal arguments give equal plans.
+        max_cells: where a table has more stretches between bounds, partitions are sought on a
+            grid of so many, and then finer near the cuts found.
         progress: called as the search goes on.
 
     Raises:
@@ -71,23 +77,42 @@ def partition_mesh(
     for count in counts:
         check_count("num_microbatches", count)
     check_positive("max_stages", max_stages)
+    check_count("max_cells", max_cells)
     check(0 <= epsilon < 1, "epsilon", "a share of at least 0", epsilon)
     names = [*dict.fromkeys(flow_name(name) for name in schedules)]
     check(bool(names), "schedules", "at least one", names)
-    problems = []
-    for count in counts:
-        stages = _table(table, count)
+    sources = {count: _source(table, count) for count in counts}
+    every = {count: bounds_of(source) for count, source in sources.items()}
+    longest = max(map(len, every.values()))
+    cell = -(-(longest - 1) // max_cells)
+
+    def problem_of(name: str, count: int, bounds: Sequence[int]) -> Problem:
+        stages = sources[count].at(bounds)
         devices = budget(stages.shapes, num_hosts, devices_per_host, kinds, whole=not idle_devices)
         caps = caps_of(memory_cap_bytes, stages.shapes)
-        most = min(max_stages or len(stages.bounds), len(stages.bounds) - 1)
-        for name in names:
-            problems.append(Problem(Priced(stages, name, count, caps), devices, most, caps))
+        most = min(max_stages or len(bounds), len(bounds) - 1)
+        return Problem(Priced(stages, name, count, caps), devices, most, caps)
+
+    thinned = {count: thin(bounds, cell) for count, bounds in every.items()}
+    problems = [problem_of(name, count, thinned[count]) for count in counts for name in names]
     search = PlanSearch(problems, epsilon, effort, progress)
     search.start()
     search.run()
     if search.best is None:
         raise why_not([(p.priced, p.max_stages) for p in problems], problems[0].devices)
+    bound_s, rivals, step = search.bound_s, search.rivals, cell
+    while step > 1:  # finer near the cuts found, and only there
+        step = -(-step // FINER)
+        found, plan = search.best
+        name, count = found.priced.schedule, found.priced.count
+        cuts = found.cuts(plan)
+        problem = problem_of(name, count, near(cuts, every[count], step, max_cells))
+        search = PlanSearch([problem], epsilon, 0, progress)
+        search.seed(problem, found, plan)
+        search.run()
+        assert search.best is not None, "it began with a plan"
     problem, plan = search.best
+    rivals[problem.priced.schedule, problem.priced.count] = search.best_s
     shapes = [problem.priced.table.shapes[stage[2]] for stage in plan]
     places = cover(shapes, num_hosts, devices_per_host, kinds=kinds)
     return InterOpPlan(
@@ -96,17 +121,16 @@ def partition_mesh(
         num_microbatches=problem.priced.count,
         makespan_s=search.best_s,
         formula_s=alpa(problem.priced).seconds(plan),
-        bound_s=search.bound_s,
-        rivals=tuple((*key, least) for key, least in search.rivals.items()),
+        bound_s=bound_s,
+        granularity=cell,
+        rivals=tuple((*key, least) for key, least in rivals.items()),
     )
 
 
-def _table(table: Source, count: int) -> StageTable:
+def _source(table: Source, count: int) -> StageSource:
     source = table if isinstance(table, StageSource) else table(count)
-    if isinstance(source, StageTable):
-        return source
     check(isinstance(source, StageSource), "table", "a source of stage costs", type(source))
-    return source.at(range(source.num_layers + 1))
+    return source
 
 
 def _planned(

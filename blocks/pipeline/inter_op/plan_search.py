@@ -1,5 +1,6 @@
 """``PlanSearch``: the best simulated plan of several problems. Needs numpy, no torch."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from blocks.pipeline.inter_op.best_first import best_first
@@ -9,8 +10,14 @@ from blocks.pipeline.inter_op.makespans import makespans
 from blocks.pipeline.inter_op.neighbours import neighbours
 from blocks.pipeline.inter_op.problem import Problem
 
-MANY, COARSER = 32, 4
-"""Bounds above which a coarser partition is sought first, and how many are one then."""
+COARSER = 4
+"""How many stretches between bounds are one where a coarser partition is sought first."""
+
+MAX_DEPTHS = 2
+"""Numbers of stages looked at apart where not all of them are."""
+
+LEAST_EFFORT = 100
+"""Below it no further problem is proven."""
 
 MAX_MOVES = 100
 
@@ -29,6 +36,7 @@ class PlanSearch:
         progress: Progress | None,
     ) -> None:
         self.problems, self.epsilon, self.effort = problems, epsilon, effort
+        self.thorough = effort > 0 and not any(problem.is_large for problem in problems)
         self.progress = progress or (lambda what, done, of: None)
         self.best: tuple[Problem, Plan] | None = None
         self.best_s = self.bound_s = float("inf")
@@ -36,8 +44,7 @@ class PlanSearch:
 
     def start(self) -> None:
         """A good plan from few bounds, where there are many: all that follows is then cut short."""
-        num_bounds = max(len(problem.priced.table.bounds) for problem in self.problems)
-        if num_bounds <= MANY:
+        if not any(problem.is_large for problem in self.problems):
             return
         fewer = {id(p.priced.table): p.priced.table for p in self.problems}
         for key, table in fewer.items():
@@ -49,37 +56,48 @@ class PlanSearch:
         if search.best is None:
             return
         found, plan = search.best
-        index = next(n for n, problem in enumerate(self.problems) if found.same(problem))
-        problem = self.problems[index]
+        self.seed(next(problem for problem in self.problems if found.same(problem)), found, plan)
+
+    def seed(self, problem: Problem, other: Problem, plan: Plan) -> None:
+        """Begin with a plan of the same problem on other bounds."""
         numbers = {bound: n for n, bound in enumerate(problem.priced.table.bounds)}
-        few = found.priced.table.bounds
-        plan = tuple((numbers[few[k]], numbers[few[i]], m, o) for k, i, m, o in plan)
+        cuts = [numbers[cut] for cut in other.cuts(plan)]
+        spans = itertools.pairwise(cuts)
+        plan = tuple((*span, m, o) for span, (_, _, m, o) in zip(spans, plan, strict=True))
         depth = len(plan) if problem.priced.flow.follows_depth else None
-        self.best, self.best_s = (problem.of_depth(depth), plan), search.best_s
+        self._simulate(problem.of_depth(depth), [plan])
 
     def run(self) -> None:
         """Bounds, then formulas, then a proof."""
-        bounded: list[tuple[float, int, Problem]] = []
+        whole: list[tuple[float, int, Problem, dict[int, float]]] = []
         for done, problem in enumerate(self.problems):
             self.progress("bounds", done, len(self.problems))
             found = problem.bounds(self.best_s)
             self._simulate(problem, found.plans)
-            for depth in problem.depths(found.totals):
-                deep = problem.of_depth(depth)
-                bound = found.totals[depth] if depth else min(found.totals.values())
-                bounded.append((bound, len(bounded), deep))
-        bounded.sort(key=lambda found: found[:2])
-        left = []
-        for done, (bound, number, problem) in enumerate(bounded):
-            self.progress("partitions", done, len(bounded))
-            if bound < self.best_s:
-                left.append((max(bound, self._solve(problem)), number, problem))
+            if found.totals:
+                whole.append((min(found.totals.values()), len(whole), problem, found.totals))
+        left: list[tuple[float, int, Problem]] = []
+        for done, (bound, _, problem, totals) in enumerate(sorted(whole, key=lambda w: w[:2])):
+            self.progress("partitions", done, len(whole))
+            if bound >= self.best_s:
+                continue
+            if problem.trips is not None:
+                left.append((max(bound, self._solve(problem)), len(left), problem))
+                continue
+            self._minimise(problem, alpa(problem.priced))  # of the plans that fit all the same
+            tries = len(totals) if self.thorough else MAX_DEPTHS
+            for depth in sorted(totals, key=lambda depth: totals[depth]):
+                deep, bound = problem.of_depth(depth), totals[depth]
+                if bound < self.best_s and tries > 0:
+                    tries -= 1
+                    bound = max(bound, self._solve(deep))
+                left.append((bound, len(left), deep))
         self._polish()
         left.sort(key=lambda found: found[:2])
         for done, (bound, _, problem) in enumerate(left):
             self.progress("proof", done, len(left))
-            if bound < self.best_s:
-                bound = max(bound, self._prove(problem, len(left) - done))
+            if bound < self.best_s and self.effort > LEAST_EFFORT:
+                bound = max(bound, self._prove(problem))
             self.bound_s = min(self.bound_s, bound)
         self.bound_s = min(self.bound_s, self.best_s)
 
@@ -87,7 +105,7 @@ class PlanSearch:
         """What the formulas find, simulated; and what no plan of the problem comes below."""
         assert problem.trips is not None, "one problem for each number of stages"
         bound = self._minimise(problem, problem.trips, below=self.best_s)
-        if bound < self.best_s:
+        if bound < self.best_s and self.thorough:
             self._minimise(problem, alpa(problem.priced))
         return bound
 
@@ -117,9 +135,9 @@ class PlanSearch:
             if self.best_s >= before:
                 return
 
-    def _prove(self, problem: Problem, problems_left: int) -> float:
+    def _prove(self, problem: Problem) -> float:
         """Looks for better plans one by one; what is left has at least this bound."""
-        effort = self.effort // problems_left
+        effort = self.effort // 2
         proof = best_first(
             problem.priced,
             problem.devices,

@@ -5,7 +5,7 @@ Needs numpy, no torch.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from blocks.pipeline.inter_op.budget import Budget
 from blocks.pipeline.inter_op.closed_formula import Plan
@@ -13,6 +13,9 @@ from blocks.pipeline.inter_op.formula import Formula, trip_bound
 from blocks.pipeline.inter_op.priced import Priced
 from blocks.pipeline.inter_op.stage_table import StageTable
 from blocks.pipeline.inter_op.step_bound import StepBounds, step_bounds
+
+MANY = 32
+"""Bounds above which a problem is large."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,11 +39,10 @@ class Problem:
     def _deeper(self) -> dict[int, "Problem"]:
         return {}
 
-    def depths(self, totals: Mapping[int, float]) -> list[int | None]:
-        """Numbers of stages to look at apart: all where memory depends on them, else None."""
-        if not totals:
-            return []
-        return [*totals] if self.priced.flow.follows_depth else [None]
+    @property
+    def is_large(self) -> bool:
+        """Whether a coarser partition is worth its time."""
+        return len(self.priced.table.bounds) > MANY
 
     def of_depth(self, depth: int | None) -> "Problem":
         """The same with the memory of a plan of exactly so many stages."""
@@ -63,6 +65,11 @@ class Problem:
         mine, theirs = self.priced, other.priced
         alike = None in (mine.depth, theirs.depth) or mine.depth == theirs.depth
         return (mine.schedule, mine.count) == (theirs.schedule, theirs.count) and alike
+
+    def cuts(self, plan: Plan) -> tuple[int, ...]:
+        """Layers at which its stages begin, and the number of layers."""
+        bounds = self.priced.table.bounds
+        return (*(bounds[stage[0]] for stage in plan), bounds[-1])
 
     def bounds(self, below: int | float) -> StepBounds:
         """Of all plans."""

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from blocks.pipeline.inter_op.budget import Budget
 from blocks.pipeline.inter_op.closed_formula import Plan, trace
-from blocks.pipeline.inter_op.priced import Priced, least_option
+from blocks.pipeline.inter_op.priced import Priced
 from blocks.pipeline.inter_op.suffixes import Suffixes, prefixes, suffixes
 
 
@@ -89,13 +89,12 @@ def step_bounds(
             np.isfinite(ahead), ahead, 0.0
         )
 
-        def by_option(to_end: int, step: Any = step, head: Any = head) -> tuple[Any, Any]:
-            fits = priced.fits(to_end)
-            return np.where(fits, step, np.inf), np.where(fits, head, np.inf)
+        def row(to_end: int, k: int, m: int, step: Any = step, head: Any = head) -> tuple[Any, Any]:
+            fits = priced.fits(to_end)[k, :, m]
+            return np.where(fits, step[k, :, m], np.inf), np.where(fits, head[k, :, m], np.inf)
 
-        def costs(to_end: int, by_option: Any = by_option) -> tuple[Any, Any]:
-            step, head = by_option(to_end)
-            return least_option(step), least_option(head)
+        def costs(to_end: int, step: Any = step, head: Any = head) -> tuple[Any, Any]:
+            return priced.least(step, to_end), priced.least(head, to_end)
 
         def limit(to_end: int, useful: Any = useful) -> Any:
             return useful
@@ -108,7 +107,7 @@ def step_bounds(
         }
         found = {depth: bound for depth, bound in found.items() if bound < np.inf}
         if number == 0:
-            plans = [trace(table, by_option, chain.send, depth) for depth in found]
+            plans = [trace(table, row, chain.send, depth) for depth in found]
             totals = found
         else:
             totals = {depth: max(totals[depth], found[depth]) for depth in totals if depth in found}
