@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
-from benches.figures import _plan_cost, _plan_ranking, _plan_rules
+from benches.figures import _plan_cost, _plan_inter, _plan_ranking, _plan_rules
 from benches.figures.row import Row
 
 
 def rows() -> Iterator[Row]:
     yield from _plan_cost.rows()
+    yield from _plan_inter.rows()
     yield from _plan_rules.rows()
     yield from _plan_ranking.rows()

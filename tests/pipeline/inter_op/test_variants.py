@@ -114,12 +114,11 @@ def test_slow_devices_get_fewer_layers():
         transfer=lambda layer, a, b: (0.5, 0.5) if a.kind != b.kind else (0.0, 0.0),
     )
     plan = partition_mesh(layers, 2, 2, kinds=kinds, num_microbatches=16, schedules=["1f1b"])
-    by_kind = dict.fromkeys(kinds, 0)
+    counts = [(stage.shape.kind, stage.stop - stage.first) for stage in plan.stages]
+    assert sum(count for kind, count in counts if kind == "fast") == 8, "of twelve"
     for stage in plan.stages:
-        by_kind[stage.shape.kind] += stage.stop - stage.first
         hosts = {device // 2 for device in stage.devices}
         assert hosts == {kinds.index(stage.shape.kind)}
-    assert by_kind == {"fast": 8, "slow": 4}
     assert plan.gap == 0
     # Each kind has its own cap; the slow one has room for three layers only.
     caps = {"fast": 100, "slow": 3}

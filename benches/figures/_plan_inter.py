@@ -1,0 +1,79 @@
+"""Figures of the inter-op partition: brute force, bounds, time."""
+
+import random
+import statistics
+import time
+from collections.abc import Iterator
+
+from benches.figures.row import Measured, Row
+from benches.inter_op_cases import CAP_BYTES, decoder
+from blocks.pipeline import DoesNotFit, InterOpPlan, partition_mesh
+from tests.pipeline.inter_op.stage_tables import best_simulated, draw
+
+COMMAND = "python -m benches.figures --area plan"
+ENOUGH = 10**6
+
+
+def rows() -> Iterator[Row]:
+    yield Row(
+        "inter-op: simulated step equals the best of all partitions, memory caps, options, "
+        "transfers, two device kinds, up to 6 layers x 8 devices",
+        "300 of 300",
+        COMMAND,
+        lambda: _brute_force(range(300), max_layers=6),
+    )
+    yield Row(
+        "the same up to 10 layers x 16 devices",
+        "all of 3",
+        COMMAND,
+        lambda: _brute_force(range(1000, 1003), max_layers=10, devices_per_host=8),
+    )
+    yield Row(
+        "the same up to 10 layers x 16 devices, many",
+        "all of 200",
+        COMMAND + " --nightly",
+        lambda: _brute_force(range(2000, 2200), max_layers=10, devices_per_host=8),
+        nightly=True,
+    )
+    for num_layers, num_hosts, target in ((32, 8, 10), (80, 64, 30), (1024, 64, 60)):
+        yield Row(
+            f"inter-op partition of {num_layers:,} layers over {num_hosts * 8} devices, 1F1B and "
+            "zero bubble, 256 microbatches, 80 GB: CPU time, simulated step over its bound",
+            f"<= {target} s",
+            COMMAND,
+            lambda sizes=(num_layers, num_hosts), target=target: _timed(*sizes, target),
+        )
+
+
+def _brute_force(seeds: range, *, max_layers: int, devices_per_host: int | None = None) -> Measured:
+    """Equal makespans, and a bound that proves it; or both find nothing."""
+    equal, counted = 0, []
+    for seed in seeds:
+        drawn = draw(random.Random(seed), max_layers=max_layers, devices_per_host=devices_per_host)
+        best, num_plans = best_simulated(drawn)
+        counted.append(num_plans)
+        try:
+            plan = drawn.partition(effort=ENOUGH)
+            equal += plan.makespan_s == best and plan.gap <= 1e-12
+        except DoesNotFit:
+            equal += best == float("inf")
+    text = f"{equal} of {len(seeds)}, {statistics.median(counted):,.0f} to {max(counted):,} plans"
+    return Measured(text, equal == len(seeds))
+
+
+def _timed(num_layers: int, num_hosts: int, target: float) -> Measured:
+    start = time.process_time()
+    plan: InterOpPlan = partition_mesh(
+        lambda count: decoder(num_layers, num_hosts, count),
+        num_hosts,
+        8,
+        num_microbatches=256,
+        memory_cap_bytes=CAP_BYTES,
+        schedules=("one_f_one_b", "zb_h1"),
+        epsilon=1e-3,
+        effort=1000,
+    )
+    seconds = time.process_time() - start
+    grid = f", grid of {plan.granularity} layers" if plan.granularity > 1 else ""
+    text = f"{seconds:.1f} s, {plan.gap:+.2%}{grid}, {plan.num_stages} stages"
+    return Measured(text, seconds <= target)
