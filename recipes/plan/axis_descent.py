@@ -13,6 +13,9 @@ import numpy.typing as npt
 
 from blocks.sharding.intra_op import Posed, Problem, Term, minimise
 
+TOLERANCE = 1e-5
+"""Share of the costs that is not worth another turn."""
+
 Indices = npt.NDArray[np.intp]
 
 
@@ -52,16 +55,25 @@ class AxisDescent:
         return min(ends, key=lambda end: end[1])
 
     def _descend(self, problem: Problem, labels: list[int]) -> tuple[tuple[int, ...], float]:
-        best, still, axis = problem.value(labels), 0, 0
+        best, axis = problem.value(labels), 0
+        still = -1  # an axis that was solved last stays best while no other moves
         self._restricted.clear()  # of another problem
-        while still < self.num_axes:
+        while still < self.num_axes - 1:
             left = self._left(labels, axis, len(problem.seconds))
             found = minimise(self._restrict(problem, left)).labels
             labels = [at if k is None else int(k[at]) for k, at in zip(left, found, strict=True)]
             value = problem.value(labels)
-            still = still + 1 if value > best * (1 - 1e-9) else 0
+            still = still + 1 if value > best * (1 - TOLERANCE) else min(still + 1, 0)
             best, axis = min(best, value), (axis + 1) % self.num_axes
         return tuple(labels), best
+
+    def nearest(self, choices: Sequence[Sequence[int]]) -> tuple[int, ...]:
+        """Labels with these choices where nodes have them, else those that replicate."""
+        labels = [0] * len(self.posed.problem.seconds)
+        for v, wanted in enumerate(choices):
+            same = np.flatnonzero((self.choices[v] == np.asarray(wanted)).all(axis=1))
+            labels[v] = int(same[0]) if len(same) else 0
+        return tuple(labels)
 
     def _left(self, labels: Sequence[int], axis: int, count: int) -> list[Indices | None]:
         """For every variable the labels that differ from its own along one axis at most."""

@@ -134,11 +134,15 @@ def candidates(
     in_flight: float,
     optimizer: str,
     points: int,
+    like: Candidate | None = None,
 ) -> tuple[Candidate, ...]:
     """The fastest choice of strategies, the smallest, and some of the best between them.
 
     They lie on the lower hull of seconds and bytes of the whole model, found by putting a price on
     each byte; at most ``points``.
+
+    Args:
+        like: a good choice for other sizes, to set out from.
     """
     held = state_bytes(optimizer)
     posed = pose(
@@ -149,7 +153,7 @@ def candidates(
         pins=reduced.pins_on(cost.mesh),
     )
     hull = Hull(posed, reduced, cost, num_microbatches, in_flight, held)
-    return tuple(Candidate(cost.mesh, choices) for choices in hull.best(points))
+    return tuple(Candidate(cost.mesh, choices) for choices in hull.best(points, like))
 
 
 DEAR = 100.0
@@ -172,10 +176,11 @@ class Hull:
         self.num_microbatches, self.in_flight, self.held = num_microbatches, in_flight, held
         self.descent = AxisDescent(posed)
 
-    def best(self, points: int) -> list[Choices]:
+    def best(self, points: int, like: Candidate | None = None) -> list[Choices]:
         """Choices of up to ``points`` corners of the hull, the fastest first."""
         problem = self.posed.problem
-        found = [self._point(problem.priced(0.0), ())]
+        starts = () if like is None else (self.descent.nearest(like.choices),)
+        found = [self._point(problem.priced(0.0), starts)]
         if points > 1:
             dear = DEAR * found[0].seconds / max(found[0].size, 1.0)
             small = self._point(problem.priced(dear), (found[0].labels,))

@@ -118,24 +118,30 @@ class MeshWork:
 
     def _candidates(self, mesh: Mesh) -> dict[Candidate, Prices]:
         cost = MeshCost(self.cluster, mesh)
-        inside = self.cluster.nodes[0].num_devices
         kept: dict[Candidate, Prices] = {}
         for count in sorted(self.reduced):  # most rows in a microbatch first
-            rows = self.config.batch_size // count
-            spread = rows * inside >= mesh.num_ranks  # a row over a host, or over less
-            if any(count in prices for prices in kept.values()) or not (spread or not kept):
+            known = any(count in prices for prices in kept.values())
+            if known or (kept and count not in self._spread(mesh)):
                 continue
             made = candidates(
                 *(self.reduced[count], cost),
                 num_microbatches=count,
                 in_flight=min(count, math.ceil(self.cluster.num_devices / mesh.num_ranks)),
                 optimizer=self.config.optimizer,
-                points=self.config.memory_points,
+                points=min(self.config.memory_points, 2 if kept else self.config.memory_points),
+                like=next(iter(kept), None),
             )
+            asked = {one: self.reduced[one] for one in {count, *self._spread(mesh)}}
             for candidate in made:
                 if candidate not in kept:
-                    kept[candidate] = _prices(candidate, self.reduced, cost, self.config)
+                    kept[candidate] = _prices(candidate, asked, cost, self.config)
         return kept
+
+    def _spread(self, mesh: Mesh) -> set[int]:
+        """Numbers of microbatches in which a row is spread over a host, or over less."""
+        inside = self.cluster.nodes[0].num_devices
+        rows = {count: self.config.batch_size // count for count in self.reduced}
+        return {count for count in rows if rows[count] * inside >= mesh.num_ranks}
 
 
 def _prices(
