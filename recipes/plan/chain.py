@@ -214,10 +214,10 @@ class _Composing:
             here[value] = len(self.values)
             outputs.append(here[value])
             tensor = cut.graph.values[value]
-            self.values.append(dataclasses.replace(tensor, name=f"{tensor.name}@{place}"))
+            self.values.append(dataclasses.replace(tensor, name=f"{place}@{tensor.name}"))
         self.nodes.append(
             dataclasses.replace(
-                node, name=f"{node.name}@{place}", inputs=inputs, outputs=tuple(outputs)
+                node, name=f"{place}@{node.name}", inputs=inputs, outputs=tuple(outputs)
             )
         )
         self.origins.append((place, at))

@@ -14,7 +14,7 @@ def layers_of(graph: OpGraph, forward: Sequence[int] | None = None) -> tuple[int
     """For every node its layer, counted along the forward pass.
 
     Forward operations of one repeated block are a layer; so is every run of operations between
-    blocks. Parameters follow the first layer that reads them, gradients and optimizer their
+    blocks; models without blocks are cut by ``cluster_layers``. Parameters follow the first layer that reads them, gradients and optimizer their
     parameter, backward operations their forward. Values flow up from layer to layer in the
     forward pass and down in the backward pass.
 
@@ -38,9 +38,17 @@ def layers_of(graph: OpGraph, forward: Sequence[int] | None = None) -> tuple[int
         layer[at] = last
         at_block.setdefault(node.block, last)
         at_module.setdefault(node.module, last)
+    if forward is None and last == 0 and all(node.block < 0 for node in graph.nodes):
+        from recipes.plan.cluster_layers import cluster_layers
+
+        found = cluster_layers(graph, [at for at, number in enumerate(layer) if number >= 0])
+        if found is not None:
+            return layers_of(graph, found)
     at_block.pop(-1, None)
     _parameters(graph, layer)
-    _backward(graph, layer, from_inputs, {} if forward is not None else at_block, at_module)
+    if forward is not None:  # a module may be in several layers
+        at_block, at_module = {}, {}
+    _backward(graph, layer, from_inputs, at_block, at_module)
     return tuple(max(found, 0) for found in layer)
 
 
