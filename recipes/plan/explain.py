@@ -63,7 +63,7 @@ def _lines(plan: ParallelPlan, chain: LayerChain, cluster: Cluster) -> Iterator[
     predicted = plan.predicted
     error = "unknown" if predicted.error is None else f"{predicted.error:.0%}"
     yield f"step {predicted.step_s * 1e3:.1f} ms predicted; error of the cost model {error}"
-    yield f"no plan that was allowed takes less than {predicted.bound_s * 1e3:.1f} ms"
+    yield f"no plan that was looked at takes less than {predicted.bound_s * 1e3:.1f} ms"
     yield from plan.notes
     told: set[str] = set()
     for at, stage in enumerate(plan.stages):

@@ -14,9 +14,9 @@ def layers_of(graph: OpGraph, forward: Sequence[int] | None = None) -> tuple[int
     """For every node its layer, counted along the forward pass.
 
     Forward operations of one repeated block are a layer; so is every run of operations between
-    blocks; models without blocks are cut by ``cluster_layers``. Parameters follow the first layer that reads them, gradients and optimizer their
-    parameter, backward operations their forward. Values flow up from layer to layer in the
-    forward pass and down in the backward pass.
+    blocks; models without blocks are cut by ``cluster_layers``. Parameters follow the first layer
+    that reads them, gradients and optimizer their parameter, backward operations their forward.
+    Values flow up from layer to layer in the forward pass and down in the backward pass.
 
     Args:
         forward: layer of every node instead, for models without repeated blocks; only those of

@@ -58,7 +58,8 @@ class Prediction:
     """Of the step.
 
     step_s: predicted seconds, those the simulated schedule takes.
-    bound_s: no plan of the space that was searched takes less under the same cost model.
+    bound_s: no stages, submeshes, schedule and microbatches take less with the strategies that
+        were looked at, under the same cost model.
     bubble: share of the devices' time that they wait in, over all stages.
     cost_source: where the cost model's numbers come from.
     error: relative error of the cost model where it was measured; None where it was not.

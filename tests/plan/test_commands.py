@@ -1,0 +1,172 @@
+"""``python -m recipes.plan``: its verbs on a small model, and what it says to bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.plan.config import PlanConfig
+from recipes.plan.parallel_plan import ParallelPlan
+from recipes.plan.settings import cluster_of, override
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["num_devices=4", "batch_size=32", "workers=1", "microbatch_choices=2", "dtype=float32"]
+FLAT = ["mesh_axes=1", "max_stages=1", *SMALL]
+CALLS: dict[str, list[str]] = {
+    "plan": ["mlp:tiny", "--cluster", "8xA100", *FLAT, "--out", "a.json", "--page", "a.html"],
+    "factory": ["tests.plan.test_commands:factory", *FLAT, "--out", "own.json"],
+    "explain": ["explain", "a.json"],
+    "pin": ["pin", "a.json", "layers.*.weight=S(1)", "--out", "pinned.json"],
+    "whatif": ["whatif", "a.json", "batch_size=4096", "--out", "large.json"],
+    "diff": ["diff", "a.json", "pinned.json"],
+    "same": ["diff", "a.json", "a.json"],
+    "show": ["show", "a.json"],
+    "show page": ["show", "a.json", "--out", "b.html"],
+    "no model": ["lama:8b"],
+    "no factory": ["tests.plan.test_commands:nothing", *SMALL],
+    "no cluster": ["mlp:tiny", "--cluster", "nowhere.json"],
+    "no key": ["mlp:tiny", "batch=3"],
+    "no plan": ["explain", "none.json"],
+    "no pin": ["pin", "a.json", "layers"],
+    "no memory": ["mlp:tiny", *FLAT, "memory_gib=0.0000001"],
+}
+CODE = """
+import contextlib, io, json, sys
+sys.path.insert(0, {root!r})
+from recipes.plan.__main__ import main
+found = {{}}
+for name, arguments in json.loads(sys.stdin.read()).items():
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(arguments)
+    found[name] = [code, out.getvalue(), err.getvalue()]
+print(json.dumps(found))
+"""
+
+
+def factory(rows: int) -> tuple[Any, tuple, dict]:
+    """What the documentation calls a factory."""
+    import torch
+
+    layers = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+
+    class Loss(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = layers
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layers(x).square().sum()
+
+    return Loss(), (torch.empty(rows, 8),), {}
+
+
+Said = dict[str, tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("plans")
+
+
+@pytest.fixture(scope="module")
+def said(folder: Path) -> Said:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE.format(root=str(ROOT))],
+        input=json.dumps(CALLS),
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {name: tuple(one) for name, one in json.loads(done.stdout).items()}
+
+
+def test_a_plan_is_printed_written_and_drawn(said: Said, folder: Path):
+    code, out, err = said["plan"]
+    assert (code, err) == (0, "")
+    for words in ("tracing mlp:tiny", "strategies on 1x4", "ms predicted, bound", "node   0"):
+        assert words in out
+    plan = ParallelPlan.read(folder / "a.json")
+    assert plan.num_devices == 4
+    assert (folder / "a.json").stat().st_size < 200_000
+    assert "<html" in (folder / "a.html").read_text()
+
+
+def test_models_of_the_user_are_planned(said: Said, folder: Path):
+    assert said["factory"][0] == 0, said["factory"]
+    plan = ParallelPlan.read(folder / "own.json")
+    lies = {name for pattern in plan.patterns.values() for name in pattern.parameters}
+    assert lies == {f"layers.{at}.{kind}" for at in (0, 2) for kind in ("weight", "bias")}
+
+
+def test_choices_are_explained(said: Said):
+    code, out, _ = said["explain"]
+    assert code == 0
+    assert "would take" in out
+    assert "no plan that was looked at takes less" in out
+
+
+def test_pins_and_other_settings_plan_again(said: Said, folder: Path):
+    assert said["pin"][0] == said["whatif"][0] == 0
+    pinned = ParallelPlan.read(folder / "pinned.json")
+    weights = [
+        places.parameter
+        for pattern in pinned.patterns.values()
+        for name, places in pattern.parameters.items()
+        if name == "layers.*.weight"
+    ]
+    assert weights
+    assert set(weights) == {"S(1)"}
+    assert "setting batch_size: 32 -> 4096" in said["whatif"][1]
+    assert ParallelPlan.read(folder / "large.json").settings["batch_size"] == 4096
+
+
+def test_differences_and_pictures(said: Said, folder: Path):
+    assert "setting pins:" in said["diff"][1]
+    assert said["same"][1] == "the plans do the same\n"
+    assert "layers.*.weight" in said["show"][1]
+    assert "<html" in (folder / "b.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("no model", "error: model: expected one of"),
+        ("no factory", "error: model: expected package.module:factory"),
+        ("no cluster", "error: cluster: expected a cluster file"),
+        ("no key", "did you mean batch_size?"),
+        ("no plan", "error: plan: expected a file that recipes.plan wrote"),
+        ("no pin", "error: pin: expected NAME=PLACEMENTS"),
+        ("no memory", "GiB too few; add devices"),
+    ],
+)
+def test_bad_input_exits_with_2_and_a_line(said: Said, case: str, message: str):
+    code, _, err = said[case]
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_settings_take_the_kinds_of_their_fields():
+    config = override(PlanConfig("m"), ["num_nodes=2", "recompute=true", "memory_gib=1.5"])
+    assert (config.num_nodes, config.recompute, config.memory_gib) == (2, True, 1.5)
+    assert override(config, ["num_nodes=none"]).num_nodes is None
+    assert cluster_of(override(config, ["num_devices=2"])).num_devices == 4
+    with pytest.raises(ValueError, match="num_nodes: expected a value of type int"):
+        override(config, ["num_nodes=two"])
+    with pytest.raises(ValueError, match="num_microbatches: expected a divisor of 64"):
+        PlanConfig("m", num_microbatches=7)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64, 1000])
+def test_numbers_of_microbatches_divide_the_batch(batch: int):
+    for stages in (1, 3, 64):
+        found = PlanConfig("m", batch_size=batch).microbatches(stages)
+        assert found == tuple(sorted(set(found)))
+        assert 1 <= len(found) <= 5
+        assert all(batch % count == 0 for count in found)
