@@ -229,6 +229,10 @@ def test_collectives_on_shared_cores() -> None:
     assert two_groups.sent_s("all_reduce", 1500, "a") == 3.0  # four ranks on two cores
     assert dataclasses.replace(alone, clock="cpu").sent_s("all_reduce", 1500, "a") == 3.0
     assert dataclasses.replace(two_groups, clock="cpu").sent_s("all_reduce", 1500, "b") == 6.0
+    eight = MeshCost(
+        cores(8, 2, *tables), Mesh.of(a=8)
+    )  # by the table of two, which had a core each
+    assert eight.sent_s("all_reduce", 1500, "a") == 6.0
     with pytest.raises(ValueError, match="cpu seconds of all_gather"):
         MeshCost(cluster, Mesh.of(a=2), "cpu").sent_s("all_gather", 1, "a")
 

@@ -18,7 +18,8 @@ class AxisCost:
     inside: where groups span nodes, the slowest link inside of those; else None.
     rank_shares: for a ring and for an all-to-all, the seconds that pass for each byte a rank
         sends over ``link``, in those of one device that has the link to itself.
-    turns: ranks on a core, at least 1; alone: the same where one group is at work.
+    per_core: ranks of one group on a core of their node; 0 where they share none.
+    turns: of all ranks at work, at least 1.
     """
 
     num_ranks: int
@@ -26,8 +27,8 @@ class AxisCost:
     link: Link
     inside: Link | None
     rank_shares: tuple[float, float]
+    per_core: float
     turns: float
-    alone: float
 
     @classmethod
     def of(cls, cluster: Cluster, mesh: Mesh, axis: str, turns: float) -> "AxisCost":
@@ -42,10 +43,11 @@ class AxisCost:
             own = [cluster.link(cluster.nodes[node].link) for node in sorted(nodes)]
             inside = min(own, key=lambda one: one.bytes_per_s)
             shares = _shares(cluster, crossing, link)
-        cores = [cluster.nodes[cluster.node_of(rank)].cores for rank in groups[0]]
-        alone = max([1.0, *(cores.count(c) / c for c in set(cores) if c is not None)])
+        counts = collections.Counter(map(cluster.node_of, groups[0]))
+        cores = [(count, cluster.nodes[node].cores) for node, count in counts.items()]
+        per_core = max(0.0 if there is None else count / there for count, there in cores)
         size = mesh.size(axis)
-        return cls(size, mesh.num_ranks, link, inside, shares, max(turns, alone), alone)
+        return cls(size, mesh.num_ranks, link, inside, shares, per_core, max(turns, per_core))
 
     def seconds(self, collective: Moving, sent: int | float, clock: Clock) -> float:
         """Seconds where every rank sends so many bytes; of the clock ``cpu`` summed over ranks."""
@@ -63,7 +65,10 @@ class AxisCost:
         moving = (whole - latency) * share
         if self.inside is not None:
             moving = max(moving, sent / self.inside.bytes_per_s)
-        return (latency + moving) * self.turns / self.alone
+        table = self.link.table(collective, self.num_ranks, "elapsed")
+        measured = self.num_ranks if table is None else table.num_ranks
+        alone = max(1.0, self.per_core * measured / self.num_ranks)  # in the seconds already
+        return (latency + moving) * max(1.0, self.turns / alone)
 
 
 def _shares(cluster: Cluster, groups: list[tuple[int, ...]], link: Link) -> tuple[float, float]:
