@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recipes.plan.execute import state_of
 from recipes.plan.trace import TracedModule, trace
 from tests.plan.test_trace import Transformer
 
@@ -25,7 +26,7 @@ class Case(NamedTuple):
     @property
     def state(self) -> dict[str, Tensor]:
         """Parameters and buffers, by name."""
-        return {name: one.detach().clone() for name, one in self.module.state_dict().items()}
+        return {name: one.clone() for name, one in state_of(self.module).items()}
 
 
 class ConvNet(nn.Module):

@@ -29,6 +29,7 @@ from recipes.plan.execute import (
     PlannedPipeline,
     StageProgram,
     on_threads,
+    state_of,
 )
 from recipes.plan.layers import layers_of
 from recipes.plan.trace import TracedModule
@@ -129,7 +130,7 @@ def run_alone(module: nn.Module, call: Callable[[nn.Module, Batch], Tensor], ste
                 assert parameter.grad is not None, name
                 gradients[name] = parameter.grad.clone()
         optimizer.step()
-    return Run(losses, gradients, {k: v.detach().clone() for k, v in module.state_dict().items()})
+    return Run(losses, gradients, {name: one.clone() for name, one in state_of(module).items()})
 
 
 def assert_same_run(found: Run, expected: Run, *, tolerance: float, state: bool = True) -> None:
@@ -155,7 +156,12 @@ def assert_same_run(found: Run, expected: Run, *, tolerance: float, state: bool 
 
 
 def cut_evenly(graph: OpGraph, num_stages: int) -> list[int]:
-    """A stage for every node: as many runs of operations of one module each."""
+    """A stage for every node: as many layers each; where there are too few of them as many runs
+    of operations of one module."""
+    layers = layers_of(graph)
+    num_layers = max(layers) + 1
+    if num_layers >= num_stages:
+        return [layer * num_stages // num_layers for layer in layers]
     forward = [at for at, n in enumerate(graph.nodes) if n.role == "op" and n.phase == "forward"]
     run, module = [0] * len(graph.nodes), ""
     for before, at in zip([0, *forward], forward, strict=False):
@@ -220,5 +226,8 @@ def joined(runs: Sequence[Run]) -> Run:
         assert run.losses in ([], losses)
         for found, known in ((run.gradients, gradients), (run.state, state)):
             for name, tensor in found.items():
-                torch.testing.assert_close(tensor, known.setdefault(name, tensor))
+                want = known.setdefault(name, tensor)
+                torch.testing.assert_close(
+                    tensor, want, msg=lambda text, name=name: f"{name}: {text}"
+                )
     return Run(losses, gradients, state)

@@ -6,7 +6,7 @@ from recipes.plan.execute.launch import in_process_group, on_forks, on_threads
 from recipes.plan.execute.local_call import LocalCall
 from recipes.plan.execute.machine import Machine, Operations
 from recipes.plan.execute.optimizer import SGD, AdamW, Optimizer
-from recipes.plan.execute.planned_module import Microbatch, PlannedModule
+from recipes.plan.execute.planned_module import Microbatch, PlannedModule, state_of
 from recipes.plan.execute.planned_pipeline import PlannedPipeline, meshes_of
 from recipes.plan.execute.planned_stage import PlannedStage
 from recipes.plan.execute.routes import Cargo, Routes, StageProgram, routes
@@ -32,4 +32,5 @@ __all__ = [
     "on_forks",
     "on_threads",
     "routes",
+    "state_of",
 ]

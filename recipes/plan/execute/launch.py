@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -100,7 +101,7 @@ def on_forks(
         for rank, (reader, _) in enumerate(ends):
             if not reader.poll(max(0.0, until - time.monotonic())):
                 raise RuntimeError(f"device {rank}: expected an end in {timeout_s} s, got none")
-            ok, value = reader.recv()
+            ok, value = pickle.loads(reader.recv_bytes())
             if not ok:
                 raise RuntimeError(f"device {rank} failed:\n{value}")
             found.append(value)
@@ -128,7 +129,7 @@ def _forked(
         dist.barrier()  # nobody leaves while another still talks to it
     except BaseException:
         message = (False, traceback.format_exc())
-    writer.send(message)
+    writer.send_bytes(pickle.dumps(message))  # by value: shared memory would go with the process
     writer.close()
     time.sleep(0.2)  # the reader has it before the process goes
     os._exit(0)

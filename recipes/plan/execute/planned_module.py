@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blocks._checks import check, fail
 from blocks.sharding import Group, Program, ShardingSpec
@@ -17,6 +17,12 @@ from recipes.plan.execute.optimizer import AdamW, Optimizer, State, apply, new_s
 
 Microbatch = Mapping[str, Tensor]
 """Whole tensors by the name of the graph's input nodes; the same on all ranks."""
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """A module's parameters and buffers by name, with buffers that ``state_dict`` leaves out."""
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return {name: tensor.detach() for name, tensor in named}
 
 
 class PlannedModule:
@@ -47,7 +53,7 @@ class PlannedModule:
             program: see ``blocks.sharding.lower``.
             operations: what its nodes compute, ``FxOperations`` of a traced module.
             rank, groups: in the program's mesh; for every axis the group the rank is in.
-            state: whole parameters and buffers by name, as of ``module.state_dict()``.
+            state: whole parameters and buffers by name, see ``state_of``.
             optimizer: default AdamW.
             seed: of random numbers, the same on all ranks.
 

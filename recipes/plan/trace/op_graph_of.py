@@ -1,6 +1,7 @@
 """The ``OpGraph`` of a joint graph, and which of its calls every node stands for."""
 
 import operator
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -55,9 +56,11 @@ class GraphBuilder:
         made: Any = output.args[0]
         for node, place in zip(made, output.meta["place"], strict=True):
             leaves.setdefault(node, []).append(place)
+        places = Counter(node.meta["place"] for node in self._graph.find_nodes(op="placeholder"))
         for node in self._graph.nodes:
             if node.op == "placeholder":
-                self._enter(node, node.meta["place"])
+                if node.users or places[node.meta["place"]] == 1:  # else another name of a tensor
+                    self._enter(node, node.meta["place"])
             elif node.op == "call_function" and node.target is not operator.getitem:
                 self._call(node)
             if node.op != "output":
