@@ -12,7 +12,7 @@ from blocks.pipeline.inter_op.step_bound import step_bounds
 from tests.pipeline.inter_op.stage_tables import draw, every_plan, fitting
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(40))
 def test_equals_brute_force(seed):
     """Alpa's formula and the bound by trips, each with its own terms."""
     drawn = draw(random.Random(seed), max_layers=6)
@@ -39,7 +39,7 @@ def test_equals_brute_force(seed):
         assert rough.num_caps <= found.num_caps
 
 
-@pytest.mark.parametrize("seed", range(100, 140))
+@pytest.mark.parametrize("seed", range(100, 116))
 def test_no_simulated_plan_is_below_its_bounds(seed):
     drawn = draw(random.Random(seed), max_layers=5)
     cluster = (drawn.case.num_hosts, drawn.case.devices_per_host, drawn.case.kinds)
