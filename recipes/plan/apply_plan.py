@@ -3,10 +3,20 @@
 Needs no planner: no numpy, no solver, no torch.
 """
 
+import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from blocks._checks import fail
-from blocks.sharding import OpGraph, StageGraph, Strategy, cut_graph, strategy_of
+from blocks.sharding import (
+    OpGraph,
+    StageGraph,
+    Strategy,
+    cut_graph,
+    repeat_forward,
+    strategy_of,
+)
+from blocks.sharding.repeat_forward import AGAIN, first_name
 from blocks.sharding.stage_graph import RECEIVE
 from recipes.plan.chain import LayerChain
 from recipes.plan.choice_text import parse_choice
@@ -34,15 +44,44 @@ def stages_of(plan: ParallelPlan, graph: OpGraph) -> tuple[AppliedStage, ...]:
     plan.model.check_same("model", Fingerprint(plan.model.name, chain.digest(), chain.num_layers))
     cuts = cut_graph(graph, [plan.stage_of(layer) for layer in layer_of])
     return tuple(
-        AppliedStage(stage, cut, _strategies(plan, stage, cut, chain))
+        AppliedStage(
+            stage, _again(cut, stage, layer_of), _strategies(plan, stage, cut, layer_of, chain)
+        )
         for stage, cut in zip(plan.stages, cuts, strict=True)
     )
 
 
+def _again(cut: StageGraph, stage: StagePlan, layer_of: Sequence[int]) -> StageGraph:
+    """The graph of a stage that repeats its forward pass, layer by layer; others as they are.
+
+    Repeated nodes and their values are none of the whole graph: -1.
+    """
+    if not stage.recompute:
+        return cut
+    layers = [
+        min(max(layer_of[origin], stage.first), stage.stop - 1) if origin >= 0 else stage.first
+        for origin in cut.nodes
+    ]
+    again = repeat_forward(cut.graph, layers, set(layers)).graph
+    origin = dict(zip((node.name for node in cut.graph.nodes), cut.nodes, strict=True))
+    more = len(again.values) - len(cut.values)
+    return dataclasses.replace(
+        cut,
+        graph=again,
+        nodes=tuple(origin.get(node.name, -1) for node in again.nodes),
+        values=(*cut.values, *[-1] * more),
+    )
+
+
 def _strategies(
-    plan: ParallelPlan, stage: StagePlan, cut: StageGraph, chain: LayerChain
+    plan: ParallelPlan,
+    stage: StagePlan,
+    cut: StageGraph,
+    layer_of: Sequence[int],
+    chain: LayerChain,
 ) -> tuple[Strategy, ...]:
     of_node: dict[int, str] = {}  # by node of the whole graph
+    of_copy: dict[int, str] = {}  # of its repetition
     of_end: dict[tuple[str, int], str] = {}  # by op and value of the whole graph
     for layer in range(stage.first, stage.stop):
         choices = plan.patterns[stage.pattern_of(layer)].choices
@@ -52,14 +91,17 @@ def _strategies(
                 continue
             if origin >= 0:
                 of_node.setdefault(origin, choices[name])
+                of_copy.setdefault(origin, choices.get(name + AGAIN, choices[name]))
             else:
                 node = part.graph.nodes[at]
                 end = node.outputs[0] if node.op == RECEIVE else node.inputs[0]
                 of_end.setdefault((node.op, part.values[end]), choices[name])
+    origins = {node.name: at for node, at in zip(cut.graph.nodes, cut.nodes, strict=True)}
     found = []
-    for node, origin in zip(cut.graph.nodes, cut.nodes, strict=True):
+    for node in _again(cut, stage, layer_of).graph.nodes:
+        origin = origins[first_name(node.name)]
         if origin >= 0:
-            text = of_node.get(origin)
+            text = (of_node if node.name in origins else of_copy).get(origin)
         else:
             end = node.outputs[0] if node.op == RECEIVE else node.inputs[0]
             text = of_end.get((node.op, cut.values[end]))

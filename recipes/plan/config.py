@@ -86,13 +86,11 @@ class PlanConfig:
         """Plain data; ``PlanConfig(**data)`` reads it back."""
         return dataclasses.asdict(self)
 
-    def microbatches(self, num_stages: int) -> tuple[int, ...]:
-        """Numbers of microbatches to look at: divisors of the batch, evenly spread by ratio from
-        1 to eight for each of the stages there may be."""
+    def microbatches(self) -> tuple[int, ...]:
+        """Numbers of microbatches to look at: divisors of the batch, evenly spread by ratio."""
         if self.num_microbatches is not None:
             return (self.num_microbatches,)
-        most = min(self.batch_size, 8 * num_stages)
-        found = [m for m in range(1, most + 1) if self.batch_size % m == 0]
+        found = [m for m in range(1, self.batch_size + 1) if self.batch_size % m == 0]
         wanted = min(len(found), self.microbatch_choices)
         if wanted == 1:
             return (found[-1],)

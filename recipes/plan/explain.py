@@ -82,16 +82,16 @@ def reasons_of(
 ) -> dict[str, list[Reason]]:
     """For every pattern of a stage its choices, those that save most first."""
     config = PlanConfig(**plan.settings)
-    reduced = Reduced.of(chain, stage.first, stage.stop)
+    reduced = Reduced.of(chain, stage.first, stage.stop, repeated=stage.recompute)
     posed = pose(
         *(reduced.graph, stage.mesh, MeshCost(cluster, stage.mesh)),
         num_microbatches=plan.num_microbatches,
         in_flight=stage.predicted.in_flight,
         state_bytes=state_bytes(config.optimizer),
     )
-    labels = _labels(posed, plan_strategies(plan, stage, reduced, chain))
+    labels = _labels(posed, plan_strategies(plan, stage, reduced))
     found: dict[str, list[Reason]] = {}
-    for at, (place, number) in enumerate(reduced.origins):
+    for at, (place, _) in enumerate(reduced.origins):
         node = reduced.graph.nodes[at]
         layer = reduced.stands_for[place][0]
         costs = _costs(posed, labels, at)
@@ -103,24 +103,21 @@ def reasons_of(
             choice_text(node.rule, posed.labels[at].strategies[k].choices)
             for k in (labels[at], other)
         ]
-        name = chain.names[chain.sequence[layer]][number]
-        reason = Reason(name, texts[0], costs[labels[at]], texts[1], costs[other])
+        reason = Reason(reduced.name(at), texts[0], costs[labels[at]], texts[1], costs[other])
         found.setdefault(stage.pattern_of(layer), []).append(reason)
     return {
         name: sorted(reasons, key=lambda reason: -reason.saved_s) for name, reasons in found.items()
     }
 
 
-def plan_strategies(
-    plan: ParallelPlan, stage: StagePlan, reduced: Reduced, chain: LayerChain
-) -> tuple[Strategy, ...]:
+def plan_strategies(plan: ParallelPlan, stage: StagePlan, reduced: Reduced) -> tuple[Strategy, ...]:
     """What a plan says of the nodes of a stage cut short."""
     found = []
-    for at, (place, number) in enumerate(reduced.origins):
+    for at, (place, _) in enumerate(reduced.origins):
         layer = reduced.stands_for[place][0]
         choices = plan.patterns[stage.pattern_of(layer)].choices
         rule = reduced.graph.nodes[at].rule
-        text = choices[chain.names[chain.sequence[layer]][number]]
+        text = choices[reduced.name(at)]
         found.append(strategy_of(rule, parse_choice(rule, text)))
     return tuple(found)
 

@@ -36,7 +36,6 @@ def patterns_of(
 def _pattern(chain: LayerChain, solution: StageSolution, place: int) -> Pattern:
     reduced = solution.reduced
     template = chain.sequence[reduced.stands_for[place][0]]
-    names = chain.names[template]
     choices: dict[str, str] = {}
     lies: dict[int, list[str]] = {}  # value of a parameter, value of its gradient
     found: dict[str, ParameterPlacement] = {}
@@ -45,7 +44,7 @@ def _pattern(chain: LayerChain, solution: StageSolution, place: int) -> Pattern:
         if of != place:
             continue
         node, strategy = graph.nodes[at], solution.strategies[at]
-        choices[names[number]] = choice_text(node.rule, strategy.choices)
+        choices[reduced.name(at)] = choice_text(node.rule, strategy.choices)
         if node.role in ("parameter", "accumulate"):
             lies[node.outputs[0]] = [placements_text(strategy.outputs[0])]
         elif node.role == "update":

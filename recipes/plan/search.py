@@ -67,8 +67,7 @@ def search(
     def say(text: str) -> None:
         note(f"{time.perf_counter() - clock:6.1f} s  {text}")
 
-    stages = 1 if config.max_stages == 1 else config.max_stages or cluster.num_devices
-    counts = config.microbatches(stages)
+    counts = config.microbatches()
     by_count = {count: chains(config.batch_size // count) for count in counts}
     layers = by_count[counts[0]]
     check_pins(parse_pins(config.pins), layers)
@@ -206,9 +205,12 @@ def _solve(
         option = tables.option(stage.shape, stage.option)
         mesh = stage_mesh(stage, option.candidate.mesh)
         kinds = tuple(chain.kind(layer) for layer in range(stage.first, stage.stop))
-        held = 1 if option.recompute else stage.in_flight
-        key = (kinds, stage.shape, mesh.sizes, held, stage.in_flight, option.recompute)
-        reduced = Reduced.of(chain, stage.first, stage.stop, pins=parse_pins(config.pins))
+        key = (kinds, stage.shape, mesh.sizes, stage.in_flight, option.recompute)
+        reduced = Reduced.of(
+            *(chain, stage.first, stage.stop),
+            pins=parse_pins(config.pins),
+            repeated=option.recompute,
+        )
         if key not in known:
             say(f"strategies of stage {at}: layers {stage.first} to {stage.stop - 1} on {mesh}")
             kind = cluster.kind_of(stage.devices[0]).name
@@ -216,7 +218,6 @@ def _solve(
                 *(reduced, MeshCost(cluster, mesh)),
                 num_microbatches=found.num_microbatches,
                 in_flight=stage.in_flight,
-                recompute=option.recompute,
                 optimizer=config.optimizer,
                 memory_bytes=limits[kind],
             )

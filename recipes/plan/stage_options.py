@@ -183,11 +183,14 @@ def _sums(
                 layers["forward_s"][at] = forward
                 layers["backward_s"][at] = price.seconds("backward") + again * forward
                 layers["once_s"][at] = price.seconds("update")
-                layers["transient_bytes"][at] = price.transient_bytes
-                kept = "fixed_bytes" if again else "microbatch_bytes"
                 layers["fixed_bytes"][at] = price.fixed_bytes
-                layers[kept][at] += price.flight_bytes
-            stage["microbatch_bytes"][s, o] = max(price.arrives_bytes for price in by_count[count])
+                kept = price.arrives_bytes if again else price.flight_bytes
+                layers["microbatch_bytes"][at] = kept
+                made_anew = price.flight_bytes if again else 0.0
+                layers["transient_bytes"][at] = price.transient_bytes + made_anew
+            if not option.recompute:  # else every layer counts what arrives
+                arrives = max(price.arrives_bytes for price in by_count[count])
+                stage["microbatch_bytes"][s, o] = arrives
     names = tuple(map(str, range(most)))
     return LayerSums(shapes, names, layers, stage=stage, transfer=transfer)
 

@@ -43,18 +43,17 @@ def solve_stage(
     *,
     num_microbatches: int,
     in_flight: int,
-    recompute: bool,
     optimizer: str,
     memory_bytes: float,
 ) -> StageSolution:
     """Least time for a microbatch and its share of the update, within the memory of a device.
 
     Where the fastest strategies hold too much, a price on each byte is raised until they fit;
-    layers that stand for many count as many.
+    layers that stand for many count as many. A stage that repeats its forward is one whose graph
+    does (``Reduced.repeated``).
 
     Args:
         in_flight: microbatches held at once.
-        recompute: only what arrives is held of them, and one microbatch's activations beside.
 
     Raises:
         ValueError: nothing fits; says what the least would be.
@@ -63,7 +62,7 @@ def solve_stage(
     posed = pose(
         *(reduced.graph, cost.mesh, cost),
         num_microbatches=num_microbatches,
-        in_flight=1 if recompute else in_flight,
+        in_flight=in_flight,
         state_bytes=held,
         pins=reduced.pins_on(cost.mesh),
     )
@@ -75,8 +74,7 @@ def solve_stage(
         labels, _ = descent.least(problem, known[-1:])
         known.append(labels)
         strategies = posed.strategies(labels)
-        shape = (num_microbatches, in_flight, recompute)
-        made = _solution(reduced, strategies, cost, shape, held)
+        made = _solution(reduced, strategies, cost, (num_microbatches, in_flight), held)
         return dataclasses.replace(made, seconds=posed.problem.value(labels))
 
     fast = at(0.0)
@@ -112,56 +110,36 @@ def _solution(
     reduced: Reduced,
     strategies: tuple[Strategy, ...],
     cost: MeshCost,
-    step: tuple[int, int, bool],
+    step: tuple[int, int],
     held: Callable[[TensorValue], float],
 ) -> StageSolution:
-    num_microbatches, in_flight, recompute = step
+    num_microbatches, in_flight = step
     prices = layer_prices(reduced.graph, reduced.layer_of, strategies, cost, held)
     total = total_price(prices, reduced.counts)
     program = lower(reduced.graph, strategies, cost.mesh)
     counts = count(program, cost.mesh.ranks[0])
     passes = max(counts.forward_bytes, counts.backward_bytes) - counts.saved_bytes
-    transient = float(max(passes, counts.update_bytes - in_flight * counts.saved_bytes, 0))
-    again = total.seconds("forward") if recompute else 0.0
-    arrives = prices[0].arrives_bytes + _received(reduced, strategies, cost)
-    flight = arrives if recompute else total.flight_bytes
-    if recompute:
-        transient += total.flight_bytes
-    compute, collective = _of_step(total, num_microbatches, recompute)
+    transient = float(max(passes, counts.update_bytes - in_flight * total.flight_bytes, 0))
+    compute, collective = _of_step(total, num_microbatches)
     predicted = StagePrediction(
         total.seconds("forward"),
-        total.seconds("backward") + again,
+        total.seconds("backward"),
         total.seconds("update"),
         compute,
         collective,
         total.parameter_bytes,
         total.gradient_bytes,
         total.optimizer_bytes,
-        flight,
+        total.flight_bytes,
         in_flight,
         transient,
     )
-    return StageSolution(reduced, cost.mesh, recompute, strategies, prices, predicted, 0.0)
+    return StageSolution(reduced, cost.mesh, reduced.repeated, strategies, prices, predicted, 0.0)
 
 
-def _received(reduced: Reduced, strategies: tuple[Strategy, ...], cost: MeshCost) -> float:
-    """Bytes of what a stage receives in the forward pass, on one device."""
-    from blocks.sharding.intra_op.node_labels import local_elements
-
-    total = 0
-    for node, strategy in zip(reduced.graph.nodes, strategies, strict=True):
-        if node.op == "receive" and node.phase == "forward":
-            value = reduced.graph.values[node.outputs[0]]
-            held = local_elements(value.shape, strategy.outputs[0], cost.mesh)
-            total += held * value.itemsize
-    return float(total)
-
-
-def _of_step(
-    total: LayerPrice, num_microbatches: int, recompute: bool
-) -> tuple[float, dict[str, float]]:
+def _of_step(total: LayerPrice, num_microbatches: int) -> tuple[float, dict[str, float]]:
     """Seconds of operations, and of collectives by kind, of a whole step."""
-    times = {"forward": num_microbatches * (1 + recompute), "backward": num_microbatches}
+    times = {"forward": num_microbatches, "backward": num_microbatches}
     compute = sum(s * times.get(phase, 1) for phase, s in total.compute_s.items())
     collective: dict[str, float] = {}
     for (phase, kind), seconds in total.collective_s.items():
