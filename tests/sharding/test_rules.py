@@ -19,7 +19,7 @@ CONV_GRADIENTS = ("conv_input_gradient_rule", "conv_weight_gradient_rule")
 
 
 @pytest.mark.parametrize("name", CASES)
-@settings(max_examples=settings().max_examples // 8)
+@settings(max_examples=settings().max_examples // 10)
 @given(st.randoms(use_true_random=False))
 def test_parts_make_the_whole(name: str, rng: Random) -> None:
     CASES[name](rng, name).audit()

@@ -54,7 +54,7 @@ def index_add_rule(x: Shape, index: Shape, dim: int, *, onto_zeros: bool) -> OpR
         sizes,
         [f"{before} entry {after}", rows, f"{before} {rows} {after}"],
         [f"{before} entry {after}"],
-        linear=[(0, 2)],
+        linear=[(0, 2), (2,)] if onto_zeros else [(0, 2)],
         whole="" if onto_zeros else rows,
     )
 
@@ -108,7 +108,7 @@ def scatter_rule(x: Shape, index: Shape, dim: int, *, onto_zeros: bool = False) 
         sizes,
         [names, pick, pick],
         [names],
-        linear=[(0, 2)],
+        linear=[(0, 2), (2,)] if onto_zeros else [(0, 2)],
         whole="" if onto_zeros else "pick",
     )
 

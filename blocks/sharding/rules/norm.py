@@ -87,20 +87,19 @@ def batch_norm_rule(
 ) -> OpRule:
     """(x [batch, channel, ...], *tensors [channel]) to (normalised x, *tensors [channel]).
 
-    Channels are independent; the batch can be cut too where running statistics are used.
+    Channels are independent; where running statistics are used, so is everything else.
 
     Args:
         num_per_channel: weight, bias and running statistics read.
         num_stats: statistics and new running statistics made; 0 unless ``training``.
     """
     sizes, along = _batched(x)
-    fixed = "" if training else "batch"
     check(training or num_stats == 0, "num_stats", "0 out of training", num_stats)
     return rule_of(
         sizes,
         [along, *["channel"] * num_per_channel],
         [along, *["channel"] * num_stats],
-        whole=" ".join(name for name in sizes if name not in ("channel", fixed)),
+        whole=" ".join(name for name in sizes if training and name != "channel"),
     )
 
 
