@@ -60,8 +60,8 @@ def inner_reduces(
 ) -> tuple[InnerReduce, ...]:
     """The all-reduces that an operation does inside of itself under a strategy.
 
-    Where a factor of kind ``max`` is cut, one for each output that lacks it; and one of the
-    ``inner_bytes`` of a factor that is cut.
+    Where a factor of kind ``max`` is cut, one for each output that lacks it; where another is, one
+    of its ``inner_bytes``.
     """
     found = []
     for axis, choice in zip(mesh.axes, strategy.choices, strict=True):
@@ -75,7 +75,7 @@ def inner_reduces(
                 if choice not in dims:
                     held = local_elements(value.shape, placements, mesh)
                     found.append(InnerReduce(axis, held * value.itemsize))
-        if factor.inner_bytes:
+        elif factor.inner_bytes:
             found.append(InnerReduce(axis, factor.inner_bytes))
     return tuple(found)
 
