@@ -6,7 +6,11 @@ from typing import Any
 
 from torch import nn
 
-_DIFFER = ("layer_idx", "layer_index", "layer_number", "layer_id", "block_idx", "training")
+_DIFFER = (
+    *("layer", "layer_idx", "layer_index", "layer_number", "layer_id", "block_idx", "index"),
+    "training",
+)
+"""Attributes that say which of the blocks a module is in, or what it does not compute with."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,6 +103,12 @@ class _Rewrite:
             return self._along(1)
         if is_call(node, aten._softmax_backward_data.default):
             return self._along(2)
+        if is_call(node, aten.slice.Tensor, aten.select.int):
+            return self._along(1)
+        if is_call(node, aten.slice_backward.default, aten.select_backward.default):
+            return self._padding()
+        if is_call(node, aten.cat.default):
+            return self._joined()
         if is_call(node, aten.expand.default):
             return self._expansion()
         if is_call(node, aten.embedding.default):
@@ -166,7 +172,7 @@ class _Rewrite:
     def _along(self, at: int) -> Wide | None:
         """A call that works along one dim, which its argument ``at`` names."""
         node = self._node
-        rank = len(shape_of(node))
+        rank = len(shape_of(argument(node, 0)))
         dim = argument(node, at) % rank
         tensors = [one for one in node.args if isinstance(one, fx.Node)]
         if dim == 0 or not all(self._has_rows(one) for one in tensors):
@@ -174,6 +180,24 @@ class _Rewrite:
         args = [self._widened(one) for one in node.args]
         args[at] = dim + self._shift
         return self._made(tuple(args))
+
+    def _padding(self) -> Wide | None:
+        """A part of a dim, put among zeros: the shape is told."""
+        node = self._node
+        shape, dim = argument(node, 1), argument(node, 2) % len(shape_of(node))
+        if dim == 0 or not self._has_rows(argument(node, 0)):
+            return None
+        wide = [*self._dims, *shape[1:]]
+        return self._made((self._at(0), wide, dim + self._shift, *node.args[3:]))
+
+    def _joined(self) -> Wide | None:
+        node = self._node
+        parts = argument(node, 0)
+        given: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+        dim = given % len(shape_of(node))
+        if dim == 0 or not all(self._has_rows(one) for one in parts):
+            return None
+        return self._made(([self._widened(one) for one in parts], dim + self._shift))
 
     def _expansion(self) -> Wide | None:
         node = self._node

@@ -45,9 +45,37 @@ def simplify_views(editor: Editor) -> None:
             is_call(node, aten.expand.default) and is_call(node.args[0], aten.full.default)
         ):
             _simplify_reshape(editor, node)
+        elif is_call(node, aten.split.Tensor, aten.split_with_sizes.default):
+            _slices(editor, node)
+        elif is_call(node, aten.cat.default):
+            _drop_empty(editor, node)
         elif node.target in _PERMUTES:
             _simplify_permute(editor, node)
     editor.drop_unused()
+
+
+def _slices(editor: Editor, node: fx.Node) -> None:
+    """A split as slices, one for every part that is read."""
+    source = argument(node, 0)
+    dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+    begins = [0]
+    for part in node.meta["val"]:
+        begins.append(begins[-1] + part.shape[dim])
+    for taken in list(node.users):
+        at = argument(taken, 1)
+        args = (source, dim, begins[at], begins[at + 1])
+        made = editor.add(aten.slice.Tensor, args, before=node, like=node)
+        editor.replace(taken, made)
+    editor.graph.erase_node(node)
+
+
+def _drop_empty(editor: Editor, node: fx.Node) -> None:
+    """A join without the tensors that have no elements."""
+    parts = [one for one in argument(node, 0) if 0 not in shape_of(one)]
+    if len(parts) == 1 and shape_of(parts[0]) == shape_of(node):
+        editor.replace(node, parts[0])
+    elif 0 < len(parts) < len(argument(node, 0)):
+        node.args = (parts, *node.args[1:])
 
 
 def _expands_a_fill(node: fx.Node) -> bool:
