@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from benches.figures import _plan_cost, _plan_inter, _plan_ranking, _plan_rules
+from benches.figures import _plan_cost, _plan_inter, _plan_ranking, _plan_rules, _plan_trace
 from benches.figures.row import Row
 
 
@@ -10,4 +10,5 @@ def rows() -> Iterator[Row]:
     yield from _plan_cost.rows()
     yield from _plan_inter.rows()
     yield from _plan_rules.rows()
+    yield from _plan_trace.rows()
     yield from _plan_ranking.rows()

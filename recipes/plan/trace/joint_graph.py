@@ -15,7 +15,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from blocks._checks import fail
 from recipes.plan.trace.loss_module import LossModule
 from recipes.plan.trace.origin import note_origins
-from recipes.plan.trace.untraceable import naming_the_line
+from recipes.plan.trace.untraceable import check_fixed, naming_the_line
 
 PlaceKind = Literal["parameter", "buffer", "input", "tangent", "loss", "gradient"]
 
@@ -60,6 +60,7 @@ def capture(
     """
     with naming_the_line(), contextlib.ExitStack() as stack, fake_mode:
         program = torch.export.export(module, args, dict(kwargs), strict=False)
+        check_fixed(program.graph)
         joint = aot_export_joint_with_descriptors(
             stack,
             _as_module(program),

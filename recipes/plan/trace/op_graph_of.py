@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx
+from torch._ops import OpOverload
 
 from blocks.sharding import OpGraph, OpNode, OpRule, TensorValue, rules
 from blocks.sharding.op_graph import Phase, Role
@@ -113,7 +114,7 @@ class GraphBuilder:
         self.ops[name] = TracedOp(node, inputs, outputs)
         read = tuple(self._value_of[one] for one in inputs)
         rule = self._rule(node)
-        self._node(name, str(node.target), "op", origin.phase, read, values, rule, origin)
+        self._node(name, _op_name(node.target), "op", origin.phase, read, values, rule, origin)
 
     def _leave(self, node: fx.Node, place: Place) -> None:
         value = self._value_of[node]
@@ -183,6 +184,11 @@ class GraphBuilder:
             name, op, role, phase, inputs, outputs, rule, origin.module, block, origin.source
         )
         self.nodes.append(node)
+
+
+def _op_name(target: Any) -> str:
+    """``aten.mul.Tensor``; functions of this package by their name alone."""
+    return str(target) if isinstance(target, OpOverload) else target.__name__
 
 
 def _call_key(node: fx.Node) -> Any:

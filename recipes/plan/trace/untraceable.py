@@ -1,14 +1,20 @@
 """The error for code that cannot be traced, which names the line of the caller's it stands at."""
 
 import contextlib
+import linecache
+import re
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
+from torch import fx
+from torch.utils import _pytree as pytree
 
 _OWN = tuple(str(Path(path).parent) for path in (torch.__file__, __file__))
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _VALUES = ("data-dependent", "DataDependent", "unbacked", "_local_scalar_dense", "u0")
 
 
@@ -50,6 +56,35 @@ def naming_the_line() -> Iterator[None]:
             raise Untraceable(message, where.filename, where.lineno or 0) from error
         error.add_note(f"while tracing {place}")
         raise
+
+
+def check_fixed(graph: fx.Graph) -> None:
+    """
+    Raises:
+        Untraceable: a call makes numbers of values, or tensors of a size that values decide.
+    """
+    for node in graph.nodes:
+        made = [one for one in pytree.tree_leaves(node.meta.get("val")) if _depends(one)]
+        if not made:
+            continue
+        frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+        own = [(file, int(line)) for file, line in frames if _is_callers(file)]
+        file, line = own[-1] if own else ("", 0)
+        text = linecache.getline(file, line).strip()
+        raise Untraceable(
+            f'{file}:{line}: "{text}": expected operations whose shapes and branches do not depend '
+            f"on the values of tensors, got {node.target}, which makes {made[0]}; compute with "
+            "masks instead (torch.where, a fixed capacity), or take this part out of the traced "
+            "module",
+            file,
+            line,
+        )
+
+
+def _depends(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return any(not isinstance(size, int) for size in value.shape)
+    return isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
 
 
 def _innermost(error: BaseException) -> traceback.FrameSummary | None:
