@@ -7,6 +7,7 @@ python -m recipes.plan pin out/plan.json 'lm_head.weight=S(0)R'    # fix this, s
 python -m recipes.plan whatif out/plan.json num_nodes=16           # what would change
 python -m recipes.plan diff out/plan.json out/other.json
 python -m recipes.plan show out/plan.json --out out/plan.html
+python -m recipes.plan run out/plan.json --how forks --compare     # a few steps as planned
 python -m recipes.plan calibrate --out my-cluster.json             # measure this machine
 
 MODEL is a family and size (recipes.plan.families) or package.module:factory, a function from the
@@ -22,7 +23,7 @@ from recipes.plan.config import PlanConfig
 from recipes.plan.settings import override
 from recipes.plan.verbs import parser_of, plan
 
-VERBS = ("explain", "diff", "pin", "whatif", "show")
+VERBS = ("explain", "diff", "pin", "whatif", "show", "run")
 ELSEWHERE = {"calibrate": "recipes.plan.calibrate"}
 """Verbs with a ``main(argv)`` of their own."""
 

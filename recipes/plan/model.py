@@ -19,15 +19,18 @@ TRACED_ROWS = (2, 4)
 """Numbers of rows that are traced; sizes for others follow from them."""
 
 
-def call_of(config: PlanConfig, rows: int) -> Call:
+def call_of(config: PlanConfig, rows: int, seed: int | None = None) -> Call:
     """The model, and inputs of so many rows.
+
+    Args:
+        seed: of the inputs of a family; on the meta device, without numbers, where None.
 
     Raises:
         ValueError: a model that there is not.
     """
     if ":" in config.model and "." in config.model.partition(":")[0]:
         return _from_factory(config.model, rows)
-    return _from_family(config, rows)
+    return _from_family(config, rows, seed)
 
 
 def layers_by_rows(
@@ -49,7 +52,7 @@ def layers_by_rows(
     return lambda rows: LayerChain.of(at(rows))
 
 
-def _from_family(config: PlanConfig, rows: int) -> Call:
+def _from_family(config: PlanConfig, rows: int, seed: int | None) -> Call:
     import torch
 
     from recipes.plan.families import families, family
@@ -62,7 +65,9 @@ def _from_family(config: PlanConfig, rows: int) -> Call:
     if not isinstance(dtype, torch.dtype):
         raise fail("dtype", "a dtype of torch", repr(config.dtype))
     found = family(name)
-    return lambda: found.make().to(dtype), (), found.inputs(rows, config.seq_len, dtype=dtype)
+    draw = None if seed is None else torch.Generator().manual_seed(seed)
+    inputs = found.inputs(rows, config.seq_len, generator=draw, dtype=dtype)
+    return lambda: found.make().to(dtype), (), inputs
 
 
 def _from_factory(name: str, rows: int) -> Call:

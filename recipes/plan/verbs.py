@@ -1,9 +1,10 @@
-"""What ``python -m recipes.plan`` does: plan, explain, diff, pin, whatif, show."""
+"""What ``python -m recipes.plan`` does: plan, explain, diff, pin, whatif, show, run."""
 
 import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from blocks._checks import check
 from recipes.plan.config import PlanConfig
@@ -69,6 +70,14 @@ def show(path: Path, out: Path | None) -> None:
     _show(read, PlanConfig(**read.settings), None, out)
 
 
+def run(path: Path, num_steps: int, seed: int, how: Any, compare: bool) -> None:
+    """Train a few steps as a plan has them."""
+    from recipes.plan.run_plan import run_plan
+
+    found = ParallelPlan.read(path)
+    run_plan(found, num_steps=num_steps, seed=seed, how=how, compare=compare, say=_say)
+
+
 def _searched(config: PlanConfig) -> ParallelPlan:
     from recipes.plan.model import layers_by_rows
     from recipes.plan.search import search
@@ -111,6 +120,13 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
     elif verb == "show":
         parser.add_argument("--out", type=Path, help="a page, .html")
         parser.set_defaults(work=lambda o: show(o.plan, o.out))
+    elif verb == "run":
+        ways = ("threads", "forks", "torchrun")
+        parser.add_argument("--how", choices=ways, default="threads", help="what a device is")
+        parser.add_argument("--steps", type=int, default=3)
+        parser.add_argument("--seed", type=int, default=0, help="of weights and inputs")
+        parser.add_argument("--compare", action="store_true", help="with one device")
+        parser.set_defaults(work=lambda o: run(o.plan, o.steps, o.seed, o.how, o.compare))
     elif verb == "pin":
         parser.add_argument("pins", nargs="+", metavar="NAME=PLACEMENTS")
         parser.add_argument("--out", type=Path, help="where to write the new plan")

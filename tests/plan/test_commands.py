@@ -25,6 +25,15 @@ CALLS: dict[str, list[str]] = {
     "same": ["diff", "a.json", "a.json"],
     "show": ["show", "a.json"],
     "show page": ["show", "a.json", "--out", "b.html"],
+    "piped": [
+        *("gpt2:tiny", *SMALL, "batch_size=8", "num_microbatches=4", "recompute=true"),
+        *("mesh_axes=1", "max_stage_devices=2", "--out", "piped.json"),
+    ],
+    "run": ["run", "a.json", "--steps", "2", "--compare"],
+    "run piped": ["run", "piped.json", "--steps", "2", "--compare"],
+    "run forked": ["run", "piped.json", "--steps", "1", "--how", "forks", "--compare"],
+    "run own": ["run", "own.json", "--steps", "1", "--compare"],
+    "no torchrun": ["run", "a.json", "--how", "torchrun"],
     "no model": ["lama:8b"],
     "no factory": ["tests.plan.test_commands:nothing", *SMALL],
     "no cluster": ["mlp:tiny", "--cluster", "nowhere.json"],
@@ -61,7 +70,7 @@ def factory(rows: int) -> tuple[Any, tuple, dict]:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.layers(x).square().sum()
 
-    return Loss(), (torch.empty(rows, 8),), {}
+    return Loss(), (torch.rand(rows, 8),), {}
 
 
 Said = dict[str, tuple[int, str, str]]
@@ -133,6 +142,22 @@ def test_differences_and_pictures(said: Said, folder: Path):
     assert "<html" in (folder / "b.html").read_text()
 
 
+@pytest.mark.parametrize("case", ["run", "run piped", "run forked", "run own"])
+def test_planned_steps_are_those_of_one_device(said: Said, case: str):
+    code, out, err = said[case]
+    assert code == 0, err
+    assert "step 0  loss" in out
+    assert float(out.rsplit(" ", 1)[1]) < 1e-5
+
+
+def test_pipelines_that_repeat_their_forward_are_planned(said: Said, folder: Path):
+    plan = ParallelPlan.read(folder / "piped.json")
+    assert said["piped"][0] == 0
+    assert len(plan.stages) > 1
+    assert all(stage.recompute for stage in plan.stages)
+    assert any(" again" in name for p in plan.patterns.values() for name in p.choices)
+
+
 @pytest.mark.parametrize(
     ("case", "message"),
     [
@@ -141,6 +166,7 @@ def test_differences_and_pictures(said: Said, folder: Path):
         ("no cluster", "error: cluster: expected a cluster file"),
         ("no key", "did you mean batch_size?"),
         ("no plan", "error: plan: expected a file that recipes.plan wrote"),
+        ("no torchrun", "error: how: expected torchrun around it"),
         ("no pin", "error: pin: expected NAME=PLACEMENTS"),
         ("no memory", "GiB too few; add devices"),
     ],

@@ -1,0 +1,151 @@
+"""``run_plan``: training steps as a plan has them: threads, forked processes or torchrun."""
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from blocks._checks import check
+from blocks.pipeline.schedules import SCHEDULES
+from blocks.sharding import lower
+from recipes.plan.apply_plan import stages_of
+from recipes.plan.config import PlanConfig
+from recipes.plan.execute import (
+    SGD,
+    AdamW,
+    FxOperations,
+    PlannedJob,
+    PlannedPipeline,
+    StageProgram,
+    in_process_group,
+    on_forks,
+    on_threads,
+    state_of,
+)
+from recipes.plan.model import call_of
+from recipes.plan.parallel_plan import ParallelPlan
+from recipes.plan.trace import TracedModule, trace
+from recipes.plan.trace.loss_module import loss_of
+
+How = Literal["threads", "forks", "torchrun"]
+Batch = Mapping[str, Tensor]
+Steps = Sequence[Sequence[Batch]]
+"""The microbatches of every step, by names of inputs."""
+
+
+def run_plan(
+    plan: ParallelPlan,
+    *,
+    num_steps: int = 3,
+    seed: int = 0,
+    how: How = "threads",
+    say: Callable[[str], None] = print,
+    compare: bool = False,
+) -> list[float]:
+    """Steps of the plan's model on drawn inputs, weights drawn from a seed.
+
+    Args:
+        how: every device a thread here, a process forked from here, or a rank of torchrun's.
+        compare: do the same on one device too, and say how far the losses are apart.
+
+    Returns:
+        The loss of every step.
+
+    Raises:
+        ValueError: a model without weights or numbers of its own, or other than the plan's.
+    """
+    config = PlanConfig(**plan.settings)
+    rows = config.batch_size // plan.num_microbatches
+    torch.manual_seed(seed)
+    module, args, kwargs = call_of(config, rows, seed=seed)
+    module = module if isinstance(module, nn.Module) else module()
+    traced = trace(module, args, kwargs, optimizer=config.optimizer)
+    job = job_of(plan, traced, state_of(module))
+    steps = [
+        [_inputs(config, traced, rows, seed + step * plan.num_microbatches + at) for at in
+         range(plan.num_microbatches)]
+        for step in range(num_steps)
+    ]  # fmt: skip
+    losses = _run(job, steps, how)
+    if losses is None:
+        return []  # a rank without the loss
+    for step, loss in enumerate(losses):
+        say(f"step {step}  loss {loss:.6f}")
+    if compare:
+        alone = _alone(config, module, args, kwargs, steps)
+        apart = max(abs(a - b) / max(abs(b), 1e-12) for a, b in zip(losses, alone, strict=True))
+        say(f"one device: {', '.join(f'{loss:.6f}' for loss in alone)}; apart by {apart:.1e}")
+    return losses
+
+
+def job_of(plan: ParallelPlan, traced: TracedModule, state: Mapping[str, Tensor]) -> PlannedJob:
+    """What the devices of a plan have in common."""
+    stages = tuple(
+        StageProgram(stage.cut, lower(stage.cut.graph, stage.strategies, stage.plan.mesh))
+        for stage in stages_of(plan, traced.graph)
+    )
+    schedule = SCHEDULES[plan.schedule](len(stages), (1,) * plan.num_microbatches)
+    optimizer = SGD() if plan.settings["optimizer"] == "sgd" else AdamW()
+    return PlannedJob(stages, schedule, FxOperations(traced.ops), state, optimizer=optimizer)
+
+
+def _run(job: PlannedJob, steps: Steps, how: How) -> list[float] | None:
+    def work(pipeline: PlannedPipeline, mesh: Any = None) -> list[float] | None:
+        losses = [pipeline.step(microbatches) for microbatches in steps]
+        return None if losses[0] is None else [float(loss) for loss in losses if loss is not None]
+
+    if how == "torchrun":
+        ready = "WORLD_SIZE" in os.environ
+        check(ready, "how", "torchrun around it", "none", "torchrun --nproc-per-node N -m ...")
+        dist.init_process_group("gloo")
+        try:
+            return in_process_group(job, work)
+        finally:
+            dist.destroy_process_group()
+    if how == "forks":
+        with tempfile.TemporaryDirectory() as folder:
+            found = on_forks(job, work, Path(folder))
+    else:
+        found = on_threads(job, work)
+    return next(losses for losses in found if losses is not None)
+
+
+def _inputs(config: PlanConfig, traced: TracedModule, rows: int, seed: int) -> dict[str, Tensor]:
+    """A microbatch by the names of the traced inputs."""
+    _, args, kwargs = call_of(config, rows, seed=seed)
+    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    hint = "the factory's inputs need numbers to be run"
+    check(not any(t.is_meta for t in tensors), "inputs", "tensors with numbers", "meta", hint)
+    return dict(zip(traced.inputs, tensors, strict=True))
+
+
+def _alone(
+    config: PlanConfig,
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    steps: Steps,
+) -> list[float]:
+    """The same steps of the module itself; it is changed."""
+    made = torch.optim.SGD if config.optimizer == "sgd" else torch.optim.AdamW
+    rate = (SGD() if config.optimizer == "sgd" else AdamW()).lr
+    optimizer = made(module.parameters(), lr=rate)
+    _, spec = pytree.tree_flatten((args, kwargs))
+    losses = []
+    for microbatches in steps:
+        optimizer.zero_grad()
+        total = 0.0
+        for microbatch in microbatches:
+            again, named = pytree.tree_unflatten(list(microbatch.values()), spec)
+            loss = loss_of(module(*again, **named)) / len(microbatches)
+            loss.backward()
+            total += loss.item()
+        optimizer.step()
+        losses.append(total)
+    return losses
