@@ -19,9 +19,9 @@ class Curve:
     proportion beyond the last, where bandwidth is.
 
     at: sizes that were measured, in bytes or FLOPs, rising.
-    seconds: the median at each of them.
-    spread: at each of them how far 10 and 90 % of the calls lie from the median, as a share of
-        it; empty where unknown.
+    seconds: of a call that nothing holds up, at each of them.
+    spread: at each of them how much longer the median of the calls is, as a share; empty where
+        unknown.
 
     >>> curve = Curve((1000, 3000), (2e-6, 4e-6))
     >>> [curve(size) for size in (10, 2000, 6000)]

@@ -1,6 +1,6 @@
 """``fit_line`` and how far a collective model is from sizes it has not seen. Needs no torch."""
 
-import math
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -49,30 +49,16 @@ def fit_line(curve: Curve) -> Line:
 
 
 def never_falling(curve: Curve) -> Curve:
-    """The curve that no longer falls anywhere and is nearest to this one in relative terms.
+    """The curve with every point lowered to the lowest one behind it.
 
-    More bytes do not take less time: where they seem to, neighbours are averaged (geometrically)
-    until none does.
+    Noise only ever adds to a time, and more bytes take no less: where they seem to, the smaller
+    number was held up.
 
-    >>> never_falling(Curve((1, 2, 3), (1.0, 4.0, 1.0))).seconds
-    (1.0, 2.0, 2.0)
-
-    Reference:
-        Barlow et al., "Statistical inference under order restrictions", 1972 (pool adjacent
-        violators).
+    >>> never_falling(Curve((1, 2, 3), (1.0, 4.0, 3.0))).seconds
+    (1.0, 3.0, 3.0)
     """
-    pools: list[list[float]] = []
-    for seconds in curve.seconds:
-        pools.append([math.log(seconds)])
-        while len(pools) > 1 and _mean(pools[-2]) > _mean(pools[-1]):
-            last = pools.pop()
-            pools[-1] += last
-    flat = tuple(math.exp(_mean(pool)) for pool in pools for _ in pool)
-    return Curve(curve.at, flat, curve.spread)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    lowest = tuple(itertools.accumulate(reversed(curve.seconds), min))
+    return Curve(curve.at, lowest[::-1], curve.spread)
 
 
 def held_out_errors(

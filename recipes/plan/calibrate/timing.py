@@ -1,5 +1,6 @@
 """What repeated calls take where nothing else holds them up."""
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,8 +11,7 @@ import torch
 class Sample(NamedTuple):
     """What repeated calls took.
 
-    seconds: what the fastest tenth of the calls stays below: other work on the machine only ever
-        adds to it.
+    seconds: of the fastest call: other work on the machine only ever adds to it.
     spread: how much longer the median is, as a share of it: the error bar.
     """
 
@@ -24,9 +24,8 @@ class Sample(NamedTuple):
         >>> Sample.of([3.0, 1.0, 2.0])
         Sample(seconds=1.0, spread=1.0)
         """
-        ordered = sorted(seconds)
-        low, median = (ordered[round((len(ordered) - 1) * share)] for share in (0.1, 0.5))
-        return cls(low, (median - low) / low)
+        low = min(seconds)
+        return cls(low, (statistics.median(seconds) - low) / low)
 
 
 def repeat(call: Callable[[], object], device: torch.device, budget_s: float) -> Sample:
