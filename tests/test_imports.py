@@ -77,7 +77,7 @@ def test_public_names_exist(block: str) -> None:
     )
 
 
-@pytest.mark.parametrize("recipe", ["model", "serve", "train"])
+@pytest.mark.parametrize("recipe", ["model", "plan", "serve", "train"])
 def test_recipes_never_import_transformers(recipe: str) -> None:
     run(
         "import sys, importlib, pkgutil\n"
