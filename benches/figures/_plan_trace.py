@@ -66,7 +66,7 @@ def _error(name: str) -> float:
     made = [(p.grad, gradients[key]) for key, p in module.named_parameters() if p.grad is not None]
     scale = max(float(grad.norm()) for grad, _ in made)
     worst = max(float((grad - got).norm()) for grad, got in made)
-    return max(abs(float(loss / wanted) - 1), worst / scale)
+    return max(abs(float(loss / wanted.detach()) - 1), worst / scale)
 
 
 def _traced(name: str, limit_s: float) -> Measured:
