@@ -229,9 +229,9 @@ def test_blocks_that_are_alike_may_be_cut_differently():
     with pytest.raises(OutOfMemory) as caught:
         solve(graph, mesh, cost, memory_cap=1)
     least = caught.value.least_bytes
-    for share in (0.1, 0.5, 0.9):
+    for share in (0.1, 0.3, 0.5, 0.9):
         plan = solve(graph, mesh, cost, memory_cap=least + share * (most - least))
-        assert plan.gap < 0.02, share
+        assert plan.gap < 1e-3, share
 
 
 def test_with_memory_and_no_cap_that_binds_is_free():

@@ -2,14 +2,16 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 from blocks.sharding.intra_op.eliminate import MAX_ENTRIES, TableCache
 from blocks.sharding.intra_op.hints import Hints
 from blocks.sharding.intra_op.minimise import EXACT, SWEEPS, Minimum, minimise
 from blocks.sharding.intra_op.problem import Problem
 from blocks.sharding.intra_op.within import best_within
 
-MAX_NODES = 20_000
-"""Labels that the search of what prices leave open tries before it gives up."""
+MAX_WAYS = 20_000
+"""Choices that the search of what prices leave open keeps at a time."""
 
 MAX_PRICES = 40
 
@@ -44,7 +46,7 @@ def with_memory(
     *,
     hints: Hints | None = None,
     sweeps: int = SWEEPS,
-    max_nodes: int = MAX_NODES,
+    max_ways: int = MAX_WAYS,
     max_entries: int | float = MAX_ENTRIES,
     cache: TableCache | None = None,
 ) -> Minimum:
@@ -53,6 +55,12 @@ def with_memory(
     A price on each byte is raised and lowered until it is the one at which choices change from
     too large to small enough: that bounds the cost from below, exactly but for the gap between
     neighbouring choices, which a search closes.
+
+    Args:
+        hints: how labels and variables hang together.
+        sweeps: as in ``minimise``.
+        max_ways: choices that the search keeps at a time.
+        max_entries: of the largest table.
 
     Raises:
         OutOfMemory: nothing keeps to the cap.
@@ -75,6 +83,7 @@ def with_memory(
     smallest = least(problem.only_memory(), free.labels)
     if smallest.seconds > memory_cap:
         raise OutOfMemory(smallest.bound, memory_cap)
+    memory_cap = _reachable(problem, memory_cap)
     over, under = _point(problem, free), _point(problem, smallest)
     bound, price = free.bound, 0.0
     for _ in range(MAX_PRICES):
@@ -101,14 +110,26 @@ def with_memory(
         memory_cap,
         price,
         under.seconds,
-        max_nodes=max_nodes,
+        max_ways=max_ways,
         max_entries=max_entries,
         cache=cache,
     )
     if searched.labels is not None:
         under = Point(problem.value(searched.labels), 0.0, searched.labels)
-    done = searched.complete
-    return Minimum(under.labels, under.seconds, under.seconds if done else bound)
+    bound = min(max(bound, searched.bound), under.seconds)
+    return Minimum(under.labels, under.seconds, bound)
+
+
+def _reachable(problem: Problem, memory_cap: int | float) -> float:
+    """The largest memory up to the cap that whole steps from label to label can come to."""
+    tables = [*{id(table): table for table in problem.memory}.values()]
+    if not all((table == np.round(table)).all() for table in tables):
+        return float(memory_cap)
+    first = sum(int(table[0]) for table in problem.memory)
+    step = int(
+        np.gcd.reduce(np.concatenate([table - table[0] for table in tables]).astype(np.int64))
+    )
+    return float(first + (memory_cap - first) // step * step) if step else float(memory_cap)
 
 
 def _point(problem: Problem, found: Minimum) -> Point:

@@ -1,0 +1,171 @@
+"""Figures of the choice of strategies: gaps, knots, time."""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from benches.figures.row import Measured, Row
+from blocks.sharding import AlphaBeta, Mesh, MeshCost, OpGraph, bundled_cluster
+from blocks.sharding.cost import ALPA_TIES
+from blocks.sharding.intra_op import OutOfMemory, Posed, Problem, Term, minimise, pose, solve
+from blocks.sharding.intra_op.eliminate import Cliques
+from tests.plan.graphs import mlp
+from tests.sharding.small_problems import all_choices, check_gap, draw
+from tests.sharding.test_intra_op_plans import once
+from tests.sharding.training_steps import decoder_step, mlp_step
+
+COMMAND = "python -m benches.figures --area plan"
+
+
+def rows() -> Iterator[Row]:
+    yield Row(
+        "intra-op: choices of up to 10 variables x 6 labels equal the best of all, without memory "
+        "and under two or three caps",
+        "500 of 500",
+        COMMAND,
+        lambda: _brute_force(range(500)),
+    )
+    yield Row(
+        "the same, many",
+        "10,000 of 10,000",
+        COMMAND + " --nightly",
+        lambda: _brute_force(range(500, 10_500)),
+        nightly=True,
+    )
+    yield Row(
+        "Alpa's closed forms of 2- and 12-layer MLPs, data and model parallel, on 4 ranks",
+        "8 of 8 exact",
+        COMMAND,
+        _closed_forms,
+    )
+    yield Row(
+        "2,000 variables of 12 labels in a chain with links, eliminated: CPU time",
+        "<= 1 s",
+        COMMAND,
+        _chain,
+    )
+    yield Row(
+        "80 equal layers against 8: CPU time of solving",
+        "<= 12x",
+        COMMAND,
+        _equal_layers,
+    )
+    yield Row(
+        "decoder block, 4 ranks and 2 x 4: variables joined at most by one elimination, largest "
+        "table, gap",
+        "gap 0",
+        COMMAND,
+        _decoder,
+    )
+    yield Row(
+        "12 equal layers under nine caps on memory: largest gap to the proved bound",
+        "<= 1 %",
+        COMMAND,
+        _memory_gap,
+    )
+
+
+def _brute_force(seeds: range) -> Measured:
+    equal, most = 0, 0
+    for seed in seeds:
+        check_gap(seed)  # raises at the first gap
+        equal += 1
+        most = max(most, all_choices(draw(seed))[0].size)
+    return Measured(f"{equal:,} of {len(seeds):,}, up to {most:,} choices", equal == len(seeds))
+
+
+def _closed_forms() -> Measured:
+    right, cases = 0, 0
+    for num_layers in (2, 12):
+        for batch, hidden in ((1024, 128), (128, 1024)):
+            for sizes in ((4, 1), (1, 4)):
+                mesh = Mesh(("a", "b"), sizes)
+                cost = AlphaBeta(mesh, (1, 1), (1, 1), ALPA_TIES)
+                graph = mlp_step(num_layers, batch, hidden)
+                plan = solve(graph, mesh, cost, allowed=once(mesh))
+                data = batch > hidden
+                num_bytes = 4 * hidden * (hidden if data else batch)
+                count = num_layers if data else num_layers - 1
+                closed = count * (1 + 2 * 3 / 4 * num_bytes + 0.01)
+                exact = abs(plan.objective_s - closed) <= 1e-12 * closed
+                right += exact and plan.counts == {"all_reduce": count}
+                cases += 1
+    return Measured(f"{right} of {cases} exact", right == cases)
+
+
+def _chain() -> Measured:
+    rng = np.random.default_rng(0)
+    count, labels = 2000, 12
+    terms = [Term((v, v + 1), rng.random((labels, labels))) for v in range(count - 1)]
+    terms += [
+        Term((v, v + 2), rng.random((labels, labels)))
+        for v in range(count - 2)
+        if rng.random() < 0.43
+    ]
+    problem = Problem(tuple(rng.random(labels) for _ in range(count)), tuple(terms))
+    begin = time.process_time()
+    found = minimise(problem)
+    took = time.process_time() - begin
+    exact = found.seconds == found.bound
+    return Measured(f"{took:.2f} s, {len(terms):,} terms, exact", exact and took <= 1)
+
+
+def _equal_layers() -> Measured:
+    mesh = Mesh.of(a=2, b=4)
+    cost = AlphaBeta(mesh, (1, 1), (1, 1), ALPA_TIES)
+    times = []
+    for num_layers in (8, 80):
+        posed = pose(mlp(num_layers, 64, 64), mesh, cost)
+        begin = time.process_time()
+        found = minimise(posed.problem, hints=posed.hints)
+        times.append(time.process_time() - begin)
+        assert found.bound == found.seconds, "exact"
+    ratio = times[1] / times[0]
+    return Measured(f"{times[0]:.2f} s and {times[1]:.2f} s, {ratio:.1f}x", ratio <= 12)
+
+
+def _decoder() -> Measured:
+    parts, exact = [], True
+    for sizes in ((4,), (2, 4)):
+        graph = decoder_step(batch=4, length=128, hidden=512, heads=8)
+        posed = _posed(graph, sizes)
+        joined, entries = _knot(posed)
+        found = minimise(posed.problem, hints=posed.hints)
+        gap = (found.seconds - found.bound) / found.seconds
+        exact &= gap == 0
+        parts.append(f"{joined} joined, 2^{np.log2(entries):.0f} entries, gap {gap:.1%}")
+    return Measured("; ".join(parts), exact)
+
+
+def _posed(graph: OpGraph, sizes: tuple[int, ...]) -> Posed:
+    mesh = Mesh(("a", "b")[: len(sizes)], sizes)
+    return pose(graph, mesh, MeshCost(bundled_cluster("8xH100"), mesh))
+
+
+def _knot(posed: Posed) -> tuple[int, float]:
+    """Variables of more than one label that one table is over, and its entries."""
+    counts = posed.problem.num_labels
+    groups = [tuple(v for v in t.variables if counts[v] > 1) for t in posed.problem.terms]
+    cliques = Cliques.of(counts, groups)
+    several = np.array(counts)[cliques.members] > 1
+    joined = int(np.add.reduceat(several, cliques.starts).max()) - 1
+    return joined, cliques.largest(counts)
+
+
+def _memory_gap() -> Measured:
+    mesh = Mesh.of(data=4)
+    graph, cost = mlp(12, 1024, 64), AlphaBeta(mesh, (1,), (1,), ALPA_TIES)
+    most = solve(graph, mesh, cost, allowed=once(mesh)).memory_bytes
+    least = most
+    try:
+        solve(graph, mesh, cost, allowed=once(mesh), memory_cap=1)
+    except OutOfMemory as error:
+        least = error.least_bytes
+    gaps = []
+    for tenth in range(1, 10):
+        cap = least + tenth / 10 * (most - least)
+        gaps.append(solve(graph, mesh, cost, allowed=once(mesh), memory_cap=cap).gap)
+    return Measured(
+        f"{max(gaps):.2%}, none at {sum(g < 1e-9 for g in gaps)} of 9", max(gaps) <= 0.01
+    )
