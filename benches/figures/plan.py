@@ -2,12 +2,20 @@
 
 from collections.abc import Iterator
 
-from benches.figures import _plan_cost, _plan_inter, _plan_ranking, _plan_rules, _plan_trace
+from benches.figures import (
+    _plan_cost,
+    _plan_inter,
+    _plan_intra,
+    _plan_ranking,
+    _plan_rules,
+    _plan_trace,
+)
 from benches.figures.row import Row
 
 
 def rows() -> Iterator[Row]:
     yield from _plan_cost.rows()
+    yield from _plan_intra.rows()
     yield from _plan_inter.rows()
     yield from _plan_rules.rows()
     yield from _plan_trace.rows()
