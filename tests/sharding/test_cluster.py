@@ -219,7 +219,12 @@ def test_submeshes_are_rectangles_of_the_cluster() -> None:
 
 def test_clusters_are_resized_like_their_first_node() -> None:
     assert bundled_cluster("8xH200", num_nodes=64).num_devices == 512
-    assert bundled_cluster("8xA100", num_devices=4).num_devices == 4
+    four = bundled_cluster("8xA100", num_devices=4)
+    assert four.num_devices == 4
+    assert four.kinds == bundled_cluster("8xA100").kinds
+    two, eight = bundled_cluster("2xCPU"), bundled_cluster("2xCPU", num_devices=8)
+    assert eight.kinds[0].memory_bytes == two.kinds[0].memory_bytes // 4  # one memory for all
+    assert eight.nodes[0].cores == 2
     with pytest.raises(ValueError, match="num_nodes: expected 1"):
         dataclasses.replace(mixed(), nodes=mixed().nodes[:1], between="", pairs=()).resized(
             num_nodes=2

@@ -139,6 +139,8 @@ class Cluster:
     def resized(self, *, num_nodes: int | None = None, num_devices: int | None = None) -> "Cluster":
         """The same with more or fewer nodes, or devices in each, all like the first node.
 
+        Ranks on processor cores share the memory of their node: more of them have less each.
+
         Raises:
             ValueError: several nodes where no link between nodes is known.
         """
@@ -147,9 +149,16 @@ class Cluster:
         if count > 1 and not self.between:
             raise fail("num_nodes", "1: no link between nodes is known", count, "set between")
         node = self.nodes[0]
+        kinds = self.kinds
         if num_devices is not None:
+            check_count("num_devices", num_devices)
+            if node.cores is not None:
+                kind = self.kind(node.kind)
+                memory_bytes = kind.memory_bytes * node.num_devices // num_devices
+                shared = dataclasses.replace(kind, memory_bytes=memory_bytes)
+                kinds = tuple(shared if kind.name == node.kind else kind for kind in self.kinds)
             node = node._replace(num_devices=num_devices)
-        return dataclasses.replace(self, nodes=(node,) * count, pairs=())
+        return dataclasses.replace(self, kinds=kinds, nodes=(node,) * count, pairs=())
 
     def fingerprint(self) -> str:
         """12 hexadecimal digits that change with any of the data."""
