@@ -41,7 +41,7 @@ def random_case(
     devices_per_host: int,
     *,
     num_options: int = 1,
-    transfers: bool = True,
+    slowest_hop: int = 60,
     once: bool = True,
     kinds: Sequence[str] = (),
     rough: bool | None = None,
@@ -69,7 +69,7 @@ def random_case(
         )
 
     def transfer(layer: int, before: SubmeshShape, after: SubmeshShape) -> tuple[float, float]:
-        return (rng.randint(0, 60), rng.randint(0, 60)) if transfers else (0, 0)
+        return rng.randint(0, slowest_hop), rng.randint(0, slowest_hop)
 
     options = tuple(f"o{n}" for n in range(num_options))
     table = StageTable.evaluate(range(num_layers + 1), shapes, options, stage, transfer=transfer)
@@ -142,7 +142,7 @@ def draw(rng: random.Random, *, max_layers: int, devices_per_host: int | None = 
         len(kinds) or rng.choice([1, 2, 2]),
         per_host,
         num_options=rng.choice([1, 2]) if max_layers < 8 else 1,
-        transfers=rng.random() < 0.7,
+        slowest_hop=rng.choice([0, 60, 60, 600]),
         kinds=kinds,
     )
     schedule = rng.choice(["one_f_one_b", "one_f_one_b", "gpipe", "zb_h1", "zb_h2"])
