@@ -1,0 +1,56 @@
+"""Choices of strategies against an integer program solver, which knows nothing of elimination."""
+
+import highspy
+import numpy as np
+import pytest
+
+from blocks.sharding.intra_op import Problem, Term, minimise, with_memory
+
+
+def draw(seed: int, num_variables: int, num_labels: int) -> Problem:
+    """A chain with links across it."""
+    rng = np.random.default_rng(seed)
+    pairs = [(v, v + 1) for v in range(num_variables - 1)]
+    pairs += [(v, v + int(rng.integers(2, 6))) for v in range(0, num_variables - 6, 2)]
+    terms = tuple(Term(pair, rng.random((num_labels, num_labels))) for pair in pairs)
+    seconds = tuple(rng.random(num_labels) for _ in range(num_variables))
+    memory = tuple(rng.random(num_labels) for _ in range(num_variables))
+    return Problem(seconds, terms, memory)
+
+
+def integer_program(problem: Problem, memory_cap: float | None) -> float:
+    """One variable for every label, one for every pair of labels of a term; the least sum."""
+    solver = highspy.Highs()
+    solver.setOptionValue("output_flag", False)
+    solver.setOptionValue("mip_rel_gap", 1e-9)
+    labels = [[solver.addBinary(obj=float(c)) for c in table] for table in problem.seconds]
+    for own in labels:
+        solver.addConstr(sum(own[1:], start=own[0] + 0) == 1)
+    for (first, second), table in problem.terms:
+        both = [[solver.addVariable(lb=0, obj=float(c)) for c in row] for row in table]
+        for row, label in zip(both, labels[first], strict=True):
+            solver.addConstr(sum(row[1:], start=row[0] + 0) == label)
+        for column, label in zip(zip(*both, strict=True), labels[second], strict=True):
+            solver.addConstr(sum(column[1:], start=column[0] + 0) == label)
+    if memory_cap is not None:
+        held = [
+            float(number) * label
+            for own, numbers in zip(labels, problem.memory, strict=True)
+            for label, number in zip(own, numbers, strict=True)
+        ]
+        solver.addConstr(sum(held[1:], start=held[0] + 0) <= memory_cap)
+    solver.run()
+    return solver.getInfo().objective_function_value
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equal_to_an_integer_program(seed):
+    problem = draw(seed, num_variables=24, num_labels=5)
+    found = minimise(problem)
+    assert found.seconds == found.bound
+    assert found.seconds == pytest.approx(integer_program(problem, None), rel=1e-7)
+    cap = 0.5 * problem.bytes(found.labels)
+    tight = with_memory(problem, cap)
+    assert problem.bytes(tight.labels) <= cap
+    assert tight.seconds - tight.bound <= 0.01 * tight.bound
+    assert tight.seconds == pytest.approx(integer_program(problem, cap), rel=1e-7)
