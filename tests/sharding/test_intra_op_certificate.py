@@ -1,5 +1,7 @@
 """Choices of strategies against an integer program solver, which knows nothing of elimination."""
 
+from typing import Any
+
 import highspy
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ def draw(seed: int, num_variables: int, num_labels: int) -> Problem:
 
 def integer_program(problem: Problem, memory_cap: float | None) -> float:
     """One variable for every label, one for every pair of labels of a term; the least sum."""
-    solver = highspy.Highs()
+    solver: Any = highspy.Highs()
     solver.setOptionValue("output_flag", False)
     solver.setOptionValue("mip_rel_gap", 1e-9)
     labels = [[solver.addBinary(obj=float(c)) for c in table] for table in problem.seconds]

@@ -162,11 +162,15 @@ def test_memory_that_binds_brings_zero():
     assert free.counts == {"all_reduce": 1}
     # Gradient and optimizer state cut in four: a reduce-scatter, and the new weight gathered.
     acts = 3 * 1024 * 128 * 4 / 4  # x, target and output, cut in four
-    second = plan(graph, (4,), memory_cap=acts + weight * (1 + 1 / 4 + 2 / 4))
+    cap = acts + weight * (1 + 1 / 4 + 2 / 4)
+    second = plan(graph, (4,), memory_cap=cap)
+    assert second.memory_bytes == cap
     assert second.counts == {"reduce_scatter": 1, "all_gather": 1}
     assert second.placements(graph, "w0") == (R,)
     # The weight cut too: gathered for the forward pass and for the backward pass.
-    third = plan(graph, (4,), memory_cap=acts + weight * (1 / 4 + 1 / 4 + 2 / 4))
+    cap = acts + weight * (1 / 4 + 1 / 4 + 2 / 4)
+    third = plan(graph, (4,), memory_cap=cap)
+    assert third.memory_bytes == cap
     assert third.counts == {"reduce_scatter": 1, "all_gather": 2}
     assert third.placements(graph, "w0") == (S0,) or third.placements(graph, "w0") == (S1,)
     assert free.objective_s < second.objective_s < third.objective_s
