@@ -41,13 +41,17 @@ def why_not(tried: Sequence[tuple[Priced, int]], budget: Budget) -> DoesNotFit:
     stage as the value.
     """
     found: list[tuple[float, str]] = []
+    least_held = {priced.count for priced, _ in tried if priced.schedule == "one_f_one_b"}
     for priced, max_stages in tried:
+        if priced.count in least_held and priced.schedule != "one_f_one_b":
+            continue  # no schedule holds fewer microbatches at any stage
         depths = range(1, max_stages + 1) if priced.flow.follows_depth else [None]
         for depth in depths:
             over = [_over(priced, n, depth) for n in range(1, (depth or max_stages) + 1)]
             for stages, least in largest_of_least(over, budget, len(over)).items():
                 if depth in (None, stages):
-                    what = f"{stages} stages, {priced.schedule}, {priced.count} microbatches"
+                    parts = "one stage" if stages == 1 else f"{stages} stages"
+                    what = f"{parts}, {priced.schedule}, {priced.count} microbatches"
                     found.append((least, what))
     return DoesNotFit.by(*min(found, default=(None, "")))
 

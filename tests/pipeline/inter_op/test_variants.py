@@ -136,10 +136,10 @@ def test_slow_devices_get_fewer_layers():
 def test_the_shortfall_is_what_the_cap_must_rise_by(seed):
     rng = random.Random(seed)
     case = random_case(rng, 5, 2, 2)
-    schedule = rng.choice(["1f1b", "gpipe", "zb_h1"])
+    schedules = rng.choice([["1f1b"], ["gpipe"], ["zb_h1", "gpipe"], ["zb_h2", "1f1b", "gpipe"]])
 
     def plan(cap):
-        options = {"num_microbatches": [4, 8], "schedules": [schedule]}
+        options = {"num_microbatches": [4, 8], "schedules": schedules}
         return partition_mesh(case.table, 2, 2, memory_cap_bytes=cap, **options)
 
     with pytest.raises(DoesNotFit, match="memory_cap_bytes: expected at least") as caught:
