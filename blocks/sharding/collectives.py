@@ -96,13 +96,17 @@ def _run(x: Tensor, group: Group, dim: int, rank: int | None = None) -> Tensor:
 
 
 def _gather(x: Tensor, group: Group, dim: int, size: int) -> Tensor:
-    """Runs are padded to the longest on the way."""
+    """Runs are padded to the longest on the way; the result is as long as they are."""
     longest = -(-size // group.size)
     if x.shape[dim] < longest:
         shape = list(x.shape)
         shape[dim] = longest - x.shape[dim]
         x = torch.cat([x, x.new_zeros(shape)], dim)
-    return torch.cat(group.all_gather(x.contiguous()), dim).narrow(dim, 0, size)
+    parts = group.all_gather(x.contiguous())
+    if longest * group.size > size:
+        runs = (run_of(size, group.size, rank) for rank in range(group.size))
+        parts = [part.narrow(dim, 0, run.size) for part, run in zip(parts, runs, strict=True)]
+    return torch.cat(parts, dim)
 
 
 def _scatter_sum(x: Tensor, group: Group, dim: int) -> Tensor:

@@ -19,7 +19,17 @@ from blocks.sharding.spec import ShardingSpec
 _VIEWS = frozenset(
     {
         *("_unsafe_view", "alias", "detach", "diagonal", "expand", "flatten", "permute", "reshape"),
-        *("select", "slice", "split", "squeeze", "t", "transpose", "unflatten", "unsqueeze"),
+        *(
+            "select",
+            "slice",
+            "split",
+            "split_with_sizes",
+            "squeeze",
+            "t",
+            "transpose",
+            "unflatten",
+            "unsqueeze",
+        ),
         *("unbind", "view"),
     }
 )
@@ -179,7 +189,7 @@ def step_memory(step: Step, shape: Sequence[int], itemsize: int, rank: int) -> t
     if step.collective == "all_gather":
         held = math.prod(step.before.local_shape(shape, rank)) * itemsize
         padded = part if held < part else 0
-        return num_ranks * part, num_ranks * part + padded
+        return after, num_ranks * part + padded
     inner = math.prod(sizes[: cut.dim]) > 1
     copied = num_ranks * part if inner else (part * uneven)
     return part, copied
