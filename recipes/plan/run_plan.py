@@ -12,18 +12,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from blocks._checks import check
-from blocks.pipeline.schedules import SCHEDULES
-from blocks.sharding import lower
-from recipes.plan.apply_plan import stages_of
 from recipes.plan.config import PlanConfig
 from recipes.plan.execute import (
     SGD,
     AdamW,
-    FxOperations,
     PlannedJob,
     PlannedPipeline,
-    StageProgram,
     in_process_group,
+    job_of,
     on_forks,
     on_threads,
     state_of,
@@ -66,7 +62,8 @@ def run_plan(
     module, args, kwargs = call_of(config, rows, seed=seed)
     module = module if isinstance(module, nn.Module) else module()
     traced = trace(module, args, kwargs, optimizer=config.optimizer)
-    job = job_of(plan, traced, state_of(module))
+    optimizer = SGD() if config.optimizer == "sgd" else AdamW()
+    job = job_of(plan, traced, state_of(module), optimizer=optimizer, seed=seed)
     steps = [
         [_inputs(config, traced, rows, seed + step * plan.num_microbatches + at) for at in
          range(plan.num_microbatches)]
@@ -82,17 +79,6 @@ def run_plan(
         apart = max(abs(a - b) / max(abs(b), 1e-12) for a, b in zip(losses, alone, strict=True))
         say(f"one device: {', '.join(f'{loss:.6f}' for loss in alone)}; apart by {apart:.1e}")
     return losses
-
-
-def job_of(plan: ParallelPlan, traced: TracedModule, state: Mapping[str, Tensor]) -> PlannedJob:
-    """What the devices of a plan have in common."""
-    stages = tuple(
-        StageProgram(stage.cut, lower(stage.cut.graph, stage.strategies, stage.plan.mesh))
-        for stage in stages_of(plan, traced.graph)
-    )
-    schedule = SCHEDULES[plan.schedule](len(stages), (1,) * plan.num_microbatches)
-    optimizer = SGD() if plan.settings["optimizer"] == "sgd" else AdamW()
-    return PlannedJob(stages, schedule, FxOperations(traced.ops), state, optimizer=optimizer)
 
 
 def _run(job: PlannedJob, steps: Steps, how: How) -> list[float] | None:

@@ -1,5 +1,6 @@
 """Planned steps on real tensors: one rank's part of a program, parameters, gradients, optimizer."""
 
+from recipes.plan.execute.from_plan import job_of
 from recipes.plan.execute.fx_operations import FxOperations
 from recipes.plan.execute.job import PlannedJob
 from recipes.plan.execute.launch import in_process_group, on_forks, on_threads
@@ -28,6 +29,7 @@ __all__ = [
     "Routes",
     "StageProgram",
     "in_process_group",
+    "job_of",
     "meshes_of",
     "on_forks",
     "on_threads",

@@ -60,10 +60,12 @@ def in_process_group(job: PlannedJob, work: Callable[[PlannedPipeline, DeviceMes
     for mesh in job.meshes:  # all ranks make all groups, in one order
         made = make_device_mesh(mesh)
         own = made if rank in mesh.ranks else own
-    if own is None:
-        return None
-    with DistributedTransport(name="planned") as wire:
-        return work(job.pipeline(rank, axis_groups(own), wire), own)
+    found = None
+    if own is not None:
+        with DistributedTransport(name="planned") as wire:
+            found = work(job.pipeline(rank, axis_groups(own), wire), own)
+    dist.barrier()  # nobody leaves while another still talks to it
+    return found
 
 
 def on_forks(
@@ -126,7 +128,6 @@ def _forked(
             "gloo", init_method=f"file://{store}", rank=rank, world_size=job.num_devices
         )
         message = (True, in_process_group(job, work))
-        dist.barrier()  # nobody leaves while another still talks to it
     except BaseException:
         message = (False, traceback.format_exc())
     writer.send_bytes(pickle.dumps(message))  # by value: shared memory would go with the process
