@@ -50,4 +50,3 @@ def job_of(
         optimizer,
         seed=seed,
     )
-
