@@ -58,6 +58,7 @@ def measure_tables(
     budget_s: float,
     on_progress: Callable[[str], None],
     sizes: Sequence[int] | None = None,
+    collectives: Sequence[Moving] = COLLECTIVES,
 ) -> list[CollectiveTable]:
     """Tables of every collective among so many ranks, with both clocks on a CPU.
 
@@ -66,10 +67,11 @@ def measure_tables(
     Args:
         budget_s: for each size of each collective.
         sizes: bytes that a rank sends; default a few KiB to many MiB.
+        collectives: which of them.
     """
     asked = SENT[device_type] if sizes is None else tuple(sizes)
     found: list[CollectiveTable] = []
-    for collective in COLLECTIVES:
+    for collective in collectives:
         if collective == "send" and num_ranks != 2:
             continue
         points = run_ranks(num_ranks, _measure, (collective, asked, budget_s), device_type)
