@@ -244,6 +244,26 @@ def test_experts_given_are_the_experts_used(given_experts: tuple[int, ...]) -> N
         torch.testing.assert_close(one.grad, other.grad)
 
 
+BENDS = (
+    *("softplus", "leaky_relu", "elu", "hardtanh", "hardswish", "hardsigmoid", "mish", "relu6"),
+    *("softshrink", "silu", "gelu", "tanh", "sigmoid", "relu", "logsigmoid"),
+)
+
+
+def test_gradients_of_activations_go_element_by_element() -> None:
+    def bend(w: Tensor, a: Tensor) -> Tensor:
+        return torch.stack([getattr(F, name)(a * w) for name in BENDS])
+
+    traced = traced_and_right(Weighted(bend, 4), x(3, 4))
+    whole = [
+        node.name
+        for node in traced.graph.nodes
+        if node.role == "op" and not any(f.kind != "whole" for f in node.rule.factors)
+        if any(traced.graph.values[v].shape == (3, 4) for v in node.outputs)
+    ]
+    assert not whole
+
+
 REFUSED = {
     "items": lambda w, a: a * w.sum().item(),
     "loops": lambda w, a: sum((a * w for _ in range(int(w.sum()))), a),
