@@ -126,7 +126,7 @@ class Dual:
 
 def _least(table: Table, axis: int) -> Table:
     others = tuple(i for i in range(table.ndim) if i != axis)
-    return table.min(axis=others) if others else table
+    return table.min(axis=others) if others else table.copy()
 
 
 def _along(vector: Table, axis: int, ndim: int) -> Table:
