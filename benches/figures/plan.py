@@ -8,6 +8,7 @@ from benches.figures import (
     _plan_intra,
     _plan_ranking,
     _plan_rules,
+    _plan_search,
     _plan_trace,
 )
 from benches.figures.row import Row
@@ -20,3 +21,4 @@ def rows() -> Iterator[Row]:
     yield from _plan_rules.rows()
     yield from _plan_trace.rows()
     yield from _plan_ranking.rows()
+    yield from _plan_search.rows()

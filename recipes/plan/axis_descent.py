@@ -54,6 +54,13 @@ class AxisDescent:
         ends = [self._descend(problem, list(start)) for start in every]
         return min(ends, key=lambda end: end[1])
 
+    def settled(self, problem: Problem, labels: Sequence[int]) -> tuple[int, ...]:
+        """Labels as good as these or better, looked for along all axes together."""
+        if self.num_axes == 1:
+            return tuple(labels)
+        found = minimise(problem, hints=self.posed.hints, start=list(labels), sweeps=0)
+        return min(tuple(labels), found.labels, key=problem.value)
+
     def _descend(self, problem: Problem, labels: list[int]) -> tuple[tuple[int, ...], float]:
         best, axis = problem.value(labels), 0
         still = -1  # an axis that was solved last stays best while no other moves

@@ -42,14 +42,41 @@ def layers_by_rows(
         ValueError: a model that there is not, or that cannot be traced.
     """
 
+    missing: dict[int, int] = {}
+
     def graph_of(rows: int) -> OpGraph:
+        from recipes.plan.short_trace import short_trace
         from recipes.plan.trace import trace
 
         note(f"tracing {config.model}, {rows} rows")
-        return trace(*call_of(config, rows), optimizer=config.optimizer).graph
+        graph, left_out = short_trace(*call_of(config, rows), optimizer=config.optimizer)
+        if left_out and not _repeats(graph, left_out):
+            left_out = 0
+            graph = trace(*call_of(config, rows), optimizer=config.optimizer).graph
+        missing[rows] = left_out
+        return graph
 
     at = graphs_by_rows(graph_of, TRACED_ROWS)
-    return lambda rows: LayerChain.of(at(rows))
+
+    def chain(rows: int) -> LayerChain:
+        graph = at(rows)
+        left_out = missing.get(rows, max(missing.values()))
+        found = LayerChain.of(graph)
+        if not left_out:
+            return found
+        return LayerChain.of(graph, num_layers=found.num_layers + left_out)
+
+    return chain
+
+
+def _repeats(graph: OpGraph, left_out: int) -> bool:
+    """Whether a layer of a short trace can stand for those left out."""
+    found = LayerChain.of(graph)
+    try:
+        LayerChain.of(graph, num_layers=found.num_layers + left_out)
+    except ValueError:
+        return False
+    return True
 
 
 def _from_family(config: PlanConfig, rows: int, seed: int | None) -> Call:

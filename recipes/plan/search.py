@@ -112,9 +112,12 @@ class Partition:
         try:
             return self._best(caps, counts, max_stages)
         except DoesNotFit as error:
-            least = self._least(caps, counts, max_stages)
-            if least is None:
-                raise
+            least = 1 + error.shortfall_bytes / min(caps.values())
+            if error.limit != "memory":
+                found = self._least(caps, counts, max_stages)
+                if found is None:
+                    raise
+                least = found
             short = (least - 1) * min(caps.values())
             hint = (
                 f"{short / 2**30:.2f} GiB too few; add devices, raise num_microbatches, allow "

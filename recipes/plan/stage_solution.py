@@ -11,6 +11,9 @@ from recipes.plan.candidates import DEAR, Reduced, state_bytes
 from recipes.plan.layer_price import LayerPrice, layer_prices, total_price
 from recipes.plan.prediction import StagePrediction
 
+SETTLED = 2
+"""Prices, the first ones, at which all axes are looked at together and not only in turn."""
+
 MAX_PRICES = 12
 """Prices of a byte that are tried on the way to the one at which a stage just fits."""
 
@@ -72,6 +75,8 @@ def solve_stage(
     def at(price: float) -> StageSolution:
         problem = posed.problem.priced(price)
         labels, _ = descent.least(problem, known[-1:])
+        if len(known) < SETTLED:
+            labels = descent.settled(problem, labels)
         known.append(labels)
         strategies = posed.strategies(labels)
         made = _solution(reduced, strategies, cost, (num_microbatches, in_flight), held)

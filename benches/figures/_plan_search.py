@@ -1,0 +1,111 @@
+"""Figures of the search for plans: how long it takes, what it holds, how large the files are."""
+
+import functools
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benches.figures.row import Measured, Row
+from recipes.plan.parallel_plan import ParallelPlan
+
+ROOT = Path(__file__).parents[2]
+LLAMA_8B = ("llama:8b", "--cluster", "8xH100", "num_nodes=8", "batch_size=256", "seq_len=2048")
+LLAMA_70B = ("llama:70b", "--cluster", "8xH100", "num_nodes=64", "batch_size=1024", "seq_len=4096")
+DEEP = (
+    *("benches.figures._plan_search:deep", "--cluster", "8xH100", "num_nodes=8"),
+    *("batch_size=256", "max_stages=64"),
+)
+SMALL = ("gpt2:tiny", "--cluster", "8xA100", "batch_size=16", "dtype=float32")
+
+_CODE = """
+import json, resource, sys, time
+start = time.perf_counter()
+from recipes.plan.__main__ import main
+code = main(sys.argv[1:])
+seconds = time.perf_counter() - start
+who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+peak = max(resource.getrusage(one).ru_maxrss for one in who) * 1024
+print(json.dumps([code, seconds, peak]))
+"""
+
+
+class Planned(NamedTuple):
+    """A plan, the seconds it took with import and trace, and the most memory of a process."""
+
+    plan: ParallelPlan
+    seconds: float
+    peak_bytes: int
+    file_bytes: int
+
+
+def rows() -> Iterator[Row]:
+    for name, request, target, nightly in (
+        ("gpt2:tiny on 8 devices", SMALL, 30, False),
+        ("Llama 8B on 8 x 8 devices", LLAMA_8B, 60, True),
+        ("Llama 70B on 64 x 8 devices", LLAMA_70B, 180, True),
+        ("1,024 layers on 8 x 8 devices", DEEP, 120, True),
+    ):
+        command = f"python -m recipes.plan {' '.join(request)}"
+        yield Row(
+            f"time to plan {name}, imports and trace included, and the planner's memory",
+            f"<= {target} s, <= 4 GB",
+            command,
+            functools.partial(_time, request, target),
+            nightly,
+        )
+        yield Row(
+            f"size of the plan of {name}, and its predicted step (simulated)",
+            "< 200 kB",
+            command,
+            functools.partial(_size, request),
+            nightly,
+        )
+
+
+def deep(rows: int) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """A Llama of 1,024 layers, on the meta device."""
+    import torch
+
+    from recipes.plan.families.hugging_face import LLAMA, model
+
+    fields = {**LLAMA["8b"], "hidden_size": 1024, "intermediate_size": 4096}
+    make = model(
+        "LlamaForCausalLM",
+        **{**fields, "num_attention_heads": 16, "num_hidden_layers": 1024, "vocab_size": 32000},
+    )
+    tokens = torch.empty(rows, 1024, dtype=torch.int64, device="meta")
+    return lambda: make().to(torch.bfloat16), (), {"input_ids": tokens, "labels": tokens}
+
+
+@functools.cache
+def _planned(request: tuple[str, ...]) -> Planned:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "plan.json"
+        done = subprocess.run(
+            [sys.executable, "-c", _CODE, *request, "--out", str(out)],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=True,
+        )
+        code, seconds, peak = json.loads(done.stdout.splitlines()[-1])
+        if code:
+            raise RuntimeError(done.stderr)
+        return Planned(ParallelPlan.read(out), seconds, peak, out.stat().st_size)
+
+
+def _time(request: tuple[str, ...], target: float) -> Measured:
+    found = _planned(request)
+    text = f"{found.seconds:.0f} s, {found.peak_bytes / 1e9:.1f} GB"
+    return Measured(text, found.seconds <= target and found.peak_bytes <= 4e9)
+
+
+def _size(request: tuple[str, ...]) -> Measured:
+    found = _planned(request)
+    predicted = found.plan.predicted
+    step = f"step {predicted.step_s * 1e3:.0f} ms, {predicted.gap:.1%} above its bound"
+    return Measured(f"{found.file_bytes / 1e3:.0f} kB; {step}", found.file_bytes < 200_000)
