@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from benches.figures import (
     _plan_cost,
+    _plan_execute,
     _plan_inter,
     _plan_intra,
     _plan_ranking,
@@ -19,6 +20,7 @@ def rows() -> Iterator[Row]:
     yield from _plan_intra.rows()
     yield from _plan_inter.rows()
     yield from _plan_rules.rows()
+    yield from _plan_execute.rows()
     yield from _plan_trace.rows()
     yield from _plan_ranking.rows()
     yield from _plan_search.rows()

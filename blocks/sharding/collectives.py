@@ -161,7 +161,7 @@ class _Narrow(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group, dim: int) -> Tensor:
         ctx.group, ctx.dim, ctx.size = group, dim, x.shape[dim]
-        return _run(x, group, dim).clone()
+        return _run(x, group, dim).clone(memory_format=torch.contiguous_format)
 
     @staticmethod
     @once_differentiable
