@@ -91,13 +91,10 @@ def _counted(case: Case, seed: int, *, flops: bool) -> list[tuple[bool, float]]:
         with tracker:
             module = PlannedModule(program, FxOperations(case.traced.ops), rank, counters, state)
             tracker.restart_peak()
-            with counter:
-                module.accumulate(batch)
+            module.accumulate(batch)
             module.update()
         predicted = count(program, rank)
-        same = not flops or counter.get_total_flops() == (
-            predicted.forward_flops + predicted.backward_flops
-        )
+        same = True
         for axis, group in counters.items():
             sums: dict[str, tuple[int, int]] = {}
             for entry in predicted.traffic:
@@ -105,6 +102,10 @@ def _counted(case: Case, seed: int, *, flops: bool) -> list[tuple[bool, float]]:
                     number, sent = sums.get(entry.collective, (0, 0))
                     sums[entry.collective] = (number + entry.number, sent + entry.bytes)
             same = same and sums == {k: (n, group.bytes[k]) for k, n in group.number.items()}
+        with counter:  # takes operations apart, whose parts the tracker would see
+            module.accumulate(batch)
+        work = predicted.forward_flops + predicted.backward_flops
+        same = same and (not flops or counter.get_total_flops() == work)
         return same, predicted.peak_bytes() / tracker.peak
 
     return run_local(program.mesh, work)
