@@ -19,7 +19,10 @@ DEEP = (
     *("benches.figures._plan_search:deep", "--cluster", "8xH100", "num_nodes=8"),
     *("batch_size=256", "max_stages=64"),
 )
-SMALL = ("gpt2:tiny", "--cluster", "8xA100", "batch_size=16", "dtype=float32")
+SMALL = (
+    *("gpt2:tiny", "--cluster", "8xA100", "num_devices=4"),
+    *("batch_size=16", "dtype=float32", "microbatch_choices=3"),
+)
 
 _CODE = """
 import json, resource, sys, time
@@ -44,7 +47,7 @@ class Planned(NamedTuple):
 
 def rows() -> Iterator[Row]:
     for name, request, target, nightly in (
-        ("gpt2:tiny on 8 devices", SMALL, 30, False),
+        ("gpt2:tiny on 4 devices", SMALL, 30, False),
         ("Llama 8B on 8 x 8 devices", LLAMA_8B, 60, True),
         ("Llama 70B on 64 x 8 devices", LLAMA_70B, 180, True),
         ("1,024 layers on 8 x 8 devices", DEEP, 120, True),
