@@ -3,7 +3,7 @@
 import random
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from benches.figures.row import Measured, Row
 from benches.inter_op_cases import CAP_BYTES, decoder
@@ -23,10 +23,10 @@ def rows() -> Iterator[Row]:
         lambda: _brute_force(range(300), max_layers=6),
     )
     yield Row(
-        "the same up to 10 layers x 16 devices",
+        "the same at 9 layers x 16 devices",
         "all of 3",
         COMMAND,
-        lambda: _brute_force(range(1000, 1003), max_layers=10, devices_per_host=8),
+        lambda: _brute_force((1016, 1018, 1023), max_layers=10, devices_per_host=8),
     )
     yield Row(
         "the same up to 10 layers x 16 devices, many",
@@ -45,7 +45,9 @@ def rows() -> Iterator[Row]:
         )
 
 
-def _brute_force(seeds: range, *, max_layers: int, devices_per_host: int | None = None) -> Measured:
+def _brute_force(
+    seeds: Sequence[int], *, max_layers: int, devices_per_host: int | None = None
+) -> Measured:
     """Equal makespans, and a bound that proves it; or both find nothing."""
     equal, counted = 0, []
     for seed in seeds:
