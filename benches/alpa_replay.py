@@ -6,7 +6,8 @@ python -m benches.alpa_replay                               # all of them, tens 
 Each method is a restriction of one search on the bundled cluster p3.16xlarge: ``intra`` has one
 stage, ``inter`` one device a stage, ``auto`` is free. Nothing is fitted to the rows; the share of
 the peak that a device reaches comes from the paper's rows of one GPU, which are not ranked. Hand
-made rows (Megatron, DeepSpeed) are not replayed: their settings are only known in part.
+made rows (Megatron, DeepSpeed) are not replayed: their settings are only known in part. As in the
+paper FLOPs count forwards twice, recomputed or not.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from benches.alpa_paper import MODELS, TFLOPS, Family, Method, Model
+from benches.alpa_paper import MODELS, TFLOPS, Family, Method, Model, iteration_flops
 from benches.plan_ranking import spearman
 from blocks.sharding import OpGraph, bundled_cluster
 from recipes.plan.chain import LayerChain
@@ -109,7 +110,10 @@ def replay(
         if "memory" not in str(error):
             raise
         return Replayed(model, method, published, None, None)
-    flops = graphs(2).flops() * model.global_batch / 2
+    if model.family == "gpt":
+        flops = iteration_flops(model)
+    else:
+        flops = 4 / 3 * graphs(2).flops() * model.global_batch / 2  # forwards twice
     predicted = flops / plan.predicted.step_s / model.num_gpus / 1e12
     return Replayed(model, method, published, predicted, plan)
 
