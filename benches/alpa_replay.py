@@ -30,9 +30,9 @@ from recipes.plan.scaled_graph import graphs_by_rows
 from recipes.plan.search import search
 from recipes.plan.trace import trace
 
-METHODS: dict[Method, dict[str, int]] = {
+METHODS: dict[Method, dict[str, int | bool]] = {
     "intra": {"max_stages": 1},
-    "inter": {"max_stage_devices": 1},
+    "inter": {"max_stage_devices": 1, "idle_devices": True},
     "auto": {},
 }
 NUM_GPUS = (1, 2, 4, 8, 16, 32, 64)
