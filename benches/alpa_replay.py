@@ -62,7 +62,13 @@ def graphs_of(model: Model) -> Callable[[int], OpGraph]:
     return graphs_by_rows(lambda rows: _graph(model, rows), (2, 4))
 
 
+def sequences_a_row(model: Model) -> int:
+    """Sequences that stay together: experts take groups of 2,048 tokens."""
+    return 2 if model.family == "moe" else 1
+
+
 def _graph(model: Model, rows: int) -> OpGraph:
+    rows *= sequences_a_row(model)
     if model.family == "wide_resnet":
         depths = DEPTHS[model.num_layers]
         config = WideResNetConfig(depths, model.hidden, model.width_factor, 1024)
@@ -98,7 +104,7 @@ def replay(
     config = PlanConfig(
         model.name,
         cluster="p3.16xlarge",
-        batch_size=model.global_batch,
+        batch_size=model.global_batch // sequences_a_row(model),
         schedules="one_f_one_b",
         workers=workers,
         **METHODS[method],  # type: ignore[arg-type]
@@ -113,7 +119,7 @@ def replay(
     if model.family == "gpt":
         flops = iteration_flops(model)
     else:
-        flops = 4 / 3 * graphs(2).flops() * model.global_batch / 2  # forwards twice
+        flops = 4 / 3 * graphs(2).flops() * config.batch_size / 2  # forwards twice
     predicted = flops / plan.predicted.step_s / model.num_gpus / 1e12
     return Replayed(model, method, published, predicted, plan)
 
