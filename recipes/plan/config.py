@@ -28,7 +28,6 @@ class PlanConfig:
     recompute: whether stages repeat their forward: True, False, or None for where it pays.
     memory_gib: of a device, instead of what the cluster file says.
     optimizer: ``adamw`` or ``sgd``; what is kept for every element of a parameter.
-    inference: stages for serving: forwards alone, the slowest stage as fast as can be.
     idle_devices: whether a plan may leave devices out.
     memory_points: how many trades of time for memory are looked at on every mesh.
     workers: processes that look at meshes side by side; as many as there are cores where None.
@@ -52,7 +51,6 @@ class PlanConfig:
     recompute: bool | None = None
     memory_gib: float | None = None
     optimizer: str = "adamw"
-    inference: bool = False
     idle_devices: bool = False
     memory_points: int = 3
     workers: int | None = None
