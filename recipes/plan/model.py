@@ -84,14 +84,13 @@ def _from_family(config: PlanConfig, rows: int, seed: int | None) -> Call:
 
     from recipes.plan.families import families, family
 
-    named = {name.replace(":", "-"): name for name in families()}
-    name = named.get(config.model, config.model)
+    known = families()
     hint = "or package.module:factory"
-    check(name in families(), "model", f"one of {', '.join(named)}", repr(config.model), hint)
+    check(config.model in known, "model", f"one of {', '.join(known)}", repr(config.model), hint)
     dtype = getattr(torch, config.dtype, None)
-    if not isinstance(dtype, torch.dtype):
-        raise fail("dtype", "a dtype of torch", repr(config.dtype))
-    found = family(name)
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise fail("dtype", "a floating point dtype of torch", repr(config.dtype))
+    found = family(config.model)
     draw = None if seed is None else torch.Generator().manual_seed(seed)
     inputs = found.inputs(rows, config.seq_len, generator=draw, dtype=dtype)
     return lambda: found.make().to(dtype), (), inputs
@@ -107,6 +106,10 @@ def _from_factory(name: str, rows: int) -> Call:
         raise fail("model", "package.module:factory", repr(name), str(error)) from error
     made = found(rows)
     ok = isinstance(made, tuple) and len(made) == 3
-    check(ok, f"{name}({rows})", "(module, args, kwargs)", type(made).__name__)
+    got = f"{len(made)} values" if isinstance(made, tuple) else type(made).__name__
+    check(ok, f"{name}({rows})", "(module, args, kwargs)", got)
     module, args, kwargs = made
-    return module, tuple(args), dict(kwargs)
+    ok = isinstance(args, tuple | list) and isinstance(kwargs, dict)
+    got = f"({type(module).__name__}, {type(args).__name__}, {type(kwargs).__name__})"
+    check(ok, f"{name}({rows})", "(module, a tuple, a dict)", got)
+    return module, tuple(args), kwargs

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from blocks._checks import fail
+from blocks._checks import check, fail
 from blocks.sharding import Factor, OpGraph, OpNode, OpRule
 
 
@@ -89,6 +89,9 @@ def graphs_by_rows(
     Args:
         graph_of: traces so many rows.
         sizes: numbers of rows to trace.
+
+    The function raises:
+        ValueError: a model whose shapes do not depend on the rows, or what ``graph_of`` raises.
     """
     traced: dict[int, OpGraph] = {}
 
@@ -100,9 +103,12 @@ def graphs_by_rows(
     def at(rows: int) -> OpGraph:
         if rows in traced:
             return traced[rows]
-        small, large = sizes
+        small, large = map(known, sizes)
+        grows = [value.shape for value in small.values] != [value.shape for value in large.values]
+        hint = "make inputs of as many rows as are asked for"
+        check(grows, "inputs", "other shapes for other numbers of rows", "the same", hint)
         try:
-            return scaled_graph(known(small), small, known(large), large, rows)
+            return scaled_graph(small, sizes[0], large, sizes[1], rows)
         except ValueError:
             return known(rows)
 

@@ -1,4 +1,4 @@
-"""``family``: models of ten families, tiny and as published, with the inputs they take."""
+"""``family``: models of eleven families, tiny and as published, with the inputs they take."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
