@@ -90,7 +90,7 @@ def option_tables(
         for candidate, prices in kept.items():
             options += [(StageOption(candidate, again), prices) for again in repeats]
     if not any(found.values()):
-        raise refused[0] if refused else fail("pins", "a mesh of as many axes", config.pins)
+        raise refused[-1] if refused else fail("pins", "a mesh of as many axes", config.pins)
     transfer = _transfer(cluster, chains)
     sums = {count: _sums(reduced[count], count, shapes, found, transfer(count)) for count in chains}
     named = {shape: tuple(option for option, _ in found[shape]) for shape in shapes}
