@@ -1,9 +1,11 @@
 """``PlanConfig``: what a plan is asked for, as flat fields that ``key=value`` can set."""
 
 import dataclasses
+import types
+from collections.abc import Mapping
 from typing import Any
 
-from blocks._checks import check, check_count, check_positive
+from blocks._checks import check, check_count, check_positive, fail
 
 SCHEDULES = ("one_f_one_b", "gpipe")
 """The families that planned stages run under."""
@@ -13,7 +15,7 @@ SCHEDULES = ("one_f_one_b", "gpipe")
 class PlanConfig:
     """A request for a plan.
 
-    model: ``family-size`` (see ``recipes.plan.families``) or ``package.module:factory``.
+    model: ``family:size`` (see ``recipes.plan.families``) or ``package.module:factory``.
     cluster: name of a bundled cluster, or a cluster file.
     num_nodes, num_devices: nodes of the cluster, and devices in each, instead of the file's.
     batch_size: rows of a step, over all devices.
@@ -57,6 +59,8 @@ class PlanConfig:
     pins: str = ""
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_kind(field.name, getattr(self, field.name), field.type)
         for name in ("batch_size", "microbatch_choices", "memory_points"):
             check_count(name, getattr(self, name))
         for name in (
@@ -75,14 +79,36 @@ class PlanConfig:
         check(self.optimizer in STATE_BYTES, "optimizer", sorted(STATE_BYTES), self.optimizer)
         for name in self.schedules.split(","):
             check(name in SCHEDULES, "schedules", f"some of {SCHEDULES}", repr(name))
-        count = self.num_microbatches
-        if count is not None:
-            even = self.batch_size % count == 0
-            check(even, "num_microbatches", f"a divisor of {self.batch_size}", count)
+        if self.num_microbatches is not None:
+            self.rows(self.num_microbatches)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; ``PlanConfig(**data)`` reads it back."""
+        """Plain data; ``from_json`` reads it back."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "PlanConfig":
+        """What is missing is as it is by default.
+
+        Raises:
+            ValueError: data that is no request.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        others = sorted(set(map(str, data)) - known)
+        check(
+            not others and "model" in data, "settings", "a model and fields of PlanConfig", others
+        )
+        return cls(**data)
+
+    def rows(self, num_microbatches: int) -> int:
+        """Rows of a microbatch.
+
+        Raises:
+            ValueError: a batch that cannot be cut so.
+        """
+        even = self.batch_size % num_microbatches == 0
+        check(even, "num_microbatches", f"a divisor of {self.batch_size}", num_microbatches)
+        return self.batch_size // num_microbatches
 
     def microbatches(self) -> tuple[int, ...]:
         """Numbers of microbatches to look at: divisors of the batch, evenly spread by ratio."""
@@ -94,6 +120,14 @@ class PlanConfig:
             return (found[-1],)
         steps = [found[-1] ** (at / (wanted - 1)) for at in range(wanted)]
         return tuple(sorted({min(found, key=lambda m: abs(m / s - s / m)) for s in steps}))
+
+
+def _check_kind(name: str, value: object, kind: Any) -> None:
+    kinds = kind.__args__ if isinstance(kind, types.UnionType) else (kind,)
+    kinds = (*kinds, int) if float in kinds else kinds
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        expected = " or ".join("None" if one is type(None) else one.__name__ for one in kinds)
+        raise fail(name, expected, repr(value))
 
 
 STATE_BYTES = {"adamw": 8.0, "sgd": 0.0}

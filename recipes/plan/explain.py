@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from blocks._checks import check
 from blocks.sharding import Cluster, MeshCost, Strategy, strategy_of
 from blocks.sharding.intra_op import Posed, pose
 from recipes.plan.candidates import Reduced, state_bytes
@@ -53,7 +54,9 @@ def explain(plan: ParallelPlan, chain: LayerChain, cluster: Cluster) -> tuple[st
     Raises:
         ValueError: another model or cluster than the plan's.
     """
-    plan.model.check_same("model", Fingerprint(plan.model.name, chain.digest(), chain.num_layers))
+    plan.model.check_same(
+        "model", Fingerprint(str(plan.settings.get("model")), chain.digest(), chain.num_layers)
+    )
     here = Fingerprint(cluster.name, cluster.fingerprint(), cluster.num_devices)
     plan.cluster.check_same("cluster", here)
     return tuple(_lines(plan, chain, cluster))
@@ -81,7 +84,7 @@ def reasons_of(
     plan: ParallelPlan, stage: StagePlan, chain: LayerChain, cluster: Cluster
 ) -> dict[str, list[Reason]]:
     """For every pattern of a stage its choices, those that save most first."""
-    config = PlanConfig(**plan.settings)
+    config = PlanConfig.from_json(plan.settings)
     reduced = Reduced.of(chain, stage.first, stage.stop, repeated=stage.recompute)
     posed = pose(
         *(reduced.graph, stage.mesh, MeshCost(cluster, stage.mesh)),
@@ -116,8 +119,9 @@ def plan_strategies(plan: ParallelPlan, stage: StagePlan, reduced: Reduced) -> t
     for at, (place, _) in enumerate(reduced.origins):
         layer = reduced.stands_for[place][0]
         choices = plan.patterns[stage.pattern_of(layer)].choices
-        rule = reduced.graph.nodes[at].rule
-        text = choices[reduced.name(at)]
+        rule, name = reduced.graph.nodes[at].rule, reduced.name(at)
+        check(name in choices, f"choice of {name}", "one in the plan", "none", "plan again")
+        text = choices[name]
         found.append(strategy_of(rule, parse_choice(rule, text)))
     return tuple(found)
 

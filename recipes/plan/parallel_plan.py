@@ -45,7 +45,7 @@ class ParallelPlan:
 
     Invariants, which the constructor checks:
     1. stages cover the layers in order, each layer once;
-    2. no device is in two stages;
+    2. no device is in two stages, or none of the cluster;
     3. every pattern named exists, and every pattern is named.
 
     model, cluster: what it was made for.
@@ -79,6 +79,8 @@ class ParallelPlan:
         check(at == self.model.size, "stages", f"all {self.model.size} layers", at)
         devices = [rank for stage in self.stages for rank in stage.mesh.ranks]
         check(len(set(devices)) == len(devices), "devices", "each in one stage", devices)
+        size = self.cluster.size
+        check(max(devices) < size, "devices", f"numbers below {size}", max(devices))
         named = {name for stage in self.stages for _, _, name in stage.patterns}
         check(named == set(self.patterns), "patterns", sorted(named), sorted(self.patterns))
         for boundary in self.boundaries:
@@ -187,7 +189,7 @@ def _unpacked(data: Mapping[str, Any]) -> dict[str, Pattern]:
     found: dict[str, Pattern] = {}
     for name, written in data.items():
         if "like" in written:
-            base = data[written["like"]]
+            base = data.get(written["like"], written)
             check("like" not in base, f"pattern {name}", "like one that is whole", written["like"])
             parts = {part: {**base[part], **written[part]} for part in base}
             extra = set(written) - {"like", *base}

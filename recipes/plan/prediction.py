@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from blocks._checks import reading
+from blocks._checks import check, reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,9 @@ class StagePrediction:
             ValueError: data that is no prediction.
         """
         with reading("stage prediction", data, cls):
-            return cls(**{**data, "collective_s": dict(data["collective_s"])})
+            seconds = dict(data["collective_s"])
+            _check_numbers({**data, **seconds}, without=("collective_s",))
+            return cls(**{**data, "collective_s": seconds})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,4 +89,11 @@ class Prediction:
             ValueError: data that is no prediction.
         """
         with reading("prediction", data, cls):
+            _check_numbers(data, without=("cost_source", *["error"] * (data["error"] is None)))
             return cls(**data)
+
+
+def _check_numbers(data: Mapping[str, Any], without: tuple[str, ...]) -> None:
+    for name, value in data.items():
+        number = isinstance(value, int | float) and value >= 0
+        check(name in without or number, name, "a number of at least 0", repr(value))

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from blocks._checks import check
+from blocks._checks import check, check_count
 from recipes.plan.config import PlanConfig
 from recipes.plan.execute import (
     SGD,
@@ -56,8 +56,9 @@ def run_plan(
     Raises:
         ValueError: a model without weights or numbers of its own, or other than the plan's.
     """
-    config = PlanConfig(**plan.settings)
-    rows = config.batch_size // plan.num_microbatches
+    check_count("num_steps", num_steps)
+    config = PlanConfig.from_json(plan.settings)
+    rows = config.rows(plan.num_microbatches)
     torch.manual_seed(seed)
     module, args, kwargs = call_of(config, rows, seed=seed)
     module = module if isinstance(module, nn.Module) else module()

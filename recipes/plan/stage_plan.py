@@ -110,6 +110,7 @@ class StagePlan:
         """
         keys = ("layers", "mesh", "devices", "recompute", "patterns", "predicted")
         with reading("stage plan", data, keys):
+            check(len(data["layers"]) == 2, "layers", "the first and where to stop", data["layers"])
             first, stop = data["layers"]
             sizes = data["mesh"]
             ranks = parse_runs(data["devices"])

@@ -27,8 +27,8 @@ def explain_plan(path: Path) -> None:
     from recipes.plan.model import layers_by_rows
 
     read = ParallelPlan.read(path)
-    config = PlanConfig(**read.settings)
-    rows = config.batch_size // read.num_microbatches
+    config = PlanConfig.from_json(read.settings)
+    rows = config.rows(read.num_microbatches)
     chain = layers_by_rows(config, _say)(rows)
     print("\n".join(explain(read, chain, cluster_of(config))))
 
@@ -42,7 +42,7 @@ def diff_plans(first: Path, second: Path) -> None:
 def pin(path: Path, pins: Sequence[str], out: Path | None) -> None:
     """Plan again with some choices fixed, and print what that changes."""
     before = ParallelPlan.read(path)
-    config = PlanConfig(**before.settings)
+    config = PlanConfig.from_json(before.settings)
     for text in pins:
         check("=" in text, "pin", "NAME=PLACEMENTS, such as 'head.weight=S(0)R'", repr(text))
     every = [*filter(None, config.pins.split(";")), *pins]
@@ -52,7 +52,7 @@ def pin(path: Path, pins: Sequence[str], out: Path | None) -> None:
 def what_if(path: Path, settings: list[str], out: Path | None) -> None:
     """Plan again for another cluster, batch or limit, and print what that changes."""
     before = ParallelPlan.read(path)
-    again(before, override(PlanConfig(**before.settings), settings), out)
+    again(before, override(PlanConfig.from_json(before.settings), settings), out)
 
 
 def again(before: ParallelPlan, config: PlanConfig, out: Path | None) -> None:
@@ -67,7 +67,7 @@ def again(before: ParallelPlan, config: PlanConfig, out: Path | None) -> None:
 def show(path: Path, out: Path | None) -> None:
     """Print a plan, or draw it as a page."""
     read = ParallelPlan.read(path)
-    _show(read, PlanConfig(**read.settings), None, out)
+    _show(read, PlanConfig.from_json(read.settings), None, out)
 
 
 def run(path: Path, num_steps: int, seed: int, how: Any, compare: bool) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,20 @@ CALLS: dict[str, list[str]] = {
     "run piped": ["run", "piped.json", "--steps", "2", "--compare"],
     "run forked": ["run", "piped.json", "--steps", "1", "--how", "forks", "--compare"],
     "run own": ["run", "own.json", "--steps", "1", "--compare"],
+    "no steps": ["run", "a.json", "--steps", "0"],
+    "no dtype": ["mlp:tiny", "dtype=int64"],
+    "same rows": ["tests.plan.test_commands:four_rows", *FLAT],
+    "no dict": ["tests.plan.test_commands:no_keywords", *FLAT],
+    "branch": ["tests.plan.test_commands:branching", *FLAT],
+    "damaged settings": ["show", "damaged settings.json"],
+    "no settings": ["explain", "no settings.json"],
+    "text for number": ["show", "text for number.json"],
+    "no choices": ["explain", "no choices.json"],
+    "no schedule": ["run", "no schedule.json"],
+    "odd microbatches": ["run", "odd microbatches.json"],
+    "far device": ["show", "far device.json"],
+    "another model": ["explain", "another model.json"],
+    "no axis": ["pin", "a.json", "layers.*.weight=S(7)"],
     "no torchrun": ["run", "a.json", "--how", "torchrun"],
     "no model": ["lama:8b"],
     "no factory": ["tests.plan.test_commands:nothing", *SMALL],
@@ -46,9 +61,11 @@ CODE = """
 import contextlib, io, json, sys
 sys.path.insert(0, {root!r})
 from recipes.plan.__main__ import main
+from tests.plan.test_commands import damage
 found = {{}}
 for name, arguments in json.loads(sys.stdin.read()).items():
     out, err = io.StringIO(), io.StringIO()
+    damage(name)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(arguments)
     found[name] = [code, out.getvalue(), err.getvalue()]
@@ -72,6 +89,47 @@ def factory(rows: int) -> tuple[Any, tuple, dict]:
 
     return Loss(), (torch.rand(rows, 8),), {}
 
+
+def four_rows(rows: int) -> tuple[Any, tuple, dict]:
+    """A factory that forgets what it is asked for."""
+    return factory(4)
+
+
+def no_keywords(rows: int) -> Any:
+    """A factory without the third of its results."""
+    return (*factory(rows)[:2], None)
+
+
+def branching(rows: int) -> tuple[Any, tuple, dict]:
+    """Of a model that cannot be traced."""
+    import torch
+
+    class Branch(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = super().forward(x).sum()
+            return y if y > 0 else -y  # depends on values
+
+    return Branch(8, 8), (torch.rand(rows, 8),), {}
+
+
+def damage(name: str) -> None:
+    """Write a plan that is not right under a name of ``DAMAGES``."""
+    if name in DAMAGES:
+        data = json.loads(Path("a.json").read_text())
+        DAMAGES[name](data)
+        Path(f"{name}.json").write_text(json.dumps(data))
+
+
+DAMAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "damaged settings": lambda data: data["settings"].update(colour="red"),
+    "no settings": lambda data: data["settings"].clear(),
+    "text for number": lambda data: data["predicted"].update(step_s="soon"),
+    "no choices": lambda data: data["patterns"]["A"]["choices"].clear(),
+    "no schedule": lambda data: data.update(schedule="tea"),
+    "odd microbatches": lambda data: data.update(num_microbatches=5),
+    "far device": lambda data: data["stages"][0].update(devices="0-2,7"),
+    "another model": lambda data: data["settings"].update(model="mlp:alpa"),
+}
 
 Said = dict[str, tuple[int, str, str]]
 
@@ -166,6 +224,19 @@ def test_pipelines_that_repeat_their_forward_are_planned(said: Said, folder: Pat
         ("no cluster", "error: cluster: expected a cluster file"),
         ("no key", "did you mean batch_size?"),
         ("no plan", "error: plan: expected a file that recipes.plan wrote"),
+        ("no steps", "error: num_steps: expected a positive whole number, got 0"),
+        ("no dtype", "error: dtype: expected a floating point dtype of torch, got 'int64'"),
+        ("same rows", "make inputs of as many rows as are asked for"),
+        ("no dict", "expected (module, a tuple, a dict), got (Loss, tuple, NoneType)"),
+        ("damaged settings", "error: settings: expected a model and fields of PlanConfig"),
+        ("no settings", "error: settings: expected a model and fields of PlanConfig"),
+        ("text for number", "error: step_s: expected a number of at least 0, got 'soon'"),
+        ("no choices", "expected one in the plan, got none"),
+        ("no schedule", "error: schedule: expected one of"),
+        ("odd microbatches", "error: num_microbatches: expected a divisor of 32, got 5"),
+        ("far device", "error: devices: expected numbers below 4, got 7"),
+        ("another model", "error: model of the plan: expected mlp:tiny"),
+        ("no axis", "expected one of ['R', 'S(0)', 'S(1)'], got S(7)"),
         ("no torchrun", "error: how: expected torchrun around it"),
         ("no pin", "error: pin: expected NAME=PLACEMENTS"),
         ("no memory", "GiB too few; add devices"),
@@ -176,6 +247,14 @@ def test_bad_input_exits_with_2_and_a_line(said: Said, case: str, message: str):
     assert code == 2
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_what_cannot_be_traced_is_named_and_tried_once(said: Said):
+    code, out, err = said["branch"]
+    assert code == 2
+    assert out.count("tracing") == 1
+    assert "test_commands.py:" in err
+    assert "return y if y > 0 else -y  # depends on values" in err
 
 
 def test_settings_take_the_kinds_of_their_fields():
