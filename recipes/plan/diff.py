@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from blocks.pipeline.view.scale import bytes_text, time_text
 from recipes.plan.parallel_plan import ParallelPlan
 from recipes.plan.stage_plan import Pattern, StagePlan, runs_text
 
@@ -38,9 +39,10 @@ def _lines(a: ParallelPlan, b: ParallelPlan) -> Iterator[str]:
     before, after = a.predicted.step_s, b.predicted.step_s
     if before != after:
         change = f" ({after / before - 1:+.1%})" if before else ""
-        yield f"predicted step: {before * 1e3:.4g} ms -> {after * 1e3:.4g} ms{change}"
+        yield f"predicted step: {time_text(before, 's')} -> {time_text(after, 's')}{change}"
     if a.peak_bytes != b.peak_bytes:
-        yield f"predicted peak: {a.peak_bytes / 2**30:.4g} -> {b.peak_bytes / 2**30:.4g} GiB"
+        peaks = f"{bytes_text(a.peak_bytes)} -> {bytes_text(b.peak_bytes)}"
+        yield f"predicted peak: {peaks}"
 
 
 def _facts(stage: StagePlan) -> tuple[str, str, str, str]:
@@ -77,7 +79,7 @@ def _choices(a: Pattern, b: Pattern) -> Iterator[str]:
     for name in sorted({*a.choices, *b.choices}):
         before, after = a.choices.get(name), b.choices.get(name)
         if before != after:
-            yield f"{name}: {before} -> {after}"
+            yield f"{name}: {before or 'none'} -> {after or 'none'}"
 
 
 def _text(places: tuple[str, ...] | None) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from blocks._checks import check
+from blocks.pipeline.view.scale import time_text
 from blocks.sharding import Cluster, MeshCost, Strategy, strategy_of
 from blocks.sharding.intra_op import Posed, pose
 from recipes.plan.candidates import Reduced, state_bytes
@@ -65,8 +66,8 @@ def explain(plan: ParallelPlan, chain: LayerChain, cluster: Cluster) -> tuple[st
 def _lines(plan: ParallelPlan, chain: LayerChain, cluster: Cluster) -> Iterator[str]:
     predicted = plan.predicted
     error = "unknown" if predicted.error is None else f"{predicted.error:.0%}"
-    yield f"step {predicted.step_s * 1e3:.1f} ms predicted; error of the cost model {error}"
-    yield f"no plan that was looked at takes less than {predicted.bound_s * 1e3:.1f} ms"
+    yield f"step {time_text(predicted.step_s, 's')} predicted; error of the cost model {error}"
+    yield f"no plan that was looked at takes less than {time_text(predicted.bound_s, 's')}"
     yield from plan.notes
     told: set[str] = set()
     for at, stage in enumerate(plan.stages):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from blocks.pipeline.view.scale import bytes_text, time_text
 from recipes.plan.parallel_plan import ParallelPlan
 from recipes.plan.stage_plan import StagePlan, runs_text
 
@@ -23,14 +24,15 @@ def _lines(plan: ParallelPlan, devices_per_node: int | None) -> Iterator[str]:
     devices = f"{plan.num_devices} of {plan.cluster.size} devices"
     yield f"{plan.model.name}, {plan.model.size} layers, on {plan.cluster.name}, {devices}"
     yield (
-        f"step {predicted.step_s * 1e3:.1f} ms predicted, bound {predicted.bound_s * 1e3:.1f} ms "
+        f"step {time_text(predicted.step_s, 's')} predicted, "
+        f"bound {time_text(predicted.bound_s, 's')} "
         f"({predicted.gap:.1%}), waiting {predicted.bubble:.0%}; "
         f"{plan.schedule}, {plan.num_microbatches} microbatches"
     )
     yield ""
     yield from _devices(plan, devices_per_node or plan.cluster.size)
     yield ""
-    yield "stage  layers     mesh      forward  backward  update     peak      of which in flight"
+    yield "stage  layers     mesh       forward   backward     update       peak  in flight"
     for at, stage in enumerate(plan.stages):
         yield _row(at, stage)
     yield ""
@@ -64,8 +66,8 @@ def _row(at: int, stage: StagePlan) -> str:
     mesh = "x".join(map(str, stage.mesh.sizes)) + (" again" if stage.recompute else "")
     layers = f"{stage.first}-{stage.stop - 1}"
     flight = p.in_flight * p.flight_bytes
-    times = "  ".join(f"{s * 1e3:>6.1f} ms" for s in (p.forward_s, p.backward_s, p.update_s))
-    sizes = "  ".join(f"{size / 2**30:>5.1f} GiB" for size in (p.peak_bytes, flight))
+    times = "  ".join(f"{time_text(s, 's'):>9}" for s in (p.forward_s, p.backward_s, p.update_s))
+    sizes = "  ".join(f"{bytes_text(size):>9}" for size in (p.peak_bytes, flight))
     return (
         f"{at:>5}  {layers:<9}  {mesh:<8} {times}  {sizes}  devices {runs_text(stage.mesh.ranks)}"
     )

@@ -37,7 +37,11 @@ def check_pins(pins: Mapping[str, Placements], chain: LayerChain) -> None:
     for name in pins:
         if not any(_means(name, other) for other in names):
             near = [other for other in sorted(names) if name.split(".")[-1] in other][:4]
-            hint = f"did you mean {' or '.join(near)}?" if near else "explain lists them"
+            hint = (
+                f"did you mean {' or '.join(near)}?"
+                if near
+                else f"one of {', '.join(sorted(names))}"[:400]
+            )
             raise fail("pin", "a name of the plan", repr(name), hint)
 
 

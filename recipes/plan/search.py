@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from blocks._checks import check, fail
 from blocks.pipeline import partition_mesh
 from blocks.pipeline.inter_op import DoesNotFit, InterOpPlan, PlannedStage, SubmeshShape, submeshes
+from blocks.pipeline.view.scale import bytes_text
 from blocks.sharding import Cluster, Mesh, MeshCost
 from recipes.plan.boundaries import boundaries
 from recipes.plan.candidates import Reduced
@@ -120,11 +121,11 @@ class Partition:
                 least = found
             short = (least - 1) * min(caps.values())
             hint = (
-                f"{short / 2**30:.2f} GiB too few; add devices, raise num_microbatches, allow "
+                f"{bytes_text(short)} too few; add devices, raise num_microbatches, allow "
                 "recompute, or lower batch_size or seq_len"
             )
-            got = f"{min(caps.values()) / 2**30:.2f} GiB"
-            needed = f"{least * min(caps.values()) / 2**30:.2f} GiB"
+            got = bytes_text(min(caps.values()))
+            needed = bytes_text(least * min(caps.values()))
             raise fail("memory of a device", needed, got, hint) from error
 
     def _best(

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from blocks.pipeline.inter_op import InterOpPlan
+from blocks.pipeline.view.scale import bytes_text
 from blocks.sharding import Cluster
 from recipes.plan.config import PlanConfig
 from recipes.plan.parallel_plan import ParallelPlan
@@ -51,7 +52,7 @@ def _memory(plan: ParallelPlan, caps: dict[str, float], cluster: Cluster) -> str
 
     fullest = max(range(len(plan.stages)), key=share)
     held = plan.stages[fullest].predicted.peak_bytes
-    return f"stage {fullest} holds most: {held / 2**30:.1f} GiB, {share(fullest):.0%} of a device"
+    return f"stage {fullest} holds most: {bytes_text(held)}, {share(fullest):.0%} of a device"
 
 
 def _others(partition: "Partition", found: InterOpPlan, caps: dict[str, float]) -> list[str]:
@@ -78,4 +79,5 @@ def _against(other: InterOpPlan, found: InterOpPlan) -> str:
         return "the same plan"
     stages = f"{other.num_stages} stage{'s' if other.num_stages > 1 else ''}"
     change = other.makespan_s / found.makespan_s - 1
-    return f"{stages}, {other.num_microbatches} microbatches, step {change:+.1%}"
+    parts = f"{other.num_microbatches} microbatch{'es' if other.num_microbatches > 1 else ''}"
+    return f"{stages}, {parts}, step {change:+.1%}"

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from blocks._checks import fail
+from blocks.pipeline.view.scale import bytes_text
 from blocks.sharding import Mesh, MeshCost, Strategy, TensorValue, count, lower
 from blocks.sharding.intra_op import pose
 from recipes.plan.axis_descent import AxisDescent
@@ -88,10 +89,9 @@ def solve_stage(
     small = at(DEAR * fast.seconds / fast.predicted.peak_bytes)
     if small.predicted.peak_bytes > memory_bytes:
         least, short = small.predicted.peak_bytes, small.predicted.peak_bytes - memory_bytes
-        hint = f"{short / 2**30:.2f} GiB too few; use more devices, stages or recompute"
-        raise fail(
-            "memory of a device", f"{least / 2**30:.2f} GiB or more", _gib(memory_bytes), hint
-        )
+        hint = f"{bytes_text(short)} too few; use more devices, stages or recompute"
+        got = bytes_text(memory_bytes)
+        raise fail("memory of a device", f"{bytes_text(least)} or more", got, hint)
     spent = fast.predicted.peak_bytes - small.predicted.peak_bytes
     low, high = 0.0, max(small.seconds - fast.seconds, 1e-9) / max(spent, 1.0)
     best = small
@@ -150,7 +150,3 @@ def _of_step(total: LayerPrice, num_microbatches: int) -> tuple[float, dict[str,
     for (phase, kind), seconds in total.collective_s.items():
         collective[kind] = collective.get(kind, 0.0) + seconds * times.get(phase, 1)
     return compute, dict(sorted(collective.items()))
-
-
-def _gib(num_bytes: float) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB"

@@ -156,7 +156,7 @@ def said(folder: Path) -> Said:
 def test_a_plan_is_printed_written_and_drawn(said: Said, folder: Path):
     code, out, err = said["plan"]
     assert (code, err) == (0, "")
-    for words in ("tracing mlp:tiny", "strategies on 1x4", "ms predicted, bound", "node   0"):
+    for words in ("tracing mlp:tiny", "strategies on 1x4", "predicted, bound", "node   0"):
         assert words in out
     plan = ParallelPlan.read(folder / "a.json")
     assert plan.num_devices == 4
@@ -239,7 +239,7 @@ def test_pipelines_that_repeat_their_forward_are_planned(said: Said, folder: Pat
         ("no axis", "expected one of ['R', 'S(0)', 'S(1)'], got S(7)"),
         ("no torchrun", "error: how: expected torchrun around it"),
         ("no pin", "error: pin: expected NAME=PLACEMENTS"),
-        ("no memory", "GiB too few; add devices"),
+        ("no memory", "KiB, got 107 B; "),
     ],
 )
 def test_bad_input_exits_with_2_and_a_line(said: Said, case: str, message: str):

@@ -27,6 +27,8 @@ def memory_bars(plan: ParallelPlan, memory_bytes: float | None = None) -> str:
             width = num_bytes / span * _WIDTH
             parts.append(box(x, y, width, _HEIGHT, cause, f"{name}: {bytes_text(num_bytes)}"))
             x += width
+        if memory_bytes is not None:  # beside the line, not under it
+            x = max(x, _LEFT + memory_bytes / span * _WIDTH)
         parts.append(text(x + 6, y + 13, bytes_text(stage.predicted.peak_bytes), "muted"))
     height = _TOP + len(plan.stages) * _STEP
     if memory_bytes is not None:
