@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import math
+import subprocess
+import sys
 from fractions import Fraction
 
 import hypothesis.strategies as st
@@ -244,6 +246,33 @@ def test_what_cannot_be_costed_is_refused() -> None:
         MeshCost(bundled_cluster("8xA100"), Mesh.of(a=8), "cpu")
     with pytest.raises(ValueError, match="axis: expected one of"):
         MeshCost(bundled_cluster("8xA100"), Mesh.of(a=8)).collective_s("all_reduce", 1, "b")
+    with pytest.raises(ValueError, match="sharded dim: expected below 2"):
+        MeshCost(bundled_cluster("8xA100"), Mesh.of(a=8)).reshard_s(
+            (4, 4), 2, (Shard(5),), (Replicate(),)
+        )
+
+
+MISSPELT = {
+    "kind": "reduce_rule((2, 3), [1], kind='avg')",
+    "clock": "MeshCost(cluster, mesh, 'cpi')",
+    "collective": "MeshCost(cluster, mesh).collective_s('shuffle', 8, 'a')",
+    "mode": "plan_cross_mesh((4,), spec, spec, mode='tea')",
+    "balance": "plan_cross_mesh((4,), spec, spec, balance='tea')",
+}
+
+
+def test_misspelt_choices_are_refused_where_annotations_are_not_executed() -> None:
+    code = (
+        "from blocks.sharding import *\n"
+        "from blocks.sharding.rules import reduce_rule\n"
+        "mesh, cluster = Mesh.of(a=8), bundled_cluster('8xA100')\n"
+        "spec = ShardingSpec.replicated(mesh)\n"
+        f"for name, call in {MISSPELT!r}.items():\n"
+        "    try: eval(call)\n"
+        "    except ValueError as error: print(str(error).startswith(name + ': expected one of'))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["True"] * len(MISSPELT), done.stdout + done.stderr
 
 
 def test_more_bytes_and_slower_links_cost_more() -> None:

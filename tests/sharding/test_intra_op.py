@@ -201,6 +201,8 @@ def test_pins_that_cannot_be_kept_are_refused():
     graph, cost = mlp(1), TimedBytes(mesh, (1,), (1,))
     with pytest.raises(ValueError, match=r"pin of layers\.0\.weight .*one of .*got P\(sum\)"):
         solve(graph, mesh, cost, pins={"layers.0.weight": (Partial(),)})
+    with pytest.raises(ValueError, match="in_flight: expected a positive number, got 0"):
+        solve(graph, mesh, cost, in_flight=0)
     with pytest.raises(ValueError, match="pin: expected the name of a node or a value"):
         solve(graph, mesh, cost, pins={"layers.1": (Replicate(),)})
     with pytest.raises(ValueError, match="pin of x: expected 1 axes, got 2"):

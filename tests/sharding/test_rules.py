@@ -138,6 +138,9 @@ REFUSED = {
     "matmul: expected shapes": lambda: rules.matmul_rule((2, 3), (4, 5)),
     "last dim of x: expected 6, got 5": lambda: rules.linear_rule((2, 5), (4, 6)),
     "rows of grad": lambda: rules.linear_weight_gradient_rule((2, 4), (3, 6)),
+    "x: expected at least one dim": lambda: rules.linear_rule((), (6, 5)),
+    "shapes: expected 2 dims, alike but for dim 0": lambda: rules.cat_rule([(4, 3), (4, 5)], 0),
+    "shapes: expected all alike": lambda: rules.stack_rule([(4, 3), (4, 5)], 0),
     "query heads: expected a multiple of 3": lambda: rules.attention_rule(
         (2, 4, 5, 8), (2, 3, 5, 8)
     ),

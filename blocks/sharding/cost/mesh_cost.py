@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import get_args
 
 from blocks._checks import check, fail
 from blocks.sharding.cluster.cluster import Cluster
@@ -13,7 +14,7 @@ from blocks.sharding.cost.axis_cost import AxisCost
 from blocks.sharding.cost.step_bytes import QuickStep, reshard_steps, sent_bytes
 from blocks.sharding.mesh import Mesh
 from blocks.sharding.op_rule import OpRule
-from blocks.sharding.placement import Placement
+from blocks.sharding.placement import Placement, Shard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,8 @@ class MeshCost:
     busy: int | None = None
 
     def __post_init__(self) -> None:
+        known = get_args(Clock)
+        check(self.clock in known, "clock", f"one of {known}", repr(self.clock))
         last, count = max(self.mesh.ranks), self.cluster.num_devices
         hint = "a larger cluster: resized(num_nodes=...)"
         check(last < count, "ranks of the mesh", f"devices below {count}", last, hint)
@@ -59,6 +62,8 @@ class MeshCost:
         Raises:
             ValueError: under the clock ``cpu``, a collective whose link has no such table.
         """
+        known = get_args(Collective)
+        check(collective in known, "collective", f"one of {known}", repr(collective))
         return self.sent_s(
             collective, sent_bytes(collective, num_bytes, self.mesh.size(axis)), axis
         )
@@ -79,7 +84,12 @@ class MeshCost:
         """Seconds of the steps of ``plan_reshard`` for a whole tensor of ``shape``.
 
         Taking a run of what a rank holds sends nothing; it is an operation that copies.
+
+        Raises:
+            ValueError: placements that cut a dim the shape does not have.
         """
+        cut = [one.dim for one in (*source, *target) if isinstance(one, Shard)]
+        check(max(cut, default=-1) < len(shape), "sharded dim", f"below {len(shape)}", cut)
         steps = reshard_steps(self.mesh, tuple(source), tuple(target))
         return sum((self.step_s(step, shape, itemsize) for step in steps), 0.0)
 

@@ -2,8 +2,9 @@
 
 import random
 from collections.abc import Sequence
+from typing import get_args
 
-from blocks._checks import check_count
+from blocks._checks import check, check_count
 from blocks.sharding.cross_mesh.balance import Balance, Request, assign
 from blocks.sharding.cross_mesh.box import Box, cut_box, holders, num_elements, overlap
 from blocks.sharding.cross_mesh.plan import CrossMeshPlan, Mode, Transfer
@@ -52,6 +53,8 @@ def plan_cross_mesh(
         Zheng et al., "Alpa", 2022, section 6 (local all-gather); Zhuang et al., "On optimizing the
         communication of model parallelism", 2023 (broadcast, order and load of the senders).
     """
+    for name, chosen, known in (("mode", mode, Mode), ("balance", balance, Balance)):
+        check(chosen in get_args(known), name, f"one of {get_args(known)}", repr(chosen))
     check_count("num_chunks", num_chunks)
     check_count("rounds", rounds)
     reduced, given = _reduced(source, shape), tuple(shape)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 
-from blocks._checks import check_count, fail
+from blocks._checks import check_count, check_positive, fail
 from blocks.sharding.intra_op.hints import Copy, Hints
 from blocks.sharding.intra_op.node_labels import NodeLabels, label_node
 from blocks.sharding.intra_op.op_cost import OpCost
@@ -76,6 +76,7 @@ def pose(
         ValueError: a node that is left without a strategy.
     """
     check_count("num_microbatches", num_microbatches)
+    check_positive("in_flight", in_flight)
     found = find_pins(graph, pins or {}, mesh)
     saved = saved_values(graph)
     kept: dict[Hashable, NodeLabels] = {}

@@ -53,6 +53,10 @@ def split_rule(shape: Shape, dim: int, num_parts: int) -> OpRule:
 def cat_rule(shapes: Sequence[Shape], dim: int) -> OpRule:
     """Tensors joined along a dim; addends joined are addends."""
     together = [tuple(range(len(shapes)))]
+    check(len(shapes) > 0, "shapes", "at least one", shapes)
+    at, count = dim_from_front(dim, len(shapes[0])), len(shapes[0])
+    rest = {(len(one), *one[:at], *one[at + 1 :]) for one in shapes}
+    check(len(rest) == 1, "shapes", f"{count} dims, alike but for dim {at}", shapes)
     return along_dim_rule(shapes[0], [dim], num_inputs=len(shapes), linear=together)
 
 
@@ -93,6 +97,7 @@ def stack_rule(shapes: Sequence[Shape], dim: int) -> OpRule:
     ((0, None, 1),)
     """
     count = len(shapes)
+    check(len(set(map(tuple, shapes))) == 1, "shapes", "all alike", shapes)
     at = dim_from_front(dim, len(shapes[0]) + 1)
     stacked = [*shapes[0][:at], count, *shapes[0][at:]]
     return _without(stacked, [at], ["rest"] * count, ["all"], [tuple(range(count))])

@@ -57,6 +57,7 @@ def linear_rule(
     >>> [factor.name for factor in linear_rule((2, 8, 6), (4, 6)).factors]
     ['batch', 'sequence', 'out', 'in']
     """
+    check(len(x) > 0, "x", "at least one dim", x)
     names, sizes = _linear(x[:-1], weight, layout)
     check(x[-1] == sizes["in"], "last dim of x", sizes["in"], x[-1])
     rows = " ".join(names)

@@ -1,8 +1,9 @@
 """Reductions over some of the dims."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
+from blocks._checks import check
 from blocks.sharding.op_rule import OpRule
 from blocks.sharding.rules.rule_of import Shape, dim_from_front, dim_names, rule_of
 
@@ -34,6 +35,7 @@ def reduce_rule(
     >>> reduce_rule((8, 4), [-1]).factors
     (Factor(dim0=8 parallel), Factor(dim1=4 sum))
     """
+    check(kind in get_args(Reduction), "kind", f"one of {get_args(Reduction)}", repr(kind))
     names = dim_names(len(shape))
     every = range(len(shape)) if dims is None else dims
     gone = {names[dim_from_front(dim, len(shape))] for dim in every}
