@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from blocks._checks import fail
-from recipes.plan.trace.node_rules import inputs_of
+from recipes.plan.trace.node_tensors import inputs_of
 from recipes.plan.trace.traced_module import TracedModule
 
 

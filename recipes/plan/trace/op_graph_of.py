@@ -11,7 +11,8 @@ from torch._ops import OpOverload
 from blocks.sharding import OpGraph, OpNode, OpRule, TensorValue, rules
 from blocks.sharding.op_graph import Phase, Role
 from recipes.plan.trace.joint_graph import Place
-from recipes.plan.trace.node_rules import inputs_of, is_zero, rule_of_node
+from recipes.plan.trace.node_rules import rule_of_node
+from recipes.plan.trace.node_tensors import inputs_of, is_zero
 from recipes.plan.trace.origin import Origin
 from recipes.plan.trace.traced_module import TracedOp
 
