@@ -95,9 +95,9 @@ class PlanConfig:
         """
         known = {field.name for field in dataclasses.fields(cls)}
         others = sorted(set(map(str, data)) - known)
-        check(
-            not others and "model" in data, "settings", "a model and fields of PlanConfig", others
-        )
+        hint = "plan again, or use the release that wrote it"
+        ok = not others and "model" in data
+        check(ok, "settings", "a model and fields of PlanConfig", others, hint)
         return cls(**data)
 
     def rows(self, num_microbatches: int) -> int:
