@@ -31,7 +31,7 @@ def dial(config: TrainConfig, depth: int) -> TrainConfig:
     context = min(MAX_CONTEXT, max(256, 2 ** round(math.log2(128 * depth))))
     growth = depth / BASE_DEPTH
     tokens = BASE_TOKENS * 4 ** round(math.log2(growth))
-    rows = max(1, tokens // context)
+    rows = max(1, int(tokens // context))
     kv_heads = max(d for d in range(1, max(1, heads // 2) + 1) if heads % d == 0)
     query_and_kv = width * (heads + 2 * kv_heads) * HEAD_DIM
     parameters = depth * (query_and_kv + width * width + 3 * width * inner)

@@ -57,6 +57,7 @@ def bundled() -> TrainConfig:
         batch_size=4,
         num_steps=6000,
         learning_rate=6e-3,
+        min_lr_share=0.0,
         warmup_steps=100,
         compile=True,
         num_threads=1,
