@@ -204,7 +204,8 @@ def _transfer(
         sizes = boundary_bytes(chains[count])
 
         def transfer(bound: int, before: SubmeshShape, after: SubmeshShape) -> tuple[float, float]:
-            inside = before.size + after.size <= cluster.nodes[0].num_devices
+            alone = len(cluster.nodes) == 1
+            inside = alone or before.size + after.size <= cluster.nodes[0].num_devices
             link = cluster.link(cluster.nodes[0].link if inside else cluster.between)
             lanes = min(before.size, after.size)
             there, back = (link.seconds("send", b / lanes, 2) if b else 0.0 for b in sizes[bound])

@@ -1,6 +1,7 @@
 """``python -m recipes.plan``: its verbs on a small model, and what it says to bad input."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -49,6 +50,16 @@ CALLS: dict[str, list[str]] = {
     "another model": ["explain", "another model.json"],
     "no axis": ["pin", "a.json", "layers.*.weight=S(7)"],
     "no torchrun": ["run", "a.json", "--how", "torchrun"],
+    "one machine": [
+        "gpt2:tiny",
+        "--cluster",
+        "2xCPU",
+        "batch_size=8",
+        "workers=1",
+        "dtype=float32",
+        "--out",
+        "machine.json",
+    ],
     "no model": ["lama:8b"],
     "no factory": ["tests.plan.test_commands:nothing", *SMALL],
     "no cluster": ["mlp:tiny", "--cluster", "nowhere.json"],
@@ -206,6 +217,24 @@ def test_planned_steps_are_those_of_one_device(said: Said, case: str):
     assert code == 0, err
     assert "step 0  loss" in out
     assert float(out.rsplit(" ", 1)[1]) < 1e-5
+
+
+def test_a_machine_plans_for_itself_and_torchrun_does_as_planned(said: Said, folder: Path):
+    assert said["one machine"][0] == 0, said["one machine"][
+        2
+    ]  # a file without a link between nodes
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    run = ["-m", "recipes.plan", "run", "machine.json", "--how", "torchrun", "--compare"]
+    done = subprocess.run(
+        [*launcher, "--nproc-per-node", "2", *run],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert float(done.stdout.rpartition("apart by ")[2]) < 1e-3
 
 
 def test_pipelines_that_repeat_their_forward_are_planned(said: Said, folder: Path):
