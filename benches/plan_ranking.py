@@ -38,10 +38,10 @@ from blocks.sharding import (
 )
 from blocks.sharding.intra_op import price, solve
 from recipes.plan.calibrate import calibrate
-from recipes.plan.calibrate.ranks import run_ranks
 from recipes.plan.execute import FxOperations, PlannedModule
 from recipes.plan.families.hugging_face import model as hugging_face
 from recipes.plan.families.mlp import MLP, MLPConfig
+from recipes.plan.ranks import run_ranks
 from recipes.plan.trace import TracedModule, trace
 
 MESHES = (Mesh.of(a=1), Mesh.of(a=2), Mesh.of(a=4), Mesh.of(a=2, b=2))

@@ -1,9 +1,7 @@
 """``run_plan``: training steps as a plan has them: threads, forked processes or torchrun."""
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -96,8 +94,7 @@ def _run(job: PlannedJob, steps: Steps, how: How) -> list[float] | None:
         finally:
             dist.destroy_process_group()
     if how == "forks":
-        with tempfile.TemporaryDirectory() as folder:
-            found = on_forks(job, work, Path(folder))
+        found = on_forks(job, work)
     else:
         found = on_threads(job, work)
     return next(losses for losses in found if losses is not None)

@@ -1,47 +1,17 @@
-"""``key=value`` texts laid over a request."""
+"""A request of ``recipes.plan`` from ``key=value`` texts, and the cluster it names."""
 
-import dataclasses
-import difflib
-import types
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from blocks._checks import check, fail
+from blocks._checks import check
 from blocks.sharding import Cluster, bundled_cluster, bundled_clusters
+from recipes import settings
 from recipes.plan.config import PlanConfig
 
 
-def override(config: PlanConfig, settings: list[str]) -> PlanConfig:
-    """
-    Raises:
-        ValueError: an unknown key (the nearest known one is named) or a value of the wrong type.
-    """
-    fields = {field.name: field for field in dataclasses.fields(config)}
-    changes: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        check(bool(equals), "setting", "key=value", repr(setting))
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            hint = f"did you mean {near[0]}?" if near else "see recipes/plan/config.py"
-            raise fail("setting", "a field of PlanConfig", repr(key), hint)
-        changes[key] = _parse(key, value, fields[key].type)
-    return dataclasses.replace(config, **changes)
-
-
-def _parse(key: str, text: str, kind: Any) -> Any:
-    kinds = kind.__args__ if isinstance(kind, types.UnionType) else (kind,)
-    if type(None) in kinds and text.lower() in ("none", ""):
-        return None
-    wanted = next(k for k in kinds if k is not type(None))
-    if wanted is bool:
-        if text.lower() not in ("true", "false", "1", "0"):
-            raise fail(key, "true or false", repr(text))
-        return text.lower() in ("true", "1")
-    try:
-        return wanted(text.replace("_", "") if wanted in (int, float) else text)
-    except ValueError:
-        raise fail(key, f"a value of type {wanted.__name__}", repr(text)) from None
+def override(config: PlanConfig, texts: Sequence[str]) -> PlanConfig:
+    """``recipes.settings.override`` of a request."""
+    return settings.override(config, texts, see="recipes/plan/config.py")
 
 
 def cluster_of(config: PlanConfig) -> Cluster:

@@ -9,7 +9,7 @@ from blocks.sharding import Cluster, Mesh, MeshCost, run_local
 from blocks.sharding.cluster import CollectiveTable, Curve
 from recipes.plan.calibrate import calibrate, main, residuals
 from recipes.plan.calibrate.links import call_of, link_of, measure_tables
-from recipes.plan.calibrate.ranks import run_ranks
+from recipes.plan.ranks import run_ranks
 
 
 def test_the_command_writes_a_cluster_file(

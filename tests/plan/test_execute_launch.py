@@ -55,7 +55,7 @@ def test_forked_ranks_train_as_threads_do_and_leave_a_checkpoint(tmp_path: Path)
         assert all(isinstance(entry, DTensor) for entry in entries.values())
         return run, {key: str(entry.placements) for key, entry in entries.items()}
 
-    found = [result for result in on_forks(job, work, tmp_path) if result is not None]
+    found = [result for result in on_forks(job, work) if result is not None]
     assert_same_run(joined([run for run, _ in found]), threads, tolerance=1e-9)
     assert threads.losses == [*threads.losses]
     assert any("Shard" in text for _, texts in found for text in texts.values())
@@ -71,7 +71,7 @@ def test_forked_ranks_train_as_threads_do_and_leave_a_checkpoint(tmp_path: Path)
         checkpoint.load_whole(pipeline, tmp_path / "first")
         return train_pipeline(pipeline, steps[3:])
 
-    for runs in (on_forks(other, go_on, tmp_path), on_threads(other, go_on_here)):
+    for runs in (on_forks(other, go_on), on_threads(other, go_on_here)):
         run = joined([run for run in runs if run is not None])
         for got, want in zip(run.losses, alone.losses[3:], strict=True):
             assert abs(got - want) <= 1e-9 * want

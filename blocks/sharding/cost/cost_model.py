@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from blocks.sharding.collective_bytes import Collective
-from blocks.sharding.mesh import Mesh
 from blocks.sharding.op_rule import OpRule
 from blocks.sharding.placement import Placement
 
@@ -15,9 +14,6 @@ class CostModel(Protocol):
 
     Met by ``MeshCost`` (a cluster) and ``AlphaBeta`` (closed forms).
     """
-
-    @property
-    def mesh(self) -> Mesh: ...
 
     def collective_s(self, collective: Collective, num_bytes: int, axis: str) -> float:
         """Seconds of one collective along an axis.
@@ -47,5 +43,7 @@ class CostModel(Protocol):
         Args:
             num_bytes: that the rank reads and writes.
             dtype: it computes in, as torch names it.
+
+        Infinite where it may not be done this way.
         """
         ...

@@ -4,7 +4,6 @@ from blocks.sharding.intra_op.eliminate import Elimination, TableCache, eliminat
 from blocks.sharding.intra_op.hints import Hints
 from blocks.sharding.intra_op.intra_op_plan import IntraOpPlan
 from blocks.sharding.intra_op.minimise import Minimum, minimise
-from blocks.sharding.intra_op.op_cost import OpCost
 from blocks.sharding.intra_op.pareto import pareto
 from blocks.sharding.intra_op.pins import Pin
 from blocks.sharding.intra_op.pose import Posed, adamw_bytes, pose
@@ -20,7 +19,6 @@ __all__ = [
     "IntraOpPlan",
     "Minimum",
     "Move",
-    "OpCost",
     "OutOfMemory",
     "Pin",
     "Point",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blocks.sharding.intra_op.op_cost import OpCost
+from blocks.sharding.cost.cost_model import CostModel
 from blocks.sharding.intra_op.problem import Table
 from blocks.sharding.mesh import Mesh
 from blocks.sharding.op_graph import OpNode, TensorValue
@@ -81,7 +81,7 @@ def inner_reduces(
 
 
 def node_seconds(
-    node: OpNode, values: Sequence[TensorValue], strategy: Strategy, mesh: Mesh, cost: OpCost
+    node: OpNode, values: Sequence[TensorValue], strategy: Strategy, mesh: Mesh, cost: CostModel
 ) -> float:
     """One rank's part of an operation, with the collectives inside of it.
 
@@ -136,7 +136,7 @@ def label_node(
     saved: frozenset[int],
     strategies: Sequence[Strategy],
     mesh: Mesh,
-    cost: OpCost,
+    cost: CostModel,
     state_bytes: int | float,
 ) -> NodeLabels:
     """Costs of the strategies of a node; strategies that may not be chosen are left out."""

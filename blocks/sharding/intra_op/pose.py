@@ -6,9 +6,9 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 import numpy as np
 
 from blocks._checks import check_count, check_positive, fail
+from blocks.sharding.cost.cost_model import CostModel
 from blocks.sharding.intra_op.hints import Copy, Hints
 from blocks.sharding.intra_op.node_labels import NodeLabels, label_node
-from blocks.sharding.intra_op.op_cost import OpCost
 from blocks.sharding.intra_op.pins import Pin, find_pins, pinned
 from blocks.sharding.intra_op.problem import Problem, Table, Term
 from blocks.sharding.intra_op.reads import Reads, reads_of
@@ -51,7 +51,7 @@ class Posed:
 def pose(
     graph: OpGraph,
     mesh: Mesh,
-    cost: OpCost,
+    cost: CostModel,
     *,
     num_microbatches: int = 1,
     in_flight: int | float = 1,

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from blocks._checks import check
 from blocks.sharding.collective_bytes import Collective, collective_bytes
+from blocks.sharding.cost.cost_model import CostModel
 from blocks.sharding.intra_op.node_labels import inner_reduces, node_bytes, node_seconds
-from blocks.sharding.intra_op.op_cost import OpCost
 from blocks.sharding.intra_op.pose import adamw_bytes, saved_values
 from blocks.sharding.intra_op.reads import Reads, reads_of
 from blocks.sharding.mesh import Mesh
@@ -80,7 +80,7 @@ def price(
     graph: OpGraph,
     strategies: Sequence[Strategy],
     mesh: Mesh,
-    cost: OpCost,
+    cost: CostModel,
     *,
     state_bytes: Callable[[TensorValue], int | float] = adamw_bytes,
 ) -> Price:

@@ -5,8 +5,8 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from blocks.sharding.cost.cost_model import CostModel
 from blocks.sharding.intra_op.node_labels import NodeLabels
-from blocks.sharding.intra_op.op_cost import OpCost
 from blocks.sharding.intra_op.problem import Table
 from blocks.sharding.op_graph import TensorValue
 from blocks.sharding.placement import Placement
@@ -23,7 +23,7 @@ class ReshardTables:
     Invariant: every key that names labels by their address has those labels held.
     """
 
-    def __init__(self, cost: OpCost) -> None:
+    def __init__(self, cost: CostModel) -> None:
         self._cost = cost
         self._number: dict[Placements, int] = {}
         self._codes: dict[tuple[int, str, int], Codes] = {}

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
+from blocks.sharding.cost.cost_model import CostModel
 from blocks.sharding.intra_op.eliminate import TableCache
 from blocks.sharding.intra_op.intra_op_plan import IntraOpPlan
 from blocks.sharding.intra_op.minimise import SWEEPS, minimise
-from blocks.sharding.intra_op.op_cost import OpCost
 from blocks.sharding.intra_op.pins import Pin
 from blocks.sharding.intra_op.pose import Allowed, StateBytes, adamw_bytes, pose
 from blocks.sharding.intra_op.price import price
@@ -17,7 +17,7 @@ from blocks.sharding.op_graph import OpGraph
 def solve(
     graph: OpGraph,
     mesh: Mesh,
-    cost: OpCost,
+    cost: CostModel,
     *,
     memory_cap: int | float | None = None,
     num_microbatches: int = 1,

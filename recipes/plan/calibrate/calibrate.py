@@ -19,7 +19,7 @@ from blocks.sharding.cluster import (
 )
 from recipes.plan.calibrate.device import measure_device, measured_on
 from recipes.plan.calibrate.links import link_of, measure_tables
-from recipes.plan.calibrate.ranks import run_ranks
+from recipes.plan.ranks import run_ranks
 
 
 def calibrate(

@@ -17,8 +17,8 @@ from blocks.sharding import (
     reduce_scatter,
 )
 from blocks.sharding.cluster import CollectiveTable, Curve, Link, Moving, fit_line
-from recipes.plan.calibrate.ranks import run_ranks
 from recipes.plan.calibrate.timing import Sample
+from recipes.plan.ranks import run_ranks
 
 COLLECTIVES: tuple[Moving, ...] = (
     "all_reduce",

@@ -1,13 +1,6 @@
 """The same planned job on threads of one process, on forked processes, and under torchrun."""
 
-import multiprocessing
-import os
-import pickle
-import time
-import traceback
 from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -19,6 +12,7 @@ from blocks.pipeline import DistributedTransport, in_process_transports
 from blocks.sharding import Group, axis_groups, make_device_mesh, run_local
 from recipes.plan.execute.job import PlannedJob
 from recipes.plan.execute.planned_pipeline import PlannedPipeline
+from recipes.plan.ranks import run_ranks
 
 T = TypeVar("T")
 Work = Callable[[PlannedPipeline], T]
@@ -71,7 +65,6 @@ def in_process_group(job: PlannedJob, work: Callable[[PlannedPipeline, DeviceMes
 def on_forks(
     job: PlannedJob,
     work: Callable[[PlannedPipeline, DeviceMesh], T],
-    folder: Path,
     *,
     timeout_s: float = 120.0,
 ) -> list[T | None]:
@@ -79,58 +72,17 @@ def on_forks(
 
     Args:
         work: its result is pickled.
-        folder: for the file the processes find one another by.
         timeout_s: after which they are killed.
 
     Returns:
         What the devices returned, by number; None for those that the job leaves idle.
 
     Raises:
-        RuntimeError: one failed, with its traceback, or they are late.
+        RuntimeError: with the traceback of the first that failed.
+        TimeoutError: they are late.
     """
-    context = multiprocessing.get_context("fork")
-    store = folder / f"store-{os.getpid()}-{time.monotonic_ns()}"
-    ends = [context.Pipe(duplex=False) for _ in range(job.num_devices)]
-    processes = [
-        context.Process(target=_forked, args=(rank, job, work, str(store), writer))
-        for rank, (_, writer) in enumerate(ends)
-    ]
-    try:
-        for process in processes:
-            process.start()
-        until = time.monotonic() + timeout_s
-        found: list[T | None] = []
-        for rank, (reader, _) in enumerate(ends):
-            if not reader.poll(max(0.0, until - time.monotonic())):
-                raise RuntimeError(f"device {rank}: expected an end in {timeout_s} s, got none")
-            ok, value = pickle.loads(reader.recv_bytes())
-            if not ok:
-                raise RuntimeError(f"device {rank} failed:\n{value}")
-            found.append(value)
-        return found
-    finally:
-        for process in processes:
-            if process.pid is not None:
-                process.kill()
-                process.join()
 
+    def on_device(device: torch.device) -> T | None:
+        return in_process_group(job, work)
 
-def _forked(
-    rank: int,
-    job: PlannedJob,
-    work: Callable[[PlannedPipeline, DeviceMesh], T],
-    store: str,
-    writer: Connection,
-) -> None:
-    torch.set_num_threads(1)
-    try:
-        dist.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=rank, world_size=job.num_devices
-        )
-        message = (True, in_process_group(job, work))
-    except BaseException:
-        message = (False, traceback.format_exc())
-    writer.send_bytes(pickle.dumps(message))  # by value: shared memory would go with the process
-    writer.close()
-    time.sleep(0.2)  # the reader has it before the process goes
-    os._exit(0)
+    return run_ranks(job.num_devices, on_device, (), "cpu", timeout_s=timeout_s)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import tempfile
 import time
 import traceback
@@ -53,7 +54,7 @@ def run_ranks(
             for number, (reader, _) in enumerate(ends):
                 if not reader.poll(max(0.0, deadline - time.monotonic())):
                     raise TimeoutError(f"rank {number} of {num_ranks}: not within {timeout_s} s")
-                ok, value = reader.recv()
+                ok, value = pickle.loads(reader.recv_bytes())
                 if not ok:
                     raise RuntimeError(f"rank {number} of {num_ranks}:\n{value}")
                 found.append(value)
@@ -88,7 +89,7 @@ def _rank(
         dist.barrier()  # nobody leaves while another still talks to it
     except BaseException:
         message = (False, traceback.format_exc())
-    writer.send(message)
+    writer.send_bytes(pickle.dumps(message))  # by value: shared memory would go with the process
     writer.close()
     time.sleep(0.2)  # the reader has it before the process goes
     os._exit(0)

@@ -1,0 +1,56 @@
+"""``override``: ``key=value`` texts laid over a dataclass of settings."""
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from blocks._checks import check, fail
+
+T = TypeVar("T")
+
+
+def override(config: T, settings: Sequence[str], *, see: str, also: Sequence[str] = ()) -> T:
+    """Apply ``key=value`` texts to a frozen dataclass. Of a key given twice the last one counts.
+
+    Args:
+        see: the file that lists the fields, named in errors.
+        also: further keys that the caller has taken out of ``settings`` already.
+
+    Raises:
+        ValueError: an unknown key (the nearest known one is named) or a value of the wrong type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        check(bool(equals), "setting", "key=value", repr(setting))
+        if key not in fields:
+            near = difflib.get_close_matches(key, [*fields, *also], n=1)
+            hint = f"did you mean {near[0]}?" if near else f"see {see}"
+            raise fail("setting", f"a field of {type(config).__name__}", repr(key), hint)
+        changes[key] = parse(key, value, fields[key].type)
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def parse(key: str, text: str, kind: Any) -> Any:
+    """
+    Args:
+        kind: a type that reads text (``bool`` reads true, false, 1 and 0), or ``kind | None``.
+
+    Raises:
+        ValueError: the text is no such value; the key is named.
+    """
+    kinds = kind.__args__ if isinstance(kind, types.UnionType) else (kind,)
+    if type(None) in kinds and text.lower() in ("none", ""):
+        return None
+    wanted = next(k for k in kinds if k is not type(None))
+    if wanted is bool:
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise fail(key, "true or false", repr(text))
+        return text.lower() in ("true", "1")
+    try:
+        return wanted(text.replace("_", "") if wanted in (int, float) else text)
+    except ValueError:
+        raise fail(key, f"a value of type {wanted.__name__}", repr(text)) from None
