@@ -59,7 +59,7 @@ nightly: $(VENV)/.ready  ## long volume: simulation, state machines, slow figure
 	@$(RUN) -m benches.figures --nightly
 
 figures: $(VENV)/.ready  ## re-measure the claimed figures: make figures AREA=sched
-	@$(RUN) -m benches.figures $(if $(AREA),--area $(AREA)) $(if $(NIGHTLY),--nightly) --write
+	@$(RUN) -m benches.figures $(if $(AREA),--area $(AREA)) $(if $(ONLY),--only "$(ONLY)") $(if $(NIGHTLY),--nightly) --write
 
 clean:  ## remove the virtual environment and caches
 	@rm -rf $(VENV) .venv-gpu .pytest_cache .ruff_cache .hypothesis .benchmarks out

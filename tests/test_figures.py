@@ -1,26 +1,34 @@
 """The tables of figures: what is not measured again is neither lost nor passed off as new."""
 
-from benches.figures import __main__ as figures
+from benches.figures import _table as table
 
-HEAD = ["| claim | target | measured | command | |", "|---|---|---|---|---|"]
-TAIL = ["", "Measured on a new machine."]
+OLD = """| claim | target | measured | command | |
+|---|---|---|---|---|
+| short | | 1 | `x` | ok |
+| long | | 7 | `y` |  |
+| gone | | 9 | `z` | |
+
+Measured on a machine; commit 1a2b3c4; 2025-01-31.
+"""
+MARKS = ("before\n<!-- figures:kv -->\n", "<!-- /figures:kv -->\nafter\n")
 
 
-def test_long_rows_stay_when_they_are_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "ROOT", tmp_path)
+def test_rows_not_measured_stay_with_the_time_of_their_measurement(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "ROOT", tmp_path)
     readme = tmp_path / "README.md"
-    table = [*HEAD, "| short | | 1 | `x` | ok |", "| long | | 7 | `y` | ok |", "| gone | | 9 | | |"]
-    marks = ("before\n<!-- figures:kv -->\n", "<!-- /figures:kv -->\nafter\n")
-    readme.write_text(marks[0] + "\n".join([*table, "", "Measured then."]) + "\n" + marks[1])
-    new = [*HEAD, "| short | | 2 | `x` | ok |", *TAIL]
+    readme.write_text(MARKS[0] + OLD + MARKS[1])
+    claims = ["short", "never measured", "long"]
+    new = {"short": table.line("short", "", "2", "`x`", "ok", "5d6e7f8, 2026-01-31")}
     for _ in range(2):  # a second time changes nothing
-        assert figures.write_table("kv", new, ["long", "never measured"]) == [readme]
+        assert table.write_table("kv", claims, new, "another machine") == [readme]
         text = readme.read_text()
-        assert text.startswith(marks[0])
-        assert text.endswith(marks[1])
-        assert "| short | | 2 |" in text
-        assert text.count("| long | | 7 |") == 1
-        assert "Measured earlier, with --nightly: the last 1." in text
+        assert text.startswith(MARKS[0])
+        assert text.endswith(MARKS[1])
+        assert "| short |  | 2 | `x` | ok | 5d6e7f8, 2026-01-31 |" in text
+        assert text.count("| long | | 7 | `y` |  | 1a2b3c4, 2025-01-31 |") == 1
         assert "gone" not in text
-    figures.write_table("kv", new)
+        assert "never measured" not in text
+        assert "Measured on another machine." in text
+    table.write_table("kv", ["short"], {}, "another machine")
     assert "long" not in readme.read_text()
+    assert "| short |" in readme.read_text()

@@ -2,6 +2,7 @@
 
 python -m benches.figures --area sched            # measure and print
 python -m benches.figures --area sched --write    # and update the README tables
+python -m benches.figures --area plan --only Llama --only trace --write    # some rows; others stay
 """
 
 import argparse
@@ -12,12 +13,12 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 import benches.figures
+from benches.figures._table import line, write_table
 from benches.figures.row import Measured, Row
 
 ROOT = Path(__file__).parents[2]
@@ -31,13 +32,14 @@ def areas() -> list[str]:
 
 
 def environment() -> str:
-    """Device, versions and commit in one line."""
+    """Device and versions in one line."""
+    return f"{_device()}; Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def commit_and_date() -> str:
     git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
-    return (
-        f"{_device()}; Python {platform.python_version()}, torch {torch.__version__}; "
-        f"commit {commit}; {time.strftime('%Y-%m-%d')}"
-    )
+    return f"{commit}, {time.strftime('%Y-%m-%d')}"
 
 
 def _device() -> str:
@@ -62,56 +64,35 @@ def measure(row: Row) -> tuple[Measured, str]:
     return measured, verdict
 
 
-def write_table(area: str, lines: list[str], left_out: Sequence[str] = ()) -> list[Path]:
-    """Put the table between the area's marks in every README that has them.
-
-    Args:
-        left_out: claims that were not measured this time; the rows they have there stay.
-    """
-    mark = re.compile(rf"(<!-- figures:{area} -->\n).*?(<!-- /figures:{area} -->)", re.DOTALL)
-    written = []
-    for path in sorted(ROOT.rglob("README.md")):
-        if {".venv", ".venv-gpu", ".git", "node_modules"} & set(path.parts):
-            continue
-        text = path.read_text()
-        if found := mark.search(text):
-            old = found[0].splitlines()
-            kept = [line for line in old if line.startswith(tuple(f"| {c} |" for c in left_out))]
-            end = len(lines) - 2  # before the line that says what it was measured on
-            table = "\n".join([*lines[:end], *kept, *lines[end:]]) + "\n"
-            if kept:
-                table += f"Measured earlier, with --nightly: the last {len(kept)}.\n"
-            path.write_text(mark.sub(lambda m, t=table: m.group(1) + t + m.group(2), text))
-            written.append(path)
-    return written
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
-        "python -m benches.figures", description="Measure an area's figures."
+        "python -m benches.figures",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--area", choices=areas(), action="append", help="default: all")
+    parser.add_argument("--only", action="append", default=[], help="rows with this in their claim")
     parser.add_argument("--nightly", action="store_true", help="also the rows that take minutes")
     parser.add_argument("--write", action="store_true", help="update the README tables")
     options = parser.parse_args()
-    short = 0
+    short, at = 0, commit_and_date()
     for area in options.area or areas():
-        print(f"== {area}: {environment()}", flush=True)
-        left_out: list[str] = []
-        lines = ["| claim | target | measured | command | |", "|---|---|---|---|---|"]
-        for row in importlib.import_module(f"benches.figures.{area}").rows():
+        print(f"== {area}: {environment()}; {at}", flush=True)
+        rows = list(importlib.import_module(f"benches.figures.{area}").rows())
+        lines: dict[str, str] = {}
+        for row in rows:
+            if options.only and not any(text in row.claim for text in options.only):
+                continue
             if row.nightly and not options.nightly:
                 print(f"   {row.claim}: left out, add --nightly", flush=True)
-                left_out.append(row.claim)
                 continue
             measured, verdict = measure(row)
             short += verdict == "short"
-            cells = (row.claim, row.target, measured.text, f"`{row.command}`", verdict)
-            lines.append("| " + " | ".join(cells) + " |")
+            cells = (row.claim, row.target, measured.text, f"`{row.command}`", verdict, at)
+            lines[row.claim] = line(*cells)
             print(f"   {row.claim}: {measured.text} (target {row.target}) {verdict}", flush=True)
-        lines += ["", f"Measured on {environment()}."]
         if options.write:
-            for path in write_table(area, lines, left_out):
+            for path in write_table(area, [row.claim for row in rows], lines, environment()):
                 print(f"   wrote {path.relative_to(ROOT)}", flush=True)
     return 1 if short else 0
 
