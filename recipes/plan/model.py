@@ -85,8 +85,9 @@ def _from_family(config: PlanConfig, rows: int, seed: int | None) -> Call:
     from recipes.plan.families import families, family
 
     known = families()
+    listed = config.model in known or config.model.startswith("decoder:")
     hint = "or package.module:factory"
-    check(config.model in known, "model", f"one of {', '.join(known)}", repr(config.model), hint)
+    check(listed, "model", f"one of {', '.join(known)}", repr(config.model), hint)
     dtype = getattr(torch, config.dtype, None)
     if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise fail("dtype", "a floating point dtype of torch", repr(config.dtype))

@@ -71,7 +71,7 @@ def test_every_family_trains_as_one_device(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["gpt2:tiny", "unet:tiny"])
+@pytest.mark.parametrize("name", ["gpt2:tiny", "unet:tiny", "decoder:tiny"])
 def test_a_few_families_and_plans(name: str) -> None:
     case = family_case(name)
     steps = [[case.batch(0), case.batch(1)]]

@@ -1,4 +1,4 @@
-"""Models to plan: ten families, tiny and as published."""
+"""Models to plan: twelve families, tiny and as published."""
 
 from recipes.plan.families.family import Family, families, family
 

@@ -1,4 +1,4 @@
-"""``family``: models of eleven families, tiny and as published, with the inputs they take."""
+"""``family``: models of twelve families, tiny and as published, with the inputs they take."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from blocks._checks import check
+from recipes.model import init_weights
 from recipes.plan.families import hugging_face
+from recipes.plan.families.decoder import TrainedDecoder
+from recipes.plan.families.decoder_sizes import DECODERS, decoder_config
 from recipes.plan.families.dlrm import DLRM, DLRMConfig
 from recipes.plan.families.mlp import MLP, MLPConfig
 from recipes.plan.families.static_moe import StaticMoE, StaticMoEConfig
@@ -79,10 +82,15 @@ def family(name: str) -> Family:
     >>> family("gpt2:tiny").inputs(2, 8)["input_ids"].shape
     torch.Size([2, 8])
 
+    Args:
+        name: one of ``families()``; a decoder may have any size, see ``decoder_config``.
+
     Raises:
         ValueError: there is none of that name.
     """
     kind, _, size = name.partition(":")
+    if kind == "decoder":
+        return _decoder(name, size)
     known = families()
     check(name in known, "family", f"one of {', '.join(known)}", repr(name))
     sizes, build = _FAMILIES[kind]
@@ -103,6 +111,26 @@ def _language(class_name: str, **example: int) -> Callable[[str, Any], Family]:
         return Family(name, make, batch_size, seq_len, inputs)
 
     return build
+
+
+def _decoder(name: str, size: str) -> Family:
+    config = decoder_config(size)
+
+    def inputs(batch_size: int, seq_len: int, draws: _Draws) -> dict[str, Tensor]:
+        most = config.max_positions
+        check(seq_len <= most, "seq_len", f"at most {most} tokens for {name}", seq_len)
+        tokens, labels = (draws.whole(config.vocab_size, batch_size, seq_len) for _ in range(2))
+        return {"inputs": tokens, "labels": labels}
+
+    def make() -> nn.Module:
+        made = TrainedDecoder(config)
+        if not made.embed.weight.is_meta:
+            init_weights(made)
+        return made
+
+    small = size.partition(",")[0] == "tiny"
+    batch_size, seq_len = (4, 8) if small else (8, config.max_positions)
+    return Family(name, make, batch_size, seq_len, inputs)
 
 
 def _mlp(name: str, config: MLPConfig) -> Family:
@@ -190,4 +218,5 @@ _FAMILIES: Mapping[str, tuple[Mapping[str, Any], Callable[[str, Any], Family]]] 
         _dlrm,
     ),
     "mamba2": (hugging_face.MAMBA2, _language("Mamba2ForCausalLM", seq_len=2048)),
+    "decoder": (DECODERS, _decoder),
 }
