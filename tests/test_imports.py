@@ -30,6 +30,16 @@ def test_sched_imports_without_torch() -> None:
     run("import sys, blocks.sched\nassert 'torch' not in sys.modules")
 
 
+def test_profiles_and_placements_import_without_torch_or_numpy() -> None:
+    run(
+        "import sys\n"
+        "from blocks.sched.placement import Placement\n"
+        "from blocks.sched.profile import bundled_profile\n"
+        "assert bundled_profile('bert-1.3b').timings\n"
+        "assert not {'torch', 'numpy'} & set(sys.modules)\n"
+    )
+
+
 def test_planning_side_of_sharding_imports_without_torch() -> None:
     run(
         "import sys\n"
