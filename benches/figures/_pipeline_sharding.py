@@ -23,7 +23,7 @@ from blocks.sharding import (
     vocab_cross_entropy,
 )
 from recipes.model import Decoder, ModelConfig, batched_attend, init_weights
-from recipes.train.tensor_parallel import gather_state, sum_shared_gradients, tensor_parallel
+from recipes.model.tensor_parallel import gather_state, sum_shared_gradients, tensor_parallel
 
 COMMAND = "python -m benches.figures --area pipeline"
 SEQ_LEN = 16

@@ -61,6 +61,8 @@ def paged_attend(
     seq_lens: Tensor,
     cu_seqlens_q: Tensor,
     slot_mapping: Tensor,
+    *,
+    first_layer: int = 0,
 ) -> Attend:
     """Attention of each sequence's new tokens over its pages, the new ones written first.
 
@@ -73,12 +75,14 @@ def paged_attend(
         seq_lens: int32 [num_seqs] context lengths, new tokens included.
         cu_seqlens_q: int32 [num_seqs + 1] running sums of the numbers of new tokens.
         slot_mapping: int64 [num_tokens] where each new token's key and value go; -1 for nowhere.
+        first_layer: number of the layer whose pages come first in the cache.
     """
     specs, pages, scales = attention_specs(config), _pages(cache), _scales(cache)
 
     def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        keys, values = pages[2 * layer : 2 * layer + 2]
-        k_scale, v_scale = scales[layer]
+        at = layer - first_layer
+        keys, values = pages[2 * at : 2 * at + 2]
+        k_scale, v_scale = scales[at]
         write_kv(key, value, keys, values, slot_mapping, k_scale=k_scale, v_scale=v_scale)
         scale, window, softcap = specs[layer]
         return paged_extend(

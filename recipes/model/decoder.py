@@ -60,7 +60,7 @@ class Decoder(nn.Module):
                 self.final_norm = None
             self.head = None if config.tie_embeddings else Table(config.vocab_size, width, kept)
         limit = max_positions or config.max_positions
-        self.register_buffer("cos_sin", _rotary_table(config, limit, device), persistent=False)
+        self.register_buffer("cos_sin", rotary_table(config, limit, device), persistent=False)
         self._embedding_scale = None
         if config.embedding_scale is not None:  # rounded as the weights are
             self._embedding_scale = torch.tensor(config.embedding_scale, dtype=kept).item()
@@ -106,9 +106,10 @@ class Decoder(nn.Module):
         return x
 
 
-def _rotary_table(
+def rotary_table(
     config: ModelConfig, num_positions: int, device: torch.device | str
 ) -> Tensor | None:
+    """Cosines and sines of every position; None for families with learned positions."""
     if config.rope is None:
         return None
     frequencies = rope_frequencies(

@@ -24,6 +24,7 @@ from blocks._checks import fail
 
 MAX_HEADER_BYTES = 100 << 20
 STAGING_BYTES = 16 << 20
+PAGE_BYTES = 4096
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -83,6 +84,36 @@ class TensorFile:
         """
         entry = self.entries[name]
         assert tuple(out.shape) == entry.shape, (name, out.shape, entry.shape)
+        self._read(name, entry, out)
+
+    def read_run_into(self, name: str, out: Tensor, dim: int, start: int) -> None:
+        """Read what ``narrow(dim, start, out.shape[dim])`` of one tensor holds, and little else.
+
+        Args:
+            dim: 0, or 1 of a matrix. Short runs of columns are read with the rows around them.
+        """
+        entry = self.entries[name]
+        row_bytes = (entry.stop - entry.start) // max(entry.shape[0], 1)
+        if dim == 0:
+            begin = entry.start + start * row_bytes
+            part = Entry(entry.dtype, tuple(out.shape), begin, begin + len(out) * row_bytes)
+            self._read(name, part, out)
+            return
+        itemsize, width = entry.dtype.itemsize, out.shape[1]
+        if width * itemsize < PAGE_BYTES:
+            step = max(1, STAGING_BYTES // max(row_bytes, 1))
+            for row in range(0, len(out), step):
+                part = out[row : row + step]
+                staged = torch.empty((len(part), entry.shape[1]), dtype=entry.dtype)
+                self._fill(name, staged, entry.start + row * row_bytes)
+                part.copy_(staged.narrow(1, start, width))
+            return
+        staged = torch.empty(width, dtype=entry.dtype)
+        for row in range(len(out)):
+            self._fill(name, staged, entry.start + row * row_bytes + start * itemsize)
+            out[row].copy_(staged)
+
+    def _read(self, name: str, entry: Entry, out: Tensor) -> None:
         if out.dtype == entry.dtype and out.is_contiguous() and out.device.type == "cpu":
             self._fill(name, out, entry.start)
             return

@@ -61,8 +61,8 @@ def load_model(
     folder = open_folder(folder)
     config = read_config(folder)
     with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(TensorFile(path)) for path in _weight_files(folder)]
-        sources = _match(config, files)
+        files = [stack.enter_context(TensorFile(path)) for path in weight_files(folder)]
+        sources = match_weights(config, files)
         decoder = Decoder(config, dtype=dtype, device=device, max_positions=max_positions)
         parameters = dict(decoder.named_parameters())
         with torch.no_grad():
@@ -79,8 +79,8 @@ def check_weights(folder: str | Path) -> None:
     """
     folder = open_folder(folder)
     with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(TensorFile(path)) for path in _weight_files(folder)]
-        _match(read_config(folder), files)
+        files = [stack.enter_context(TensorFile(path)) for path in weight_files(folder)]
+        match_weights(read_config(folder), files)
 
 
 def save_model(
@@ -133,13 +133,16 @@ def part_of(parameters: Mapping[str, Tensor], piece: Piece) -> Tensor:
     return part.T if piece.transposed else part
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
+    """Where a piece lies: a file, and its name there."""
+
     piece: Piece
     file: TensorFile
     name: str
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder: the one, or those the index names."""
     if single := find(folder, SINGLE):
         return [single]
     index = find(folder, INDEX)
@@ -157,13 +160,13 @@ def _weight_files(folder: Path) -> list[Path]:
     return [require(folder, name, f"{INDEX} names it") for name in sorted(set(names))]
 
 
-def _match(config: ModelConfig, files: list[TensorFile]) -> list[_Source]:
+def match_weights(config: ModelConfig, files: list[TensorFile]) -> list[Source]:
     """A source for every piece, with shapes and dtypes checked; in the order they are stored."""
     there = _by_full_name(config, files)
     sources, missing = [], []
     for piece in families.pieces(config):
         if piece.name in there:
-            sources.append(_Source(piece, *there.pop(piece.name)))
+            sources.append(Source(piece, *there.pop(piece.name)))
         elif len(missing) < 4:
             missing.append(piece.name)
         else:
@@ -200,7 +203,7 @@ def _by_full_name(
     return {n if n.startswith("lm_head.") else prefix + n: where for n, where in there.items()}
 
 
-def _check_tensor(source: _Source, shape: tuple[int, ...]) -> None:
+def _check_tensor(source: Source, shape: tuple[int, ...]) -> None:
     entry = source.file.entries[source.name]
     where = f"{source.file.name} tensor {source.name}"
     if entry.shape != shape:

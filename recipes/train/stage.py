@@ -10,6 +10,7 @@ from torch.func import functional_call
 from blocks.ops import linear_cross_entropy
 from blocks.pipeline.ties import Tie
 from recipes.model import Attend, Decoder, ModelConfig
+from recipes.model.part import LayerStack
 from recipes.model.parts import Table
 from recipes.train.model import first_weights
 from recipes.train.slice_attend import slice_attend
@@ -17,22 +18,6 @@ from recipes.train.working import WorkingCopies
 
 EMBEDDING = "embed.weight"
 TIED_HEAD = "head.weight"
-
-
-class LayerStack(nn.ModuleDict):
-    """Decoder layers by their number, one after another."""
-
-    def forward(  # type: ignore[override]
-        self,
-        x: Tensor,
-        residual: Tensor | None,
-        positions: Tensor,
-        cos_sin: Tensor | None,
-        attend: Attend,
-    ) -> tuple[Tensor, Tensor | None]:
-        for layer in self.values():
-            x, residual = layer(x, residual, positions, cos_sin, attend)
-        return x, residual
 
 
 def tied_weights(model: ModelConfig, num_stages: int) -> tuple[Tie, ...]:

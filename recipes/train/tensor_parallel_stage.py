@@ -7,9 +7,9 @@ from torch import Tensor
 
 from blocks.sharding import Group, column_linear, cut_tensor, vocab_cross_entropy
 from recipes.model import ModelConfig
+from recipes.model.tensor_parallel import tensor_parallel
 from recipes.train.model import first_weights
 from recipes.train.stage import EMBEDDING, TIED_HEAD, DecoderStage
-from recipes.train.tensor_parallel import tensor_parallel
 
 
 class TensorParallelStage(DecoderStage):

@@ -3,8 +3,8 @@ import torch
 
 from blocks.sharding import Cut, cut_tensor
 from recipes.model import Decoder, ModelConfig
+from recipes.model.tensor_parallel_cuts import tensor_parallel_cuts
 from recipes.train.checkpoint import Checkpoint, Part, load_checkpoint, save_checkpoint
-from recipes.train.tensor_parallel_cuts import tensor_parallel_cuts
 from tests.train.checkpoint.ranks import on_ranks
 from tests.train.checkpoint.samples import equal
 

@@ -21,13 +21,13 @@ from blocks.sharding import (
     vocab_cross_entropy,
 )
 from recipes.model import Decoder, ModelConfig, Rope, batched_attend, init_weights
-from recipes.train.tensor_parallel import (
+from recipes.model.tensor_parallel import (
     gather_state,
     shard_state,
     sum_shared_gradients,
     tensor_parallel,
 )
-from recipes.train.tensor_parallel_cuts import tensor_parallel_cuts
+from recipes.model.tensor_parallel_cuts import tensor_parallel_cuts
 from tests.numerics import assert_close
 from tests.sharding.forked import run_forked
 

@@ -17,12 +17,12 @@ from blocks.sharding import (
     sum_shared,
     vocab_embedding,
 )
-from recipes.model import ModelConfig
+from recipes.model.config import ModelConfig
 from recipes.model.layers import Attention
 from recipes.model.mlp import MLP, GatedMLP
 from recipes.model.moe import MixtureMLP
 from recipes.model.parts import Linear, Table
-from recipes.train.tensor_parallel_cuts import Cuts, kv_heads_of, tensor_parallel_cuts
+from recipes.model.tensor_parallel_cuts import Cuts, kv_heads_of, tensor_parallel_cuts
 
 
 class ColumnLinear(Linear):

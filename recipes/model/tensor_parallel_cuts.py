@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from blocks._checks import check
 from blocks.sharding import Cut
-from recipes.model import ModelConfig
+from recipes.model.config import ModelConfig
 
 Cuts = Mapping[str, Cut]
 """By name of the parameter in ``recipes.model.Decoder``. Parameters that are not in it are whole on
