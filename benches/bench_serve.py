@@ -9,6 +9,8 @@ from benches.serve_workload import VOCAB, make_tokenizer
 from recipes.model import Decoder, ModelConfig
 from recipes.serve import Engine, EngineConfig, Job, SamplingParams
 from recipes.serve.loading import detokenizers
+from recipes.serve.memory import make_cache
+from recipes.serve.runner import Runner
 
 STEPS = 48
 
@@ -30,8 +32,9 @@ def idle_engine(running: int) -> Engine:
     settings = EngineConfig(
         kv_bytes=128 << 20, max_num_seqs=running, token_budget=max(512, running)
     )
-    engine = Engine(Decoder(config), detokenizers(make_tokenizer()), settings)
-    runner = engine._runner
+    decoder = Decoder(config)
+    runner = Runner(decoder, make_cache(decoder, settings))
+    engine = Engine(runner, detokenizers(make_tokenizer()), settings)
     hidden = torch.zeros(1, 8)
     scores = torch.zeros(running, 64)  # narrow, so that the argmax costs nothing either
     scores[:, 40] = 1.0

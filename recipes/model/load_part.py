@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -65,7 +66,7 @@ def load_part(
 
 
 def _read(
-    source: Source, name: str, parameters: dict[str, Tensor], cut: Cut | None, rank: int
+    source: Source, name: str, parameters: Mapping[str, Tensor], cut: Cut | None, rank: int
 ) -> None:
     """A piece, or this rank's runs of it, into the parameter of that name."""
     piece = dataclasses.replace(source.piece, parameter=name)

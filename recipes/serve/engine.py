@@ -11,21 +11,17 @@ import secrets
 import time
 from collections.abc import Callable
 
-from torch import Tensor
-
 from blocks.kv import BlockManager
 from blocks.sched import Batch, FinishReason, Output, Request, Scheduler
-from recipes.model import Decoder
 from recipes.serve.admission import check_prompt
 from recipes.serve.config import EngineConfig
 from recipes.serve.job import Job
 from recipes.serve.live import Live, Sample
-from recipes.serve.memory import make_cache
 from recipes.serve.metrics import EngineStats, Metrics
+from recipes.serve.model_runner import ModelRunner, RunnerLost, StepResult
 from recipes.serve.outputs import Delta, TokenLogprob
-from recipes.serve.prompt_scores import score_prompt
-from recipes.serve.runner import Runner
-from recipes.serve.sampler import Draw, Drawn, draw
+from recipes.serve.prompt_scores import PromptRows
+from recipes.serve.sampler import Draw, Drawn
 from recipes.serve.text_stream import Detokenizer
 
 log = logging.getLogger("recipes.serve")
@@ -50,7 +46,7 @@ class Engine:
         2. With no request left, no sequence holds a block.
 
     Args:
-        decoder: the model.
+        runner: the model with its cache.
         detokenizer: makes one for a sequence; the argument says whether to skip special tokens.
         config: limits.
         clock: seconds, monotonic; for scheduling order and latencies.
@@ -58,30 +54,29 @@ class Engine:
 
     def __init__(
         self,
-        decoder: Decoder,
+        runner: ModelRunner,
         detokenizer: Callable[[bool], Detokenizer],
         config: EngineConfig,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
-        self.vocab_size = decoder.config.vocab_size
-        self.cache = make_cache(decoder, config)
-        limit = config.max_model_len or decoder.config.max_positions
-        self.max_model_len = min(limit, self.cache.num_tokens)
+        self.runner = runner
+        self.vocab_size = runner.model.vocab_size
+        limit = config.max_model_len or runner.model.max_positions
+        self.max_model_len = min(limit, (runner.num_blocks - 1) * runner.block_size)
         self.metrics = Metrics(self.stats)
-        self.decoder = decoder
         self._detokenizer = detokenizer
         self._clock = clock
-        self._eos = tuple(decoder.config.eos_token_ids)
+        self._eos = tuple(runner.model.eos_token_ids)
         self._live: dict[str, Live] = {}
         self._num_failed_steps = self._num_prompt_tokens = self._num_output_tokens = 0
         self._last_error = ""
         self._reset()
 
     def _reset(self) -> None:
-        config, cache = self.config, self.cache
-        self.manager = BlockManager(cache.num_blocks, cache.block_size)
+        config, runner = self.config, self.runner
+        self.manager = BlockManager(runner.num_blocks, runner.block_size)
         self.scheduler = Scheduler(
             self.manager,
             token_budget=config.token_budget,
@@ -91,22 +86,12 @@ class Engine:
             clock=self._clock,
             max_waiting=config.max_waiting,
         )
-        self._runner = Runner(
-            self.decoder,
-            cache,
-            self.manager,
-            max_num_seqs=config.max_num_seqs,
-            max_model_len=self.max_model_len,
-        )
+        limits = {"max_num_seqs": config.max_num_seqs, "max_model_len": self.max_model_len}
+        runner.begin(self.manager, **limits)
 
     def has_work(self) -> bool:
         """Whether any accepted request has not ended."""
         return bool(self._live)
-
-    @property
-    def dtype(self) -> str:
-        """Storage dtype of the weights, by its torch name."""
-        return str(next(self.decoder.parameters()).dtype).removeprefix("torch.")
 
     def check(self, job: Job) -> int:
         """The most tokens a job may generate; raises ``ValueError`` if it can never be served."""
@@ -125,6 +110,8 @@ class Engine:
             QueueFull: try again later.
         """
         params, max_tokens = job.params, self.check(job)
+        if not self._live and self.runner.is_lost():  # while nothing ran: nobody need know
+            self._reset()
         namespace = job.namespace
         if params.prompt_logprobs is not None:  # every position must be computed, none found
             namespace = f"{namespace}\0{secrets.token_hex(16)}"  # no client's salt equals it
@@ -161,13 +148,17 @@ class Engine:
             return []
         self.metrics.step(batch.num_tokens)
         try:
-            hidden, tensors = self._runner.forward(batch)
-            logits = self._runner.logits(hidden, tensors.last)
-            errors = self._score_prompts(batch, hidden)
-            drawn = self._draw(batch, logits)
+            draws = self._draws(batch)
+            prompts = self._prompts(batch)
+            result = self.runner.run(batch, draws, [rows for _, _, rows in prompts])
+            errors = self._keep_scores(prompts, result)
+        except RunnerLost as error:
+            log.error("step %d: %s", batch.step, error)
+            self._num_failed_steps += 1
+            return self.abort_all(str(error).splitlines()[0])
         except Exception as error:
             return self._roll_back(batch, error)
-        return self._take(batch, drawn, errors)
+        return self._take(batch, result.drawn, errors)
 
     def abort_all(self, error: str) -> list[Delta]:
         """Fail every request and start over with an empty cache, after an error of our own."""
@@ -177,6 +168,10 @@ class Engine:
         self._live.clear()
         self._reset()
         return deltas
+
+    def close(self) -> None:
+        """End the model's processes where it has any; nothing may be asked afterwards."""
+        self.runner.close()
 
     def stats(self) -> EngineStats:
         """A snapshot for metrics."""
@@ -197,34 +192,44 @@ class Engine:
 
     def _kv_waste(self) -> float:
         """Share of the slots of the last step's sequences without a token; 0 when idle."""
-        tensors = self._runner.last_step
-        if tensors is None or not self.scheduler.num_running:
+        seq_lens = self.runner.seq_lens
+        if seq_lens is None or not self.scheduler.num_running:
             return 0.0
-        tokens = int(tensors.seq_lens.sum())
-        size = self.cache.block_size
-        slots = int((-(-tensors.seq_lens // size)).sum()) * size
+        tokens = int(seq_lens.sum())
+        size = self.runner.block_size
+        slots = int((-(-seq_lens // size)).sum()) * size
         return 1 - tokens / slots
 
     # ---- the parts of a step ----
 
-    def _score_prompts(self, batch: Batch, hidden: Tensor) -> dict[str, str]:
-        """Prompt log-probabilities where wanted; returns what went wrong, by request id."""
-        errors: dict[str, str] = {}
+    def _prompts(self, batch: Batch) -> list[tuple[Live, int, PromptRows]]:
+        """Prompt tokens to be scored in this step: whose, the first one's place, and the rows."""
+        found = []
         row = 0
         for entry in batch.entries:
             live = self._live[entry.sequence.request.request_id]
-            if live.prompt_scores is not None and entry.sequence.num_output == 0:
-                chunk = hidden[row : row + entry.num_tokens]
-                try:
-                    score_prompt(live, entry.start, chunk, self._runner.logits_of)
-                except Exception as error:
-                    log.exception("prompt log-probabilities of %s", live.job.request_id)
-                    errors[live.job.request_id] = f"prompt logprobs: {type(error).__name__}"
+            wanted = live.job.params.prompt_logprobs
+            if wanted is not None and entry.sequence.num_output == 0:
+                prompt, first = live.job.prompt_tokens, entry.start + 1  # what row 0 predicts
+                tokens = prompt[first : first + entry.num_tokens]
+                found.append((live, first, PromptRows(row, tokens, wanted)))
             row += entry.num_tokens
+        return found
+
+    def _keep_scores(
+        self, prompts: list[tuple[Live, int, PromptRows]], result: StepResult
+    ) -> dict[str, str]:
+        """Fill in the prompt scores; returns what went wrong, by request id."""
+        errors: dict[str, str] = {}
+        for (live, first, _), scores in zip(prompts, result.scores, strict=True):
+            if isinstance(scores, str):
+                errors[live.job.request_id] = scores
+            elif live.prompt_scores is not None:
+                live.prompt_scores[first : first + len(scores)] = scores
         return errors
 
-    def _draw(self, batch: Batch, logits: Tensor) -> list[list[Drawn]]:
-        """Tokens of every entry; none for a prompt chunk that is not the last."""
+    def _draws(self, batch: Batch) -> list[Draw]:
+        """What to draw, entry by entry; nothing for a prompt chunk that is not the last."""
         draws: list[Draw] = []
         row = 0
         for entry in batch.entries:
@@ -232,13 +237,14 @@ class Engine:
                 live = self._live[entry.sequence.request.request_id]
                 draws += [Draw(row, state) for state in live.drawing(entry)]
                 row += 1
-        flat = iter(draw(logits, draws))
-        return [[next(flat) for _ in range(entry.num_samples)] for entry in batch.entries]
+        return draws
 
-    def _take(self, batch: Batch, drawn: list[list[Drawn]], errors: dict[str, str]) -> list[Delta]:
+    def _take(self, batch: Batch, drawn: list[Drawn], errors: dict[str, str]) -> list[Delta]:
         """Hand the tokens to the scheduler and turn what came of it into deltas."""
         reports: Reports = {}
-        for entry, group in zip(batch.entries, drawn, strict=True):
+        flat = iter(drawn)
+        groups = [[next(flat) for _ in range(entry.num_samples)] for entry in batch.entries]
+        for entry, group in zip(batch.entries, groups, strict=True):
             sequence = entry.sequence
             request_id = sequence.request.request_id
             for offset, one in enumerate(group):
@@ -248,7 +254,7 @@ class Engine:
                     reports[request_id, sequence.index + offset] = one.logprob
         deltas = [d for request_id, error in errors.items() for d in self._fail(request_id, error)]
         now = self._clock()
-        tokens = [[one.token for one in group] for group in drawn]
+        tokens = [[one.token for one in group] for group in groups]
         for output in self.scheduler.update(batch, tokens):
             deltas += self._advance(output, reports, now)
         return deltas

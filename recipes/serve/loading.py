@@ -12,6 +12,8 @@ from recipes.model.bundled import bundled_model
 from recipes.model.tokenizer import Tokenizer
 from recipes.serve.config import EngineConfig
 from recipes.serve.engine import Engine
+from recipes.serve.memory import make_cache
+from recipes.serve.runner import Runner
 from recipes.serve.sizes import format_bytes
 
 
@@ -36,12 +38,12 @@ class Loaded:
 
     def explain(self) -> str:
         """What was loaded, how many tokens fit and why."""
-        model, engine = self.engine.decoder.config, self.engine
+        model, engine = self.engine.runner.model, self.engine
         lines = [
             f"model      {self.folder} ({model.family}, {model.num_layers} layers, vocabulary "
             f"{model.vocab_size}), {format_bytes(self.weight_bytes)} of weights in "
-            f"{engine.dtype}, loaded in {self.seconds:.1f} s",
-            *(f"cache      {line}" for line in engine.cache.explain().splitlines()),
+            f"{engine.runner.dtype}, loaded in {self.seconds:.1f} s",
+            *(f"cache      {line}" for line in engine.runner.explain().splitlines()),
             f"requests   up to {engine.max_model_len} tokens each, {engine.config.max_num_seqs} "
             f"at once, {engine.config.token_budget} tokens per step",
         ]
@@ -70,9 +72,9 @@ def load(model: str | Path | None = None, config: EngineConfig | None = None) ->
     tokenizer = Tokenizer.from_folder(folder)
     decoder = load_model(folder, dtype, config.device, max_positions=config.max_model_len)
     decoder.requires_grad_(False).eval()
-    engine = Engine(decoder, detokenizers(tokenizer), config)
-    weight_bytes = sum(p.numel() * p.element_size() for p in decoder.parameters())
-    return Loaded(folder, engine, tokenizer, weight_bytes, time.perf_counter() - started)
+    runner = Runner(decoder, make_cache(decoder, config))
+    engine = Engine(runner, detokenizers(tokenizer), config)
+    return Loaded(folder, engine, tokenizer, runner.weight_bytes, time.perf_counter() - started)
 
 
 def detokenizers(tokenizer: Tokenizer):

@@ -1,45 +1,81 @@
-"""The forward pass of one batch: tensors in, the logits of the sampled rows out."""
+"""The forward pass of one batch in this process: tensors in, tokens out."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from blocks.kv import BlockManager, KVCache
 from blocks.sched import Batch
-from recipes.model import Decoder, paged_attend
+from recipes.model import Decoder, ModelConfig, paged_attend
 from recipes.serve.batch_tensors import BatchTensors, StepTensors
+from recipes.serve.model_runner import StepResult
+from recipes.serve.prompt_scores import PromptRows, score_prompts
+from recipes.serve.sampler import Draw, draw
 
 
 class Runner:
-    """A decoder over a paged cache.
+    """A decoder over a paged cache, both in this process; a ``ModelRunner``.
 
     Args:
         decoder: the model, on its device.
         cache: keys and values of all layers.
-        manager: whose block tables are read.
-        max_num_seqs: most sequences alive at once, waiting ones that held blocks included.
-        max_model_len: longest sequence [tokens].
     """
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        cache: KVCache,
-        manager: BlockManager,
-        *,
-        max_num_seqs: int,
-        max_model_len: int,
-    ) -> None:
-        self._decoder = decoder
-        self._cache = cache
-        self._manager = manager
+    def __init__(self, decoder: Decoder, cache: KVCache) -> None:
+        self.decoder = decoder
+        self.cache = cache
         self.last_step: StepTensors | None = None
+
+    @property
+    def model(self) -> ModelConfig:
+        return self.decoder.config
+
+    @property
+    def dtype(self) -> str:
+        return str(next(self.decoder.parameters()).dtype).removeprefix("torch.")
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(p.numel() * p.element_size() for p in self.decoder.parameters())
+
+    @property
+    def num_blocks(self) -> int:
+        return self.cache.num_blocks
+
+    @property
+    def block_size(self) -> int:
+        return self.cache.block_size
+
+    @property
+    def seq_lens(self) -> Tensor | None:
+        return None if self.last_step is None else self.last_step.seq_lens
+
+    def explain(self) -> str:
+        return self.cache.explain()
+
+    def begin(self, manager: BlockManager, *, max_num_seqs: int, max_model_len: int) -> None:
+        self._manager = manager
+        self.last_step = None
         self.tensors = BatchTensors(
             manager.table,
             num_rows=max_num_seqs,
-            block_size=cache.block_size,
-            max_blocks=-(-max_model_len // cache.block_size),
-            device=next(decoder.parameters()).device,
+            block_size=self.cache.block_size,
+            max_blocks=-(-max_model_len // self.cache.block_size),
+            device=next(self.decoder.parameters()).device,
         )
+
+    def is_lost(self) -> bool:
+        return False
+
+    def run(self, batch: Batch, draws: Sequence[Draw], prompts: Sequence[PromptRows]) -> StepResult:
+        hidden, tensors = self.forward(batch)
+        logits = self.logits(hidden, tensors.last)
+        scores = score_prompts(hidden, prompts, self.logits_of) if prompts else []
+        return StepResult(draw(logits, draws), scores)
+
+    def close(self) -> None:
+        pass
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> tuple[Tensor, StepTensors]:
@@ -50,25 +86,25 @@ class Runner:
         """
         copies = self._manager.take_copies()
         if copies:
-            self._cache.copy_blocks(copies)
+            self.cache.copy_blocks(copies)
         step = self.last_step = self.tensors.build(batch)
         attend = paged_attend(
-            self._decoder.config,
-            self._cache,
+            self.decoder.config,
+            self.cache,
             step.block_table,
             step.seq_lens,
             step.cu_seqlens_q,
             step.slots,
         )
-        return self._decoder(step.token_ids, step.positions, attend), step
+        return self.decoder(step.token_ids, step.positions, attend), step
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor, rows: Tensor) -> Tensor:
         """Next-token scores [num_rows, vocab_size] of the chosen tokens."""
         chosen = hidden if rows.numel() == hidden.shape[0] else hidden[rows]
-        return self._decoder.logits(chosen)
+        return self.decoder.logits(chosen)
 
     @torch.inference_mode()
     def logits_of(self, hidden: Tensor) -> Tensor:
         """Next-token scores of all rows given."""
-        return self._decoder.logits(hidden)
+        return self.decoder.logits(hidden)

@@ -6,8 +6,8 @@ A row that cannot be sampled (NaN, no finite logit, an error) fails alone.
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -52,6 +52,10 @@ class SampleState:
         self._counted = 0
 
     @property
+    def num_tokens(self) -> int:
+        return len(self.tokens)
+
+    @property
     def num_output(self) -> int:
         return len(self.tokens) - self.num_prompt
 
@@ -65,11 +69,29 @@ class SampleState:
         return counts
 
 
+class Drawing(Protocol):
+    """What a draw asks of a sequence; ``SampleState`` here, a copy of it in another process."""
+
+    @property
+    def params(self) -> SamplingParams: ...
+    @property
+    def plain(self) -> bool: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def banned(self) -> Sequence[int]: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def num_output(self) -> int: ...
+    def counts(self) -> Mapping[int, int]: ...
+
+
 class Draw(NamedTuple):
     """One token to draw: from which row of the logits, for which sequence."""
 
     row: int
-    state: SampleState
+    state: Drawing
 
 
 @dataclasses.dataclass(slots=True)
@@ -145,7 +167,7 @@ def _edit_and_draw(logits: Tensor, draws: Sequence[Draw]) -> list[Drawn]:
         top_p=[1.0 if g else p.top_p for p, g in zip(params, greedy, strict=True)],
         min_p=[p.min_p for p in params],
         seeds=[state.seed for state in states],
-        positions=[len(state.tokens) for state in states],
+        positions=[state.num_tokens for state in states],
     )
     drawn = _checked(tokens, top)
     wanted = [at for at, p in enumerate(params) if p.logprobs is not None]
@@ -177,7 +199,7 @@ def token_logprobs(
     ]
 
 
-def _edit(scores: Tensor, states: list[SampleState], edited: list[int]) -> None:
+def _edit(scores: Tensor, states: list[Drawing], edited: list[int]) -> None:
     """Penalties, then biases, then the ban on ending early; in place."""
     penalised = [at for at in edited if states[at].params.has_penalties]
     if penalised:
@@ -198,7 +220,7 @@ def _edit(scores: Tensor, states: list[SampleState], edited: list[int]) -> None:
         add_logit_bias(scores, index[0], index[1], torch.tensor(values, device=device))
 
 
-def _penalise(scores: Tensor, states: list[SampleState], penalised: list[int]) -> None:
+def _penalise(scores: Tensor, states: list[Drawing], penalised: list[int]) -> None:
     rows: list[int] = []
     tokens: list[int] = []
     counts: list[int] = []

@@ -11,6 +11,8 @@ from recipes.model import Decoder, ModelConfig, init_weights
 from recipes.model.tokenizer import Tokenizer
 from recipes.serve import Engine, EngineConfig
 from recipes.serve.loading import Loaded, detokenizers
+from recipes.serve.memory import make_cache
+from recipes.serve.runner import Runner
 
 TEXT = """
 def add(a, b):
@@ -71,7 +73,10 @@ def tiny_engine(decoder: Decoder | None = None, **settings: Any) -> Engine:
     """An engine over the tiny decoder; settings are fields of ``EngineConfig``."""
     small = {"kv_bytes": 1 << 20, "max_num_seqs": 16, "token_budget": 64, "block_size": 4}
     config = EngineConfig(**(small | settings))  # type: ignore
-    return Engine(decoder or tiny_decoder(), detokenizers(tiny_tokenizer()), config)
+    decoder = decoder or tiny_decoder()
+    return Engine(
+        Runner(decoder, make_cache(decoder, config)), detokenizers(tiny_tokenizer()), config
+    )
 
 
 def tiny_loaded(**settings: Any) -> Loaded:

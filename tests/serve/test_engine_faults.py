@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from recipes.serve import Engine
+from recipes.serve import Engine, prompt_scores
 from recipes.serve import engine as engine_module
 from recipes.serve.runner import Runner
 from tests.serve.models import EOS, tiny_decoder, tiny_engine
@@ -57,9 +57,9 @@ def test_a_forward_pass_that_raises_once_is_recomputed(monkeypatch, step):
     assert_clean(engine)
 
 
-@pytest.mark.parametrize("part", ["_score_prompts", "_draw"])
-def test_a_step_that_raises_after_its_forward_pass_is_recomputed(monkeypatch, part):
-    """Not what one request caused, which is contained: our own mistake between two passes."""
+@pytest.mark.parametrize("part", ["_prompts", "_draws", "_keep_scores"])
+def test_a_step_that_raises_around_its_forward_pass_is_recomputed(monkeypatch, part):
+    """Not what one request caused, which is contained: our own mistake before or after it."""
     calls, original = itertools.count(1), getattr(Engine, part)
 
     def broken(self, *args):
@@ -160,17 +160,17 @@ def test_an_exception_in_the_text_of_one_request_ends_it_alone(monkeypatch):
 
 
 def test_an_exception_in_one_requests_prompt_scores_ends_it_alone(monkeypatch):
-    original = engine_module.score_prompt
+    original = prompt_scores.token_logprobs
 
-    def score(live, start, hidden, logits):
-        if live.job.prompt_tokens[0] == POISON:
+    def score(logits, token_ids, num_top):
+        if POISON in token_ids:
             raise ValueError("poison")
-        original(live, start, hidden, logits)
+        return original(logits, token_ids, num_top)
 
-    monkeypatch.setattr(engine_module, "score_prompt", score)
+    monkeypatch.setattr(prompt_scores, "token_logprobs", score)
     engine = tiny_engine()
     jobs = [
-        job(f"r{i}", [p, 3, 4], max_tokens=10, prompt_logprobs=0)
+        job(f"r{i}", [3, p, 4], max_tokens=10, prompt_logprobs=0)
         for i, p in enumerate((9, POISON, 8))
     ]
     answers = run_crowd(engine, jobs)

@@ -110,7 +110,7 @@ def test_nearly_twice_the_tokens_fit_and_the_report_says_so(kind):
 def test_the_budget_that_is_taken_without_being_asked_counts_scales():
     engine = tiny_engine(kv_dtype="int8", kv_bytes=None, max_num_seqs=2)
     needed = (2 * -(-engine.max_model_len // 4) + 1) * 4 * TOKEN_BYTES["int8"]
-    assert engine.cache.cache_bytes == needed
+    assert engine.runner.cache.cache_bytes == needed  # type: ignore
 
 
 def test_the_command_line_takes_a_kind():

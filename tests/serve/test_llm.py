@@ -103,7 +103,8 @@ def test_a_folder_loads_and_explains_itself(tmp_path):
     assert answer.token_ids == expected([1, 2, 3])
     text = llm.loaded.explain()
     assert llm.loaded.name == "tiny-model"
-    assert f"{llm.engine.cache.num_tokens} tokens fit" in text
+    runner = llm.engine.runner
+    assert f"{(runner.num_blocks - 1) * runner.block_size} tokens fit" in text
     assert "up to 128 tokens each" in text
 
 
@@ -121,4 +122,4 @@ def test_a_missing_folder_is_one_clear_error(tmp_path):
 def test_without_a_setting_the_cache_is_no_larger_than_useful(tmp_path):
     save_model(tiny_decoder(), tmp_path, tiny_tokenizer())
     llm = LLM(tmp_path, max_num_seqs=2)
-    assert llm.engine.cache.num_tokens == 2 * 256
+    assert llm.engine.runner.cache.num_tokens == 2 * 256  # type: ignore
