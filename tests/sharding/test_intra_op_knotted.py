@@ -47,6 +47,18 @@ def test_dual_bounds_from_below_rises_and_leaves_costs_alone(seed):
             assert bounds[-1] + over[label] <= np.take(table, label, axis=v).min() + 1e-9
 
 
+@settings(max_examples=25)
+@given(st.integers(0, 10_000), st.integers(0, 3))
+def test_an_order_known_before_gives_the_same(seed, few):
+    problem = draw(seed)
+    every = list(range(len(problem.seconds)))
+    least = all_choices(problem)[0].min()
+    if np.isinf(least):
+        return
+    assert minimise(problem, order=every).seconds == pytest.approx(least, rel=1e-9)
+    assert minimise(problem, order=every[few:]).seconds == pytest.approx(least, rel=1e-9)
+
+
 def test_settled_choice_is_near_the_best():
     """Two axes, where the exact answer still takes no more than a large table."""
     posed = posed_block((2, 4), (1.0, 0.01))

@@ -88,10 +88,19 @@ class MeshCost:
         Raises:
             ValueError: placements that cut a dim the shape does not have.
         """
-        cut = [one.dim for one in (*source, *target) if isinstance(one, Shard)]
-        check(max(cut, default=-1) < len(shape), "sharded dim", f"below {len(shape)}", cut)
-        steps = reshard_steps(self.mesh, tuple(source), tuple(target))
-        return sum((self.step_s(step, shape, itemsize) for step in steps), 0.0)
+        key = tuple(source), tuple(target)
+        if key not in self._ways:
+            cut = [one.dim for one in (*source, *target) if isinstance(one, Shard)]
+            self._ways[key] = reshard_steps(self.mesh, *key), max(cut, default=-1)
+        steps, last = self._ways[key]
+        check(last < len(shape), "sharded dim", f"below {len(shape)}", last)
+        taken = self._taken.setdefault((tuple(shape), itemsize), {})
+        total = 0.0
+        for step in steps:
+            if step not in taken:
+                taken[step] = self.step_s(step, shape, itemsize)
+            total += taken[step]
+        return total
 
     def step_s(self, step: QuickStep, shape: Sequence[int], itemsize: int) -> float:
         """Seconds of one step of ``reshard_steps``."""
@@ -126,6 +135,16 @@ class MeshCost:
     def memory_bytes(self) -> int:
         """What a plan may use on every device of the mesh: that of the smallest."""
         return min(kind.memory_bytes for _, kind in self._kinds)
+
+    @functools.cached_property
+    def _ways(self) -> dict[tuple, tuple[tuple[QuickStep, ...], int]]:
+        """Between placements met before the steps, and the last dim that they cut."""
+        return {}
+
+    @functools.cached_property
+    def _taken(self) -> dict[tuple[tuple[int, ...], int], dict[QuickStep, float]]:
+        """By shape and size of an element the seconds of steps met before."""
+        return {}
 
     @functools.cached_property
     def turns(self) -> float:

@@ -10,6 +10,7 @@ from blocks._checks import fail
 from blocks.sharding.intra_op.dual import Dual
 from blocks.sharding.intra_op.eliminate import (
     MAX_ENTRIES,
+    Elimination,
     TableCache,
     eliminate,
     elimination_order,
@@ -48,6 +49,7 @@ def minimise(
     sweeps: int = SWEEPS,
     max_entries: int | float = MAX_ENTRIES,
     cache: TableCache | None = None,
+    order: Sequence[int] | None = None,
 ) -> Minimum:
     """One label for every variable at least cost.
 
@@ -62,6 +64,8 @@ def minimise(
         sweeps: for the bound; with 0 there is next to none.
         max_entries: of the largest table; 8 times as many without hints, and 64 times as many for
             the last step of a proof.
+        order: of the variables that go first, known to bring small tables; the bound settles the
+            others. Problems that differ in their numbers need no new one.
 
     Raises:
         ValueError: every choice costs infinitely much.
@@ -71,7 +75,14 @@ def minimise(
         rows = zip(hints.choices, keep, strict=False)
         hints = hints._replace(choices=tuple(own[kept] for own, kept in rows))
         start = None
-    found = _minimise(finite, hints, start, sweeps, max_entries, cache or TableCache())
+    cache = cache or TableCache()
+    if order is None:
+        found = _minimise(finite, hints, start, sweeps, max_entries, cache)
+    else:
+        found = _rest_by_bound(
+            *(finite, eliminate(finite, cache=cache, order=order)),
+            *(None if finite is not problem else start, sweeps, max_entries),
+        )
     if found.seconds >= big:
         raise fail("problem", "a choice of labels that is allowed", "none")
     labels = tuple(int(k[at]) for k, at in zip(keep, found.labels, strict=True))
@@ -133,6 +144,20 @@ def _minimise(
     settled = settle(problem, hints, start, cache) if hints is not None else start
     easy = min(EASY_ENTRIES, max_entries)
     done = eliminate(problem, max_entries=easy, cache=cache)
+    return _rest_by_bound(problem, done, settled, sweeps, max_entries)
+
+
+def _rest_by_bound(
+    problem: Problem,
+    done: Elimination,
+    settled: Sequence[int] | None,
+    sweeps: int,
+    max_entries: int | float,
+) -> Minimum:
+    """What is left after some variables were eliminated."""
+    labels = [0] * len(problem.seconds)
+    if not done.terms:
+        return _as_minimum(problem, done.complete(labels), None)
     core, left = _core(problem, done.terms)
     known = None if settled is None else tuple(settled[v] for v in left)
     found = _thin(core, known, sweeps, max_entries)

@@ -1,6 +1,7 @@
 """``Problem``: one label for every variable, at least cost. Plain arrays; needs numpy."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -60,7 +61,7 @@ class Problem:
             bytes_of = tuple(map(len, self.memory))
             check(bytes_of == counts, "memory", "a number for every label", bytes_of)
 
-    @property
+    @functools.cached_property
     def num_labels(self) -> tuple[int, ...]:
         """Of every variable."""
         return tuple(map(len, self.seconds))
