@@ -1,0 +1,93 @@
+"""Counts of invocations by function and minute, and the requests they stand for."""
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from blocks._checks import check, check_count, check_positive, fail
+from blocks.sched.workload.workload import Number, Workload
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FunctionCounts:
+    """How often each function was invoked in each interval.
+
+    names: of the functions.
+    counts: invocations by function and interval.
+    interval_s: seconds of an interval.
+    """
+
+    names: tuple[str, ...]
+    counts: npt.NDArray[np.int64]
+    interval_s: Number = 60.0
+
+    def __post_init__(self) -> None:
+        ok = self.counts.ndim == 2 and len(self.counts) == len(self.names)
+        check(ok, "counts", f"a row for each of {len(self.names)} functions", self.counts.shape)
+        least = self.counts.min() if self.counts.size else 0
+        check(bool(least >= 0), "counts", "0 or more", least)
+        check_positive("interval_s", self.interval_s)
+
+    def striped(self, models: Sequence[str]) -> "FunctionCounts":
+        """Functions dealt out to models in turn, as cards: function i to model i modulo their
+        number."""
+        check_count("number of models", len(models))
+        sums = np.zeros((len(models), self.counts.shape[1]), np.int64)
+        np.add.at(sums, np.arange(len(self.names)) % len(models), self.counts)
+        return FunctionCounts(tuple(models), sums, self.interval_s)
+
+    def between(self, start: int, stop: int) -> "FunctionCounts":
+        """The intervals ``[start, stop)``."""
+        return dataclasses.replace(self, counts=self.counts[:, start:stop])
+
+    def replay(self, rng: np.random.Generator) -> Workload:
+        """One request for every invocation, at a moment of its interval drawn at random.
+
+        Functions are the models; counts are kept exactly.
+        """
+        rows, columns = np.nonzero(self.counts)
+        times = self.counts[rows, columns]
+        interval = np.repeat(columns, times)
+        moments = (interval + rng.random(len(interval))) * self.interval_s
+        ends = (interval + 1) * self.interval_s
+        moments = np.where(moments < ends, moments, np.nextafter(ends, 0))
+        duration_s = self.counts.shape[1] * self.interval_s
+        return Workload.of(self.names, moments, np.repeat(rows, times), duration_s=duration_s)
+
+
+def read_function_counts(path: Path) -> FunctionCounts:
+    """Read a CSV of the Azure Functions 2019 format: a row a function, a column a minute.
+
+    Columns whose heading is a number, or ``minute_`` and a number, are counts, in that order; the
+    first column names the function.
+
+    Raises:
+        ValueError: no such columns, or a row that has no count where one belongs.
+
+    Reference: Shahrad et al., Serverless in the Wild, 2020 (the data set).
+    """
+    with path.open(newline="") as file:
+        rows = csv.reader(file)
+        header = next(rows, [])
+        found = [(_minute(heading), at) for at, heading in enumerate(header)]
+        minutes = sorted((minute, at) for minute, at in found if minute is not None)
+        check(bool(minutes), f"{path.name} line 1", "columns minute_1, minute_2, ...", header[:4])
+        columns = [at for _, at in minutes]
+        names, counts = [], []
+        for number, row in enumerate(rows, 2):
+            try:
+                counts.append([int(float(row[at] or 0)) for at in columns])
+            except (ValueError, IndexError) as error:
+                raise fail(f"{path.name} line {number}", "counts of invocations", error) from error
+            names.append(row[0])
+    table = np.array(counts, np.int64).reshape(len(names), len(columns))
+    return FunctionCounts(tuple(names), table)
+
+
+def _minute(heading: str) -> int | None:
+    digits = heading.strip().lower().removeprefix("minute_")
+    return int(digits) if digits.isdecimal() else None
