@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import types
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from blocks._checks import check, fail
 
@@ -37,11 +37,15 @@ def override(config: T, settings: Sequence[str], *, see: str, also: Sequence[str
 def parse(key: str, text: str, kind: Any) -> Any:
     """
     Args:
-        kind: a type that reads text (``bool`` reads true, false, 1 and 0), or ``kind | None``.
+        kind: a type that reads text (``bool`` reads true, false, 1 and 0), ``kind | None``, or a
+            ``Literal`` of texts.
 
     Raises:
         ValueError: the text is no such value; the key is named.
     """
+    if get_origin(kind) is Literal:
+        check(text in get_args(kind), key, " or ".join(get_args(kind)), repr(text))
+        return text
     kinds = kind.__args__ if isinstance(kind, types.UnionType) else (kind,)
     if type(None) in kinds and text.lower() in ("none", ""):
         return None

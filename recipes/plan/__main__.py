@@ -9,6 +9,7 @@ python -m recipes.plan diff out/plan.json out/other.json
 python -m recipes.plan show out/plan.json --out out/plan.html
 python -m recipes.plan run out/plan.json --how forks --compare     # a few steps as planned
 python -m recipes.plan calibrate --out my-cluster.json             # measure this machine
+python -m recipes.plan inference llama:8b --profile out/llama.profile  # every way to serve it
 
 MODEL is a family and size (recipes.plan.families) or package.module:factory, a function from the
 rows of a microbatch to (module, args, kwargs). Settings are fields of PlanConfig (config.py).
@@ -24,7 +25,7 @@ from recipes.plan.settings import override
 from recipes.plan.verbs import parser_of, plan
 
 VERBS = ("explain", "diff", "pin", "whatif", "show", "run")
-ELSEWHERE = {"calibrate": "recipes.plan.calibrate"}
+ELSEWHERE = {"calibrate": "recipes.plan.calibrate", "inference": "recipes.plan.inference"}
 """Verbs with a ``main(argv)`` of their own."""
 
 

@@ -42,17 +42,39 @@ def layers_by_rows(
         ValueError: a model that there is not, or that cannot be traced.
     """
 
+    def step_of(rows: int) -> Call:
+        note(f"tracing {config.model}, {rows} rows")
+        return call_of(config, rows)
+
+    return chains_of(step_of, optimizer=config.optimizer)
+
+
+def chains_of(
+    call: Callable[[int], Call],
+    *,
+    optimizer: str,
+    loss: Callable[[Any], Any] | None = None,
+    part: Callable[[OpGraph], OpGraph] = lambda graph: graph,
+) -> Callable[[int], LayerChain]:
+    """From rows to the layers of what is called.
+
+    Args:
+        call: for so many rows.
+        loss: of what it returns, see ``trace``.
+        part: what is kept of the graph of a step.
+    """
     missing: dict[int, int] = {}
 
     def graph_of(rows: int) -> OpGraph:
         from recipes.plan.short_trace import short_trace
         from recipes.plan.trace import trace
 
-        note(f"tracing {config.model}, {rows} rows")
-        graph, left_out = short_trace(*call_of(config, rows), optimizer=config.optimizer)
+        called = call(rows)
+        graph, left_out = short_trace(*called, optimizer=optimizer, loss=loss)
+        graph = part(graph)
         if left_out and not _repeats(graph, left_out):
             left_out = 0
-            graph = trace(*call_of(config, rows), optimizer=config.optimizer).graph
+            graph = part(trace(*called, optimizer=optimizer, loss=loss).graph)
         missing[rows] = left_out
         return graph
 

@@ -4,6 +4,7 @@ A plan needs no more: layers are kept once for each kind, whatever the depth.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -19,7 +20,12 @@ _LOG = logging.getLogger(__name__)
 
 
 def short_trace(
-    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, optimizer: str
+    module: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    optimizer: str,
+    loss: Callable[[Any], Any] | None = None,
 ) -> tuple[OpGraph, int]:
     """The step of a model, and the number of equal blocks that were left out of it.
 
@@ -27,16 +33,17 @@ def short_trace(
 
     Args:
         module: one, or a function that makes it.
+        loss: of what it returns, see ``trace``.
     """
     fake: nn.Module = fake_module(module, new_fake_mode())
     runs = [run for one in find_block_lists(fake) if (run := find_run(one)) is not None]
     if len(runs) == 1 and runs[0].period == 1:
         try:
             shorten(fake, runs[0])
-            short = trace(fake, args, kwargs, optimizer=optimizer, whole=True)
+            short = trace(fake, args, kwargs, optimizer=optimizer, loss=loss, whole=True)
             return short.graph, runs[0].num_blocks_left_out
         except Untraceable:
             raise
         except Exception as error:  # code that counts its layers can fail in any way
             _LOG.info("every layer is traced: %s", error)
-    return trace(module, args, kwargs, optimizer=optimizer).graph, 0
+    return trace(module, args, kwargs, optimizer=optimizer, loss=loss).graph, 0

@@ -98,6 +98,11 @@ class TrainedDecoder(Decoder):
         attend = batched_attend(self.config, seq_len)
         return super().forward(inputs.flatten(), positions, attend)
 
+    def next_scores(self, inputs: Tensor) -> Tensor:
+        """Scores of what follows each row, [num_rows, vocab_size]: what a prefill is for."""
+        num_rows, seq_len = inputs.shape
+        return self.logits(self.hidden(inputs).unflatten(0, (num_rows, seq_len))[:, -1])
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TrainedDecoder":
         """The table of positions stays float32 whatever the parameters become."""
         table: Any = self.cos_sin

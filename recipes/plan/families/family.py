@@ -128,7 +128,7 @@ def _decoder(name: str, size: str) -> Family:
             init_weights(made)
         return made
 
-    small = size.partition(",")[0] == "tiny"
+    small = config.max_positions <= 64
     batch_size, seq_len = (4, 8) if small else (8, config.max_positions)
     return Family(name, make, batch_size, seq_len, inputs)
 
