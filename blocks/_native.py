@@ -21,6 +21,10 @@ FLAGS = (
 )
 
 
+PLAIN_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off")
+"""For host code that must give the same bits as Python: no fused operations, and no OpenMP."""
+
+
 @functools.cache
 def compiler() -> str | None:
     """Path of the C++ compiler (``$CXX``, ``c++``, ``g++`` or ``clang++``), or None."""
@@ -42,12 +46,26 @@ def load(source: Path) -> ctypes.CDLL:
     """
     import torch  # noqa: F401  (its OpenMP runtime is loaded before ours is looked up)
 
+    return _load(source, FLAGS)
+
+
+@functools.cache
+def load_plain(source: Path) -> ctypes.CDLL:
+    """The same for host code without OpenMP, whose arithmetic is Python's; needs no torch.
+
+    Raises:
+        RuntimeError: no compiler, or the compiler refused; with its own message.
+    """
+    return _load(source, PLAIN_FLAGS)
+
+
+def _load(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
     cxx = compiler()
     if cxx is None:
         raise RuntimeError("expected a C++ compiler, found none; install g++ or set CXX")
-    target = _cache_dir() / f"{source.stem}-{_digest(source, cxx)}.so"
+    target = _cache_dir() / f"{source.stem}-{_digest(source, cxx, flags)}.so"
     if not target.exists():
-        _compile(cxx, source, target)
+        _compile(cxx, source, target, flags)
     return ctypes.CDLL(str(target))
 
 
@@ -58,12 +76,12 @@ def _cache_dir() -> Path:
     return path
 
 
-def _digest(source: Path, cxx: str) -> str:
+def _digest(source: Path, cxx: str, flags: tuple[str, ...]) -> str:
     version = subprocess.run([cxx, "--version"], capture_output=True, text=True).stdout
     seen = hashlib.sha256()
     for header in sorted(source.parent.glob("*.h")):
         seen.update(header.read_bytes())
-    for part in (source.read_text(), " ".join(FLAGS), version, platform.machine(), _cpu_flags()):
+    for part in (source.read_text(), " ".join(flags), version, platform.machine(), _cpu_flags()):
         seen.update(part.encode())
     return seen.hexdigest()[:16]
 
@@ -77,10 +95,10 @@ def _cpu_flags() -> str:
         return platform.processor()
 
 
-def _compile(cxx: str, source: Path, target: Path) -> None:
+def _compile(cxx: str, source: Path, target: Path, flags: tuple[str, ...]) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         built = Path(scratch) / target.name
-        command = [cxx, *FLAGS, "-o", str(built), str(source)]
+        command = [cxx, *flags, "-o", str(built), str(source)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr.strip()[-2000:]}")

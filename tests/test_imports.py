@@ -40,6 +40,20 @@ def test_profiles_and_placements_import_without_torch_or_numpy() -> None:
     )
 
 
+def test_clusters_are_simulated_without_torch() -> None:
+    run(
+        "import sys\n"
+        "sys.modules['torch'] = None  # importing it now raises\n"
+        "from blocks.sched.cluster_sim import simulate\n"
+        "from blocks.sched.placement import Placement\n"
+        "from blocks.sched.profile import Configuration, single_pass\n"
+        "from blocks.sched.workload import Workload\n"
+        "profiles = {'a': single_pass('a', 'd', {(1, 1): [0.5]}, 1)}\n"
+        "placement = Placement.equal_groups(1, Configuration(1, 1), [['a']])\n"
+        "assert simulate(placement, profiles, Workload.of(['a'], [0.0])).attainment == 1\n"
+    )
+
+
 def test_planning_side_of_sharding_imports_without_torch() -> None:
     run(
         "import sys\n"
