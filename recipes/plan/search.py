@@ -6,29 +6,24 @@ layers -> stages, submeshes, schedule and microbatches -> strategies of the chos
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from blocks._checks import check, fail
-from blocks.pipeline import partition_mesh
-from blocks.pipeline.inter_op import DoesNotFit, InterOpPlan, PlannedStage, SubmeshShape, submeshes
-from blocks.pipeline.view.scale import bytes_text
+from blocks.pipeline.inter_op import InterOpPlan, PlannedStage
 from blocks.sharding import Cluster, Mesh, MeshCost
 from recipes.plan.boundaries import boundaries
-from recipes.plan.candidates import Reduced
 from recipes.plan.chain import LayerChain
 from recipes.plan.config import PlanConfig
 from recipes.plan.parallel_plan import Fingerprint, ParallelPlan
+from recipes.plan.partition import Partition, memory_bytes, submesh_shapes
 from recipes.plan.patterns import patterns_of
 from recipes.plan.pins import check_pins, parse_pins
 from recipes.plan.prediction import Prediction
+from recipes.plan.reduced import Reduced
 from recipes.plan.sensitivity import notes_of
 from recipes.plan.stage_options import Note, OptionTables, option_tables
 from recipes.plan.stage_plan import Boundary, StagePlan
 from recipes.plan.stage_solution import StageSolution, solve_stage
 from recipes.plan.step_time import step_time
-
-EPSILON = 1e-3
-"""Share by which the partition may miss the least closed formula; the bound is not touched."""
 
 Chains = Callable[[int], LayerChain]
 """From the rows of a microbatch to the layers of the model."""
@@ -73,9 +68,9 @@ def search(
     layers = by_count[counts[0]]
     check_pins(parse_pins(config.pins), layers)
     say(f"{layers.num_layers} layers of {len(set(layers.kinds))} kinds; microbatches {counts}")
-    shapes, kinds = _shapes(cluster, config)
+    shapes = submesh_shapes(cluster, config)
     tables = option_tables(by_count, cluster, shapes, config, say)
-    partition = Partition(tables, cluster, config, counts, kinds)
+    partition = Partition(tables, cluster, config)
     found = partition.best(memory_bytes(cluster, config))
     say(f"{found.num_stages} stages, {found.num_microbatches} microbatches, {found.schedule}")
     chain = by_count[found.num_microbatches]
@@ -84,113 +79,6 @@ def search(
     plan = dataclasses.replace(plan, notes=notes_of(plan, partition, found, cluster, config))
     say(f"step {plan.predicted.step_s * 1e3:.1f} ms, {plan.predicted.gap:.1%} above the bound")
     return Searched(plan, chain, found, tables, solutions)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Partition:
-    """The partition of the mesh, to be asked again with other limits."""
-
-    tables: OptionTables
-    cluster: Cluster
-    config: PlanConfig
-    counts: tuple[int, ...]
-    kinds: tuple[str, ...]
-
-    def best(
-        self,
-        caps: Mapping[str, float],
-        *,
-        counts: tuple[int, ...] | None = None,
-        max_stages: int | None = None,
-    ) -> InterOpPlan:
-        """
-        Args:
-            caps: bytes of a device by kind.
-
-        Raises:
-            ValueError: nothing keeps to the limits.
-        """
-        try:
-            return self._best(caps, counts, max_stages)
-        except DoesNotFit as error:
-            least = 1 + error.shortfall_bytes / min(caps.values())
-            if error.limit != "memory":
-                found = self._least(caps, counts, max_stages)
-                if found is None:
-                    raise
-                least = found
-            short = (least - 1) * min(caps.values())
-            hint = (
-                f"{bytes_text(short)} too few; add devices, raise num_microbatches, allow "
-                "recompute, or lower batch_size or seq_len"
-            )
-            got = bytes_text(min(caps.values()))
-            needed = bytes_text(least * min(caps.values()))
-            raise fail("memory of a device", needed, got, hint) from error
-
-    def _best(
-        self, caps: Mapping[str, float], counts: tuple[int, ...] | None, max_stages: int | None
-    ) -> InterOpPlan:
-        return partition_mesh(
-            self.tables.sums.__getitem__,
-            len(self.cluster.nodes),
-            self.cluster.nodes[0].num_devices,
-            num_microbatches=counts or self.counts,
-            memory_cap_bytes=dict(caps) if self.kinds else min(caps.values()),
-            schedules=self.config.schedules.split(","),
-            kinds=self.kinds,
-            idle_devices=self.config.idle_devices,
-            max_stages=max_stages or self.config.max_stages,
-            epsilon=EPSILON,
-        )
-
-    def _least(
-        self, caps: Mapping[str, float], counts: tuple[int, ...] | None, max_stages: int | None
-    ) -> float | None:
-        """How many times the memory there is would do; None where that is not what is short."""
-
-        def fit(factor: float) -> bool:
-            try:
-                self._best({k: factor * size for k, size in caps.items()}, counts, max_stages)
-            except DoesNotFit:
-                return False
-            return True
-
-        if not fit(2.0**40):
-            return None
-        low, high = 1.0, 2.0
-        while not fit(high):
-            low, high = high, 2 * high
-        while high / low > 1.01:
-            middle = (low * high) ** 0.5
-            low, high = (low, middle) if fit(middle) else (middle, high)
-        return high
-
-
-def memory_bytes(cluster: Cluster, config: PlanConfig) -> dict[str, float]:
-    """What a plan may use of a device, by kind."""
-    if config.memory_gib is not None:
-        return {kind.name: config.memory_gib * 2**30 for kind in cluster.kinds}
-    return {kind.name: float(kind.memory_bytes) for kind in cluster.kinds}
-
-
-def _shapes(
-    cluster: Cluster, config: PlanConfig
-) -> tuple[tuple[SubmeshShape, ...], tuple[str, ...]]:
-    """Shapes of submeshes to look at, and the kinds of the hosts where there are several."""
-    sizes = {node.num_devices for node in cluster.nodes}
-    hint = "plan for its equal nodes alone"
-    check(len(sizes) == 1, "devices of the nodes", "as many in each", sorted(sizes), hint)
-    kinds = tuple(node.kind for node in cluster.nodes)
-    kinds = kinds if len(set(kinds)) > 1 else ()
-    shapes = submeshes(len(cluster.nodes), sizes.pop(), kinds=kinds, only_powers_of_two=True)
-    if config.max_stages is not None and not config.idle_devices and not kinds:
-        least = cluster.num_devices / config.max_stages  # some stage has as many
-        if config.max_stages == 1:
-            shapes = tuple(shape for shape in shapes if shape.size >= least)
-    if config.max_stage_devices is not None:
-        shapes = tuple(shape for shape in shapes if shape.size <= config.max_stage_devices)
-    return shapes, kinds
 
 
 def _solve(

@@ -1,20 +1,16 @@
 """What binds a plan and what would change it, in sentences. Needs numpy, no torch."""
 
-from typing import TYPE_CHECKING
-
 from blocks.pipeline.inter_op import InterOpPlan
 from blocks.pipeline.view.scale import bytes_text
 from blocks.sharding import Cluster
 from recipes.plan.config import PlanConfig
 from recipes.plan.parallel_plan import ParallelPlan
-
-if TYPE_CHECKING:
-    from recipes.plan.search import Partition
+from recipes.plan.partition import Partition, memory_bytes
 
 
 def notes_of(
     plan: ParallelPlan,
-    partition: "Partition",
+    partition: Partition,
     found: InterOpPlan,
     cluster: Cluster,
     config: PlanConfig,
@@ -23,8 +19,6 @@ def notes_of(
 
     Other limits are tried on the tables of layer costs that the plan was chosen from.
     """
-    from recipes.plan.search import memory_bytes
-
     caps = memory_bytes(cluster, config)
     return (_largest_part(plan), _memory(plan, caps, cluster), *_others(partition, found, caps))
 
@@ -55,7 +49,7 @@ def _memory(plan: ParallelPlan, caps: dict[str, float], cluster: Cluster) -> str
     return f"stage {fullest} holds most: {bytes_text(held)}, {share(fullest):.0%} of a device"
 
 
-def _others(partition: "Partition", found: InterOpPlan, caps: dict[str, float]) -> list[str]:
+def _others(partition: Partition, found: InterOpPlan, caps: dict[str, float]) -> list[str]:
     said = []
     for word, factor in (("half", 0.5), ("twice", 2.0)):
         changed = {kind: factor * size for kind, size in caps.items()}

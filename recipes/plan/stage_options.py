@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from blocks._checks import fail
 from blocks.pipeline import LayerSums
 from blocks.pipeline.inter_op import SubmeshShape
-from blocks.sharding import Cluster, Mesh, MeshCost, Submesh
-from recipes.plan.candidates import Candidate, Reduced, candidates, meshes, priced
+from blocks.sharding import Cluster, Mesh, MeshCost
+from recipes.plan.candidates import Candidate, candidates, priced
 from recipes.plan.chain import LayerChain
 from recipes.plan.config import PlanConfig
 from recipes.plan.layer_price import LayerPrice
 from recipes.plan.parallel_work import in_parallel
 from recipes.plan.pins import parse_pins
+from recipes.plan.reduced import Reduced
+from recipes.plan.stage_meshes import stage_meshes
 
 Note = Callable[[str], None]
 
@@ -44,14 +46,6 @@ class OptionTables:
         return self.options[shape][int(name)]
 
 
-def first_submesh(cluster: Cluster, shape: SubmeshShape) -> Submesh:
-    """The submesh of a shape on the first hosts of its kind."""
-    kinds = [node.kind for node in cluster.nodes]
-    return Submesh(
-        kinds.index(shape.kind) if shape.kind else 0, shape.num_hosts, 0, shape.num_devices
-    )
-
-
 def option_tables(
     chains: Mapping[int, LayerChain],
     cluster: Cluster,
@@ -70,9 +64,7 @@ def option_tables(
     pins = parse_pins(config.pins)
     reduced = {count: Reduced.of(chain, pins=pins) for count, chain in chains.items()}
     todo = [
-        (shape, mesh)
-        for shape in shapes
-        for mesh in meshes(cluster, first_submesh(cluster, shape), config.mesh_axes)
+        (shape, mesh) for shape in shapes for mesh in stage_meshes(cluster, shape, config.mesh_axes)
     ]
     repeats = (False, True) if config.recompute is None else (config.recompute,)
     found: dict[SubmeshShape, list[tuple[StageOption, Prices]]] = {}

@@ -8,9 +8,11 @@ from blocks.pipeline.view.scale import bytes_text
 from blocks.sharding import Mesh, MeshCost, Strategy, TensorValue, count, lower
 from blocks.sharding.intra_op import pose
 from recipes.plan.axis_descent import AxisDescent
-from recipes.plan.candidates import DEAR, Reduced, state_bytes
+from recipes.plan.candidates import state_bytes
+from recipes.plan.hull import DEAR
 from recipes.plan.layer_price import LayerPrice, layer_prices, total_price
 from recipes.plan.prediction import StagePrediction
+from recipes.plan.reduced import Reduced
 
 SETTLED = 2
 """Prices, the first ones, at which all axes are looked at together and not only in turn."""
