@@ -34,6 +34,8 @@ from tests.sched.cluster.cases import (
     draw_profiles,
     draw_workload,
 )
+from tests.sched.cluster.checks import check_stages
+from tests.sched.cluster.storm import storms
 
 seeds = st.integers(0, 2**32 - 1)
 ONE = Configuration(1, 1)
@@ -273,22 +275,17 @@ def test_nothing_is_lost_and_no_stage_is_taken_twice(seed: int) -> None:
     assert sum(outcome.counts[name] for name in ("finished", "rejected", "unplaced", "failed")) == (
         workload.num_requests
     )
-    overheads = options["overheads"] or Overheads()
-    for index, group in enumerate(placement.groups):
-        own = np.flatnonzero(outcome.finished & (outcome.group == index))
-        own = own[np.argsort(outcome.answered_s[own], kind="stable")]
-        scale = 1 + overheads.per_stage * group.configuration.pp
-        asked = [workload.models[model] for model in workload.model[own]]
-        least = [profiles[model].timing(group.configuration) for model in asked]
-        last_s = np.array([timing.stage_s()[-1] * scale for timing in least])
-        done_s = outcome.answered_s[own]
-        gap_s = overheads.gap_of(group.configuration.pp)
-        assert np.all(np.diff(done_s) >= last_s[1:] + gap_s - 1e-9)
-        alone_s = np.array([timing.latency_s() * scale for timing in least])
-        latency_s = done_s - workload.arrival_s[own]
-        assert np.all(latency_s >= alone_s + overheads.request_s - 1e-9)
-    work_s = outcome.busy_s.sum()
-    assert work_s >= -1e-9
+    check_stages(outcome, profiles, options["overheads"] or Overheads())
+
+
+def test_a_storm_loses_nothing_and_leaves_nothing_behind() -> None:
+    told = storms(30_000, each=5000)
+    assert told.otherwise > 1000, "or there was no storm"
+
+
+@pytest.mark.nightly
+def test_a_million_requests_through_storms() -> None:
+    assert storms(1_000_000, first_seed=1000).requests >= 1_000_000
 
 
 @given(seeds)

@@ -1,0 +1,10 @@
+"""Figures of many models on one cluster, one module a part."""
+
+from collections.abc import Iterator
+
+from benches.figures import _place_sim
+from benches.figures.row import Row
+
+
+def rows() -> Iterator[Row]:
+    yield from _place_sim.rows()
