@@ -13,6 +13,8 @@ from blocks.sharding.group import Group, sum_in_order
 def cut_tensor(whole: Tensor, cut: Cut, rank: int) -> Tensor:
     """What a rank holds, in memory of its own."""
     check(whole.shape[cut.dim] == cut.size, f"dim {cut.dim}", cut.size, whole.shape[cut.dim])
+    if whole.is_meta:  # torch would import a compiler for it
+        return torch.empty(cut.local_shape(whole.shape, rank), dtype=whole.dtype, device="meta")
     parts = [whole.narrow(cut.dim, run.start, run.size) for run in cut.runs[rank]]
     return torch.cat([*parts, whole.narrow(cut.dim, 0, 0)], cut.dim)
 

@@ -3,15 +3,16 @@
 import logging
 import sys
 
-from recipes.serve.arguments import engine_config, parser, server_config
+from recipes.serve.arguments import engine_config, parse, server_config
 from recipes.serve.loading import load
+from recipes.serve.model_runner import RunnerLost
 from recipes.serve.server import Server, build_service, greeting, listen
 
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    options = parser().parse_args()
+    options = parse()
     try:
         server = server_config(options)
         engine = engine_config(options)
@@ -24,12 +25,15 @@ def main() -> int:
     print("loading", options.model or "the bundled model", "...", file=sys.stderr, flush=True)
     try:
         loaded = load(options.model, engine)
-    except (ValueError, MemoryError) as error:
+    except (ValueError, MemoryError, RunnerLost) as error:
         return _fail(error, 4)
-    service = build_service(loaded, server)
-    print(loaded.explain(), greeting(service, sock), sep="\n", flush=True)
-    Server(service).run(sockets=[sock])
-    service.engine.join(2)  # after a forced exit it may still be in a step
+    try:
+        service = build_service(loaded, server)
+        print(loaded.explain(), greeting(service, sock), sep="\n", flush=True)
+        Server(service).run(sockets=[sock])
+        service.engine.join(2)  # after a forced exit it may still be in a step
+    finally:
+        loaded.engine.close()
     return 0
 
 

@@ -2,9 +2,12 @@
 
 import argparse
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 from recipes.serve.config import EngineConfig, ServerConfig
 from recipes.serve.sizes import parse_bytes
+from recipes.settings import override
 
 KEY_VARIABLE = "LLM_BLOCKS_API_KEY"
 
@@ -17,6 +20,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("model", nargs="?", help="folder in the Hugging Face layout (default: the bundled model)")
+    add("settings", nargs="*", help="tp=2 pp=2 and the like: fields of EngineConfig")
     add("--host", default=server.host, help="address to listen on (default %(default)s)")
     add("--port", type=int, default=server.port, help="0 for any free one (default %(default)s)")
     add("--kv-memory", type=_bytes, help="memory for keys and values, such as 256MiB")
@@ -28,6 +32,9 @@ def parser() -> argparse.ArgumentParser:
     add("--policy", default=engine.policy, help="fcfs or priority (default %(default)s)")
     add("--dtype", help="float32, bfloat16 or float16 (default: the checkpoint's)")
     add("--device", default=engine.device, help="default %(default)s")
+    add("--tp", type=int, default=engine.tp, help="processes that share every layer (default 1)")
+    add("--pp", type=int, default=engine.pp, help="stages that share the layers (default 1)")
+    add("--step-timeout", type=float, default=engine.step_timeout, help="default %(default)s s")
     add("--api-key", help=f"wanted from clients; better set ${KEY_VARIABLE}")
     add("--model-name", help="name clients use (default: the folder's)")
     add("--allow-host", action="append", default=[], help="further Host header to accept")
@@ -41,6 +48,15 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; a first ``key=value`` is a setting and no model, unless it is a folder."""
+    options = parser().parse_intermixed_args(arguments)
+    if options.model and "=" in options.model and not Path(options.model).exists():
+        options.settings.insert(0, options.model)
+        options.model = None
+    return options
+
+
 def _bytes(text: str) -> int:
     try:
         return parse_bytes(text)
@@ -49,7 +65,8 @@ def _bytes(text: str) -> int:
 
 
 def engine_config(options: argparse.Namespace) -> EngineConfig:
-    return EngineConfig(
+    """The engine's settings; ``key=value`` ones are laid over the options."""
+    config = EngineConfig(
         kv_bytes=options.kv_memory,
         kv_dtype=options.kv_dtype,
         max_model_len=options.max_model_len,
@@ -59,7 +76,11 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
         policy=options.policy,
         dtype=options.dtype,
         device=options.device,
+        tp=options.tp,
+        pp=options.pp,
+        step_timeout=options.step_timeout,
     )
+    return override(config, options.settings, see="recipes/serve/config.py")
 
 
 def server_config(options: argparse.Namespace) -> ServerConfig:

@@ -1,4 +1,4 @@
-"""A batch of the scheduler as the tensors a forward pass wants.
+"""A batch of the scheduler as plain arrays, and as the tensors a forward pass wants.
 
 Every running sequence keeps a row of one long-lived block table, updated where it changed; a step
 then gathers rows and computes positions and slots for all tokens at once, in numpy.
@@ -10,35 +10,16 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from blocks._checks import check
 from blocks.sched import Batch, Entry
+from recipes.serve.plain_batch import PlainBatch, StepTensors
 
 
 class BlockIds(Protocol):
     """A sequence's blocks; the list grows at its end and changes only in its last entry."""
 
     block_ids: list[int]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class StepTensors:
-    """Inputs of one forward pass.
-
-    token_ids, positions: int64 [num_tokens]. slots: int64 [num_tokens].
-    block_table: int32 [num_seqs, max_blocks]. seq_lens: int32 [num_seqs], new tokens included.
-    cu_seqlens_q: int32 [num_seqs + 1]. last: index of the last token of every entry that is
-        sampled from, int64 [num_sampled].
-    """
-
-    token_ids: Tensor
-    positions: Tensor
-    slots: Tensor
-    block_table: Tensor
-    seq_lens: Tensor
-    cu_seqlens_q: Tensor
-    last: Tensor
 
 
 @dataclasses.dataclass(slots=True)
@@ -81,6 +62,10 @@ class BatchTensors:
 
     def build(self, batch: Batch) -> StepTensors:
         """The tensors of one step."""
+        return self.plain(batch).tensors(self._block_size, self._device)
+
+    def plain(self, batch: Batch) -> PlainBatch:
+        """One step as plain arrays, in memory of their own."""
         entries = batch.entries
         self._make_room(entries)
         rows = np.fromiter(map(self._update_row, entries), np.int64, len(entries))
@@ -94,37 +79,9 @@ class BatchTensors:
         starts = np.fromiter((e.start for e in entries), np.int64, len(entries))
         counts = np.fromiter((e.num_tokens for e in entries), np.int64, len(entries))
         sampled = np.fromiter((e.num_samples > 0 for e in entries), np.bool_, len(entries))
-        return self._assemble(rows, starts, counts, sampled, token_ids)
-
-    def _assemble(
-        self,
-        rows: np.ndarray,
-        starts: np.ndarray,
-        counts: np.ndarray,
-        sampled: np.ndarray,
-        token_ids: list[int],
-    ) -> StepTensors:
-        size = self._block_size
-        bounds = np.zeros(len(rows) + 1, np.int32)
-        np.cumsum(counts, out=bounds[1:])
-        offsets = np.arange(bounds[-1]) - np.repeat(bounds[:-1], counts)
-        positions = np.repeat(starts, counts) + offsets
-        slots = self._table[np.repeat(rows, counts), positions // size] * np.int64(size)
-        slots += positions % size
-        seq_lens = (starts + counts).astype(np.int32)
-        width = -(-int(seq_lens.max()) // size)
-        return StepTensors(
-            token_ids=torch.tensor(token_ids, device=self._device),
-            positions=self._to(positions),
-            slots=self._to(slots),
-            block_table=self._to(self._table[rows, :width]),
-            seq_lens=self._to(seq_lens),
-            cu_seqlens_q=self._to(bounds),
-            last=self._to(bounds[1:][sampled].astype(np.int64) - 1),
-        )
-
-    def _to(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self._device)
+        width = -(-int((starts + counts).max()) // self._block_size)
+        table = self._table[rows, :width]
+        return PlainBatch(np.array(token_ids, np.int64), starts, counts, sampled, table)
 
     def _make_room(self, entries: list[Entry]) -> None:
         """Have a free row for every entry that may need one."""

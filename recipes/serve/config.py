@@ -24,6 +24,11 @@ class EngineConfig:
     kv_dtype: storage of keys and values: ``auto`` as the weights, ``fp8`` or ``int8`` with a scale
         for every token and head, which fits about twice the tokens of bfloat16.
     device: where the model runs.
+    tp: processes that share every layer by its heads. pp: stages that share the layers.
+        Together ``tp * pp`` processes, each with its part of the weights and of the cache; then
+        ``kv_bytes`` is what each may take.
+    step_timeout: longest a step of several processes may take [s]; they are then ended, and with
+        them the requests that ran.
     """
 
     kv_bytes: int | None = None
@@ -36,9 +41,12 @@ class EngineConfig:
     dtype: str | None = None
     kv_dtype: str = "auto"
     device: str = "cpu"
+    tp: int = 1
+    pp: int = 1
+    step_timeout: float = 120.0
 
     def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "token_budget", "block_size", "max_waiting"):
+        for name in ("max_num_seqs", "token_budget", "block_size", "max_waiting", "tp", "pp"):
             value = getattr(self, name)
             ok = isinstance(value, int) and value >= 1
             check(ok, name, "a positive whole number", value)
@@ -46,6 +54,9 @@ class EngineConfig:
             value = getattr(self, name)
             ok = value is None or (isinstance(value, int) and value >= 1)
             check(ok, name, "a positive whole number or None", value)
+        seconds = self.step_timeout
+        fits = seconds > 0 and math.isfinite(seconds)
+        check(fits, "step_timeout", "more than 0 seconds, finite", seconds)
         kinds = ("auto", "fp8", "int8")
         check(self.kv_dtype in kinds, "kv_dtype", "auto, fp8 or int8", repr(self.kv_dtype))
         check(self.policy in ("fcfs", "priority"), "policy", "'fcfs' or 'priority'", self.policy)

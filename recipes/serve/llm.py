@@ -25,7 +25,10 @@ class LLM:
     Args:
         model: a Hugging Face folder; None for the bundled model.
         loaded: an engine that exists already, instead of ``model``.
-        settings: fields of `EngineConfig` (``kv_bytes``, ``max_model_len``, ...).
+        settings: fields of `EngineConfig` (``kv_bytes``, ``max_model_len``, ``tp``, ...).
+
+    With ``tp`` or ``pp`` the model runs in processes of its own; ``close`` ends them, as do the end
+    of a ``with`` block and of this process.
 
     Raises:
         ValueError: a folder or setting that cannot work.
@@ -86,6 +89,16 @@ class LLM:
             for messages in conversations
         ]
         return self._run(batch, params, progress)
+
+    def close(self) -> None:
+        """End the processes of the model, where it has any."""
+        self.engine.close()
+
+    def __enter__(self) -> "LLM":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):

@@ -13,6 +13,8 @@ from recipes.model.tokenizer import Tokenizer
 from recipes.serve.config import EngineConfig
 from recipes.serve.engine import Engine
 from recipes.serve.memory import make_cache
+from recipes.serve.model_runner import ModelRunner
+from recipes.serve.parallel import ParallelRunner, Start, exec_ranks
 from recipes.serve.runner import Runner
 from recipes.serve.sizes import format_bytes
 
@@ -52,12 +54,21 @@ class Loaded:
         return "\n".join(lines)
 
 
-def load(model: str | Path | None = None, config: EngineConfig | None = None) -> Loaded:
+def load(
+    model: str | Path | None = None,
+    config: EngineConfig | None = None,
+    *,
+    start: Start | None = None,
+) -> Loaded:
     """Load a Hugging Face folder, or the bundled model, into an engine.
+
+    Args:
+        start: how the processes of ``tp`` and ``pp`` come to life; default fresh interpreters.
 
     Raises:
         ValueError: a folder or setting that cannot work, with what to do about it.
         MemoryError: keys and values that memory has no room for.
+        RunnerLost: processes that do not start.
     """
     config = config or EngineConfig()
     started = time.perf_counter()
@@ -70,9 +81,13 @@ def load(model: str | Path | None = None, config: EngineConfig | None = None) ->
     dtype = None if config.dtype is None else _dtype(config.dtype)
     _check_device(config.device)
     tokenizer = Tokenizer.from_folder(folder)
-    decoder = load_model(folder, dtype, config.device, max_positions=config.max_model_len)
-    decoder.requires_grad_(False).eval()
-    runner = Runner(decoder, make_cache(decoder, config))
+    runner: ModelRunner
+    if config.tp * config.pp > 1 or start is not None:
+        runner = ParallelRunner(folder, config, start=start or exec_ranks)
+    else:
+        decoder = load_model(folder, dtype, config.device, max_positions=config.max_model_len)
+        decoder.requires_grad_(False).eval()
+        runner = Runner(decoder, make_cache(decoder, config))
     engine = Engine(runner, detokenizers(tokenizer), config)
     return Loaded(folder, engine, tokenizer, runner.weight_bytes, time.perf_counter() - started)
 

@@ -8,8 +8,9 @@ from torch import Tensor
 from blocks.kv import BlockManager, KVCache
 from blocks.sched import Batch
 from recipes.model import Decoder, ModelConfig, paged_attend
-from recipes.serve.batch_tensors import BatchTensors, StepTensors
+from recipes.serve.batch_tensors import BatchTensors
 from recipes.serve.model_runner import StepResult
+from recipes.serve.plain_batch import StepTensors
 from recipes.serve.prompt_scores import PromptRows, score_prompts
 from recipes.serve.sampler import Draw, draw
 

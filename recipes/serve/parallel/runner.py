@@ -1,0 +1,152 @@
+"""``ParallelRunner``: a model cut over processes, as the engine knows it."""
+
+import logging
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from blocks._checks import check
+from blocks.kv import BlockManager
+from blocks.sched import Batch
+from recipes.model import ModelConfig, read_config
+from recipes.serve.batch_tensors import BatchTensors
+from recipes.serve.config import EngineConfig
+from recipes.serve.model_runner import RunnerLost, StepResult
+from recipes.serve.parallel.cache_size import cache_blocks, explain_cache
+from recipes.serve.parallel.layout import Layout
+from recipes.serve.parallel.messages import step_frame
+from recipes.serve.parallel.rank_spec import RankSpec
+from recipes.serve.parallel.start import Start, exec_ranks
+from recipes.serve.parallel.worker_group import WorkerGroup
+from recipes.serve.prompt_scores import PromptRows
+from recipes.serve.sampler import Draw
+
+log = logging.getLogger("recipes.serve")
+
+
+class ParallelRunner:
+    """A ``ModelRunner`` whose model runs in ``tp * pp`` processes, all given every batch.
+
+    This process holds no weights and no cache, and takes part in no collective: whatever happens to
+    the ranks, it can say so, end them and start others.
+
+    Args:
+        folder: of the model; every rank reads its part of it.
+        config: with ``tp`` and ``pp``.
+        start: brings processes to life; fresh interpreters on this machine by default.
+        num_threads: of every rank, on the CPU; default a fair share of torch's.
+
+    Raises:
+        ValueError: a model that cannot be cut so.
+        RunnerLost: the ranks do not start.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        config: EngineConfig,
+        *,
+        start: Start = exec_ranks,
+        num_threads: int | None = None,
+    ) -> None:
+        self.model: ModelConfig = read_config(folder)
+        self.layout = Layout(config.tp, config.pp)
+        self.layout.check(self.model)
+        self.dtype = config.dtype or self.model.dtype
+        self.block_size = config.block_size
+        weights = getattr(torch, self.dtype)
+        self.num_blocks, self._block_bytes = cache_blocks(self.model, self.layout, config, weights)
+        self.seq_lens: Tensor | None = None
+        self._folder, self._config, self._start = Path(folder).resolve(), config, start
+        ranks = self.layout.num_ranks
+        self._num_threads = num_threads or max(1, torch.get_num_threads() // ranks)
+        self._number = 0
+        self._group: WorkerGroup | None = None
+        self._closed = False
+        self.weight_bytes = self._running().weight_bytes
+
+    def explain(self) -> str:
+        return explain_cache(
+            self.model, self.layout, self.num_blocks, self._block_bytes, self.block_size
+        )
+
+    def begin(self, manager: BlockManager, *, max_num_seqs: int, max_model_len: int) -> None:
+        if self._group is not None and self._group.is_broken():
+            self._drop()
+        self._manager = manager
+        self.seq_lens = None
+        self._tensors = BatchTensors(
+            manager.table,
+            num_rows=max_num_seqs,
+            block_size=self.block_size,
+            max_blocks=-(-max_model_len // self.block_size),
+            device=torch.device("cpu"),
+        )
+
+    def is_lost(self) -> bool:
+        return self._group is not None and self._group.is_broken()
+
+    def run(self, batch: Batch, draws: Sequence[Draw], prompts: Sequence[PromptRows]) -> StepResult:
+        """Raises:
+        RunnerLost: a rank died, failed or hung; all have been ended. The next call starts others.
+        """
+        group = self._running()
+        self._number += 1
+        copies = self._manager.take_copies()
+        plain = self._tensors.plain(batch)
+        self.seq_lens = torch.from_numpy(plain.starts + plain.counts)
+        bounds = [0, plain.num_tokens]
+        try:
+            group.send(step_frame(self._number, copies, plain, bounds, draws, prompts))
+            found = group.result(self._number, self._config.step_timeout)
+        except RunnerLost as error:
+            log.error("the ranks of the model are ended: %s", error)
+            self._drop()
+            raise
+        return StepResult(found.drawn, found.scores)
+
+    def close(self) -> None:
+        self._closed = True
+        if self._group is not None:
+            self._group.end(patience_s=2.0)
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._group is not None:
+            self._finalizer()
+            self._group = None
+
+    def _running(self) -> WorkerGroup:
+        """The group of ranks, started if there is none."""
+        check(not self._closed, "runner", "one that is not closed", "a closed one")
+        if self._group is None:
+            group = self._group = WorkerGroup(self.layout, self._specs, self._start)
+            self._finalizer = weakref.finalize(self, group.end)
+        return self._group
+
+    def _specs(self, address: str, key: str, folder: str) -> list[RankSpec]:
+        config = self._config
+        return [
+            RankSpec(
+                rank=rank,
+                tp=config.tp,
+                pp=config.pp,
+                address=address,
+                key=key,
+                rendezvous=f"file://{folder}/store",
+                folder=str(self._folder),
+                num_blocks=self.num_blocks,
+                block_size=config.block_size,
+                dtype=config.dtype,
+                kv_dtype=config.kv_dtype,
+                device=config.device,
+                device_index=rank,
+                max_positions=config.max_model_len,
+                num_threads=self._num_threads,
+                timeout_s=config.step_timeout,
+            )
+            for rank in range(self.layout.num_ranks)
+        ]

@@ -1,0 +1,86 @@
+"""How processes that are ranks come to life on this machine. Another launcher needs ``Ranks``."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from recipes.serve.parallel.rank import be_rank
+from recipes.serve.parallel.rank_spec import RankSpec
+
+ROOT = Path(__file__).parents[3]
+
+
+class Ranks(Protocol):
+    """Processes that were started and may have ended."""
+
+    def exits(self) -> dict[int, int]:
+        """Exit codes, by rank, of those that ended; -9 for one that signal 9 killed."""
+        ...
+
+    def end(self) -> None:
+        """Kill those that still run, and wait for their end."""
+        ...
+
+
+Start = Callable[[Sequence[RankSpec]], Ranks]
+"""Starts a process for every spec, each to call ``run_rank``, and returns at once."""
+
+
+class Processes:
+    """Ranks that are processes of this one, by rank."""
+
+    def __init__(self, processes: dict[int, Any], code_of: Callable[[Any], int | None]) -> None:
+        self._processes, self._code_of = processes, code_of
+
+    def exits(self) -> dict[int, int]:
+        codes = {rank: self._code_of(process) for rank, process in self._processes.items()}
+        return {rank: code for rank, code in codes.items() if code is not None}
+
+    def end(self) -> None:
+        for process in self._processes.values():
+            if self._code_of(process) is None:
+                process.kill()
+        deadline = time.monotonic() + 10
+        while len(self.exits()) < len(self._processes) and time.monotonic() < deadline:
+            time.sleep(0.002)
+
+
+def exec_ranks(specs: Sequence[RankSpec]) -> Ranks:
+    """Fresh interpreters, which cost the import of torch each, and inherit nothing."""
+    processes = {}
+    for spec in specs:
+        path = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(spec.num_threads),
+            "PYTHONPATH": os.pathsep.join(filter(None, path)),
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "recipes.serve.parallel"],
+            stdin=subprocess.PIPE,
+            env=environment,
+        )
+        assert process.stdin is not None
+        process.stdin.write(spec.to_json().encode())
+        process.stdin.close()
+        processes[spec.rank] = process
+    return Processes(processes, subprocess.Popen.poll)
+
+
+def fork_ranks(specs: Sequence[RankSpec]) -> Ranks:
+    """Forks of this process, on the CPU only: nothing is imported again.
+
+    For tests and small programs: whatever this process has open stays open in them.
+    """
+    context = multiprocessing.get_context("fork")
+    processes = {}
+    for spec in specs:
+        process = context.Process(target=be_rank, args=(spec.to_json(),), daemon=True)
+        process.start()
+        processes[spec.rank] = process
+    return Processes(processes, lambda process: process.exitcode)
