@@ -1,0 +1,42 @@
+"""Which models to host where: placements searched for by simulating the workload on them.
+
+Needs no torch; numpy only for workloads.
+"""
+
+from blocks.sched.place_search.beam import beam_selection
+from blocks.sched.place_search.bound import Bound, attainment_bound
+from blocks.sched.place_search.buckets import bucketings, latency_classes
+from blocks.sched.place_search.device_splits import device_splits
+from blocks.sched.place_search.exhaustive import Exhaustive, exhaustive_search
+from blocks.sched.place_search.greedy import greedy_selection
+from blocks.sched.place_search.local_search import improve
+from blocks.sched.place_search.memory import Memory
+from blocks.sched.place_search.place import place
+from blocks.sched.place_search.placement_plan import PlacementPlan
+from blocks.sched.place_search.shapes import configurations_of, group_shapes
+from blocks.sched.place_search.simulator import Simulated, Simulator
+from blocks.sched.place_search.trial import Evaluator, Score, Trial, canonical
+
+__all__ = [
+    "Bound",
+    "Evaluator",
+    "Exhaustive",
+    "Memory",
+    "PlacementPlan",
+    "Score",
+    "Simulated",
+    "Simulator",
+    "Trial",
+    "attainment_bound",
+    "beam_selection",
+    "bucketings",
+    "canonical",
+    "configurations_of",
+    "device_splits",
+    "exhaustive_search",
+    "greedy_selection",
+    "group_shapes",
+    "improve",
+    "latency_classes",
+    "place",
+]

@@ -1,0 +1,135 @@
+"""Placement of many models on one cluster: Algorithm 2 and what goes beyond it."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from blocks._checks import check, check_count
+from blocks.sched.cluster_sim import ClusterSim
+from blocks.sched.place_search.bound import attainment_bound
+from blocks.sched.place_search.bucket_search import BucketSearch
+from blocks.sched.place_search.buckets import THRESHOLD, Buckets, bucketings, latency_classes
+from blocks.sched.place_search.local_search import improve
+from blocks.sched.place_search.memory import Memory
+from blocks.sched.place_search.placement_plan import PlacementPlan
+from blocks.sched.place_search.shapes import MAX_OP, MAX_PP, configurations_of
+from blocks.sched.place_search.simulator import Simulator
+from blocks.sched.place_search.split_search import over_splits
+from blocks.sched.place_search.trial import Evaluator, Trial
+from blocks.sched.place_search.useful import alone_s, useful_configurations
+from blocks.sched.profile import Configuration, Profile
+from blocks.sched.workload import Workload
+
+FINALISTS = 3
+SELECTIVE = "selective replication"
+
+
+def place(
+    workload: Workload,
+    profiles: Mapping[str, Profile],
+    num_devices: int,
+    memory_bytes: int,
+    *,
+    simulator: Simulator | None = None,
+    configurations: Collection[Configuration] | None = None,
+    kv_tokens: Mapping[str, int] | None = None,
+    bucket_threshold: float | int | None = THRESHOLD,
+    beam: int = 3,
+    beam_simulations: int = 400,
+    local_simulations: int = 300,
+    max_splits: int = 100,
+    batching: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> PlacementPlan:
+    """The best placement found for a workload by simulating it.
+
+    Models are put into buckets by latency, devices are split over buckets, the devices of a bucket
+    are cut into groups of one configuration, and replicas are selected by ``greedy_selection`` or,
+    where that is cheap, ``beam_selection``; selective replication (groups of one device) is always
+    among what is tried. A local search over the best then mixes configurations. Deterministic.
+
+    Args:
+        workload: its models' names are looked up in ``profiles``.
+        memory_bytes: what one device may hold.
+        simulator: of this workload; ``ClusterSim(profiles, workload)`` if None.
+        configurations: of groups; all of the profiles with pp <= 8 and op <= 4 if None.
+        kv_tokens: least room of each generating model, see ``Memory``.
+        bucket_threshold: relative difference of latencies that may part models; None for one
+            bucket.
+        beam: width of the beam.
+        beam_simulations: a beam that takes more than about so many is not run.
+        local_simulations: of the local search, for each of the best ``FINALISTS``.
+        max_splits: device splits of a bucketing that are considered.
+        batching: whether the simulator lets requests share a pass; only the bound asks.
+        tell: is called with lines of progress.
+
+    Reference: Li et al., 2023, AlpaServe, section 4.2, algorithms 1 and 2.
+    """
+    check_count("num_devices", num_devices)
+    models = workload.models
+    missing = [model for model in models if model not in profiles]
+    check(not missing, "profiles", "one for each model of the workload", f"none of {missing[:3]}")
+    chosen = sorted(
+        configurations or configurations_of(profiles, models, max_pp=MAX_PP, max_op=MAX_OP)
+    )
+    chosen = [one for one in chosen if one.num_devices <= num_devices]
+    memory = Memory(profiles, memory_bytes, kv_tokens)
+    evaluate = Evaluator(simulator or ClusterSim(profiles, workload), workload, memory)
+    useful = useful_configurations(workload, profiles)
+    search = BucketSearch(
+        evaluate,
+        memory,
+        chosen,
+        useful,
+        beam_simulations=beam_simulations,
+        width=beam,
+        tell=tell,
+    )
+    single = tuple(one for one in chosen if one == (1, 1))
+    found = {SELECTIVE: [search.select(single * num_devices, models)]}
+    bucketed = bucketings(_classes(workload, profiles, bucket_threshold))
+    for buckets in bucketed:
+        if len(buckets) <= num_devices:
+            name = "one bucket" if len(buckets) == 1 else f"{len(buckets)} buckets"
+            trials = over_splits(search, buckets, num_devices, max_splits)
+            found.setdefault(name, []).extend(trials)
+    for trial in _finalists([trial for trials in found.values() for trial in trials]):
+        better = improve(
+            evaluate,
+            memory,
+            trial,
+            models,
+            chosen,
+            num_devices,
+            simulations=local_simulations,
+            useful=useful,
+        )
+        found.setdefault("local search", []).append(better)
+    tops = {name: max(trials, key=lambda one: one.score) for name, trials in found.items()}
+    best = max(tops, key=lambda name: tops[name].score)
+    bound = attainment_bound(
+        workload, profiles, num_devices, memory_bytes, chosen, batching=batching
+    )
+    return PlacementPlan(
+        memory.with_rooms(tops[best].placement),
+        tops[best].score.attainment,
+        max(bound.attainment, tops[best].score.attainment),
+        evaluate.simulated,
+        best,
+        {name: trial.score.attainment for name, trial in tops.items()},
+    )
+
+
+def _classes(
+    workload: Workload, profiles: Mapping[str, Profile], threshold: float | int | None
+) -> Buckets:
+    if threshold is None:
+        return (workload.models,)
+    return latency_classes({m: alone_s(profiles[m]) for m in workload.models}, threshold)
+
+
+def _finalists(trials: Sequence[Trial]) -> list[Trial]:
+    """The best of different shapes."""
+    chosen: dict[tuple[Configuration, ...], Trial] = {}
+    for trial in sorted(trials, key=lambda one: one.score, reverse=True):
+        shape = tuple(group.configuration for group in trial.placement.groups)
+        chosen.setdefault(shape, trial)
+    return list(chosen.values())[:FINALISTS]

@@ -1,0 +1,130 @@
+"""The search against every placement there is, and against what it must never fall below."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blocks.sched.cluster_sim import ClusterSim
+from blocks.sched.place_search import (
+    Evaluator,
+    Memory,
+    PlacementPlan,
+    attainment_bound,
+    exhaustive_search,
+    place,
+)
+from blocks.sched.place_search.trial import Trial, contents
+from blocks.sched.profile import Configuration
+from tests.sched.place_search.cases import Case, draw
+
+Groups = tuple[tuple[Configuration, tuple[str, ...]], ...]
+
+
+def placed(case: Case, **options: Any) -> PlacementPlan:
+    return place(
+        case.workload,
+        case.profiles,
+        case.num_devices,
+        case.memory_bytes,
+        configurations=case.configurations,
+        **options,
+    )
+
+
+def evaluator(case: Case) -> Evaluator:
+    memory = Memory(case.profiles, case.memory_bytes)
+    return Evaluator(ClusterSim(case.profiles, case.workload), case.workload, memory)
+
+
+@pytest.mark.parametrize("seed", range(14))
+def test_within_one_percent_of_the_best_of_all_placements(seed: int) -> None:
+    case = draw(seed, max_models=3, max_devices=4, requests=60)
+    evaluate = evaluator(case)
+    best = exhaustive_search(
+        evaluate, evaluate.memory, case.workload.models, case.configurations, case.num_devices
+    )
+    plan = placed(case)
+    top = best.trial.score.attainment
+    assert top - 0.01 <= plan.attainment <= top <= plan.bound <= 1
+    assert plan.placement.problems(case.profiles, case.memory_bytes, case.num_devices) == ()
+
+
+@settings(max_examples=12)
+@given(st.integers(0, 10_000))
+def test_never_below_selective_replication_nor_above_the_bound(seed: int) -> None:
+    case = draw(seed, max_models=5, max_devices=5, requests=60)
+    plan = placed(case, beam_simulations=0, local_simulations=10)
+    single = placed(
+        case._replace(configurations=case.configurations[:1]),
+        beam_simulations=0,
+        local_simulations=0,
+    )
+    assert single.attainment <= plan.attainment + 1e-12
+    assert plan.attainment <= plan.bound
+    assert plan.attained["selective replication"] == pytest.approx(single.attainment)
+    outcome = ClusterSim(case.profiles, case.workload).run(plan.placement)
+    assert plan.attainment == pytest.approx(outcome.attainment)
+    assert plan.placement.problems(case.profiles, case.memory_bytes, case.num_devices) == ()
+
+
+def test_the_same_question_has_the_same_answer_and_a_plan_is_plain_data() -> None:
+    case = draw(11, max_models=4, max_devices=4, requests=60)
+    plan = placed(case, local_simulations=20)
+    assert plan == placed(case, local_simulations=20)
+    assert PlacementPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert str(plan.evaluated) in str(plan)
+
+
+def test_exhaustive_search_counts_and_finds_what_plain_enumeration_does() -> None:
+    case = draw(5, max_models=3, max_devices=3, requests=60)
+    evaluate = evaluator(case)
+    everything = exhaustive_search(
+        evaluate, evaluate.memory, case.workload.models, case.configurations, case.num_devices
+    )
+    seen: dict[Groups, Trial] = {(): evaluate(())}
+    frontier: list[Groups] = [()]
+    while frontier:  # one more group at a time, in any order
+        groups = frontier.pop()
+        used = sum(configuration.num_devices for configuration, _ in groups)
+        for configuration in case.configurations:
+            if used + configuration.num_devices > case.num_devices:
+                continue
+            for bits in range(1, 1 << len(case.profiles)):
+                hosted = tuple(m for i, m in enumerate(sorted(case.profiles)) if bits >> i & 1)
+                if evaluate.memory.holds(configuration, hosted):
+                    trial = evaluate([*groups, (configuration, hosted)])
+                    key = tuple(contents(trial.placement))
+                    if key not in seen:
+                        seen[key] = trial
+                        frontier.append(key)
+    assert everything.placements == len(seen)
+    best = max(trial.score.attainment for trial in seen.values())
+    assert everything.trial.score.attainment == best
+    assert everything.simulated < everything.placements
+
+
+def test_too_many_placements_and_unknown_models_are_refused() -> None:
+    case = draw(0, requests=20)
+    evaluate = evaluator(case)
+    with pytest.raises(ValueError, match="placements: expected at most 10"):
+        exhaustive_search(
+            evaluate,
+            evaluate.memory,
+            case.workload.models,
+            case.configurations,
+            4,
+            max_placements=10,
+        )
+    with pytest.raises(ValueError, match="profiles: expected one for each model"):
+        place(case.workload, {}, 2, 10**9)
+
+
+def test_the_bound_holds_for_a_cluster_without_traffic_or_without_room() -> None:
+    case = draw(0, requests=40)
+    nothing = attainment_bound(case.workload, case.profiles, 2, 1, case.configurations)
+    assert nothing.attainment == 0.0
+    silent = case.workload.slice(0, 0)
+    assert attainment_bound(silent, case.profiles, 2, 1, case.configurations).attainment == 1.0
