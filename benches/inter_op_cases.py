@@ -13,6 +13,9 @@ PARAMS = 0.85e9
 TOKENS = 4096 * 1024
 HIDDEN = 8192
 CAP_BYTES = 80e9
+TIGHT_BYTES = 14e9
+"""Less than the best plan without a cap takes."""
+
 OPTIONS = ("keep", "recompute")
 
 

@@ -204,7 +204,7 @@ class _Search:
         if self.priced.schedule == "gpipe":
             forward, rest = self.priced.cells["forward_s"][k], self.priced.count - 1
             return rest * forward, rest * (self.priced.whole_s[k] - forward)
-        waits = self.trip.waits(to_end)[k]
+        waits = self.trip.waits(to_end, k)
         return waits, 0.0 * waits
 
     def simulate(self) -> None:

@@ -1,11 +1,13 @@
 """``closed_formula``: the partition with the least formula, exactly. Needs numpy, no torch."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from blocks.pipeline.inter_op.budget import Budget
 from blocks.pipeline.inter_op.formula import Formula
 from blocks.pipeline.inter_op.priced import Stage, least_option
+from blocks.pipeline.inter_op.relaxed import Relaxed
 from blocks.pipeline.inter_op.suffixes import Suffixes, prefixes, suffixes
 
 NARROW = 0.02
@@ -39,6 +41,7 @@ def closed_formula(
     max_stages: int | None = None,
     known: Iterable[Plan] = (),
     below: int | float = float("inf"),
+    enough: int | float = 0.0,
 ) -> Found:
     """The plan with the least ``total + wait`` over all partitions that fit.
 
@@ -53,6 +56,7 @@ def closed_formula(
         max_stages: most stages of a plan.
         known: plans that fit, to start from.
         below: plans at least this long are of no interest.
+        enough: a bound that will do where it is above that of ``epsilon``.
 
     Reference: Zheng et al. 2022, Alpa, section 5.2, equations 2 to 5 and algorithm 1, whose caps
     ascend and are stage times alone.
@@ -62,17 +66,23 @@ def closed_formula(
     search = _Search(formula, budget, max_stages or len(formula.priced.table.bounds) - 1, below)
     for plan in known:
         search.meet(plan)
-    bound, intervals = float("inf"), []
-    top = search.at(np.inf)
+
+    def goal() -> float:
+        """Plans at least this long are left out."""
+        return max(search.best_s * (1 - epsilon), min(search.best_s, enough))
+
+    bound, intervals = goal(), []
+    low, high = search.relaxed.narrow(bound)
+    top = search.at(high, low) if low < np.inf else None
     if top is not None:
-        intervals.append((0.0, top.wait_s, top.total_s))
+        intervals.append((low, min(high, top.wait_s), top.total_s))
     while intervals:
         # Plans with a wait in [low, high) have a total of at least ``total``.
         low, high, total = intervals.pop()
-        enough = search.best_s * (1 - epsilon)
-        if enough - total < high:
-            bound = min(bound, max(enough, total + low))
-            high = enough - total
+        left_out = goal()
+        if left_out - total < high:
+            bound = min(bound, max(left_out, total + low))
+            high = left_out - total
         if high <= low:
             continue
         wide = high - low > NARROW * high
@@ -97,10 +107,14 @@ class _Search:
         self.formula, self.budget, self.max_stages = formula, budget, max_stages
         self.best_s, self.num_caps = float(below), 0
         self.choices: dict[Plan, Choice] = {}
-        priced = formula.priced
-        least = priced.least(formula.adds(2), 2)
-        self._before = prefixes(least, formula.hops, budget)
+        self._waits: dict[int, Any] = {}
+        self.relaxed = Relaxed(formula, budget, max_stages)
+
+    @functools.cached_property
+    def _before(self) -> Any:
         """Least seconds of the layers before a suffix, ``[k, u]``; stages come after them."""
+        least = self.formula.priced.least(self.formula.adds(2), 2)
+        return prefixes(least, self.formula.hops, self.budget)
 
     def meet(self, plan: Plan) -> Choice:
         """Keep a plan."""
@@ -120,13 +134,9 @@ class _Search:
         formula, priced = self.formula, self.formula.priced
         self.num_caps += 1
         useful = self._useful(low)
-        options: dict[int, Any] = {}
 
         def costs(to_end: int) -> tuple[Any, None]:
-            if to_end not in options:
-                allowed = priced.fits(to_end) & (formula.waits(to_end) <= cap)
-                options[to_end] = np.where(allowed, formula.adds(to_end), np.inf)
-            return least_option(options[to_end]), None
+            return self._costs(to_end, cap), None
 
         able = self._able(cap)
         budget, states = self.budget.only(able)
@@ -145,7 +155,9 @@ class _Search:
             depths = [depth for depth in depths if depth == priced.depth]
 
         def row(to_end: int, k: int, m: int) -> tuple[Any, None]:
-            return options[to_end][k, :, m], None
+            at = k, slice(None), m
+            allowed = self._wait(to_end)[at] <= cap
+            return np.where(allowed, formula.adds(to_end)[at], np.inf), None
 
         least, least_s = None, np.inf
         for depth in depths:
@@ -157,6 +169,22 @@ class _Search:
             if choice.total_s < least_s:
                 least, least_s = choice, choice.total_s
         return least
+
+    def _costs(self, to_end: int, cap: int | float) -> Any:
+        """What stages add whose wait is at most ``cap``, ``[k, i, m]``."""
+        import numpy as np
+
+        allowed = self._wait(to_end) <= cap
+        return least_option(np.where(allowed, self.formula.adds(to_end), np.inf))
+
+    def _wait(self, to_end: int) -> Any:
+        """Of the stages that fit; others are below no cap, not even an infinite one."""
+        import numpy as np
+
+        if to_end not in self._waits:
+            waits, fits = self.formula.waits(to_end), self.formula.priced.fits(to_end)
+            self._waits[to_end] = np.where(fits, waits, np.nan)
+        return self._waits[to_end]
 
     def _able(self, cap: int | float) -> list[bool]:
         """Which shapes have a stage that keeps to the cap, at whatever distance from the end.

@@ -1,6 +1,5 @@
 """``Formula``: a step's time as a sum over stages and a largest stage. Needs numpy, no torch."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +10,8 @@ class Formula(NamedTuple):
     """Seconds of a plan: the sum of what its stages and transfers add, plus the largest wait.
 
     adds: ``[k, i, m, o]`` by the number of stages from a stage to the end.
-    waits: likewise; what the slowest stage makes the microbatches after the first one wait.
+    waits: likewise; what the slowest stage makes the microbatches after the first one wait, of all
+        stages or of those at an index.
     hops: added between neighbours, ``[bound, shape before, shape after]``.
     trips: by stages to the end, how many times the sum from a stage to the end is waited for; where
         that is more than the largest of ``waits``, it counts instead.
@@ -20,7 +20,7 @@ class Formula(NamedTuple):
 
     priced: Priced
     adds: Callable[[int], Any]
-    waits: Callable[[int], Any]
+    waits: Callable[..., Any]
     hops: Any
     trips: Callable[[int], float]
     once_s: float = 0.0
@@ -32,7 +32,7 @@ class Formula(NamedTuple):
             if shape is not None:
                 total = float(self.hops[stage[1], stage[2], shape]) + total
             total = float(self.adds(to_end)[stage]) + total
-            wait = max(wait, float(self.waits(to_end)[stage]))
+            wait = max(wait, float(self.waits(to_end, stage)))
             trip = total - self.once_s if to_end == len(stages) else total
             wait = max(wait, trip * self.trips(to_end))
             shape = stage[2]
@@ -66,7 +66,7 @@ def alpa(priced: Priced) -> Formula:
     return Formula(
         priced,
         lambda to_end: pace if to_end == 1 else through,
-        lambda to_end: waits,
+        lambda to_end, at=...: waits[at],
         priced.hops_s,
         lambda to_end: rest / to_end if trips else 0.0,
     )
@@ -96,18 +96,15 @@ def trip_bound(priced: Priced) -> Formula | None:
     adds = passes.copy()
     adds[0] = adds[0] + last[0]
 
-    @functools.cache
-    def waits(to_end: int) -> Any:
+    def waits(to_end: int, at: Any = ...) -> Any:
         kept = flow.ahead(to_end, count)
-        late = (count - 1) * backward + (count - kept) * forward
+        late = (count - 1) * backward[at] + (count - kept) * forward[at]
         if flow.splits:
             assert depth is not None
             behind = max(0, count - 1 - flow.lag(depth - to_end))
-            found = late + behind * weight
-        else:
-            early = (count - 1) * forward + (count - kept) * backward
-            found = np.maximum(late, early)
-        return found
+            return late + behind * weight[at]
+        early = (count - 1) * forward[at] + (count - kept) * backward[at]
+        return np.maximum(late, early)
 
     def trips(to_end: int) -> float:
         return float((count - 1) // min(to_end, count))

@@ -34,8 +34,10 @@ def _steps(schedule: str, num_stages: int, num_microbatches: int) -> list[tuple[
     return steps
 
 
-def makespans(priced: Priced, plans: Sequence[Sequence[Stage]]) -> Any:
+def makespans(priced: Priced, plans: Sequence[Sequence[Stage]] | Any) -> Any:
     """Seconds of a step for plans of equally many stages, what is done once a step included.
+
+    ``plans`` may be an array, ``[plan, stage, 4]``.
 
     The same additions and comparisons as ``simulate``, so the same bits.
     """

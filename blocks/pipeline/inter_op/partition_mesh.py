@@ -17,7 +17,7 @@ from blocks.pipeline.inter_op.inter_op_plan import InterOpPlan, PlannedStage
 from blocks.pipeline.inter_op.plan_search import PlanSearch, Progress
 from blocks.pipeline.inter_op.priced import Priced
 from blocks.pipeline.inter_op.problem import Problem
-from blocks.pipeline.inter_op.stage_table import StageSource
+from blocks.pipeline.inter_op.stage_table import StageSource, StageTable
 from blocks.pipeline.inter_op.submesh import cover
 
 Source = StageSource | Callable[[int], StageSource]
@@ -86,14 +86,13 @@ def partition_mesh(
     longest = max(map(len, every.values()))
     cell = -(-(longest - 1) // max_cells)
 
-    def problem_of(name: str, count: int, bounds: Sequence[int]) -> Problem:
-        stages = sources[count].at(bounds)
+    def problem_of(name: str, count: int, stages: StageTable) -> Problem:
         devices = budget(stages.shapes, num_hosts, devices_per_host, kinds, whole=not idle_devices)
         caps = caps_of(memory_cap_bytes, stages.shapes)
-        most = min(max_stages or len(bounds), len(bounds) - 1)
+        most = min(max_stages or len(stages.bounds), len(stages.bounds) - 1)
         return Problem(Priced(stages, name, count, caps), devices, most, caps)
 
-    thinned = {count: thin(bounds, cell) for count, bounds in every.items()}
+    thinned = {count: sources[count].at(thin(bounds, cell)) for count, bounds in every.items()}
     problems = [problem_of(name, count, thinned[count]) for count in counts for name in names]
     search = PlanSearch(problems, epsilon, effort, progress)
     search.start()
@@ -106,7 +105,8 @@ def partition_mesh(
         found, plan = search.best
         name, count = found.priced.schedule, found.priced.count
         cuts = found.cuts(plan)
-        problem = problem_of(name, count, near(cuts, every[count], step, max_cells))
+        stages = sources[count].at(near(cuts, every[count], step, max_cells))
+        problem = problem_of(name, count, stages)
         search = PlanSearch([problem], epsilon, 0, progress)
         search.seed(problem, found, plan)
         search.run()

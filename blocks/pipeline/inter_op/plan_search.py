@@ -14,7 +14,10 @@ COARSER = 4
 """How many stretches between bounds are one where a coarser partition is sought first."""
 
 MAX_DEPTHS = 2
-"""Numbers of stages looked at apart where not all of them are."""
+"""Numbers of stages looked at apart where nothing is to be proven."""
+
+PATIENCE = 2
+"""Numbers of stages simulated that are no better one after the other, of large problems."""
 
 LEAST_EFFORT = 100
 """Below it no further problem is proven."""
@@ -85,10 +88,10 @@ class PlanSearch:
                 left.append((max(bound, self._solve(problem)), len(left), problem))
                 continue
             self._minimise(problem, alpa(problem.priced))  # of the plans that fit all the same
-            tries = len(totals) if self.thorough else MAX_DEPTHS
+            tries = len(totals) if self.effort else MAX_DEPTHS
             for depth in sorted(totals, key=lambda depth: totals[depth]):
                 deep, bound = problem.of_depth(depth), totals[depth]
-                if bound < self.best_s and tries > 0:
+                if bound < self._enough_s and tries > 0:
                     tries -= 1
                     bound = max(bound, self._solve(deep))
                 left.append((bound, len(left), deep))
@@ -96,16 +99,21 @@ class PlanSearch:
         left.sort(key=lambda found: found[:2])
         for done, (bound, _, problem) in enumerate(left):
             self.progress("proof", done, len(left))
-            if bound < self.best_s and self.effort > LEAST_EFFORT:
+            if bound < self._enough_s and self.effort > LEAST_EFFORT and not problem.is_large:
                 bound = max(bound, self._prove(problem))
             self.bound_s = min(self.bound_s, bound)
         self.bound_s = min(self.bound_s, self.best_s)
+
+    @property
+    def _enough_s(self) -> float:
+        """Bounds need not be above it."""
+        return self.best_s * (1 - self.epsilon)
 
     def _solve(self, problem: Problem) -> float:
         """What the formulas find, simulated; and what no plan of the problem comes below."""
         assert problem.trips is not None, "one problem for each number of stages"
         bound = self._minimise(problem, problem.trips, below=self.best_s)
-        if bound < self.best_s and self.thorough:
+        if bound < self.best_s and (self.thorough or problem.priced.depth is None):
             self._minimise(problem, alpa(problem.priced))
         return bound
 
@@ -113,17 +121,22 @@ class PlanSearch:
         self, problem: Problem, formula: Formula, *, below: int | float = float("inf")
     ) -> float:
         """The plans with the least formula, simulated; and its bound."""
-        known = [self.best[1]] if self.best is not None and problem.same(self.best[0]) else []
-        found = closed_formula(
+        known: list[Plan] = []
+        if self.best is not None:
+            found, plan = self.best
+            alike = problem.priced.depth in (None, len(plan))
+            known = [plan] if alike and problem.same(found) else []
+        search = closed_formula(
             formula,
             problem.devices,
             epsilon=self.epsilon,
             max_stages=problem.max_stages,
             known=known,
             below=below,
+            enough=0.0 if formula is not problem.trips else self._enough_s,
         )
-        self._simulate(problem, [choice.stages for choice in found.choices])
-        return found.bound_s
+        self._simulate(problem, [choice.stages for choice in search.choices])
+        return search.bound_s
 
     def _polish(self) -> None:
         """Moves to the best neighbour of the best plan while there is a better one."""
@@ -157,16 +170,18 @@ class PlanSearch:
             bound = problem.bound_of(plan)
             if bound < self.best_s:
                 by_depth.setdefault(len(plan), []).append((bound, plan))
-        least = float("inf")
+        least, worse = float("inf"), 0
         for alike in sorted(by_depth.values(), key=min):
             some = [plan for bound, plan in sorted(alike) if bound < self.best_s]
-            if not some:
+            if not some or (worse == PATIENCE and not self.thorough):
                 continue
+            worse += 1
             seconds = makespans(problem.priced, some)
             index = int(seconds.argmin())
             least = min(least, float(seconds[index]))
             if seconds[index] < self.best_s:
                 self.best, self.best_s = (problem, some[index]), float(seconds[index])
+                worse = 0
         key = (problem.priced.schedule, problem.priced.count)
         if least < self.rivals.get(key, float("inf")):
             self.rivals[key] = least

@@ -3,6 +3,7 @@
 Needs numpy, no torch.
 """
 
+import copy
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -39,14 +40,16 @@ class Priced:
         self.table, self.schedule, self.count = table, schedule, num_microbatches
         self.flow, self.depth = FLOWS[schedule], depth
         self.caps = np.asarray(caps, float)[:, None]
-        self.exists = np.isfinite(table.cells["forward_s"])
-        self.cells = {k: np.where(self.exists, v, 0.0) for k, v in table.cells.items()}
-        """Those of the table, ``[k, i, m, o]``; zero where there is no stage."""
-        self.whole_s = self.cells["forward_s"] + self.cells["backward_s"] + self.cells["weight_s"]
-        """Seconds of all passes of a microbatch."""
+        self.exists, self.cells, self.whole_s = table.exists, table.filled, table.whole_s
         self.hops_s = table.send_s + table.return_s
         """Seconds of a microbatch over a boundary and back, ``[bound, before, after]``."""
         self._fits: dict[int, Any] = {}
+
+    def of_depth(self, depth: int) -> "Priced":
+        """The same with the memory of a plan of exactly so many stages."""
+        found = copy.copy(self)  # what fits is known by microbatches held, and so of all depths
+        found.depth = depth
+        return found
 
     def in_flight(self, to_end: int, depth: int | None = None) -> int:
         """Microbatches held by the stage with ``to_end`` stages from it to the end."""

@@ -49,8 +49,7 @@ class Problem:
         if depth is None or depth == self.priced.depth:
             return self
         if depth not in self._deeper:
-            priced = self.priced
-            deep = Priced(priced.table, priced.schedule, priced.count, self.caps, depth)
+            deep = self.priced.of_depth(depth)
             self._deeper[depth] = Problem(deep, self.devices, depth, self.caps)
         return self._deeper[depth]
 

@@ -1,6 +1,7 @@
 """``StageTable``: what every run of layers costs as a stage. Plain data; needs numpy, no torch."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -82,7 +83,7 @@ class StageTable:
         num_bounds, num_shapes = len(self.bounds), len(self.shapes)
         shape = (num_bounds, num_bounds, num_shapes, len(self.options))
         check(set(self.cells) == set(StageCost._fields), "cells", StageCost._fields, [*self.cells])
-        used = np.isfinite(self.cells["forward_s"])
+        used = self.exists
         for name, values in self.cells.items():
             check(values.shape == shape, f"shape of {name}", shape, values.shape)
             fine = bool((values[used] >= 0).all() and np.isfinite(values[used]).all())
@@ -99,6 +100,26 @@ class StageTable:
     @property
     def num_layers(self) -> int:
         return self.bounds[-1]
+
+    @functools.cached_property
+    def exists(self) -> Any:
+        """Which stages there are, ``[first, stop, shape, option]``."""
+        import numpy as np
+
+        return np.isfinite(self.cells["forward_s"])
+
+    @functools.cached_property
+    def filled(self) -> dict[str, Any]:
+        """``cells`` with zeros where there is no stage."""
+        import numpy as np
+
+        return {name: np.where(self.exists, v, 0.0) for name, v in self.cells.items()}
+
+    @functools.cached_property
+    def whole_s(self) -> Any:
+        """Seconds of all passes of a microbatch; zero where there is no stage."""
+        cells = self.filled
+        return cells["forward_s"] + cells["backward_s"] + cells["weight_s"]
 
     @classmethod
     def evaluate(

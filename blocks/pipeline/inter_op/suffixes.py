@@ -11,6 +11,7 @@ largest, both together the longest chain. It is the capped sum of ``blocks.pipel
 with a budget of devices and a price between neighbours.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -56,6 +57,7 @@ def suffixes(
     shape = (num_shapes, num_bounds, budget.num_states + 1)
     last = np.full(shape, np.inf)
     last[:, -1, 0] = 0.0
+    same = bool((send == send[:, :1, :1]).all())
     able = [m for m in range(num_shapes) if (budget.before[m] < budget.num_states).any()]
     value, after = [np.full(shape, np.inf)], [last]
     for stages in range(1, max_stages + 1):
@@ -70,7 +72,7 @@ def suffixes(
         if not np.isfinite(found).any():
             break
         value.append(found)
-        after.append(_send(found, send, able))
+        after.append(_send(found, send, able, same=same))
     return Suffixes(value, after, budget)
 
 
@@ -103,13 +105,17 @@ def _span(some: Any) -> tuple[Any, Any]:
     return some.argmax(axis=1), (some.shape[1] - some[:, ::-1].argmax(axis=1)) * any_
 
 
-def _send(value: Any, send: Any, able: Sequence[int]) -> Any:
-    """``after`` of ``value``; only ``able`` shapes have any."""
+def _send(value: Any, send: Any, able: Sequence[int], *, same: bool) -> Any:
+    """``after`` of ``value``; only ``able`` shapes have any.
+
+    Args:
+        same: whether shapes make no difference to ``send``.
+    """
     import numpy as np
 
-    if (send == send[:, :1, :1]).all():
-        least = value[able].min(axis=0) + send[:, 0, 0][:, None]
-        return np.broadcast_to(least, value.shape)
+    if same:
+        least = functools.reduce(np.minimum, [value[m] for m in able])
+        return np.broadcast_to(least + send[:, 0, 0][:, None], value.shape)
     found = np.full(value.shape, np.inf)
     for m in able:
         for other in able:

@@ -164,11 +164,54 @@ def fitting(plans: Iterable[Plan], drawn: Drawn, priced: Priced | None = None) -
     return found
 
 
-def best_simulated(drawn: Drawn) -> tuple[float, int]:
+def plans_together(case: Case, *, idle: bool, most: int = 20_000) -> Iterator[np.ndarray]:
+    """``every_plan`` by arrays ``[plan, stage, 4]``, each of plans of equally many stages."""
+    table, kinds = case.table, [*dict.fromkeys(case.kinds or [""])]
+    last = len(table.bounds) - 1
+    hosts = np.array([kinds.index(kind) for kind in case.kinds or [""] * case.num_hosts])
+    devices = np.bincount(hosts) * case.devices_per_host
+    every = np.argwhere(np.isfinite(table.cells["forward_s"]))
+    sizes = np.zeros((len(table.shapes), len(kinds)), int)
+    for m, shape in enumerate(table.shapes):
+        sizes[m, kinds.index(shape.kind)] = shape.size
+    begun = [(np.zeros((1, 0, 4), np.int8), devices[None])]
+    while begun:
+        plans, left = begun.pop()
+        at = plans[:, -1, 1] if plans.shape[1] else np.zeros(len(plans), int)
+        for k in np.unique(at):
+            rows, stages = np.flatnonzero(at == k), every[every[:, 0] == k]
+            rest = left[rows][:, None] - sizes[stages[:, 2]][None]
+            row, stage = np.nonzero((rest >= 0).all(axis=2))
+            longer = np.concatenate([plans[rows[row]], stages[stage][:, None].astype(np.int8)], 1)
+            rest, ended = rest[row, stage], stages[stage, 1] == last
+            done = ended & (idle | ~rest.any(axis=1))
+            if done.any():
+                yield longer[done]
+            goes_on = ~ended & rest.any(axis=1)
+            longer, rest = longer[goes_on], rest[goes_on]
+            for first in range(0, len(longer), most):
+                begun.append((longer[first : first + most], rest[first : first + most]))
+
+
+def best_simulated(drawn: Drawn, *, together: int = 20_000) -> tuple[float, int]:
     """The least makespan over every plan that fits, and how many plans there are."""
-    plans = list(every_plan(drawn.case, idle=drawn.idle))
-    by_depth: dict[int, list[Plan]] = {}
-    for plan in fitting(plans, drawn):
-        by_depth.setdefault(len(plan), []).append(plan)
-    found = [makespans(drawn.priced(depth), some).min() for depth, some in by_depth.items()]
-    return min(map(float, found), default=float("inf")), len(plans)
+    best, num_plans = float("inf"), 0
+    waiting: dict[int, list[np.ndarray]] = {}
+
+    def simulate(depth: int) -> None:
+        nonlocal best
+        found = np.concatenate(waiting.pop(depth))
+        for first in range(0, len(found), together):
+            some = found[first : first + together]
+            best = min(best, float(makespans(drawn.priced(depth), some).min()))
+
+    for plans in plans_together(drawn.case, idle=drawn.idle):
+        num_plans, depth = num_plans + len(plans), plans.shape[1]
+        priced, where = drawn.priced(depth), plans.transpose(2, 1, 0)
+        fits = [priced.fits(depth - n)[tuple(where[:, n])] for n in range(depth)]
+        waiting.setdefault(depth, []).append(plans[np.logical_and.reduce(fits)])
+        if sum(map(len, waiting[depth])) >= together:
+            simulate(depth)
+    for depth in [*waiting]:
+        simulate(depth)
+    return best, num_plans

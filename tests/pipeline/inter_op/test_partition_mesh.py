@@ -9,9 +9,17 @@ import pytest
 from blocks.pipeline import DoesNotFit, InterOpPlan, check_schedule, peak_bytes
 from blocks.pipeline.inter_op import StageTable, partition_mesh
 from blocks.pipeline.inter_op.flow import FLOWS
+from blocks.pipeline.inter_op.makespans import makespans
 from blocks.pipeline.memory import MemorySizes
 from blocks.pipeline.schedules import SCHEDULES
-from tests.pipeline.inter_op.stage_tables import best_simulated, draw, random_case
+from tests.pipeline.inter_op.stage_tables import (
+    best_simulated,
+    draw,
+    every_plan,
+    fitting,
+    plans_together,
+    random_case,
+)
 
 ENOUGH = 10**6
 
@@ -99,3 +107,20 @@ def even_table(num_layers: int, num_hosts: int, per_host: int) -> StageTable:
     forward = np.broadcast_to(seconds, (num_layers, len(shapes), 1))
     layers = LayerSums(shapes, ["all"], {"forward_s": forward, "backward_s": 2 * forward})
     return layers.at(range(num_layers + 1))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_plans_counted_together_are_every_plan(seed):
+    """What the answers are compared with."""
+    drawn = draw(random.Random(seed), max_layers=5)
+    together = [
+        tuple(map(tuple, plan))
+        for plans in plans_together(drawn.case, idle=drawn.idle, most=7)
+        for plan in plans.tolist()
+    ]
+    assert sorted(together) == sorted(every_plan(drawn.case, idle=drawn.idle))
+    simulated = [makespans(drawn.priced(len(plan)), [plan])[0] for plan in fitting(together, drawn)]
+    assert best_simulated(drawn, together=5) == (
+        min(simulated, default=float("inf")),
+        len(together),
+    )
