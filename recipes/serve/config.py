@@ -27,6 +27,8 @@ class EngineConfig:
     tp: processes that share every layer by its heads. pp: stages that share the layers.
         Together ``tp * pp`` processes, each with its part of the weights and of the cache; then
         ``kv_bytes`` is what each may take.
+    pp_slices: runs of tokens that a step goes through the stages in, one behind another; None cuts
+        it so that the last stage is done soonest, by times measured when the engine starts.
     step_timeout: longest a step of several processes may take [s]; they are then ended, and with
         them the requests that ran.
     """
@@ -43,6 +45,7 @@ class EngineConfig:
     device: str = "cpu"
     tp: int = 1
     pp: int = 1
+    pp_slices: int | None = None
     step_timeout: float = 120.0
 
     def __post_init__(self) -> None:
@@ -50,13 +53,15 @@ class EngineConfig:
             value = getattr(self, name)
             ok = isinstance(value, int) and value >= 1
             check(ok, name, "a positive whole number", value)
-        for name in ("kv_bytes", "max_model_len"):
+        for name in ("kv_bytes", "max_model_len", "pp_slices"):
             value = getattr(self, name)
             ok = value is None or (isinstance(value, int) and value >= 1)
             check(ok, name, "a positive whole number or None", value)
         seconds = self.step_timeout
         fits = seconds > 0 and math.isfinite(seconds)
         check(fits, "step_timeout", "more than 0 seconds, finite", seconds)
+        takes_effect = self.pp_slices is None or self.pp > 1
+        check(takes_effect, "pp_slices", "None with one stage", self.pp_slices, "set pp=2 or more")
         kinds = ("auto", "fp8", "int8")
         check(self.kv_dtype in kinds, "kv_dtype", "auto, fp8 or int8", repr(self.kv_dtype))
         check(self.policy in ("fcfs", "priority"), "policy", "'fcfs' or 'priority'", self.policy)

@@ -17,10 +17,14 @@ from recipes.serve.config import EngineConfig
 from recipes.serve.model_runner import RunnerLost, StepResult
 from recipes.serve.parallel.cache_size import cache_blocks, explain_cache
 from recipes.serve.parallel.layout import Layout
-from recipes.serve.parallel.messages import step_frame
+from recipes.serve.parallel.messages import Result, step_frame
+from recipes.serve.parallel.piece_cost import PieceCost
+from recipes.serve.parallel.probe import probe
 from recipes.serve.parallel.rank_spec import RankSpec
 from recipes.serve.parallel.start import Start, exec_ranks
+from recipes.serve.parallel.step_slices import StepSlices
 from recipes.serve.parallel.worker_group import WorkerGroup
+from recipes.serve.plain_batch import PlainBatch
 from recipes.serve.prompt_scores import PromptRows
 from recipes.serve.sampler import Draw
 
@@ -66,7 +70,9 @@ class ParallelRunner:
         self._number = 0
         self._group: WorkerGroup | None = None
         self._closed = False
-        self.weight_bytes = self._running().weight_bytes
+        group = self._running()
+        self.weight_bytes = group.weight_bytes
+        self.slices = StepSlices(config.pp, self._probe(group), config.pp_slices)
 
     def explain(self) -> str:
         return explain_cache(
@@ -94,18 +100,11 @@ class ParallelRunner:
         RunnerLost: a rank died, failed or hung; all have been ended. The next call starts others.
         """
         group = self._running()
-        self._number += 1
         copies = self._manager.take_copies()
         plain = self._tensors.plain(batch)
         self.seq_lens = torch.from_numpy(plain.starts + plain.counts)
-        bounds = [0, plain.num_tokens]
-        try:
-            group.send(step_frame(self._number, copies, plain, bounds, draws, prompts))
-            found = group.result(self._number, self._config.step_timeout)
-        except RunnerLost as error:
-            log.error("the ranks of the model are ended: %s", error)
-            self._drop()
-            raise
+        bounds = self.slices.bounds(plain)
+        found = self._step(group, copies, plain, bounds, draws, prompts)
         return StepResult(found.drawn, found.scores)
 
     def close(self) -> None:
@@ -113,6 +112,37 @@ class ParallelRunner:
         if self._group is not None:
             self._group.end(patience_s=2.0)
             self._drop()
+
+    def _step(
+        self,
+        group: WorkerGroup,
+        copies: list[tuple[int, int]],
+        batch: PlainBatch,
+        bounds: list[int],
+        draws: Sequence[Draw] = (),
+        prompts: Sequence[PromptRows] = (),
+    ) -> Result:
+        self._number += 1
+        try:
+            group.send(step_frame(self._number, copies, batch, bounds, draws, prompts))
+            return group.result(self._number, self._config.step_timeout)
+        except RunnerLost as error:
+            log.error("the ranks of the model are ended: %s", error)
+            self._drop()
+            raise
+
+    def _probe(self, group: WorkerGroup) -> PieceCost | None:
+        """What runs of tokens cost on the stages; None where steps are not to be cut by it."""
+        config = self._config
+        if config.pp == 1 or config.pp_slices is not None:
+            return None
+        limit = config.max_model_len or self.model.max_positions
+        return probe(
+            lambda batch, bounds: self._step(group, [], batch, bounds) and None,
+            max_tokens=config.token_budget,
+            max_len=min(limit, (self.num_blocks - 1) * self.block_size),
+            block_size=self.block_size,
+        )
 
     def _drop(self) -> None:
         if self._group is not None:
