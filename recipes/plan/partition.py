@@ -14,6 +14,8 @@ from recipes.plan.stage_options import OptionTables
 EPSILON = 1e-3
 """Share by which the partition may miss the least closed formula; the bound is not touched."""
 
+MAX_CELLS = 96
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Partition:
@@ -26,10 +28,18 @@ class Partition:
     cluster: Cluster
     config: PlanConfig
 
-    def best(self, caps: Mapping[str, float], *, max_stages: int | None = None) -> InterOpPlan:
+    def best(
+        self,
+        caps: Mapping[str, float],
+        *,
+        max_stages: int | None = None,
+        max_cells: int = MAX_CELLS,
+    ) -> InterOpPlan:
         """
         Args:
             caps: bytes of a device by kind.
+            max_cells: stretches of layers, where there are more layers: cuts between them first,
+                then finer near those found.
 
         Raises:
             ValueError: nothing keeps to the limits; says what is short, and by how much.
@@ -47,6 +57,7 @@ class Partition:
                 idle_devices=self.config.idle_devices,
                 max_stages=max_stages or self.config.max_stages,
                 epsilon=EPSILON,
+                max_cells=max_cells,
             )
         except DoesNotFit as error:
             if error.limit != "memory":

@@ -94,7 +94,7 @@ def _solve(
     known: dict[object, StageSolution] = {}
     solutions = []
     for at, stage in enumerate(found.stages):
-        option = tables.option(stage.shape, stage.option)
+        option = tables.option(found.num_microbatches, stage.shape, stage.option)
         mesh = stage_mesh(stage, option.candidate.mesh)
         kinds = tuple(chain.kind(layer) for layer in range(stage.first, stage.stop))
         key = (kinds, stage.shape, mesh.sizes, stage.in_flight, option.recompute)

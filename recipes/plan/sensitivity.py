@@ -7,6 +7,9 @@ from recipes.plan.config import PlanConfig
 from recipes.plan.parallel_plan import ParallelPlan
 from recipes.plan.partition import Partition, memory_bytes
 
+FEWER_CELLS = 40
+"""Stretches of layers of a plan that is only compared with."""
+
 
 def notes_of(
     plan: ParallelPlan,
@@ -54,14 +57,14 @@ def _others(partition: Partition, found: InterOpPlan, caps: dict[str, float]) ->
     for word, factor in (("half", 0.5), ("twice", 2.0)):
         changed = {kind: factor * size for kind, size in caps.items()}
         try:
-            other = partition.best(changed)
+            other = partition.best(changed, max_cells=FEWER_CELLS)
         except ValueError as error:
             said.append(f"with {word} the memory: {error}")
             continue
         said.append(f"with {word} the memory: {_against(other, found)}")
     if found.num_stages > 1:
         try:
-            other = partition.best(caps, max_stages=1)
+            other = partition.best(caps, max_stages=1, max_cells=FEWER_CELLS)
             said.append(f"with one stage: {_against(other, found)}")
         except ValueError as error:
             said.append(f"with one stage: {error}")

@@ -1,26 +1,26 @@
 """What every run of layers costs on every submesh, for the partition of the mesh. Needs numpy."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from blocks._checks import fail
 from blocks.pipeline import LayerSums
-from blocks.pipeline.inter_op import SubmeshShape
-from blocks.sharding import Cluster, Mesh, MeshCost
-from recipes.plan.candidates import Candidate, candidates, priced
+from blocks.pipeline.inter_op import StageCost, SubmeshShape
+from blocks.sharding import Cluster
+from recipes.plan.candidates import Candidate
 from recipes.plan.chain import LayerChain
 from recipes.plan.config import PlanConfig
 from recipes.plan.layer_price import LayerPrice
+from recipes.plan.mesh_work import MeshWork, Prices
 from recipes.plan.parallel_work import in_parallel
 from recipes.plan.pins import parse_pins
 from recipes.plan.reduced import Reduced
 from recipes.plan.stage_meshes import stage_meshes
+from recipes.plan.transfers import Transfer, transfer_of
+from recipes.plan.useful_options import OptionTotal, useful_options
 
 Note = Callable[[str], None]
-
-Prices = dict[int, tuple[LayerPrice, ...]]
-"""Of every layer, by number of microbatches."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,19 +31,27 @@ class StageOption:
     recompute: bool
 
 
+class PricedOption(NamedTuple):
+    """An option, and what every layer takes under it by number of microbatches."""
+
+    option: StageOption
+    prices: Prices
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class OptionTables:
     """Costs of layers by number of microbatches, and the options they are the costs of.
 
     sums: by number of microbatches what ``partition_mesh`` asks for.
-    options: by shape of the submesh the options, in the order of the tables.
+    options: by number of microbatches and shape of the submesh the options, in the order of the
+        tables.
     """
 
     sums: Mapping[int, LayerSums]
-    options: Mapping[SubmeshShape, tuple[StageOption, ...]]
+    options: Mapping[int, Mapping[SubmeshShape, tuple[StageOption, ...]]]
 
-    def option(self, shape: SubmeshShape, name: str) -> StageOption:
-        return self.options[shape][int(name)]
+    def option(self, num_microbatches: int, shape: SubmeshShape, name: str) -> StageOption:
+        return self.options[num_microbatches][shape][int(name)]
 
 
 def option_tables(
@@ -67,7 +75,7 @@ def option_tables(
         (shape, mesh) for shape in shapes for mesh in stage_meshes(cluster, shape, config.mesh_axes)
     ]
     repeats = (False, True) if config.recompute is None else (config.recompute,)
-    found: dict[SubmeshShape, list[tuple[StageOption, Prices]]] = {}
+    found: dict[SubmeshShape, list[PricedOption]] = {shape: [] for shape in shapes}
     refused: list[ValueError] = []
     work = MeshWork(reduced, cluster, config)
     for number, ((shape, mesh), kept) in enumerate(
@@ -78,108 +86,39 @@ def option_tables(
             refused.append(kept)
             kept = {}
         note(f"strategies on {shape} as {sizes}: {len(kept)} ({number} of {len(todo)})")
-        options = found.setdefault(shape, [])
         for candidate, prices in kept.items():
-            options += [(StageOption(candidate, again), prices) for again in repeats]
+            found[shape] += [
+                PricedOption(StageOption(candidate, again), prices) for again in repeats
+            ]
     if not any(found.values()):
         raise refused[-1] if refused else fail("pins", "a mesh of as many axes", config.pins)
-    transfer = _transfer(cluster, chains)
-    sums = {count: _sums(reduced[count], count, shapes, found, transfer(count)) for count in chains}
-    named = {shape: tuple(option for option, _ in found[shape]) for shape in shapes}
+    sums, named = {}, {}
+    for count, chain in chains.items():
+        useful = {shape: _useful(some, count, reduced[count]) for shape, some in found.items()}
+        sums[count] = _layer_sums(reduced[count], count, useful, transfer_of(cluster, chain))
+        named[count] = {shape: tuple(o for o, _ in some) for shape, some in useful.items()}
     return OptionTables(sums, named)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class MeshWork:
-    """What is done for every mesh, in a process of its own where there are cores for it."""
-
-    reduced: Mapping[int, Reduced]
-    cluster: Cluster
-    config: PlanConfig
-
-    def __call__(self, mesh: Mesh) -> dict[Candidate, Prices] | ValueError:
-        """Candidates of a mesh with their prices; why there are none, where pins forbid them."""
-        if self.reduced[min(self.reduced)].pins_on(mesh) is None:
-            return {}
-        try:
-            return self._candidates(mesh)
-        except ValueError as error:
-            if self.config.pins:
-                return error
-            raise
-
-    def _candidates(self, mesh: Mesh) -> dict[Candidate, Prices]:
-        cost = MeshCost(self.cluster, mesh)
-        kept: dict[Candidate, Prices] = {}
-        for count in sorted(self.reduced):  # most rows in a microbatch first
-            known = any(count in prices for prices in kept.values())
-            if known or (kept and count not in self._spread(mesh)):
-                continue
-            made = candidates(
-                *(self.reduced[count], cost),
-                num_microbatches=count,
-                in_flight=min(count, math.ceil(self.cluster.num_devices / mesh.num_ranks)),
-                optimizer=self.config.optimizer,
-                points=min(self.config.memory_points, 2 if kept else self.config.memory_points),
-                like=next(iter(kept), None),
-            )
-            asked = {one: self.reduced[one] for one in {count, *self._spread(mesh)}}
-            for candidate in made:
-                if candidate not in kept:
-                    kept[candidate] = _prices(candidate, asked, cost, self.config)
-        return kept
-
-    def _spread(self, mesh: Mesh) -> set[int]:
-        """Numbers of microbatches in which a row is spread over a host, or over less."""
-        inside = self.cluster.nodes[0].num_devices
-        rows = {count: self.config.batch_size // count for count in self.reduced}
-        return {count for count in rows if rows[count] * inside >= mesh.num_ranks}
-
-
-def _prices(
-    candidate: Candidate, reduced: Mapping[int, Reduced], cost: MeshCost, config: PlanConfig
-) -> Prices:
-    """By number of microbatches, those whose rows can be cut so."""
-    prices = {
-        count: priced(candidate, one, cost, config.optimizer) for count, one in reduced.items()
-    }
-    return {count: price for count, price in prices.items() if price is not None}
-
-
-def _sums(
+def _layer_sums(
     reduced: Reduced,
     count: int,
-    shapes: Sequence[SubmeshShape],
-    found: Mapping[SubmeshShape, list[tuple[StageOption, Prices]]],
-    transfer: Callable[[int, SubmeshShape, SubmeshShape], tuple[float, float]],
+    options: Mapping[SubmeshShape, Sequence[PricedOption]],
+    transfer: Transfer,
 ) -> LayerSums:
     import numpy as np
 
-    most = max(max(map(len, found.values())), 1)
-    num_layers = sum(reduced.counts)
-    layers = {
-        name: np.full((num_layers, len(shapes), most), np.inf if name == "forward_s" else 0.0)
-        for name in (
-            *("forward_s", "backward_s", "once_s"),
-            *("fixed_bytes", "microbatch_bytes", "transient_bytes"),
-        )
-    }
+    shapes = tuple(options)
+    most = max(1, *map(len, options.values()))
+    size = (sum(reduced.counts), len(shapes), most)
+    layers = {name: np.zeros(size) for name in StageCost._fields}
+    layers["forward_s"][:] = np.inf
     stage = {"microbatch_bytes": np.zeros((len(shapes), most))}
     for s, shape in enumerate(shapes):
-        for o, (option, by_count) in enumerate(found[shape]):
-            if count not in by_count:
-                continue
+        for o, (option, by_count) in enumerate(options[shape]):
             for price, stands_for in zip(by_count[count], reduced.stands_for, strict=True):
-                at = (list(stands_for), s, o)
-                forward, again = price.seconds("forward"), option.recompute
-                layers["forward_s"][at] = forward
-                layers["backward_s"][at] = price.seconds("backward") + again * forward
-                layers["once_s"][at] = price.seconds("update")
-                layers["fixed_bytes"][at] = price.fixed_bytes
-                kept = price.arrives_bytes if again else price.flight_bytes
-                layers["microbatch_bytes"][at] = kept
-                made_anew = price.flight_bytes if again else 0.0
-                layers["transient_bytes"][at] = price.transient_bytes + made_anew
+                for name, value in _cost(price, option)._asdict().items():
+                    layers[name][list(stands_for), s, o] = value
             if not option.recompute:  # else every layer counts what arrives
                 arrives = max(price.arrives_bytes for price in by_count[count])
                 stage["microbatch_bytes"][s, o] = arrives
@@ -187,38 +126,29 @@ def _sums(
     return LayerSums(shapes, names, layers, stage=stage, transfer=transfer)
 
 
-def _transfer(
-    cluster: Cluster, chains: Mapping[int, LayerChain]
-) -> Callable[[int], Callable[[int, SubmeshShape, SubmeshShape], tuple[float, float]]]:
-    """Seconds over a boundary as if both meshes cut what crosses it over all their devices."""
-
-    def of(count: int) -> Callable[[int, SubmeshShape, SubmeshShape], tuple[float, float]]:
-        sizes = boundary_bytes(chains[count])
-
-        def transfer(bound: int, before: SubmeshShape, after: SubmeshShape) -> tuple[float, float]:
-            alone = len(cluster.nodes) == 1
-            inside = alone or before.size + after.size <= cluster.nodes[0].num_devices
-            link = cluster.link(cluster.nodes[0].link if inside else cluster.between)
-            lanes = min(before.size, after.size)
-            there, back = (link.seconds("send", b / lanes, 2) if b else 0.0 for b in sizes[bound])
-            return there, back
-
-        return transfer
-
-    return of
+def _cost(price: LayerPrice, option: StageOption) -> StageCost:
+    """What a layer adds to a stage."""
+    forward, again = price.seconds("forward"), option.recompute
+    return StageCost(
+        forward_s=forward,
+        backward_s=price.seconds("backward") + again * forward,
+        once_s=price.seconds("update"),
+        fixed_bytes=price.fixed_bytes,
+        microbatch_bytes=price.arrives_bytes if again else price.flight_bytes,
+        transient_bytes=price.transient_bytes + (price.flight_bytes if again else 0.0),
+    )
 
 
-def boundary_bytes(chain: LayerChain) -> list[tuple[int, int]]:
-    """For every bound between layers the bytes that cross it forward and backward."""
-    num_layers = chain.num_layers
-    found = [[0, 0] for _ in range(num_layers + 1)]
-    for layer, template in enumerate(chain.sequence):
-        cut = chain.layers[template]
-        for value, source in cut.receives:
-            away = source - template
-            size = cut.graph.values[cut.local[value]].num_bytes
-            other = min(max(layer + away, 0), num_layers - 1)
-            low, high = sorted((layer, other))
-            for bound in range(low + 1, high + 1):
-                found[bound][0 if away < 0 else 1] += size
-    return [(forward, backward) for forward, backward in found]
+def _useful(
+    options: Sequence[PricedOption], count: int, reduced: Reduced
+) -> tuple[PricedOption, ...]:
+    """Of those that can be cut into so many microbatches."""
+    able = [one for one in options if count in one.prices]
+    totals = []
+    for option, prices in able:
+        costs = [_cost(price, option) for price in prices[count]]
+        rows = list(zip(costs, reduced.counts, strict=True))
+        each_s = sum(n * (c.forward_s + c.backward_s + c.once_s / count) for c, n in rows)
+        fixed = sum(n * c.fixed_bytes for c, n in rows) + max(c.transient_bytes for c in costs)
+        totals.append(OptionTotal(each_s, fixed, sum(n * c.microbatch_bytes for c, n in rows)))
+    return tuple(able[at] for at in useful_options(totals, min(count, sum(reduced.counts))))

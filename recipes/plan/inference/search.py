@@ -13,7 +13,7 @@ from recipes.plan.inference.plan import Configuration, InferencePlan
 from recipes.plan.inference.served_model import generates, served_layers, tokens_of
 from recipes.plan.inference.stage_times import cut_layers, staged
 from recipes.plan.parallel_plan import Fingerprint
-from recipes.plan.stage_options import boundary_bytes
+from recipes.plan.transfers import boundary_bytes
 
 Key = tuple[str, int, int]
 """Kind, size and context of a pass."""
