@@ -1,6 +1,6 @@
 """What binds a plan and what would change it, in sentences. Needs numpy, no torch."""
 
-from blocks.pipeline.inter_op import InterOpPlan
+from blocks.pipeline.inter_op import DoesNotFit, InterOpPlan
 from blocks.pipeline.view.scale import bytes_text
 from blocks.sharding import Cluster
 from recipes.plan.config import PlanConfig
@@ -66,6 +66,8 @@ def _others(partition: Partition, found: InterOpPlan, caps: dict[str, float]) ->
         try:
             other = partition.best(caps, max_stages=1, max_cells=FEWER_CELLS)
             said.append(f"with one stage: {_against(other, found)}")
+        except DoesNotFit:  # devices of several kinds are no one stage
+            pass
         except ValueError as error:
             said.append(f"with one stage: {error}")
     return said

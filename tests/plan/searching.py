@@ -3,6 +3,7 @@
 There annotations are not executed, which makes the solver's loops many times slower.
 """
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -27,11 +28,30 @@ def cluster_of(num_nodes: int = 1) -> Cluster:
     return bundled_cluster("p3.16xlarge", num_nodes=num_nodes, num_devices=4)
 
 
+def mixed(kinds: str = "sb") -> Cluster:
+    """Nodes of small and of big devices, by their first letters.
+
+    The big ones are three times as fast; the small ones hold 80 MiB.
+    """
+    two = cluster_of(2)
+    small = dataclasses.replace(two.kinds[0], name="small", memory_bytes=80 * 2**20)
+    faster = {dtype: 3 * flops for dtype, flops in small.peak_flops.items()}
+    big = dataclasses.replace(
+        small,
+        name="big",
+        peak_flops=faster,
+        memory_bytes=32 * 2**30,
+        memory_bytes_per_s=3 * small.memory_bytes_per_s,
+    )
+    nodes = tuple(two.nodes[0]._replace(kind={"s": "small", "b": "big"}[k]) for k in kinds)
+    return dataclasses.replace(two, kinds=(small, big), nodes=nodes)
+
+
 def search_all(cases: list[dict[str, Any]]) -> list[ParallelPlan | str]:
     """A plan for every case, or the message of the error.
 
     A case holds fields of ``PlanConfig``, and those of ``MODEL`` with ``traced_layers`` for a
-    model that was traced with fewer.
+    model that was traced with fewer, and ``kinds`` for the nodes of ``mixed``.
     """
     code = "from tests.plan.searching import main; main()"
     done = subprocess.run(
@@ -56,6 +76,7 @@ def _search(case: dict[str, Any]) -> Any:
 
     num_layers, width = (case.pop(name, default) for name, default in MODEL.items())
     traced = case.pop("traced_layers", num_layers)
+    kinds = case.pop("kinds", "")
     settings = {"batch_size": 64, "workers": 1, "microbatch_choices": 3, **case}
     config = PlanConfig("mlp", "p3.16xlarge", num_devices=4, **settings)
 
@@ -63,6 +84,6 @@ def _search(case: dict[str, Any]) -> Any:
         return LayerChain.of(mlp(traced, batch=rows, width=width), num_layers=num_layers)
 
     try:
-        return search(chain, cluster_of(), config).plan.to_json()
+        return search(chain, mixed(kinds) if kinds else cluster_of(), config).plan.to_json()
     except ValueError as error:
         return str(error)

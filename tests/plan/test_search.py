@@ -16,7 +16,7 @@ from recipes.plan.parallel_plan import ParallelPlan
 from recipes.plan.picture import picture
 from recipes.plan.step_time import step_time
 from tests.plan.graphs import mlp
-from tests.plan.searching import chain_of, cluster_of, search_all
+from tests.plan.searching import chain_of, cluster_of, mixed, search_all
 
 FLAT = {"mesh_axes": 1, "max_stages": 1}
 PINS = "layers.*.weight=S(1)"
@@ -39,6 +39,9 @@ OTHERS: dict[str, dict[str, Any]] = {
     "large batch": {**FLAT, "batch_size": 16384, "num_microbatches": 1},
     "wide": {**FLAT, "batch_size": 8, "num_microbatches": 1, "width": 4096, "num_layers": 4},
 }
+MIXED = {"mesh_axes": 1, "num_layers": 8, "width": 2048, "batch_size": 4096}
+OTHERS |= {kinds: {**MIXED, "kinds": kinds} for kinds in ("sb", "bs", "sbsb", "b")}
+OTHERS |= {f"{kinds} idle": {**OTHERS[kinds], "idle_devices": True} for kinds in ("sb", "sbsb")}
 Plans = dict[str, Any]
 
 
@@ -156,3 +159,27 @@ def test_pictures_and_differences(plans: Plans):
     )
     patterns = {f"{name}x": pattern for name, pattern in one.patterns.items()}
     assert diff(one, dataclasses.replace(one, stages=stages, patterns=patterns)) == ()
+
+
+@pytest.mark.parametrize("kinds", ["sb", "bs", "sbsb"])
+def test_devices_of_two_kinds_are_each_used_by_what_they_can(plans: Plans, kinds: str):
+    """A small device holds 80 MiB and takes three times as long as a big one."""
+    cluster, plan = mixed(kinds), plans[kinds]
+    used = {rank for stage in plan.stages for rank in stage.mesh.ranks}
+    assert used == set(range(cluster.num_devices))
+    layers = {"small": 0, "big": 0}
+    for stage in plan.stages:
+        (kind,) = {cluster.kind_of(rank) for rank in stage.mesh.ranks}
+        assert stage.predicted.peak_bytes <= kind.memory_bytes
+        layers[kind.name] += stage.stop - stage.first
+    assert layers["big"] > layers["small"] > 0
+    assert plan.peak_bytes > cluster.kind("small").memory_bytes
+
+
+def test_devices_that_would_be_in_the_way_are_left_idle(plans: Plans):
+    alone = plans["b"].predicted.step_s
+    assert plans["sb idle"].predicted.step_s <= alone * (1 + 1e-9)
+    assert plans["sb idle"].predicted.step_s <= plans["sb"].predicted.step_s * (1 + 1e-9)
+    assert plans["sbsb idle"].predicted.step_s <= plans["sbsb"].predicted.step_s * (1 + 1e-9)
+    notes = " ".join(plans["sb"].notes)
+    assert "one stage" not in notes, "no submesh has devices of both kinds"
