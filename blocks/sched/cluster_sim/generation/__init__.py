@@ -1,0 +1,25 @@
+"""A cluster of models that generate: engines with continuous batching on shared groups.
+
+The engine's own scheduler decides every step; only the model is replaced, by the times of its
+profile. Needs no torch.
+"""
+
+from blocks.sched.cluster_sim.generation.block_counter import BlockCounter
+from blocks.sched.cluster_sim.generation.loop import simulate_generation
+from blocks.sched.cluster_sim.generation.outcome import GenerationOutcome
+from blocks.sched.cluster_sim.generation.predict import Prediction
+from blocks.sched.cluster_sim.generation.settings import (
+    Admission,
+    AllocatorFactory,
+    EngineSettings,
+)
+
+__all__ = [
+    "Admission",
+    "AllocatorFactory",
+    "BlockCounter",
+    "EngineSettings",
+    "GenerationOutcome",
+    "Prediction",
+    "simulate_generation",
+]

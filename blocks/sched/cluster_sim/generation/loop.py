@@ -1,0 +1,354 @@
+"""The event loop: arrivals, steps and faults of engines that generate."""
+
+import heapq
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from blocks._checks import check, fail
+from blocks.sched.admission import QueueFull, Unservable
+from blocks.sched.cluster_sim.generation.block_counter import BlockCounter
+from blocks.sched.cluster_sim.generation.engine import Engine
+from blocks.sched.cluster_sim.generation.group_run import GroupRun
+from blocks.sched.cluster_sim.generation.outcome import GenerationOutcome
+from blocks.sched.cluster_sim.generation.predict import predict
+from blocks.sched.cluster_sim.generation.settings import (
+    Admission,
+    AllocatorFactory,
+    EngineSettings,
+)
+from blocks.sched.cluster_sim.generation.step_time import StepTime
+from blocks.sched.cluster_sim.problem import FAILED, FINISHED, REJECTED, UNPLACED, Answers
+from blocks.sched.cluster_sim.settings import Event, Overheads, check_events
+from blocks.sched.placement.placement import Placement
+from blocks.sched.profile.profile import Profile
+from blocks.sched.request import State
+from blocks.sched.workload.workload import Workload
+
+STEP_ENDS, FAULT, ARRIVAL, BEGIN = range(4)
+"""What comes first of one moment."""
+
+
+class GenerationLoop:
+    """One run; see ``simulate_generation``."""
+
+    def __init__(
+        self,
+        placement: Placement,
+        profiles: Mapping[str, Profile],
+        workload: Workload,
+        settings: EngineSettings,
+        admission: Admission,
+        overheads: Overheads,
+        events: Sequence[Event],
+        retry: bool,
+        make_allocator: AllocatorFactory,
+    ) -> None:
+        self.placement, self.workload = placement, workload
+        self.settings, self.admission, self.overheads = settings, admission, overheads
+        self.retry, self.make_allocator = retry, make_allocator
+        self.now_s, self.clock_off_s = 0.0, 0.0
+        self.answers = Answers.pending(workload.num_requests, len(placement.groups))
+        self.first_token_s = np.full(workload.num_requests, np.nan)
+        self.num_preemptions = np.zeros(len(placement.groups), np.int64)
+        self.due_s = workload.deadline_s.tolist()
+        self.tpot_limit_s = workload.tpot_s.tolist()
+        self.ttft_limit_s = workload.slo_s.tolist()
+        self.index = {model: at for at, model in enumerate(workload.models)}
+        self.step_times = self._step_times(profiles)
+        self.groups = [
+            GroupRun(g.configuration.pp, overheads.gap_of(g.configuration.pp), True)
+            for g in placement.groups
+        ]
+        self.heap: list[tuple[float, int, int, int, Engine | Event | None]] = []
+        self.order = itertools.count()
+        self._start_groups(events)
+        for event in events:
+            self._push(event.at_s, FAULT, event.group, event)
+        self.hosts: list[list[int]] = [[] for _ in workload.models]
+        for at, group in enumerate(placement.groups):
+            for model in group.models:
+                if model in self.index:
+                    self.hosts[self.index[model]].append(at)
+
+    # --- set-up ---------------------------------------------------------------------------------
+
+    def _step_times(self, profiles: Mapping[str, Profile]) -> dict[tuple[int, int], StepTime]:
+        found: dict[tuple[int, int], StepTime] = {}
+        for at, group in enumerate(self.placement.groups):
+            scale = 1.0 + self.overheads.per_stage * group.configuration.pp
+            for model in group.models:
+                if model not in self.index:
+                    continue
+                timing = profiles[model].timing(group.configuration)
+                what = f"profile of {model} in {group.configuration}"
+                check(bool(timing.decode), what, "prefill and decode times", "none")
+                rooms = group.kv_tokens_of(model)
+                check(rooms > 0, f"kv_tokens of {model} in group {at}", "room for tokens", rooms)
+                found[at, self.index[model]] = StepTime(timing, scale)
+        return found
+
+    def _start_groups(self, events: Sequence[Event]) -> None:
+        """Groups whose first event is ``up`` are down, models whose first is ``load`` not there."""
+        for at, group in enumerate(self.groups):
+            own = [e for e in sorted(events, key=lambda e: e.at_s) if e.group in (-1, at)]
+            switches = [e.kind for e in own if e.kind in ("up", "down")]
+            group.up = switches[:1] != ["up"]
+            for model in self.placement.groups[at].models:
+                loads = [e.kind for e in own if e.model in ("", model) and "load" in e.kind]
+                if model in self.index and loads[:1] != ["load"]:
+                    group.loaded.add(self.index[model])
+            group.engines = self._new_engines(at)
+
+    def _new_engines(self, at: int) -> list[Engine]:
+        engines = []
+        for model in self.placement.groups[at].models:
+            if model not in self.index:
+                continue
+            lanes = self.settings.num_lanes
+            kv_tokens = self.placement.groups[at].kv_tokens_of(model) // lanes
+            num_blocks = kv_tokens // self.settings.block_size
+            check(num_blocks > 0, f"kv_tokens of {model}", "at least a block a lane", kv_tokens)
+            number = self.index[model]
+            step_time = self.step_times[at, number]
+            for _ in range(lanes):
+                engines.append(
+                    Engine(
+                        number,
+                        step_time,
+                        self.settings,
+                        num_blocks,
+                        self.make_allocator,
+                        lambda: self.now_s + self.clock_off_s,
+                    )
+                )
+        return engines
+
+    # --- events ---------------------------------------------------------------------------------
+
+    def _push(self, at_s: float, kind: int, at: int, what: Engine | Event | None = None) -> None:
+        heapq.heappush(self.heap, (at_s, kind, next(self.order), at, what))
+
+    def run(self) -> GenerationOutcome:
+        """Everything up to the last answer."""
+        arrivals = self.workload.arrival_s.tolist()
+        request = 0
+        while self.heap or request < len(arrivals):
+            if request < len(arrivals) and (
+                not self.heap or (arrivals[request], ARRIVAL) < self.heap[0][:2]
+            ):
+                self.now_s = arrivals[request]
+                self._dispatch(request)
+                request += 1
+                continue
+            self.now_s, _, _, at, what = heapq.heappop(self.heap)
+            if isinstance(what, Engine):
+                self._end_step(at, what)
+            elif what is not None:
+                self._happen(what)
+            else:
+                self._begin_step(at)
+        return self._outcome()
+
+    def _outcome(self) -> GenerationOutcome:
+        for at, group in enumerate(self.groups):
+            self.answers.busy_s[at] = group.busy_s
+            self._count_preemptions(at)
+        answers = self.answers
+        return GenerationOutcome(
+            self.workload,
+            self.placement,
+            answers.status,
+            answers.answered_s,
+            self.first_token_s,
+            answers.group,
+            answers.busy_s,
+            self.num_preemptions,
+        )
+
+    def _answer(self, request: int, status: int, at: int) -> None:
+        self.answers.status[request] = status
+        self.answers.answered_s[request] = self.now_s
+        self.answers.group[request] = at
+
+    # --- requests -------------------------------------------------------------------------------
+
+    def _dispatch(self, request: int) -> None:
+        """Send a request to the engine that is predicted to answer first; or refuse it."""
+        workload = self.workload
+        model, prompt_len = int(workload.model[request]), int(workload.prompt_len[request])
+        best: tuple[float, float, int, Engine] | None = None
+        for at in self.hosts[model]:
+            group = self.groups[at]
+            if not group.up or model not in group.loaded:
+                continue
+            for engine in group.engines:
+                if engine.model == model:
+                    ttft_s, tpot_s = predict(group, engine, prompt_len, self.now_s)
+                    if best is None or ttft_s < best[0]:
+                        best = ttft_s, tpot_s, at, engine
+        if best is None:
+            self._answer(request, UNPLACED, -1)
+            return
+        ttft_s, tpot_s, at, engine = best
+        waited_s = self.now_s - float(workload.arrival_s[request])
+        ttft_s += waited_s + self.overheads.request_s
+        admission = self.admission
+        late = admission.ttft and ttft_s > self.ttft_limit_s[request] * admission.slack
+        slow = admission.tpot and tpot_s > self.tpot_limit_s[request] * admission.slack
+        if late or slow:
+            self._answer(request, REJECTED, at)
+            return
+        try:
+            engine.add(request, prompt_len, int(workload.output_len[request]))
+        except (Unservable, QueueFull):
+            self._answer(request, REJECTED, at)
+            return
+        self._wake(at)
+
+    # --- steps ----------------------------------------------------------------------------------
+
+    def _wake(self, at: int) -> None:
+        """Plan the next step of a group for when its first stage is free."""
+        group = self.groups[at]
+        at_s = max(self.now_s, group.clock[0])
+        if group.wakes_s is None or at_s < group.wakes_s:
+            group.wakes_s = at_s
+            self._push(at_s, BEGIN, at)
+
+    def _begin_step(self, at: int) -> None:
+        group = self.groups[at]
+        if group.wakes_s != self.now_s:
+            return  # planned anew meanwhile
+        group.wakes_s = None
+        if not group.up:
+            return
+        due = self._due if self.settings.turns == "due" else None
+        engine = group.begin_step(self.now_s, due)
+        if engine is not None:
+            self._push(engine.free_s, STEP_ENDS, at, engine)
+            if group.has_more():
+                self._wake(at)
+
+    def _due(self, engine: Engine) -> float:
+        """When the most urgent of an engine's next tokens is due."""
+        least = math.inf
+        for request, sequence in engine.live.items():
+            if sequence.state is State.DECODING:
+                begun_s = float(self.first_token_s[request])
+                due_s = begun_s + sequence.num_output * self.tpot_limit_s[request]
+            else:
+                due_s = self.due_s[request]
+            least = min(least, due_s)
+        return least
+
+    def _end_step(self, at: int, engine: Engine) -> None:
+        if engine not in self.groups[at].engines:
+            return  # the group stopped meanwhile
+        gained, over = engine.end()
+        told_s = self.now_s + self.overheads.request_s
+        for request in gained:
+            if math.isnan(self.first_token_s[request]):
+                self.first_token_s[request] = told_s
+        for request in over:
+            self._answer(request, FINISHED, at)
+            self.answers.answered_s[request] = told_s
+        self._wake(at)
+
+    # --- faults ---------------------------------------------------------------------------------
+
+    def _happen(self, event: Event) -> None:
+        if event.kind == "clock":
+            self.clock_off_s += event.seconds
+            return
+        for at in range(len(self.groups)) if event.group < 0 else [event.group]:
+            group = self.groups[at]
+            if event.kind == "down" and group.up:
+                self._stop(at)
+            elif event.kind == "up" and not group.up:
+                group.up = True
+                group.clock = [self.now_s] * len(group.clock)
+            elif event.kind in ("load", "unload"):
+                names = [event.model] if event.model else self.placement.groups[at].models
+                for name in names:
+                    if name in self.index and name in self.placement.groups[at].models:
+                        change = group.loaded.add if event.kind == "load" else group.loaded.discard
+                        change(self.index[name])
+
+    def _stop(self, at: int) -> None:
+        """A group stops: its engines lose everything, what they had is asked again elsewhere."""
+        group = self.groups[at]
+        group.up = False
+        lost = sorted(request for engine in group.engines for request in engine.live)
+        self._count_preemptions(at)
+        group.engines = self._new_engines(at)
+        group.wakes_s = None
+        for request in lost:
+            self.first_token_s[request] = math.nan
+            if self.retry:
+                self._dispatch(request)
+            else:
+                self._answer(request, FAILED, at)
+
+    def _count_preemptions(self, at: int) -> None:
+        counted = [engine.scheduler.counters.num_preemptions for engine in self.groups[at].engines]
+        self.num_preemptions[at] += sum(counted)
+
+
+def simulate_generation(
+    placement: Placement,
+    profiles: Mapping[str, Profile],
+    workload: Workload,
+    *,
+    settings: EngineSettings | None = None,
+    admission: Admission | None = None,
+    overheads: Overheads | None = None,
+    events: Sequence[Event] = (),
+    retry: bool = True,
+    make_allocator: AllocatorFactory = BlockCounter,
+) -> GenerationOutcome:
+    """What becomes of a workload for models that generate, under one placement.
+
+    Every model of a group has an engine there (``blocks.sched.Scheduler`` as it serves, on a
+    simulated clock): continuous batching, chunked prompts, blocks of the key-value cache,
+    preemption. The engines of a group take turns on its stages. A request goes to the engine that
+    is predicted to give its first token soonest, and is refused where predictions break its limits.
+
+    Args:
+        placement: groups with ``kv_tokens``.
+        profiles: of every model, with prefill and decode times.
+        workload: with lengths of at least 1; ``slo_s`` limits the first token, ``tpot_s`` the rest.
+        settings: of the engines.
+        admission: what is refused.
+        overheads: on top of the profile's times; ``request_s`` delays every token.
+        events: faults; a clock that jumps is the schedulers'.
+        retry: what a stopping group had not finished is asked again elsewhere, from the start; else
+            it fails.
+        make_allocator: of the cache blocks of an engine, as ``blocks.kv.BlockManager``.
+
+    Raises:
+        ValueError: what does not fit together, with names.
+
+    Reference: Yu et al., Orca, 2022; Kwon et al., PagedAttention, 2023; Duan et al., MuxServe,
+    2024 (several models on one group).
+    """
+    if workload.num_requests:
+        least = min(int(workload.prompt_len.min()), int(workload.output_len.min()))
+        if least < 1:
+            raise fail("lengths", "at least 1 token in and out", least, "see with_lengths")
+    events = sorted(events, key=lambda event: event.at_s)
+    check_events(tuple(events), len(placement.groups))
+    loop = GenerationLoop(
+        placement,
+        profiles,
+        workload,
+        settings or EngineSettings(),
+        admission or Admission(),
+        (overheads or Overheads()).checked(),
+        events,
+        retry,
+        make_allocator,
+    )
+    return loop.run()

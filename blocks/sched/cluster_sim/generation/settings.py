@@ -1,0 +1,57 @@
+"""``EngineSettings``: how the engines of a simulated cluster are set."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+from blocks._checks import check, check_count, check_positive
+from blocks.sched.allocator import Allocator
+
+AllocatorFactory = Callable[[int, int], Allocator]
+"""``factory(num_usable_blocks, block_size)``"""
+
+TURNS = ("due", "round")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """Of every engine; see ``Scheduler`` for what is not said here.
+
+    token_budget: most tokens a step computes.
+    max_num_seqs: most sequences running at a time.
+    max_model_len: most tokens of a sequence.
+    block_size: token slots a block of the key-value cache.
+    num_lanes: engines that share the place and the cache of a replica; as many as stages keep a
+        pipeline busy, for an engine has one step on its way at a time.
+    turns: which engine of a group begins the next step: the one whose most urgent request is due
+        first, or the one that has waited longest.
+    """
+
+    token_budget: int = 512
+    max_num_seqs: int = 64
+    max_model_len: int = 8192
+    block_size: int = 16
+    num_lanes: int = 1
+    turns: Literal["due", "round"] = "due"
+
+    def __post_init__(self) -> None:
+        for name in ("token_budget", "max_num_seqs", "max_model_len", "block_size", "num_lanes"):
+            check_count(name, getattr(self, name))
+        check(self.turns in TURNS, "turns", f"one of {TURNS}", repr(self.turns))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Admission:
+    """What is refused at the front door.
+
+    ttft: a request whose first token is predicted to come too late.
+    tpot: a request whose tokens are predicted to come too slowly, once it runs.
+    slack: predictions may exceed the limits by this factor.
+    """
+
+    ttft: bool = True
+    tpot: bool = True
+    slack: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("slack", self.slack)
