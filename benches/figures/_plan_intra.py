@@ -9,7 +9,7 @@ from benches.figures.row import Measured, Row
 from blocks.sharding import AlphaBeta, Mesh, MeshCost, OpGraph, bundled_cluster
 from blocks.sharding.cost import ALPA_TIES
 from blocks.sharding.intra_op import OutOfMemory, Posed, Problem, Term, minimise, pose, solve
-from blocks.sharding.intra_op.eliminate import Cliques
+from blocks.sharding.intra_op.elimination_order import Cliques
 from tests.plan.graphs import mlp
 from tests.sharding.small_problems import all_choices, check_gap, draw
 from tests.sharding.test_intra_op_plans import once

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from blocks.sharding.intra_op import Posed, Problem, Term, minimise
-from blocks.sharding.intra_op.eliminate import TableCache, elimination_order
+from blocks.sharding.intra_op import Posed, Problem, TableCache, Term, minimise
+from blocks.sharding.intra_op.elimination_order import elimination_order
 from blocks.sharding.intra_op.problem import Table
 
 TOLERANCE = 1e-5

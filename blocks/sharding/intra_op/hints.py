@@ -1,36 +1,58 @@
 """``Hints``: how the labels and variables of a posed graph hang together. Needs numpy."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from blocks.sharding.intra_op.problem import Table
+
+Codes = npt.NDArray[np.intp]
 
 
 class Copy(NamedTuple):
     """A shared copy: a variable whose label 0 is to have none.
 
     variable: of the problem.
-    first_term: index of its readers' terms, over maker, copy and reader, one after the other.
-    readers: variables.
-    wants: for every reader the number of the placements each of its labels wants.
+    copied: for each of its labels the number of the placement that is shared; -1 for none.
+    first_term: index of its readers' terms, over maker, copy and reader, one after the other; the
+        one before is over maker and copy.
+    maker: variable.
+    makes: for each of its labels the number of the placement that it makes.
+    readers: variables, later than the maker.
+    wants: for every reader, and each of the times it reads the value, for each of its labels the
+        number of the placement that it wants.
+    prices: seconds from each placement made to each that is wanted.
     """
 
     variable: int
+    copied: Codes
     first_term: int
+    maker: int
+    makes: Codes
     readers: tuple[int, ...]
-    wants: tuple[npt.NDArray[np.intp], ...]
+    wants: tuple[tuple[Codes, ...], ...]
+    prices: Table
 
 
 class Hints(NamedTuple):
-    """What a search for good choices may know of a problem.
+    """What is known of a posed problem beside its terms.
 
-    choices: for each of the first variables what its labels do on every mesh axis, a row a label.
-    copies: the shared copies, which are the other variables.
-    leads: for each of the first variables the term through which it had better follow another:
-        an operation that does little but read a large tensor; -1 for none. The other is the first
-        variable of the term, the follower its last.
+    copies: the shared copies, which are the last variables.
+    choices: for each of the others what its labels do on every mesh axis, a row a label.
     """
 
-    choices: tuple[npt.NDArray[np.int64], ...]
     copies: tuple[Copy, ...]
-    leads: tuple[int, ...] = ()
+    choices: tuple[npt.NDArray[np.int64], ...] = ()
+
+    def restrict(self, keep: Sequence[Codes]) -> "Hints":
+        """The same where only some labels of the variables are left."""
+        copies = []
+        for copy in self.copies:
+            pairs = zip(copy.readers, copy.wants, strict=True)
+            wants = tuple(tuple(codes[keep[v]] for codes in own) for v, own in pairs)
+            copied, makes = copy.copied[keep[copy.variable]], copy.makes[keep[copy.maker]]
+            copies.append(copy._replace(copied=copied, makes=makes, wants=wants))
+        choices = tuple(own[k] for own, k in zip(self.choices, keep, strict=False))
+        return Hints(tuple(copies), choices)

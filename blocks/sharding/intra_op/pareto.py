@@ -5,10 +5,11 @@ import itertools
 import numpy as np
 
 from blocks._checks import check_count
-from blocks.sharding.intra_op.eliminate import MAX_ENTRIES, TableCache
+from blocks.sharding.intra_op.elimination_order import MAX_ENTRIES
 from blocks.sharding.intra_op.hints import Hints
 from blocks.sharding.intra_op.minimise import minimise
 from blocks.sharding.intra_op.problem import Problem
+from blocks.sharding.intra_op.table_cache import TableCache
 from blocks.sharding.intra_op.with_memory import Point
 
 

@@ -111,8 +111,7 @@ def pose(
         weight = 1 / num_microbatches if reads.once_a_step else 1.0
         _add_reads(reads, graph, labels, tables, weight, seconds, memory, terms, copies)
     kinds = {id(one): np.array([s.choices for s in one.strategies]) for one in kept.values()}
-    choices = tuple(kinds[id(one)] for one in labels)
-    hints = Hints(choices, tuple(copies), _leads(graph, terms))
+    hints = Hints(tuple(copies), tuple(kinds[id(one)] for one in labels))
     return Posed(Problem(tuple(seconds), tuple(terms), tuple(memory)), tuple(labels), hints)
 
 
@@ -135,18 +134,6 @@ def _key(graph: OpGraph, node: OpNode, saved: frozenset[int]) -> Hashable:
     ]
     keeps = tuple(v in saved for v in node.outputs)
     return node.rule, node.role, node.phase, tuple(tensors), keeps
-
-
-def _leads(graph: OpGraph, terms: Sequence[Term]) -> tuple[int, ...]:
-    """Operations without products follow the largest of what they read, the latest of those."""
-    number = {(t.variables[0], t.variables[-1]): at for at, t in enumerate(terms)}
-    found = []
-    for at, node in enumerate(graph.nodes):
-        follows = node.role == "op" and not node.rule.flops_per_point and node.inputs
-        sizes = sorted((graph.values[v].num_bytes, graph.maker[v]) for v in set(node.inputs))
-        alone = len(sizes) == 1 or (len(sizes) > 1 and sizes[-2][0] < sizes[-1][0])
-        found.append(number[sizes[-1][1], at] if follows and alone else -1)
-    return tuple(found)
 
 
 def _state_bytes(graph: OpGraph, node: OpNode, state_bytes: StateBytes) -> float:
@@ -183,7 +170,8 @@ def _add_reads(
     seconds.append(tables.zeros(count))
     memory.append(tables.zeros(count))
     first = len(terms) + 1
-    copies.append(Copy(copy, first, tuple(nodes), tables.wanted(targets)))
+    copied, makes, wants, prices = tables.codes(value, weight, source, targets)
+    copies.append(Copy(copy, copied, first, reads.maker, makes, tuple(nodes), wants, prices))
     terms.append(Term((reads.maker, copy), to_copy))
     terms.extend(
         Term((reads.maker, copy, node), table) for node, table in zip(nodes, through, strict=True)

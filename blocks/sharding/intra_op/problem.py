@@ -14,6 +14,10 @@ Table = npt.NDArray[np.float64]
 """Seconds, or bytes, with an axis for every variable."""
 
 
+EXACT = 1e-12
+"""Share of the costs that is taken for rounding."""
+
+
 class Term(NamedTuple):
     """What some variables cost together: an edge, where they are two.
 
@@ -90,6 +94,14 @@ class Problem:
         pairs = zip(self.seconds, self.memory, strict=True)
         return Problem(tuple(made[id(s), id(m)] for s, m in pairs), self.terms)
 
+    def binding(self) -> "Problem":
+        """The same without terms that cost nothing whatever is chosen."""
+        costs = {id(table): bool(table.any()) for _, table in self.terms}
+        if all(costs.values()):
+            return self
+        terms = tuple(term for term in self.terms if costs[id(term.seconds)])
+        return Problem(self.seconds, terms, self.memory)
+
     def only_memory(self) -> "Problem":
         """Bytes take the place of seconds: what may not be chosen stays so."""
         made: dict[tuple[int, int], Table] = {}
@@ -109,3 +121,15 @@ class Problem:
     def _check(self, labels: Sequence[int]) -> None:
         if len(labels) != len(self.seconds):
             raise fail("labels", f"one for each of {len(self.seconds)} variables", len(labels))
+
+
+class Minimum(NamedTuple):
+    """A choice of labels.
+
+    seconds: of it.
+    bound: no choice costs less; the same number where the choice is proved to be best.
+    """
+
+    labels: tuple[int, ...]
+    seconds: float
+    bound: float

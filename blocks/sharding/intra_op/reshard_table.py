@@ -96,9 +96,9 @@ class ReshardTables:
                         new &= (other != codes)[None, :]
                     total += np.where(new[None], prices[rows][:, codes][:, None, :], 0.0)
                 through.append(total)
-            self._tables[key] = len(code), to_copy, tuple(through)
-        count, to_copy, through = self._tables[key]
-        return count, to_copy, through
+            self._tables[key] = code, to_copy, tuple(through)
+        code, to_copy, through = self._tables[key]
+        return len(code), to_copy, through
 
     def zeros(self, count: int) -> Table:
         """The same array for the same count."""
@@ -107,9 +107,28 @@ class ReshardTables:
             self._tables[key] = (np.zeros(count),)
         return self._tables[key][0]
 
-    def wanted(self, targets: Sequence[Target]) -> tuple[Codes, ...]:
-        """For every reader the number of the placements that each label wants first of all."""
-        return tuple(places[0] for places in self._wanted(targets))
+    def codes(
+        self,
+        value: TensorValue,
+        weight: float,
+        source: tuple[NodeLabels, int],
+        targets: Sequence[Target],
+    ) -> tuple[Codes, Codes, tuple[tuple[Codes, ...], ...], Table]:
+        """Numbers of placements, from 0 on: those that the labels of a shared copy stand for, -1
+        for none; those that the maker's labels make; for every reader and each of its inputs those
+        that its labels want; seconds from the latter to the last."""
+        key = ("codes", *self._key(value, weight, source, targets))
+        if key not in self._tables:
+            rows, columns = self._of(source[0], "out", source[1]), self._wanted(targets)
+            made, makes = np.unique(rows, return_inverse=True)
+            want = np.unique(np.concatenate([codes for places in columns for codes in places]))
+            wants = tuple(tuple(np.searchsorted(want, c) for c in places) for places in columns)
+            prices = weight * self._prices(value, rows, columns)[np.ix_(made, want)]
+            code = self._tables[("shared", *key[1:])][0]
+            copied = np.where(code >= 0, np.searchsorted(want, code), -1)
+            self._tables[key] = copied, makes, wants, prices
+        copied, makes, wants, prices = self._tables[key]
+        return copied, makes, wants, prices
 
     def _key(
         self,

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 
 from blocks.sharding.cost.cost_model import CostModel
-from blocks.sharding.intra_op.eliminate import TableCache
 from blocks.sharding.intra_op.intra_op_plan import IntraOpPlan
 from blocks.sharding.intra_op.minimise import SWEEPS, minimise
 from blocks.sharding.intra_op.pins import Pin
 from blocks.sharding.intra_op.pose import Allowed, StateBytes, adamw_bytes, pose
 from blocks.sharding.intra_op.price import price
+from blocks.sharding.intra_op.table_cache import TableCache
 from blocks.sharding.intra_op.with_memory import with_memory
 from blocks.sharding.mesh import Mesh
 from blocks.sharding.op_graph import OpGraph

@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blocks.sharding.intra_op.eliminate import MAX_ENTRIES, TableCache
+from blocks.sharding.intra_op.elimination_order import MAX_ENTRIES
 from blocks.sharding.intra_op.hints import Hints
-from blocks.sharding.intra_op.minimise import EXACT, SWEEPS, Minimum, minimise
-from blocks.sharding.intra_op.problem import Problem
+from blocks.sharding.intra_op.minimise import SWEEPS, minimise
+from blocks.sharding.intra_op.problem import EXACT, Minimum, Problem
+from blocks.sharding.intra_op.table_cache import TableCache
 from blocks.sharding.intra_op.within import best_within
 
 MAX_WAYS = 20_000

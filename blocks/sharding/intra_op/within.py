@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from blocks.sharding.intra_op.eliminate import Bucket, Elimination, TableCache, eliminate
+from blocks.sharding.intra_op.eliminate import Bucket, Elimination, eliminate
 from blocks.sharding.intra_op.problem import Problem, Table
+from blocks.sharding.intra_op.table_cache import TableCache
 
 
 class Found(NamedTuple):
