@@ -73,6 +73,16 @@ def exhaustive_search(
     return Exhaustive(trial, placements, evaluate.simulated - before)
 
 
+def count_placements(
+    memory: Memory,
+    models: Collection[str],
+    configurations: Collection[Configuration],
+    num_devices: int,
+) -> int:
+    """Different placements there are, but for the numbering of devices; the empty one included."""
+    return _count(_options(memory, sorted(models), configurations, num_devices), num_devices)
+
+
 def _options(
     memory: Memory,
     names: Sequence[str],

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from blocks.sched.place_search import Memory, count_placements
 from blocks.sched.profile import Configuration, Profile, bundled_profile
-from blocks.sched.workload import Workload, gamma_workload
+from blocks.sched.workload import Workload, gamma_workload, merge, power_law_rates
 
 GB = 10**9
 KNOWN = bundled_profile("bert-1.3b")
@@ -28,9 +29,11 @@ def draw(
     max_devices: int = 8,
     requests: int = 400,
     max_slots: float = 2.5,
+    max_placements: float = float("inf"),
 ) -> Case:
     """A problem of up to so many models and devices: few sizes of models, bursty skewed traffic,
-    memory for one model to ``max_slots`` on a device, some configurations."""
+    memory for one model to ``max_slots`` on a device, some configurations. Memory, and then
+    configurations, shrink until there are at most ``max_placements``."""
     rng = random.Random(seed)
     num_models = rng.randint(1, max_models)
     num_devices = rng.randint(1, max_devices)
@@ -62,4 +65,32 @@ def draw(
     known += [Configuration(2, 2), Configuration(1, 8), Configuration(2, 4)]
     others = rng.sample(known[1:], rng.randint(1, 3))
     chosen = tuple(sorted([known[0], *others]))
+    names = list(profiles)
+    while (
+        count_placements(Memory(profiles, memory_bytes), names, chosen, num_devices)
+        > max_placements
+    ):
+        if memory_bytes > heaviest:
+            memory_bytes = max(heaviest, int(memory_bytes * 0.85))
+        else:
+            chosen = chosen[:-1]
     return Case(workload.with_slo(limits), profiles, num_devices, memory_bytes, chosen)
+
+
+def drifting(seed: int) -> tuple[Workload, dict[str, Profile], int, int, float]:
+    """Traffic that wanders over the models from window to window, on few devices with room for
+    some of them: workload, profiles, devices, bytes of each, seconds of a window."""
+    rng = random.Random(seed)
+    num_models, num_devices, every_s = rng.randint(3, 10), rng.randint(1, 4), 30.0
+    profiles = {f"m{index}": KNOWN.renamed(f"m{index}") for index in range(num_models)}
+    memory_bytes = int(KNOWN.timing((1, 1)).device_bytes() * rng.uniform(1.0, 2.5))
+    total = rng.uniform(0.3, 1.0) * num_devices / KNOWN.latency_s()
+    rates = power_law_rates(num_models, total, rng.choice([0.5, 1.5, 2.5]))
+    step, cv = rng.randint(0, 3), rng.choice([1.0, 3.0])
+    whole = []
+    for index in range(rng.randint(2, 5)):
+        drawn = np.random.default_rng(100 * seed + index)
+        part = gamma_workload(np.roll(rates, step * index), cv, every_s, drawn, list(profiles))
+        whole.append(part.delayed(every_s * index))
+    limit_s = rng.choice([1.5, 3.0, 8.0]) * KNOWN.latency_s()
+    return merge(whole).with_slo(limit_s), profiles, num_devices, memory_bytes, every_s
