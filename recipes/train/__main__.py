@@ -49,7 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def configure(options: argparse.Namespace) -> TrainConfig:
     """The config that preset, corpus and settings make."""
-    settings = options.settings + ([f"corpus={options.corpus}"] if options.corpus else [])
+    settings = list(options.settings)
+    for name in ("corpus", "plan"):
+        if (given := getattr(options, name)) is not None:
+            settings.append(f"{name}={given}")
     return override(PRESETS[options.preset](), settings)
 
 

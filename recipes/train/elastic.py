@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from blocks._checks import check, fail
 from recipes.train.config import TrainConfig
+from recipes.train.layout import layout_of
 
 
 def restart_count(environment: Mapping[str, str] = os.environ) -> int:
@@ -35,7 +36,7 @@ def fit_world(config: TrainConfig, num_ranks: int) -> TrainConfig:
     Raises:
         ValueError: no layout does, or the layout comes from a plan file.
     """
-    if config.dp * config.pp * config.tp == num_ranks:
+    if layout_of(config).num_ranks == num_ranks:
         return config
     hint = "a plan holds for its own number of processes; leave it out"
     check(

@@ -8,6 +8,7 @@ import torch
 
 from blocks._checks import check, fail
 from recipes.train.config import TrainConfig
+from recipes.train.planned import parallel_plan
 
 
 class Position(NamedTuple):
@@ -56,6 +57,10 @@ class Layout:
 
 
 def layout_of(config: TrainConfig) -> Layout:
+    """Of a run; the devices of a parallel plan share all layers, as the plan has it."""
+    plan = parallel_plan(config)
+    if plan is not None:
+        return Layout(tp=plan.num_devices)
     return Layout(config.dp, config.pp, config.tp)
 
 

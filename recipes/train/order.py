@@ -7,6 +7,7 @@ from blocks.pipeline import Action, Kind, Schedule
 from blocks.pipeline.schedules import SCHEDULES
 from recipes.train.config import TrainConfig
 from recipes.train.plan_file import PlanFile
+from recipes.train.planned import parallel_plan
 
 
 def build_schedule(config: TrainConfig) -> Schedule:
@@ -20,7 +21,7 @@ def build_schedule(config: TrainConfig) -> Schedule:
     assert config.lanes is not None, "resolved"
     parts = config.lanes if config.pp == 1 else config.dp
     num_slices = [config.slices] * (config.batch_size // parts // config.microbatch)
-    if config.plan is not None:
+    if config.plan is not None and parallel_plan(config) is None:
         return PlanFile.read(config.plan).plan.schedule
     if config.pp == 1:
         return one_rank(num_slices)
@@ -56,7 +57,9 @@ def recomputed_stages(config: TrainConfig) -> tuple[int, ...]:
     """Stages that keep nothing but their inputs."""
     if config.recompute:
         return tuple(range(config.pp * config.chunks))
-    return PlanFile.read(config.plan).plan.recompute if config.plan is not None else ()
+    if config.plan is None or parallel_plan(config) is not None:
+        return ()
+    return PlanFile.read(config.plan).plan.recompute
 
 
 def row_bounds(config: TrainConfig) -> tuple[int, ...]:

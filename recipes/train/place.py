@@ -18,7 +18,8 @@ from blocks.pipeline import (
     in_process_transports,
 )
 from blocks.pipeline.ties import Tie
-from blocks.sharding import DistributedGroup, Group
+from blocks.sharding import DistributedGroup, Group, axis_groups, make_device_mesh, run_local
+from recipes.plan.execute import PlannedJob, PlannedPipeline
 from recipes.train.checkpoint import GroupRanks, OneRank, Ranks
 from recipes.train.layout import Layout, Position
 from recipes.train.rendezvous import join_world
@@ -93,6 +94,20 @@ class Place:
         channels = channels_of(schedule, ties)
         made = DistributedTransport(self.pipeline, device=self.device, channels=channels)
         return self._closing.enter_context(made)
+
+    def planned(self, job: PlannedJob) -> PlannedPipeline:
+        """This device's share of a planned job; what it talks through is closed with the place."""
+        if self.alone:
+            (mesh,) = job.meshes
+            (groups,) = run_local(mesh, lambda rank, groups: groups)
+            return job.pipeline(self.rank, groups, in_process_transports(1)[0])
+        own = None
+        for mesh in job.meshes:  # all processes make all groups, in one order
+            made = make_device_mesh(mesh)
+            own = made if self.rank in mesh.ranks else own
+        assert own is not None, "a process for each of the plan's devices"
+        wire = self._closing.enter_context(DistributedTransport(name="planned"))
+        return job.pipeline(self.rank, axis_groups(own), wire)
 
     def ranks(self) -> Ranks:
         """Those that write and read a checkpoint together."""

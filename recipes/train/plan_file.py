@@ -37,11 +37,11 @@ class PlanFile:
         Raises:
             ValueError: no plan there, or a text that is none.
         """
-        check(Path(path).is_file(), "plan", "a file written by the plan verb", str(path))
-        try:
-            content = json.loads(Path(path).read_bytes())
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise fail("plan", f"JSON in {path}", error, "make it again") from error
+        content = read_json(Path(path))
+        known = isinstance(content, dict) and set(content) == set(cls.__dataclass_fields__)
+        got = content.get("format", sorted(content)) if isinstance(content, dict) else content
+        hint = "or a parallel plan of recipes.plan, where a run is meant"
+        check(known, "plan", "one of the plan verb: plan, costs, sizes", repr(got)[:80], hint)
         with reading("plan", content, cls):
             plan, sizes = PipelinePlan.from_json(content["plan"]), content["sizes"]
             costs = tuple(CostSurface.from_json(cost) for cost in content["costs"])
@@ -61,6 +61,19 @@ class PlanFile:
             return self.costs[rank].seconds(action.kind, stop - start, start) / chunks
 
         return simulate(plan.schedule, seconds)
+
+
+def read_json(path: Path) -> Any:
+    """What a plan file holds, whichever kind it is.
+
+    Raises:
+        ValueError: no file there, or no JSON in it.
+    """
+    check(path.is_file(), "plan", "a file written by the plan verb", str(path))
+    try:
+        return json.loads(path.read_bytes())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise fail("plan", f"JSON in {path}", error, "make it again") from error
 
 
 SIZES = (

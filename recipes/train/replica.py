@@ -54,6 +54,7 @@ class Replica:
             replicas: process group that shares parameters under ``fsdp``.
         """
         self.config, self.model = config, model
+        self.has_say = tensor is None or tensor.rank == 0  # whose losses count
         self.schedule, self.bounds = schedule, tuple(bounds)
         self.names = tuple(name for name, _ in Decoder(model, device="meta").named_parameters())
         layers, rank = stage_layers(config), transport.rank
@@ -231,6 +232,12 @@ class Replica:
         for (sequence, _), loss in sorted(numbers_of(losses)):
             totals[sequence] += loss
         return totals
+
+    def publish(self) -> None:
+        """After an update: parameters are used from where the optimizer has them."""
+
+    def drop(self) -> None:
+        """After a step that is not taken: the next one begins with other gradients anyway."""
 
     @property
     def num_parameters(self) -> int:

@@ -29,6 +29,8 @@ from recipes.train.order import build_schedule, row_bounds
 from recipes.train.pace import Pace
 from recipes.train.place import Place
 from recipes.train.plan_file import follow
+from recipes.train.planned import follow_plan, parallel_plan
+from recipes.train.planned_trainer import make_trainer
 from recipes.train.prepare import prepare_together
 from recipes.train.rate import learning_rate
 from recipes.train.same_run import as_before, check_same_run
@@ -110,7 +112,10 @@ def _check_processes(config: TrainConfig, max_restarts: int, starts: bool) -> No
     check(starts or not max_restarts, "max_restarts", 0, max_restarts, hint)
     got, wanted = world_size() if in_workers() else None, layout_of(config).num_ranks
     hint = "pass dp=, pp= and tp= of that product, or --elastic"
-    check(got in (None, wanted), "processes", f"dp * pp * tp = {wanted}", got, hint)
+    expected = f"dp * pp * tp = {wanted}"
+    if parallel_plan(config) is not None:
+        expected, hint = f"{wanted}, the plan's devices", "start as many, or plan again for these"
+    check(got in (None, wanted), "processes", expected, got, hint)
 
 
 def run(
@@ -133,7 +138,7 @@ def _run_here(
     config: TrainConfig, out: Path, resume: bool, on_log: OnLog, on_note: OnNote, place: Place
 ) -> None:
     data = prepare_together(config, place, on_note)
-    trainer = Trainer(config, data, place=place)
+    trainer = make_trainer(config, data, place)
     ranks = place.ranks()
     checkpoint = load_latest(out / "checkpoints", ranks=ranks) if resume else None
     if checkpoint is not None:
@@ -212,7 +217,8 @@ def _settle(config: TrainConfig, resumed: Path | None, num_ranks: int | None) ->
         config = as_before(config, before)
     if num_ranks is not None:
         config = fit_world(config, num_ranks)
-    config = resolve(follow(config))
+    plan = parallel_plan(config)
+    config = resolve(follow(config) if plan is None else follow_plan(config, plan))
     if before is not None:
         check_same_run(before, config)
     check_layout(config)

@@ -61,19 +61,7 @@ class Trainer:
         """
         self.config, self.data, self.place = resolve(config), data, place or Place()
         check_layout(self.config)
-        model = model_config(self.config, data.tokenizer)
-        schedule, bounds = build_schedule(self.config), row_bounds(self.config)
-        ties = tied_weights(model, len(schedule.placement))
-        transport = transport or self.place.transport(schedule, ties)
-        self.replica = Replica(
-            self.config,
-            model,
-            schedule,
-            bounds,
-            transport,
-            tensor=self.place.tensor,
-            replicas=self.place.replicas,
-        )
+        self.replica = self._make_replica(transport)
         holdings = self.replica.holdings
         self.optimizers = build_optimizers(self.replica.parameters, self.config, holdings)
         self.step = 0
@@ -82,6 +70,20 @@ class Trainer:
         self.losses: list[float] = []  # since the last log entry
         self.grad_norm = 0.0
         self._squares: dict[str, float] = {}  # of the gradients' norms, of this step
+
+    def _make_replica(self, transport: Transport | None) -> Replica:
+        model = model_config(self.config, self.data.tokenizer)
+        schedule, bounds = build_schedule(self.config), row_bounds(self.config)
+        ties = tied_weights(model, len(schedule.placement))
+        return Replica(
+            self.config,
+            model,
+            schedule,
+            bounds,
+            transport or self.place.transport(schedule, ties),
+            tensor=self.place.tensor,
+            replicas=self.place.replicas,
+        )
 
     @property
     def decoder(self) -> Decoder:
@@ -123,6 +125,7 @@ class Trainer:
             self.losses.append(loss / max(1, num_labels))
             self.skipped_in_a_row = 0
         else:
+            self.replica.drop()
             self.num_skipped_steps += 1
             self.skipped_in_a_row += 1
         self.step += 1
@@ -160,13 +163,13 @@ class Trainer:
         norms in the order of parameters, losses in that of sequences and slices.
         """
         here, names = self.place.position, self.replica.names
-        squares = torch.zeros(self.config.tp, len(names), dtype=torch.float64)
+        squares = torch.zeros(self.place.layout.tp, len(names), dtype=torch.float64)
         if here.dp == 0:
             for i, name in enumerate(names):
                 squares[here.tp, i] = self._squares.get(name, 0.0)
         squares = squares.T.flatten()  # in the order of parameters, their parts by rank
         all_losses = torch.zeros(self.config.dp, losses.numel(), dtype=torch.float64)
-        if here.tp == 0:
+        if self.replica.has_say:
             all_losses[here.dp] = losses.flatten()
         known = self.place.collect(torch.cat([squares, all_losses.flatten()])).tolist()
         return math.sqrt(sum(known[: len(squares)])), sum(known[len(squares) :])
@@ -176,6 +179,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
+        self.replica.publish()
 
     def evaluate(self, max_tokens: int | None) -> HeldOut:
         """Loss and bits per byte of held-out text; the replicas share the windows."""
@@ -195,7 +199,7 @@ class Trainer:
         mine = range(self.place.position.dp, count, dp)
         totals = torch.zeros(count, dtype=torch.float64)
         found = self.replica.loss_sums([sequences[i] for i in mine])
-        if self.place.position.tp == 0:
+        if self.replica.has_say:
             totals[list(mine)] = found
         return windows.held_out(sum(self.place.collect(totals).tolist()))
 

@@ -177,4 +177,5 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("settings", nargs="*", metavar="key=value", help="fields of TrainConfig")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="demo")
     parser.add_argument("--corpus", help="file or folder of text; default: the standard library")
+    parser.add_argument("--plan", help="file of the plan verb, or of recipes.plan")
     parser.add_argument("--out", type=Path, help="of a run: its folder, default out/train-PRESET")

@@ -1,6 +1,7 @@
 """``PlannedModule``: one rank's share of a module that is trained by a program."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from blocks._checks import check, fail
 from blocks.sharding import Group, Program, ShardingSpec
 from blocks.sharding.op_graph import Phase
-from blocks.sharding.program import BUFFER, RENEWED
+from blocks.sharding.program import BUFFER, RENEWED, Compute, Instruction, Reshard
 from blocks.sharding.stage_graph import RECEIVE, SEND
 from recipes.plan.execute.exchange import to_whole
 from recipes.plan.execute.local_call import LocalCall
@@ -34,7 +35,8 @@ class PlannedModule:
     Invariants:
         1. Parameters lie as their nodes are placed, gradients as their accumulators, moments as
            their updates run.
-        2. Gradients are there from the first ``accumulate`` to the ``update``.
+        2. Gradients are there from the first ``accumulate`` to the ``update``, or until they are
+        dropped; between ``reduce`` and ``update`` also as the update takes them.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class PlannedModule:
         self.buffers: dict[str, Tensor] = {}
         self.moments: dict[str, State] = {}
         self._gradients: dict[str, Tensor] = {}
+        self._reduced: Tensors | None = None
         self._load(state)
 
     def _load(self, state: Mapping[str, Tensor]) -> None:
@@ -202,19 +205,61 @@ class PlannedModule:
             if node.role == "update"
         ]
 
-    def update(self) -> None:
-        """The optimizer's step; gradients are gone after it."""
+    def reduce(self) -> dict[str, Tensor]:
+        """This rank's part of every gradient, summed over ranks and laid as the update takes it.
+
+        By parameter; what the parts are changed to is what ``update`` sees.
+        """
+        if self._reduced is None:
+            self._reduced = {**self.parameters, **self._gradients}
+            self.machine.run(self._update_in_two[0], self._reduced, key=(self.num_updates + 1,))
+        graph = self.program.graph
+        return {
+            graph.values[graph.nodes[step.node].inputs[0]].name: self._reduced[step.inputs[1]]
+            for step in self.program.update
+            if isinstance(step, Compute) and graph.nodes[step.node].role == "update"
+        }
+
+    @functools.cached_property
+    def _update_in_two(self) -> tuple[list[Instruction], list[Instruction]]:
+        """What sums gradients, and the rest."""
+        graph, halves = self.program.graph, ([], [])
+        for step in self.program.update:
+            sums = (
+                isinstance(step, Reshard)
+                and graph.nodes[graph.maker[step.value]].role == "accumulate"
+            )
+            halves[not sums].append(step)
+        return halves
+
+    def update(self, new: Callable[[str], Tensor] | None = None) -> None:
+        """The optimizer's step; gradients are gone after it.
+
+        Args:
+            new: takes the optimizer's place: by name of a parameter what it becomes, this rank's
+                part as the update lies.
+        """
         self.num_updates += 1
         self._num_microbatches = 0
         held: Tensors = {**self.parameters, **self._gradients}
-        self._gradients = {}
+        steps: Sequence[Instruction] = self.program.update
+        if self._reduced is not None:
+            held, steps = self._reduced, self._update_in_two[1]
+        self._gradients, self._reduced = {}, None
 
         def apply_to(call: LocalCall, parameter: Tensor, gradient: Tensor) -> Tensor:
-            state = self.moments[call.inputs[0].name]
-            apply(self.optimizer, parameter, gradient, state, self.num_updates)
+            name = call.inputs[0].name
+            if new is not None:
+                return new(name)
+            apply(self.optimizer, parameter, gradient, self.moments[name], self.num_updates)
             return parameter
 
-        self.machine.run(self.program.update, held, key=(self.num_updates,), update=apply_to)
+        self.machine.run(steps, held, key=(self.num_updates,), update=apply_to)
+
+    def drop(self) -> None:
+        """Forget the gradients: a step that is not taken."""
+        self._gradients, self._reduced = {}, None
+        self._num_microbatches = 0
 
     def whole(self, name: str, part: Tensor) -> Tensor:
         """The whole tensor of a local name, from this rank's part; a call of all ranks."""

@@ -1,7 +1,7 @@
 """``PlannedPipeline``: one device's share of a training step that is cut into stages."""
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -117,10 +117,32 @@ class PlannedPipeline:
         self._parcels.check_empty()
         return result.loss() * scale if result.losses else None
 
-    def update(self) -> None:
-        """The optimizer's step of all stages of this device."""
+    def losses(self, microbatches: Sequence[Microbatch]) -> list[float] | None:
+        """The loss of every microbatch, however many; nothing is kept of them.
+
+        Returns:
+            None on devices of other stages than the one that has the loss.
+        """
+        bounds = [(0, 1)] * len(microbatches)
+        found = self._executor.forward_only(microbatches, bounds).losses
+        self._parcels.check_empty()
+        if not found:
+            return None
+        return torch.stack([found[key] for key in sorted(found)]).tolist()
+
+    def reduce(self) -> dict[str, Tensor]:
+        """Gradients of this device's stages as their updates take them, see ``PlannedModule``."""
+        return {n: g for module in self.modules.values() for n, g in module.reduce().items()}
+
+    def update(self, new: Callable[[str], Tensor] | None = None) -> None:
+        """The optimizer's step of all stages of this device, see ``PlannedModule``."""
         for module in self.modules.values():
-            module.update()
+            module.update(new)
+
+    def drop(self) -> None:
+        """Forget the gradients: a step that is not taken."""
+        for module in self.modules.values():
+            module.drop()
 
     def gradients(self) -> dict[str, Tensor]:
         """Whole gradients of this device's stages, by parameter."""

@@ -1,0 +1,94 @@
+"""Parallel plans of ``recipes.plan``: which runs have one, and what it asks of their settings."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+from blocks._checks import check, fail
+from recipes.plan.config import PlanConfig
+from recipes.plan.parallel_plan import FORMAT, ParallelPlan
+from recipes.train.config import TrainConfig
+from recipes.train.plan_file import read_json
+
+
+def parallel_plan(config: TrainConfig) -> ParallelPlan | None:
+    """The plan of ``recipes.plan`` that a run follows; None for other runs.
+
+    Raises:
+        ValueError: a plan file that is none.
+    """
+    if config.plan is None:
+        return None
+    path = Path(config.plan)
+    check(path.is_file(), "plan", "a file that recipes.plan or the plan verb wrote", str(path))
+    return _read(str(path), path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(4)
+def _read(path: str, _changed: int) -> ParallelPlan | None:
+    content = read_json(Path(path))
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        return ParallelPlan.from_json(content)
+    return None
+
+
+REFUSED: dict[str, Any] = {
+    "optimizer": ("adamw", "Muon makes whole matrices orthogonal, and plans keep them apart"),
+    "slices": (1, "planned stages take whole rows, no token slices"),
+    "cuts": (None, "planned stages take whole rows, no token slices"),
+    "document_mask": (False, "planned attention is plain and causal"),
+    "window": (None, "planned attention is plain and causal"),
+    "compile": (False, "planned operations run one by one"),
+    "device": ("cpu", "planned steps run on processors so far"),
+    "trace": (None, "planned stages write no traces"),
+    "canonical": (True, "a plan says how gradients are added"),
+}
+"""What a planned run cannot have, with what it must be and why."""
+DECIDED = ("dp", "pp", "tp", "fsdp", "chunks", "schedule", "layers_per_stage", "recompute")
+"""Settings that a plan decides."""
+
+
+def follow_plan(config: TrainConfig, plan: ParallelPlan) -> TrainConfig:
+    """The config with the plan's microbatches.
+
+    Raises:
+        ValueError: a plan for other sizes, settings beside it that it decides, or that planned
+            runs cannot have.
+    """
+    asked = PlanConfig.from_json(plan.settings)
+    rows = asked.rows(plan.num_microbatches)
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    decided = {name: defaults[name] for name in DECIDED} | {"microbatch": rows, "lanes": 1}
+    for name, value in decided.items():
+        given = getattr(config, name)
+        free = given in (defaults[name], value)
+        check(free, name, f"{value!r} beside a plan", repr(given), "the plan decides it")
+    for name, (value, why) in REFUSED.items():
+        given = getattr(config, name)
+        check(given == value, name, f"{value!r} with a parallel plan", repr(given), why)
+    dtype = "float32" if config.dtype == "auto" else config.dtype
+    made_for = {
+        "batch_size": (asked.batch_size, config.batch_size),
+        "dtype": (asked.dtype, dtype),
+        "optimizer": (asked.optimizer, config.optimizer),
+    }
+    if (tokens := _tokens(asked)) is not None:
+        made_for["context_len"] = (tokens, config.context_len)
+    for name, (planned, got) in made_for.items():
+        expected = f"{planned!r}, which the plan was made for"
+        setting = "seq_len" if name == "context_len" else name
+        check(planned == got, name, expected, repr(got), f"plan again with {setting}={got}")
+    if dtype != "float32":
+        hint = "plan with dtype=float32 and train with it"
+        raise fail("dtype", "float32 with a parallel plan", repr(config.dtype), hint)
+    return dataclasses.replace(config, **decided, dtype=dtype)
+
+
+def _tokens(asked: PlanConfig) -> int | None:
+    """Tokens of a row; None where the plan's model is a factory's."""
+    if asked.seq_len is not None or not asked.model.startswith("decoder:"):
+        return asked.seq_len
+    from recipes.plan.families import family
+
+    return family(asked.model).seq_len

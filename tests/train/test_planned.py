@@ -1,0 +1,293 @@
+"""Runs that follow a parallel plan train as runs that follow none."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from blocks.sharding import Mesh
+from recipes.plan.config import PlanConfig
+from recipes.plan.execute import PlannedJob
+from recipes.plan.families.decoder import TrainedDecoder
+from recipes.plan.parallel_plan import ParallelPlan
+from recipes.plan.trace import TracedModule, trace
+from recipes.train.__main__ import main
+from recipes.train.checkpoint import CheckpointWriter, load_latest
+from recipes.train.config import TrainConfig, resolve
+from recipes.train.layout import layout_of
+from recipes.train.model import model_config
+from recipes.train.place import Place
+from recipes.train.planned import follow_plan, parallel_plan
+from recipes.train.planned_replica import job_for
+from recipes.train.planned_trainer import PlannedTrainer
+from recipes.train.prepare import Prepared, prepare
+from recipes.train.presets import tiny
+from recipes.train.run import _settle
+from recipes.train.trainer import Trainer
+from tests.sharding.forked import run_forked
+from tests.train.made_plans import (
+    Wanted,
+    anything,
+    both,
+    data_parallel,
+    made_plan,
+    tensor_parallel,
+)
+
+NUM_STEPS, CHANGED = 20, 12
+ROWS, TOKENS = 2, 16
+PLAIN = dataclasses.replace(
+    tiny(),
+    max_corpus_bytes=60_000,
+    context_len=TOKENS,
+    num_heads=4,
+    num_kv_heads=2,
+    optimizer="adamw",
+    num_steps=NUM_STEPS,
+    clip_norm=1.2,  # some steps are clipped, others are not
+)
+ASKED = PlanConfig(
+    "decoder:tiny", batch_size=4, num_microbatches=2, seq_len=TOKENS, dtype="float32"
+)
+ONE, OTHER = Mesh(("x",), (1,), (0,)), Mesh(("x",), (1,), (1,))
+PLANS: dict[str, tuple[tuple[Mesh, ...], Wanted]] = {
+    "data": ((Mesh.of(x=2),), data_parallel(0)),
+    "tensor": ((Mesh.of(x=2),), tensor_parallel(0)),
+    "stages": ((ONE, OTHER), data_parallel(0)),
+    "both": ((Mesh.of(x=2, y=2),), both(data_parallel(0), tensor_parallel(1))),
+    "staged": ((Mesh.of(x=2), Mesh(("x",), (2,), (2, 3))), tensor_parallel(0)),
+    "anything": ((Mesh.of(x=2),), anything(1)),
+    "uneven": ((ONE, Mesh(("x",), (3,), (1, 2, 3))), anything(2)),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data() -> Prepared:
+    return prepare(PLAIN)
+
+
+@pytest.fixture(scope="module")
+def traced(data: Prepared) -> TracedModule:
+    model = model_config(PLAIN, data.tokenizer)
+    tokens = torch.empty(ROWS, TOKENS, dtype=torch.int64, device="meta")
+    return trace(lambda: TrainedDecoder(model), (), {"inputs": tokens, "labels": tokens})
+
+
+@pytest.fixture
+def one_trace(traced: TracedModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every run's model is the one traced already."""
+    monkeypatch.setattr("recipes.train.planned_replica.trace", lambda *_: traced)
+
+
+@pytest.fixture(scope="module")
+def alone(data: Prepared) -> dict[str, Any]:
+    """What the run without a plan comes to, and what it came to on the way."""
+    trainer = Trainer(PLAIN, data)
+    first = report(trainer, CHANGED)
+    return joined(first, report(trainer, NUM_STEPS - CHANGED))
+
+
+def report(trainer: Trainer, num_steps: int) -> dict[str, Any]:
+    norms, trainer.losses = [], []
+    for _ in range(num_steps):
+        trainer.train_step()
+        norms.append(trainer.grad_norm)
+    return {"losses": trainer.losses, "norms": norms, "held_out": trainer.evaluate(256).loss}
+
+
+def joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    both = {name: first[name] + second[name] for name in ("losses", "norms")}
+    return both | {"held_out": second["held_out"], "before": first["held_out"]}
+
+
+def planned(name: str, traced: TracedModule, folder: Path, **changes: Any) -> TrainConfig:
+    """A run that follows a plan, as it is settled."""
+    plan = made_plan(traced.graph, *PLANS[name], ASKED)
+    config = dataclasses.replace(PLAIN, plan=str(plan.write(folder / f"{name}.json")), **changes)
+    return _settle(config, None, None)
+
+
+def job_of(config: TrainConfig, data: Prepared) -> PlannedJob:
+    plan = parallel_plan(config)
+    assert plan is not None
+    return job_for(config, model_config(config, data.tokenizer), plan)
+
+
+def in_processes(config: TrainConfig, data: Prepared, folder: Path, work: Any) -> list[Any]:
+    """What ``work(trainer, place)`` returns on every device of a plan."""
+    job = job_of(config, data)
+
+    def on_rank(rank: int) -> Any:
+        with Place.join(layout_of(config)) as place:
+            return work(PlannedTrainer(config, data, place=place, job=job), place)
+
+    return run_forked(layout_of(config).num_ranks, on_rank, folder, timeout_s=150)
+
+
+def assert_same(found: dict[str, Any], alone: dict[str, Any]) -> None:
+    assert found["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+    assert found["norms"] == pytest.approx(alone["norms"], rel=1e-4)
+    assert found["held_out"] == pytest.approx(alone["held_out"], rel=1e-5)
+
+
+SLOW = ("tensor", "both", "staged", "anything", "uneven")
+NIGHTLY = [pytest.param(name, marks=pytest.mark.nightly) for name in SLOW]
+
+
+@pytest.mark.usefixtures("one_trace")
+@pytest.mark.parametrize("name", ["data", "stages", *NIGHTLY])
+def test_losses_are_those_of_a_run_without_a_plan(
+    name: str, data: Prepared, traced: TracedModule, alone: dict[str, Any], tmp_path: Path
+) -> None:
+    config = planned(name, traced, tmp_path)
+    found = in_processes(config, data, tmp_path, lambda t, _: report(t, NUM_STEPS))
+    for one in found:
+        assert one == found[0], "all devices agree"
+        assert_same(one, alone)
+
+
+@pytest.mark.usefixtures("one_trace")
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("stages", "tensor"), pytest.param("staged", "anything", marks=pytest.mark.nightly)],
+)
+def test_a_run_goes_on_under_another_plan_and_without_one(
+    one: str,
+    other: str,
+    data: Prepared,
+    traced: TracedModule,
+    alone: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    first = planned(one, traced, tmp_path)
+    root = tmp_path / "checkpoints"
+
+    def begin(trainer: PlannedTrainer, place: Place) -> dict[str, Any]:
+        found = report(trainer, CHANGED)
+        with CheckpointWriter(root, keep=2, ranks=place.ranks()) as writer:
+            writer.save(trainer.checkpoint())
+        return found
+
+    before = in_processes(first, data, tmp_path, begin)[0]
+    assert before["held_out"] == pytest.approx(alone["before"], rel=1e-5)
+
+    def go_on(trainer: Trainer, place: Place) -> dict[str, Any]:
+        stored = load_latest(root, ranks=place.ranks())
+        assert stored is not None
+        trainer.restore(stored)
+        assert trainer.step == CHANGED
+        return report(trainer, NUM_STEPS - CHANGED)
+
+    second = planned(other, traced, tmp_path)
+    for after in in_processes(second, data, tmp_path, go_on):
+        assert_same(joined(before, after), alone)
+    plain = resolve(dataclasses.replace(PLAIN, microbatch=ROWS))
+    assert_same(joined(before, go_on(Trainer(plain, data), Place())), alone)
+
+
+@pytest.mark.usefixtures("one_trace")
+def test_a_plain_run_goes_on_under_a_plan(
+    data: Prepared, traced: TracedModule, alone: dict[str, Any], tmp_path: Path
+) -> None:
+    trainer = Trainer(PLAIN, data)
+    before = report(trainer, CHANGED)
+    with CheckpointWriter(tmp_path / "checkpoints", keep=2) as writer:
+        writer.save(trainer.checkpoint())
+    one = made_plan(traced.graph, (ONE,), anything(3), ASKED)
+    config = dataclasses.replace(PLAIN, plan=str(one.write(tmp_path / "one.json")))
+    again = PlannedTrainer(_settle(config, None, None), data)
+    stored = load_latest(tmp_path / "checkpoints")
+    assert stored is not None
+    again.restore(stored)
+    assert_same(joined(before, report(again, NUM_STEPS - CHANGED)), alone)
+    assert set(again.checkpoint().tensors) == set(trainer.checkpoint().tensors)
+
+
+@pytest.mark.usefixtures("one_trace")
+def test_a_gradient_that_is_not_finite_changes_nothing(
+    data: Prepared, traced: TracedModule, tmp_path: Path
+) -> None:
+    one = made_plan(traced.graph, (ONE,), anything(3), ASKED)
+    config = dataclasses.replace(PLAIN, plan=str(one.write(tmp_path / "one.json")))
+    trainer = PlannedTrainer(_settle(config, None, None), data)
+    trainer.train_step()
+    before = {name: tensor.clone() for name, tensor in trainer.state_tensors().items()}
+    broken = trainer.replica.parameters["final_norm.weight"]
+    kept = broken.detach().clone()
+    with torch.no_grad():
+        broken.fill_(float("inf"))
+    trainer.train_step()
+    assert (trainer.num_skipped_steps, trainer.step) == (1, 2)
+    with torch.no_grad():
+        broken.copy_(kept)
+    for name, tensor in trainer.state_tensors().items():
+        assert torch.equal(tensor, before[name]), name
+    trainer.train_step()
+    assert trainer.num_skipped_steps == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dp": 2}, "dp: expected 1 beside a plan, got 2; the plan decides it"),
+        ({"microbatch": 4}, "microbatch: expected 2 beside a plan"),
+        ({"slices": 2}, "slices: expected 1 with a parallel plan, got 2; planned stages take"),
+        ({"optimizer": "muon"}, "optimizer: expected 'adamw' with a parallel plan"),
+        ({"batch_size": 8}, "batch_size: expected 4, which the plan was made for, got 8"),
+        ({"context_len": 32}, "context_len: expected 16, .* plan again with seq_len=32"),
+        ({"dtype": "bfloat16"}, "dtype: expected 'float32', which the plan was made for"),
+        ({"document_mask": True}, "document_mask: expected False with a parallel plan"),
+    ],
+)
+def test_settings_that_do_not_go_with_the_plan(
+    changes: dict[str, Any], words: str, traced: TracedModule, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        planned("data", traced, tmp_path, **changes)
+
+
+@pytest.mark.usefixtures("one_trace")
+def test_plans_of_others(
+    data: Prepared, traced: TracedModule, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    config = planned("data", traced, tmp_path)
+    plan = parallel_plan(config)
+    assert plan is not None
+    stranger = dataclasses.replace(plan, model=dataclasses.replace(plan.model, digest="other"))
+    with pytest.raises(ValueError, match="model of the plan: expected made"):
+        job_for(config, model_config(config, data.tokenizer), stranger)
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps({"format": "blocks inference plan"}))
+    with pytest.raises(ValueError, match="plan: expected one of the plan verb"):
+        _settle(dataclasses.replace(PLAIN, plan=str(path)), None, None)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    arguments = ["--preset", "tiny", "optimizer=adamw", f"context_len={TOKENS}"]
+    arguments += ["--plan", str(tmp_path / "data.json"), "--out", str(tmp_path / "run")]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "processes: expected 2, the plan's devices, got 3" in said
+
+
+def test_plans_are_read_once_and_again_when_they_change(
+    traced: TracedModule, tmp_path: Path
+) -> None:
+    config = planned("data", traced, tmp_path)
+    first = parallel_plan(config)
+    assert parallel_plan(config) is first
+    assert isinstance(first, ParallelPlan)
+    assert follow_plan(dataclasses.replace(config, lanes=None), first).microbatch == ROWS
+    assert parallel_plan(PLAIN) is None
