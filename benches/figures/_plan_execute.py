@@ -1,6 +1,9 @@
 """Figures of planned execution: against the single device, counted against predicted."""
 
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from benches.figures.row import Measured, Row
 from blocks.sharding import Group, Mesh, count, run_local
@@ -9,9 +12,10 @@ from recipes.plan.execute.counted_group import counted
 from recipes.plan.execute.flops import flop_counter
 from recipes.plan.execute.memory_tracker import MemoryTracker
 from tests.plan.execute_cases import Case
-from tests.plan.executing import Run, random_program, run_alone
+from tests.plan.executing import random_program
 from tests.plan.family_cases import TINY, family_case
-from tests.plan.test_execute_families import NUM_PLANS, run_plan
+from tests.plan.test_execute_families import NUM_PLANS
+from tests.plan.trials import PRECISIONS, Precision, trials
 
 COMMAND = "python -m benches.figures --area plan"
 SOME = ("mlp:tiny", "gpt2:tiny", "unet:tiny", "dlrm:tiny")
@@ -24,14 +28,19 @@ def rows() -> Iterator[Row]:
     for names, num_plans, nightly in ((SOME, 7, False), (TINY, NUM_PLANS, True)):
         what = f"{len(names)} families x {num_plans} random plans"
         command = COMMAND + (" --nightly" if nightly else "")
-        yield Row(
-            f"{what} (data, tensor, pipeline, sharded optimizer): worst relative error of losses "
-            "and gradients, fp64, two steps",
-            "<= 1e-9",
-            command,
-            lambda names=names, num_plans=num_plans: _numerics(names, num_plans),
-            nightly,
-        )
+        for dtype in ("float64", "float32") if nightly else ("float64",):
+            precision = PRECISIONS[dtype]
+            yield Row(
+                f"{what} (data, tensor, pipeline, sharded optimizer) against one device: worst "
+                f"relative error of losses and all gradients, {dtype}, three optimizer steps and "
+                "one more from the checkpoint of another plan",
+                f"<= {precision.tolerance:.0e}",
+                command,
+                lambda names=names, num_plans=num_plans, precision=precision: _numerics(
+                    names, num_plans, precision
+                ),
+                nightly,
+            )
         yield Row(
             f"{len(names)} families x {3 if not nightly else 9} random plans: ranks whose "
             "collectives, bytes and FLOPs are as predicted; predicted over measured peak memory",
@@ -42,29 +51,16 @@ def rows() -> Iterator[Row]:
         )
 
 
-def _numerics(names: tuple[str, ...], num_plans: int) -> Measured:
-    worst, num_runs = 0.0, 0
-    for name in names:
-        case = family_case(name)
-        steps = [[case.batch(2 * at), case.batch(2 * at + 1)] for at in range(2)]
-        state = case.state
-        alone = run_alone(case.module, case.call, steps)
-        for seed in range(num_plans):
-            for run in run_plan(case, seed, state, steps):
-                worst = max(worst, _error(run, alone))
-            num_runs += 1
-    return Measured(f"{worst:.1e} over {num_runs} plans", worst <= 1e-9)
-
-
-def _error(run: Run, alone: Run) -> float:
-    """Of losses and gradients; gradients that vanish are measured by the largest."""
-    pairs = zip(run.losses, alone.losses, strict=True)
-    errors = [abs(got - want) / abs(want) for got, want in pairs]
-    largest = max(float(one.abs().max()) for one in alone.gradients.values())
-    for name, want in alone.gradients.items():
-        scale = max(float(want.abs().max()), 1e-2 * largest)
-        errors.append(float((run.gradients[name] - want).abs().max()) / scale)
-    return max(errors)
+def _numerics(names: tuple[str, ...], num_plans: int, precision: Precision) -> Measured:
+    worst, where = 0.0, ""
+    for at, name in enumerate(names):
+        print(f"  {name}, {at + 1} of {len(names)}", file=sys.stderr)
+        case = family_case(name, dtype=precision.dtype)
+        with tempfile.TemporaryDirectory() as folder:
+            errors = trials(case, range(num_plans), precision.optimizer, Path(folder))
+        worst, where = max((worst, where), (max(errors), name.removesuffix(":tiny")))
+    text = f"{worst:.1e} ({where}) over {len(names) * num_plans} plans"
+    return Measured(text, worst <= precision.tolerance)
 
 
 def _counts(names: tuple[str, ...], num_plans: int) -> Measured:

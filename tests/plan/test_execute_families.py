@@ -1,11 +1,11 @@
-"""Ten families under plans that mix data, tensor, pipeline and optimizer parallelism."""
+"""The families under plans that mix data, tensor, pipeline and optimizer parallelism."""
 
 import random
+from pathlib import Path
 
 import pytest
 
 from blocks.pipeline.schedules import gpipe, one_f_one_b, zb_h1
-from blocks.sharding import Mesh
 from tests.plan.execute_cases import Case
 from tests.plan.executing import (
     Run,
@@ -17,29 +17,9 @@ from tests.plan.executing import (
     run_on_threads,
 )
 from tests.plan.family_cases import TINY, family_case
+from tests.plan.trials import PRECISIONS, SHAPES, meshes_of, trials
 
 NUM_PLANS = 30
-SHAPES = (
-    ({"a": 2},),
-    ({"a": 3},),
-    ({"a": 2, "b": 2},),
-    ({"a": 4},),
-    ({"a": 1}, {"a": 2}),
-    ({"a": 2}, {"a": 2, "b": 2}),
-    ({"a": 2}, {"a": 1}, {"a": 3}),
-)
-"""Meshes of the stages, which plans go through in turn."""
-
-
-def meshes_of(shape: tuple[dict[str, int], ...]) -> list[Mesh]:
-    """Meshes of devices counted from 0, stage after stage."""
-    found: list[Mesh] = []
-    for sizes in shape:
-        mesh = Mesh.of(**sizes)
-        first = sum(before.num_ranks for before in found)
-        ranks = tuple(first + rank for rank in mesh.ranks)
-        found.append(Mesh(mesh.axes, mesh.sizes, ranks))
-    return found
 
 
 def run_plan(case: Case, seed: int, state, steps) -> list[Run]:
@@ -59,15 +39,21 @@ def run_plan(case: Case, seed: int, state, steps) -> list[Run]:
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("name", TINY)
-def test_every_family_trains_as_one_device(name: str) -> None:
-    case = family_case(name)
-    steps = [[case.batch(2 * at), case.batch(2 * at + 1)] for at in range(3)]
-    state = case.state
-    alone = run_alone(case.module, case.call, steps)
-    for seed in range(NUM_PLANS):
-        for run in run_plan(case, seed, state, steps):
-            assert_same_run(run, alone, tolerance=1e-9)
+def test_every_family_trains_as_one_device(name: str, dtype: str, tmp_path: Path) -> None:
+    """Three steps, every gradient of each, and one more from another plan's checkpoint."""
+    precision = PRECISIONS[dtype]
+    case = family_case(name, dtype=precision.dtype)
+    errors = trials(case, range(NUM_PLANS), precision.optimizer, tmp_path)
+    assert max(errors) <= precision.tolerance, errors
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_plan_goes_on_from_anothers_checkpoint(tmp_path: Path) -> None:
+    precision = PRECISIONS["float32"]
+    case = family_case("mlp:tiny", dtype=precision.dtype)
+    assert max(trials(case, (2, 5), precision.optimizer, tmp_path)) <= precision.tolerance
 
 
 @pytest.mark.filterwarnings("ignore")
