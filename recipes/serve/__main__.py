@@ -6,12 +6,15 @@ import sys
 from recipes.serve.arguments import engine_config, parse, server_config
 from recipes.serve.loading import load
 from recipes.serve.model_runner import RunnerLost
+from recipes.serve.parallel.torchrun import be_torchrun_rank, in_torchrun, is_engine
 from recipes.serve.server import Server, build_service, greeting, listen
 
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    if in_torchrun() and not is_engine():
+        be_torchrun_rank()
     options = parse()
     try:
         server = server_config(options)

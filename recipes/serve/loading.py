@@ -15,6 +15,7 @@ from recipes.serve.engine import Engine
 from recipes.serve.memory import make_cache
 from recipes.serve.model_runner import ModelRunner
 from recipes.serve.parallel import ParallelRunner, Start, exec_ranks
+from recipes.serve.parallel.torchrun import TorchrunRanks, in_torchrun
 from recipes.serve.runner import Runner
 from recipes.serve.sizes import format_bytes
 
@@ -82,14 +83,23 @@ def load(
     _check_device(config.device)
     tokenizer = Tokenizer.from_folder(folder)
     runner: ModelRunner
-    if config.tp * config.pp > 1 or start is not None:
-        runner = ParallelRunner(folder, config, start=start or exec_ranks)
+    if config.tp * config.pp > 1 or start is not None or in_torchrun():
+        runner = _over_ranks(folder, config, start)
     else:
         decoder = load_model(folder, dtype, config.device, max_positions=config.max_model_len)
         decoder.requires_grad_(False).eval()
         runner = Runner(decoder, make_cache(decoder, config))
     engine = Engine(runner, detokenizers(tokenizer), config)
     return Loaded(folder, engine, tokenizer, runner.weight_bytes, time.perf_counter() - started)
+
+
+def _over_ranks(folder: Path, config: EngineConfig, start: Start | None) -> ModelRunner:
+    """The model in processes of its own, or in those that torchrun has started."""
+    if start is None and in_torchrun():
+        ranks = TorchrunRanks(config.tp * config.pp)
+        where = {"host": ranks.host, "rendezvous": ranks.rendezvous}
+        return ParallelRunner(folder, config, start=ranks, **where)
+    return ParallelRunner(folder, config, start=start or exec_ranks)
 
 
 def detokenizers(tokenizer: Tokenizer):

@@ -13,6 +13,7 @@ from multiprocessing.connection import Client, Connection
 import torch
 import torch.distributed as dist
 
+from recipes.serve.parallel.meeting import join
 from recipes.serve.parallel.messages import (
     MAX_FRAME_BYTES,
     Failed,
@@ -26,7 +27,7 @@ from recipes.serve.parallel.messages import (
     encode,
 )
 from recipes.serve.parallel.rank_spec import RankSpec
-from recipes.serve.parallel.stage_runner import StageRunner, join
+from recipes.serve.parallel.stage_runner import StageRunner
 
 
 def run_rank(spec: RankSpec, *, orphaned: Callable[[int], object] = os._exit) -> None:

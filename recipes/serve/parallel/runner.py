@@ -17,6 +17,7 @@ from recipes.serve.config import EngineConfig
 from recipes.serve.model_runner import RunnerLost, StepResult
 from recipes.serve.parallel.cache_size import cache_blocks, explain_cache
 from recipes.serve.parallel.layout import Layout
+from recipes.serve.parallel.meeting import serve_store
 from recipes.serve.parallel.messages import Result, step_frame
 from recipes.serve.parallel.piece_cost import PieceCost
 from recipes.serve.parallel.probe import probe
@@ -42,6 +43,9 @@ class ParallelRunner:
         config: with ``tp`` and ``pp``.
         start: brings processes to life; fresh interpreters on this machine by default.
         num_threads: of every rank, on the CPU; default a fair share of torch's.
+        host: address of this machine that ranks on other machines can reach; None where all are
+            here, and nothing listens on a port.
+        rendezvous: see ``RankSpec``; None makes a place of its own for every group.
 
     Raises:
         ValueError: a model that cannot be cut so.
@@ -55,6 +59,8 @@ class ParallelRunner:
         *,
         start: Start = exec_ranks,
         num_threads: int | None = None,
+        host: str | None = None,
+        rendezvous: str | None = None,
     ) -> None:
         self.model: ModelConfig = read_config(folder)
         self.layout = Layout(config.tp, config.pp)
@@ -67,6 +73,8 @@ class ParallelRunner:
         self._folder, self._config, self._start = Path(folder).resolve(), config, start
         ranks = self.layout.num_ranks
         self._num_threads = num_threads or max(1, torch.get_num_threads() // ranks)
+        self._host, self._rendezvous = host, rendezvous
+        self._store: object = None  # serves for as long as it is kept
         self._number = 0
         self._group: WorkerGroup | None = None
         self._closed = False
@@ -153,12 +161,18 @@ class ParallelRunner:
         """The group of ranks, started if there is none."""
         check(not self._closed, "runner", "one that is not closed", "a closed one")
         if self._group is None:
-            group = self._group = WorkerGroup(self.layout, self._specs, self._start)
+            group = self._group = WorkerGroup(
+                self.layout, self._specs, self._start, host=self._host
+            )
             self._finalizer = weakref.finalize(self, group.end)
         return self._group
 
     def _specs(self, address: str, key: str, folder: str) -> list[RankSpec]:
-        config = self._config
+        config, place = self._config, self._rendezvous
+        if place is None and self._host is None:
+            place = f"file://{folder}/store"
+        elif place is None and self._host is not None:
+            self._store, place = serve_store(self._host)
         return [
             RankSpec(
                 rank=rank,
@@ -166,7 +180,7 @@ class ParallelRunner:
                 pp=config.pp,
                 address=address,
                 key=key,
-                rendezvous=f"file://{folder}/store",
+                rendezvous=place or "",
                 folder=str(self._folder),
                 num_blocks=self.num_blocks,
                 block_size=config.block_size,

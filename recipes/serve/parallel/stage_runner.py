@@ -5,17 +5,14 @@ but tensors passes between them: sums inside a stage, the residual stream from s
 scores to all ranks of the last stage.
 """
 
-import datetime
-import os
 from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from blocks._checks import fail
 from blocks.kv import KVCache
-from blocks.sharding import Group, all_gather, axis_groups, make_device_mesh
+from blocks.sharding import Group, all_gather
 from recipes.model import paged_attend, read_config
 from recipes.model.load_part import load_part
 from recipes.model.part import DecoderPart
@@ -28,42 +25,11 @@ from recipes.serve.prompt_scores import score_prompts
 from recipes.serve.sampler import draw
 
 
-def join(spec: RankSpec) -> dict[str, Group]:
-    """Meet the other ranks; the groups of the pipeline and tensor axes this rank is in.
-
-    On a CPU sums are made in rank order, so that a row has the same bits in any batch.
-    """
-    kind, _, place = spec.rendezvous.partition("://")
-    if kind == "file":
-        store: dist.Store = dist.FileStore(place, spec.layout.num_ranks)
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a file means: all on this machine
-    elif kind == "tcp":
-        where, _, name = place.partition("/")
-        host, _, port = where.rpartition(":")
-        wait = datetime.timedelta(seconds=spec.timeout_s)
-        store = dist.PrefixStore(name, dist.TCPStore(host, int(port), timeout=wait))
-    else:
-        raise fail("rendezvous", "file:///path or tcp://host:port/name", spec.rendezvous)
-    if spec.device == "cuda":
-        torch.cuda.set_device(spec.device_index)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if spec.device == "cuda" else "gloo",
-        store=store,
-        rank=spec.rank,
-        world_size=spec.layout.num_ranks,
-        timeout=datetime.timedelta(seconds=2 * spec.timeout_s),  # the engine is to notice first
-    )
-    groups = axis_groups(
-        make_device_mesh(spec.layout.mesh, spec.device), ordered=spec.device == "cpu"
-    )
-    return dict(groups)
-
-
 class StageRunner:
     """One rank's part of a model, with its part of the cache.
 
     Args:
-        spec: which rank it is. groups: see ``join``.
+        spec: which rank it is. groups: of its axes, see ``join``.
     """
 
     def __init__(self, spec: RankSpec, groups: dict[str, Group]) -> None:
