@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-from benches.figures import _place_sim
+from benches.figures import _place_sim, _place_workers
 from benches.figures.row import Row
 
 
 def rows() -> Iterator[Row]:
     yield from _place_sim.rows()
+    yield from _place_workers.rows()

@@ -110,18 +110,36 @@ def test_a_probe_finds_the_cost_of_the_slowest_stage():
         slow = cost.over(batch)(np.diff(at), at[:-1])
         now += 0.01 + float(slow.sum() + slow.max())  # two stages at half of it fill and drain
 
-    found = probe(run, max_tokens=512, max_len=4096, block_size=SIZE, clock=lambda: now)
+    sizes = {"num_stages": 3, "max_tokens": 512, "max_len": 4096, "block_size": SIZE}
+    found = probe(run, **sizes, clock=lambda: now)
     assert found is not None
     for length, seen in ((1, 1), (40, 9000), (200, 4000), (256, 200_000)):
         assert float(found(length, seen)) == pytest.approx(float(cost(length, seen)), rel=1e-6)
     assert REPEATS > 1
 
 
+SMALL = {"num_stages": 2, "max_tokens": 64, "max_len": 64, "block_size": 4}
+
+
 def test_a_probe_that_makes_no_sense_leaves_steps_whole():
-    frozen = probe(lambda b, c: None, max_tokens=64, max_len=64, block_size=4, clock=lambda: 0.0)
-    assert frozen is None
+    assert probe(lambda batch, bounds: None, **SMALL, clock=lambda: 0.0) is None
     with pytest.raises(ValueError, match="at least 3"):
         fit_piece_cost([PieceSample(1, 1, 0.0)] * 5)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_cost_is_used_only_where_cutting_by_it_is_quicker(overlap):
+    """Two stages that share one core gain nothing from runs, however cheap these are."""
+    now = 0.0
+
+    def run(batch: PlainBatch, bounds: list[int]) -> None:
+        nonlocal now
+        lengths = np.diff(bounds)
+        each = 1e-4 + 1e-3 * lengths
+        now += float(each.sum() + (each.max() if overlap else each.sum()))
+
+    found = probe(run, **SMALL, clock=lambda: now)
+    assert (found is not None) == overlap
 
 
 def test_runs_need_stages():

@@ -7,11 +7,19 @@ import uuid
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from blocks._checks import fail
-from blocks.sharding import Group, axis_groups, make_device_mesh
+from blocks.sharding import (
+    DistributedGroup,
+    Group,
+    axis_groups,
+    make_device_mesh,
+    sum_in_order,
+)
 from recipes.serve.parallel.rank_spec import RankSpec
 
+FEW_BYTES = 1 << 16
 LOOPBACK = ("127.", "localhost", "::1")
 
 
@@ -42,10 +50,27 @@ def join(spec: RankSpec) -> dict[str, Group]:
         world_size=spec.layout.num_ranks,
         timeout=datetime.timedelta(seconds=2 * spec.timeout_s),  # the engine is to notice first
     )
-    groups = axis_groups(
-        make_device_mesh(spec.layout.mesh, spec.device), ordered=spec.device == "cpu"
-    )
-    return dict(groups)
+    mesh = make_device_mesh(spec.layout.mesh, spec.device)
+    if spec.device != "cpu":
+        return dict(axis_groups(mesh))
+    return {name: RankOrderGroup(mesh.get_group(name)) for name in spec.layout.mesh.axes}
+
+
+class RankOrderGroup(DistributedGroup):
+    """Sums whose bits depend on the addends alone, in as few collectives as that takes.
+
+    Two addends have one sum, whoever adds them. More are added in rank order: by every rank where
+    they are few bytes, as in decoding, else each run of them by one rank.
+    """
+
+    def __init__(self, process_group: dist.ProcessGroup) -> None:
+        size = dist.get_world_size(process_group)
+        super().__init__(process_group, ordered=size > 2)
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        if self.ordered and tensor.nbytes <= FEW_BYTES:
+            return sum_in_order(self.all_gather(tensor))
+        return super().all_reduce(tensor)
 
 
 def serve_store(host: str) -> tuple[dist.Store, str]:

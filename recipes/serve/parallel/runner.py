@@ -145,12 +145,15 @@ class ParallelRunner:
         if config.pp == 1 or config.pp_slices is not None:
             return None
         limit = config.max_model_len or self.model.max_positions
-        return probe(
+        found = probe(
             lambda batch, bounds: self._step(group, [], batch, bounds) and None,
+            num_stages=config.pp,
             max_tokens=config.token_budget,
             max_len=min(limit, (self.num_blocks - 1) * self.block_size),
             block_size=self.block_size,
         )
+        log.info("runs of a step on a stage: %s", found or "not worth cutting")
+        return found
 
     def _drop(self) -> None:
         if self._group is not None:
