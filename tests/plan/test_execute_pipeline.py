@@ -1,6 +1,7 @@
 """Pipelines of planned stages on meshes of different sizes, against the module itself."""
 
 import pytest
+import torch
 
 from blocks.pipeline.schedules import gpipe, interleaved, one_f_one_b, zb_h1
 from blocks.sharding import Mesh
@@ -51,6 +52,39 @@ def test_interleaved_stages_recompute_and_gather_after_arrival() -> None:
         case.traced, stages, schedule, state, steps, recompute=(0, 2), mode="all_gather"
     )
     assert_same_run(run, alone, tolerance=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("make", "meshes", "seed"),
+    [
+        (ranker, (ONE, TWO, FOUR), 2),
+        pytest.param(transformer, (TWO, FOUR, THREE), 0, marks=pytest.mark.nightly),
+    ],
+)
+def test_parts_that_are_passed_on_arrive_bit_for_bit(make, meshes, seed: int) -> None:
+    case = make()
+    steps = [[case.batch(at) for at in range(4)]] * 2
+    state = case.state
+    stages = random_stages(case.traced, meshes, seed=seed, follow=0.5)
+    schedule = one_f_one_b(len(meshes), (1,) * 4)
+    found = {}
+    for mode in ("send_recv", "all_gather", "broadcast"):
+        relayed = [
+            transfer
+            for every in routes(stages, mode=mode).cargo.values()
+            for cargo in every
+            for transfer in cargo.plan.transfers
+            if transfer.relayed
+        ]
+        assert bool(relayed) == (mode != "send_recv")
+        if mode == "broadcast":  # a rank in the middle of a chain passes on what was passed on
+            targets = {(t.box, t.target) for t in relayed}
+            assert any((t.box, t.source) in targets for t in relayed)
+        found[mode] = pipeline_on_threads(case.traced, stages, schedule, state, steps, mode=mode)
+    for mode in ("all_gather", "broadcast"):
+        assert found[mode].losses == found["send_recv"].losses
+        for name, tensor in found["send_recv"].state.items():
+            assert torch.equal(found[mode].state[name], tensor), f"{mode}: {name}"
 
 
 def test_skips_over_stages_and_tied_weights() -> None:

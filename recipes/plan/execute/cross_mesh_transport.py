@@ -8,7 +8,7 @@ from torch import Tensor
 
 from blocks.pipeline import Action, Handle, Kind, TensorSpec, Transport
 from blocks.sharding import Run
-from blocks.sharding.cross_mesh.box import Box, offset_in
+from blocks.sharding.cross_mesh.box import Box, offset_in, overlap
 from blocks.sharding.cross_mesh.plan import Transfer
 from recipes.plan.execute.routes import Cargo, Routes, Way
 
@@ -127,18 +127,21 @@ class _Sent:
 
 
 class _Load:
-    """A value on its way to this device, put together as its pieces come."""
+    """A value on its way to this device, put together as its pieces come and passed on to those
+    that want the same."""
 
     def __init__(self, cargo: Cargo, device: int, action: Action, wire: Transport) -> None:
         self._cargo, self._device, self._action, self._wire = cargo, device, action, wire
         self._dtype = getattr(torch, cargo.dtype)
         self._runs = cargo.plan.target.runs(cargo.plan.shape, device)
-        self._pieces = [
-            (t, self._receive(t))
+        mine = [
+            t
             for t in cargo.plan.transfers
-            if t.target == device and not t.relayed
+            if t.source != t.target and (t.target == device or (t.relayed and t.source == device))
         ]
-        self._relays = [t for t in cargo.plan.transfers if t.relayed and self._device in t[1:3]]
+        # What is passed on is asked for in the order of the waits: all devices have the same.
+        self._coming = {at: self._receive(t) for at, t in enumerate(mine) if not t.relayed}
+        self._left = list(enumerate(mine))
         self._found: Tensor | None = None
         self._passed_on: list[Handle] = []
 
@@ -147,33 +150,43 @@ class _Load:
         return self._wire.receive(spec, transfer.source, self._action)
 
     def wait(self, until: float) -> Tensor:
-        """The device's part. Pieces that others want too are passed on as they come."""
+        """The device's part."""
         if self._found is None:
             self._found = torch.empty([run.size for run in self._runs], dtype=self._dtype)
-        while True:
-            while self._pieces:
-                transfer, handle = self._pieces[0]
-                piece = handle.wait(max(0.0, until - time.monotonic()))
-                _slice(self._found, transfer.box, self._runs).copy_(piece)
-                self._pieces.pop(0)
-            if not self._relays:
-                break
-            self._next_relay()
+            for at, transfer in self._left:
+                if transfer.relayed and transfer.target == self._device:
+                    self._coming[at] = self._receive(transfer)
+        while self._left:
+            self._pass_on(self._found)
+            arrival = next((a for a, t in self._left if t.target == self._device), None)
+            if arrival is not None:
+                piece = self._coming[arrival].wait(max(0.0, until - time.monotonic()))
+                box = dict(self._left)[arrival].box
+                _slice(self._found, box, self._runs).copy_(piece)
+                self._left = [one for one in self._left if one[0] != arrival]
         while self._passed_on:
             self._passed_on[0].wait(max(0.0, until - time.monotonic()))
             self._passed_on.pop(0)
         return self._found
 
-    def _next_relay(self) -> None:
-        """All relays to this device are posted at once, so that none waits for another's."""
-        assert self._found is not None
-        for transfer in self._relays:
-            if transfer.target == self._device:
-                self._pieces.append((transfer, self._receive(transfer)))
-            else:
-                piece = _slice(self._found, transfer.box, self._runs).contiguous()
-                self._passed_on.append(self._wire.send(piece, transfer.target, self._action))
-        self._relays = []
+    def _pass_on(self, found: Tensor) -> None:
+        """Send what is here already, to every device in the order of the plan."""
+        kept: list[tuple[int, Transfer]] = []
+        for at, transfer in self._left:
+            if transfer.target == self._device or any(
+                self._waits_for(transfer, other) for _, other in kept
+            ):
+                kept.append((at, transfer))
+                continue
+            piece = _slice(found, transfer.box, self._runs).contiguous()
+            self._passed_on.append(self._wire.send(piece, transfer.target, self._action))
+        self._left = kept
+
+    def _waits_for(self, transfer: Transfer, earlier: Transfer) -> bool:
+        """Whether what is passed on is still to come, or comes after another to the same device."""
+        if earlier.target == self._device:
+            return overlap(earlier.box, transfer.box) is not None
+        return earlier.target == transfer.target
 
     @property
     def value(self) -> int:
