@@ -1,10 +1,11 @@
 """Figures of the search for plans: how long it takes, what it holds, how large the files are."""
 
+import contextlib
 import functools
-import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,20 +25,13 @@ SMALL = (
     *("batch_size=16", "dtype=float32", "microbatch_choices=3"),
 )
 
-_CODE = """
-import json, resource, sys, time
-start = time.perf_counter()
-from recipes.plan.__main__ import main
-code = main(sys.argv[1:])
-seconds = time.perf_counter() - start
-who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-peak = max(resource.getrusage(one).ru_maxrss for one in who) * 1024
-print(json.dumps([code, seconds, peak]))
-"""
+EVERY_S = 0.25
+"""Between looks at what the processes hold."""
 
 
 class Planned(NamedTuple):
-    """A plan, the seconds it took with import and trace, and the most memory of a process."""
+    """A plan, the seconds it took with import and trace, and the most that the planner's processes
+    held together, shared pages once."""
 
     plan: ParallelPlan
     seconds: float
@@ -88,17 +82,37 @@ def deep(rows: int) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
 def _planned(request: tuple[str, ...]) -> Planned:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "plan.json"
-        done = subprocess.run(
-            [sys.executable, "-c", _CODE, *request, "--out", str(out)],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            check=True,
-        )
-        code, seconds, peak = json.loads(done.stdout.splitlines()[-1])
-        if code:
-            raise RuntimeError(done.stderr)
+        with (Path(folder) / "said").open("w+") as said:
+            start = time.perf_counter()
+            command = [sys.executable, "-m", "recipes.plan", *request, "--out", str(out)]
+            process = subprocess.Popen(command, stdout=said, stderr=said, cwd=ROOT)
+            peak = 0
+            while process.poll() is None:
+                peak = max(peak, sum(map(_held_bytes, _family(process.pid))))
+                time.sleep(EVERY_S)
+            seconds = time.perf_counter() - start
+            if process.returncode:
+                said.seek(0)
+                raise RuntimeError(said.read())
         return Planned(ParallelPlan.read(out), seconds, peak, out.stat().st_size)
+
+
+def _family(pid: int) -> list[int]:
+    """A process, its children, theirs."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            found += [one for child in task.read_text().split() for one in _family(int(child))]
+    return found
+
+
+def _held_bytes(pid: int) -> int:
+    """Its proportional share of memory: a page that n processes share counts as 1/n."""
+    with contextlib.suppress(OSError):  # gone meanwhile
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def _time(request: tuple[str, ...], target: float) -> Measured:
