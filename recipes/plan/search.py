@@ -104,7 +104,8 @@ def _solve(
             repeated=option.recompute,
         )
         if key not in known:
-            say(f"strategies of stage {at}: layers {stage.first} to {stage.stop - 1} on {mesh}")
+            sizes = " x ".join(map(str, mesh.sizes))
+            say(f"strategies of stage {at}: layers {stage.first} to {stage.stop - 1} on {sizes}")
             kind = cluster.kind_of(stage.devices[0]).name
             known[key] = solve_stage(
                 *(reduced, MeshCost(cluster, mesh)),
