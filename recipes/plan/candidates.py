@@ -46,15 +46,11 @@ def candidates(
     in_flight: float,
     optimizer: str,
     points: int,
-    like: Candidate | None = None,
 ) -> tuple[Candidate, ...]:
     """The fastest choice of strategies, the smallest, and some of the best between them.
 
     They lie on the lower hull of seconds and bytes of the whole model, found by putting a price on
     each byte; at most ``points``.
-
-    Args:
-        like: a good choice for other sizes, to set out from.
     """
     held = state_bytes(optimizer)
     posed = pose(
@@ -64,9 +60,8 @@ def candidates(
         state_bytes=held,
         pins=reduced.pins_on(cost.mesh),
     )
-    near = None if like is None else like.choices
     hull = Hull(posed, reduced, cost, num_microbatches, in_flight, held)
-    return tuple(Candidate(cost.mesh, choices) for choices in hull.best(points, near))
+    return tuple(Candidate(cost.mesh, choices) for choices in hull.best(points))
 
 
 def priced(

@@ -1,12 +1,11 @@
 """``Hull``: choices of strategies on the lower hull of seconds and bytes. Needs numpy."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from blocks.sharding import MeshCost, TensorValue
-from blocks.sharding.intra_op import Posed, Problem
-from recipes.plan.axis_descent import AxisDescent
+from blocks.sharding.intra_op import Posed, Problem, minimise
 from recipes.plan.layer_price import layer_prices, total_price
 from recipes.plan.reduced import Reduced
 
@@ -32,16 +31,14 @@ class Hull:
     ) -> None:
         self.posed, self.reduced, self.cost = posed, reduced, cost
         self.num_microbatches, self.in_flight, self.held = num_microbatches, in_flight, held
-        self.descent = AxisDescent(posed)
 
-    def best(self, points: int, like: Choices | None = None) -> list[Choices]:
+    def best(self, points: int) -> list[Choices]:
         """Choices of up to ``points`` corners of the hull, the fastest first."""
         problem = self.posed.problem
-        starts = () if like is None else (self.descent.nearest(like),)
-        found = [self._point(problem.priced(0.0), starts)]
+        found = [self._point(problem.priced(0.0))]
         if points > 1:
             dear = DEAR * found[0].seconds / max(found[0].size, 1.0)
-            small = self._point(problem.priced(dear), (found[0].labels,))
+            small = self._point(problem.priced(dear), found[0].labels)
             found += [small] * (small.size < found[0].size)
         while 1 < len(found) < points:
             pairs = list(itertools.pairwise(found))
@@ -49,15 +46,16 @@ class Hull:
             if small.seconds <= fast.seconds:
                 break
             price = (small.seconds - fast.seconds) / (fast.size - small.size)
-            between = self._point(problem.priced(price), (small.labels,))
+            between = self._point(problem.priced(price), small.labels)
             line = fast.seconds + price * fast.size
             if between.seconds + price * between.size >= line * (1 - 1e-6):
                 break
             found = sorted({*found, between}, key=lambda p: -p.size)
         return list(dict.fromkeys(point.choices for point in found))
 
-    def _point(self, problem: Problem, starts: Sequence[tuple[int, ...]]) -> "Corner":
-        labels, _ = self.descent.least(problem, starts)
+    def _point(self, problem: Problem, start: tuple[int, ...] | None = None) -> "Corner":
+        hints = self.posed.hints
+        labels = minimise(problem, hints=hints, start=start, sweeps=0).labels
         strategies = self.posed.strategies(labels)
         prices = layer_prices(
             self.reduced.graph, self.reduced.layer_of, strategies, self.cost, self.held

@@ -46,7 +46,6 @@ class MeshWork:
                 in_flight=min(count, math.ceil(self.cluster.num_devices / mesh.num_ranks)),
                 optimizer=self.config.optimizer,
                 points=min(self.config.memory_points, 2 if kept else self.config.memory_points),
-                like=next(iter(kept), None),
             )
             asked = {one: self.reduced[one] for one in {count, *self._spread(mesh)}}
             for candidate in made:

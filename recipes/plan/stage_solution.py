@@ -6,16 +6,12 @@ from collections.abc import Callable
 from blocks._checks import fail
 from blocks.pipeline.view.scale import bytes_text
 from blocks.sharding import Mesh, MeshCost, Strategy, TensorValue, count, lower
-from blocks.sharding.intra_op import pose
-from recipes.plan.axis_descent import AxisDescent
+from blocks.sharding.intra_op import minimise, pose
 from recipes.plan.candidates import state_bytes
 from recipes.plan.hull import DEAR
 from recipes.plan.layer_price import LayerPrice, layer_prices, total_price
 from recipes.plan.prediction import StagePrediction
 from recipes.plan.reduced import Reduced
-
-SETTLED = 2
-"""Prices, the first ones, at which all axes are looked at together and not only in turn."""
 
 MAX_PRICES = 12
 """Prices of a byte that are tried on the way to the one at which a stage just fits."""
@@ -72,15 +68,13 @@ def solve_stage(
         state_bytes=held,
         pins=reduced.pins_on(cost.mesh),
     )
-    descent = AxisDescent(posed)
-    known: list[tuple[int, ...]] = []
+    known: tuple[int, ...] | None = None
 
     def at(price: float) -> StageSolution:
+        nonlocal known
         problem = posed.problem.priced(price)
-        labels, _ = descent.least(problem, known[-1:])
-        if len(known) < SETTLED:
-            labels = descent.settled(problem, labels)
-        known.append(labels)
+        labels = minimise(problem, hints=posed.hints, start=known, sweeps=0).labels
+        known = labels
         strategies = posed.strategies(labels)
         made = _solution(reduced, strategies, cost, (num_microbatches, in_flight), held)
         return dataclasses.replace(made, seconds=posed.problem.value(labels))
