@@ -13,12 +13,15 @@ from blocks.sched.profile.profile_file import (
     parse_profile,
     save_profile,
 )
+from blocks.sched.profile.roofline import Decoder, Device, roofline_profile
 from blocks.sched.profile.timing import BatchTime, DecodeTime, PrefillTime, Timing
 
 __all__ = [
     "BatchTime",
     "Configuration",
     "DecodeTime",
+    "Decoder",
+    "Device",
     "PrefillTime",
     "Profile",
     "Provenance",
@@ -28,6 +31,7 @@ __all__ = [
     "format_profile",
     "load_profile",
     "parse_profile",
+    "roofline_profile",
     "save_profile",
     "single_pass",
 ]

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from blocks.sched.profile import (
     BatchTime,
     Configuration,
+    Decoder,
     DecodeTime,
+    Device,
     PrefillTime,
     Profile,
     Provenance,
@@ -20,6 +22,7 @@ from blocks.sched.profile import (
     bundled_profiles,
     format_profile,
     parse_profile,
+    roofline_profile,
     single_pass,
 )
 
@@ -166,3 +169,21 @@ def test_decode_times_lie_between_their_neighbours() -> None:
 def test_single_pass_profiles_cut_weights_evenly() -> None:
     profile = single_pass("m", "d", {(2, 2): [0.1, 0.2]}, 10)
     assert profile.timing((2, 2)).weight_bytes == (3, 3)
+
+
+def test_rooflines_are_bound_by_reading_then_by_arithmetic() -> None:
+    size = Decoder(1e9, 10, 1000, 1000)
+    device = Device("d", 1e14, 1e12, 1e11, 1e-5, 1e-3)
+    profile = roofline_profile("m", size, device, [(2, 1), (1, 1), (1, 2)])
+    assert profile.provenance[0].kind == "simulated"
+    assert parse_profile(format_profile(profile)) == profile
+    one, halves, two = (profile.timing(degrees) for degrees in ((1, 1), (1, 2), (2, 1)))
+    reading_s = 2e9 / 1e12
+    assert one.decode_s(1, 1)[0] == pytest.approx(reading_s + 1e-3, rel=1e-5)
+    assert one.prefill_s(8192)[0] == pytest.approx(2e9 * 8192 / 1e14 + 1e-3, rel=0.1)
+    assert sum(halves.decode_s(1, 1)) == pytest.approx(reading_s + 2e-3 + 1e-5, rel=1e-3)
+    assert two.decode_s(1, 1)[0] == pytest.approx(reading_s / 2 + 1e-3 + 20e-5, rel=1e-3)
+    assert (one.weight_bytes, halves.weight_bytes) == ((2 * 10**9,), (10**9,) * 2)
+    assert two.kv_bytes_per_token == 500
+    with pytest.raises(ValueError, match="flops: expected a positive number"):
+        roofline_profile("m", size, device._replace(flops=0), [(1, 1)])
