@@ -15,7 +15,7 @@ NAMES = ("a", "b", "c", "d")
 SIZE = Decoder(8.03e9, 32, 4096, 131072)
 H100 = Device("H100-SXM5-80GB", 4.5e14, 2.6e12, 3.0e11, 1.2e-5, 1.5e-3)
 PROFILE = roofline_profile("8B", SIZE, H100, [(1, 1), (2, 1), (4, 1), (8, 1)])
-PROFILES = dict.fromkeys(NAMES, PROFILE)
+PROFILES = {str(name): PROFILE for name in NAMES}
 MEMORY_BYTES = 72 * 10**9
 SETTINGS = EngineSettings(token_budget=1024, max_num_seqs=128)
 TTFT_S, TPOT_S = 1.0, 0.04
