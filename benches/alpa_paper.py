@@ -23,6 +23,7 @@ class Model:
     num_gpus: it was run on. hidden: width, or base channels of a Wide-ResNet.
     num_experts: of every second layer's mixture; 0 for none.
     width_factor: by which a Wide-ResNet's bottlenecks are wider.
+    group_size: tokens that are routed to experts together.
     """
 
     family: Family
@@ -35,6 +36,8 @@ class Model:
     width_factor: int = 0
     global_batch: int = 1024
     seq_len: int = 1024
+    vocab_size: int = 51_200
+    group_size: int = 2048
 
     @property
     def nodes(self) -> tuple[int, int]:
@@ -47,7 +50,7 @@ def _gpt(num_gpus: int, name: str, hidden: int, num_layers: int, num_heads: int)
 
 
 def _moe(num_gpus: int, name: str, hidden: int, num_layers: int, num_experts: int) -> Model:
-    return Model("moe", name, num_gpus, hidden, num_layers, 16, num_experts)
+    return Model("moe", name, num_gpus, hidden, num_layers, 16, num_experts, vocab_size=32_000)
 
 
 def _resnet(num_gpus: int, name: str, num_layers: int, channels: int, factor: int) -> Model:
@@ -165,11 +168,18 @@ def models(family: Family) -> tuple[Model, ...]:
 
 
 def iteration_flops(model: Model) -> float:
-    """Floating point operations of an iteration of a GPT, activations recomputed.
+    """Floating point operations of an iteration of a transformer, activations recomputed, as the
+    artifact counts them.
 
     >>> f"{iteration_flops(models('gpt')[0]):.3e}"
     '3.285e+15'
     """
-    rows, length, hidden = model.global_batch, model.seq_len, model.hidden
-    layers = 96 * rows * length * model.num_layers * hidden**2 * (1 + length / (6 * hidden))
-    return layers + 6 * rows * length * hidden * 51_200
+    tokens, hidden, length = model.global_batch * model.seq_len, model.hidden, model.seq_len
+    head = 6 * tokens * hidden * model.vocab_size
+    attention = tokens * (8 * hidden**2 + 4 * length * hidden)
+    if model.family == "gpt":
+        return 4 * model.num_layers * (attention + 16 * tokens * hidden**2) + head
+    experts = 64 * tokens * hidden**2 + 2 * tokens * hidden * model.num_experts
+    routing = 4 * tokens * model.group_size * (1 + 2 * hidden)
+    pair = 2 * attention + 32 * tokens * hidden**2 + experts + routing
+    return 2 * model.num_layers * pair + head

@@ -7,6 +7,7 @@ from benches.figures import (
     _plan_execute,
     _plan_inter,
     _plan_intra,
+    _plan_known,
     _plan_ranking,
     _plan_rules,
     _plan_search,
@@ -23,4 +24,5 @@ def rows() -> Iterator[Row]:
     yield from _plan_execute.rows()
     yield from _plan_trace.rows()
     yield from _plan_ranking.rows()
+    yield from _plan_known.rows()
     yield from _plan_search.rows()

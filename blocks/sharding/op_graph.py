@@ -23,6 +23,10 @@ output: what the caller gets: the loss.
 Phase = Literal["forward", "backward", "update"]
 """Updates run once a step, the others once a microbatch."""
 
+Storage = Literal["own", "view", "none"]
+"""Where the elements of a value are: in memory of its own, in that of the value it is a view of, or
+nowhere, as what reads it computes them (what a compiler fuses)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TensorValue:
@@ -32,12 +36,15 @@ class TensorValue:
     shape: of the whole tensor.
     dtype: as torch names it, ``bfloat16``.
     itemsize: bytes of an element.
+    storage: what making and reading it moves: a view is not written, but read; one without
+        storage is neither. Placements and collectives are those of any other value.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     itemsize: int
+    storage: Storage = "own"
 
     @property
     def num_bytes(self) -> int:

@@ -4,11 +4,12 @@ A graph that repeats is a graph like any other: the repeated operations are node
 pass, so that strategies, programs, counted bytes and execution know nothing of recomputation.
 """
 
+import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from blocks._checks import check
-from blocks.sharding.op_graph import OpGraph, OpNode, TensorValue
+from blocks.sharding.op_graph import OpGraph, OpNode
 
 AGAIN = " again"
 """What the name of a repeated node ends in."""
@@ -63,7 +64,7 @@ def repeat_forward(graph: OpGraph, layer_of: Sequence[int], layers: Collection[i
         for value in graph.nodes[at].outputs:
             again[value] = len(values)
             made = graph.values[value]
-            values.append(TensorValue(made.name + AGAIN, made.shape, made.dtype, made.itemsize))
+            values.append(dataclasses.replace(made, name=made.name + AGAIN))
     nodes, layer_of_new = [], []
     for at, node in enumerate(graph.nodes):
         for before in copies.get(at, ()):

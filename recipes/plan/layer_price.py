@@ -6,7 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from blocks.sharding import MeshCost, OpGraph, Strategy, TensorValue, local_sizes
 from blocks.sharding.cost import reshard_steps
 from blocks.sharding.intra_op import moves
-from blocks.sharding.intra_op.node_labels import inner_reduces, local_elements, node_bytes
+from blocks.sharding.intra_op.node_labels import (
+    inner_reduces,
+    is_view,
+    local_elements,
+    node_bytes,
+    touched_bytes,
+)
 from blocks.sharding.intra_op.pose import saved_values
 from blocks.sharding.op_graph import OpNode
 
@@ -79,11 +85,11 @@ def layer_prices(
     for node, at, strategy in zip(graph.nodes, layer_of, strategies, strict=True):
         price = prices[at]
         _hold(price, graph, node, strategy, cost, saved, state_bytes)
-        if node.role in ("input", "parameter", "output"):
-            continue
-        touched = _touched(graph, node, strategy, cost)
-        price.transient_bytes = max(price.transient_bytes, touched)
         outputs = [graph.values[value] for value in node.outputs]
+        if node.role in ("input", "parameter", "output") or is_view(outputs):
+            continue
+        touched = touched_bytes(node, graph.values, strategy, mesh)
+        price.transient_bytes = max(price.transient_bytes, touched)
         dtype = outputs[0].dtype if outputs else "float32"
         sizes = local_sizes(node.rule, strategy, mesh, mesh.ranks[0])
         took = cost.compute_s(node.rule, sizes, touched, dtype)
@@ -126,13 +132,3 @@ def _hold(
         price.gradient_bytes += fixed
     elif node.role == "update":
         price.optimizer_bytes += fixed
-
-
-def _touched(graph: OpGraph, node: OpNode, strategy: Strategy, cost: MeshCost) -> int:
-    """Bytes a device reads and writes."""
-    total = 0
-    for ats, sides in ((node.inputs, strategy.inputs), (node.outputs, strategy.outputs)):
-        for at, placements in zip(ats, sides, strict=True):
-            value = graph.values[at]
-            total += local_elements(value.shape, placements, cost.mesh) * value.itemsize
-    return total

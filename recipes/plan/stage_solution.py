@@ -7,6 +7,7 @@ from blocks._checks import fail
 from blocks.pipeline.view.scale import bytes_text
 from blocks.sharding import Mesh, MeshCost, Strategy, TensorValue, count, lower
 from blocks.sharding.intra_op import minimise, pose
+from blocks.sharding.intra_op.pose import Allowed
 from recipes.plan.candidates import state_bytes
 from recipes.plan.hull import DEAR
 from recipes.plan.layer_price import LayerPrice, layer_prices, total_price
@@ -47,6 +48,7 @@ def solve_stage(
     in_flight: int,
     optimizer: str,
     memory_bytes: float,
+    allowed: Allowed | None = None,
 ) -> StageSolution:
     """Least time for a microbatch and its share of the update, within the memory of a device.
 
@@ -56,6 +58,7 @@ def solve_stage(
 
     Args:
         in_flight: microbatches held at once.
+        allowed: keeps strategies out of the choice.
 
     Raises:
         ValueError: nothing fits; says what the least would be.
@@ -67,6 +70,7 @@ def solve_stage(
         in_flight=in_flight,
         state_bytes=held,
         pins=reduced.pins_on(cost.mesh),
+        allowed=allowed,
     )
     known: tuple[int, ...] | None = None
 

@@ -284,7 +284,7 @@ def experts_step(groups: int, tokens: int, experts: int, slots: int, channels: i
         return step.add("einsum", rule, (a, b), shape, phase=phase)
 
     inner, wide = (experts, groups, slots, channels), (experts, groups, slots, 4 * channels)
-    sent = product("gsec,gsm->egcm", mask, x, *inner)
+    sent = step.map("identity", product("gsec,gsm->egcm", mask, x, *inner), linear=True)
     up_out = product("egcm,emh->egch", sent, up, *wide)
     bent = step.map("relu", up_out)
     back = product("egch,ehm->egcm", bent, down, *inner)

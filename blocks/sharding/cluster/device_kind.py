@@ -23,6 +23,8 @@ class DeviceKind:
     multiplications: for dtypes that were measured, seconds over FLOPs; they go before the peak.
     elementwise: where it was measured, seconds over the bytes read and written; it goes before the
         bandwidth, which is that of large tensors: small ones stay in caches.
+    overlaps: whether arithmetic hides what its operation reads and writes, as with copies that run
+        beside it; without them an operation takes both times.
 
     >>> from blocks.sharding.cluster import bundled_cluster
     >>> kind = bundled_cluster("8xA100").kinds[0]
@@ -39,6 +41,7 @@ class DeviceKind:
     sources: Mapping[str, str] = dataclasses.field(hash=False)
     multiplications: Mapping[str, Curve] = dataclasses.field(default_factory=dict, hash=False)
     elementwise: Curve | None = None
+    overlaps: bool = True
 
     def __post_init__(self) -> None:
         for dtype, peak in self.peak_flops.items():
@@ -75,8 +78,10 @@ class DeviceKind:
         return num_bytes / self.memory_bytes_per_s
 
     def op_s(self, flops: Number, num_bytes: Number, dtype: str) -> float:
-        """Seconds of one operation: the longer of arithmetic and memory, and the launch."""
-        return max(self.flops_s(flops, dtype), self.memory_s(num_bytes)) + self.launch_s
+        """Seconds of one operation: arithmetic and memory, the longer one where they overlap, and
+        the launch."""
+        both = self.flops_s(flops, dtype), self.memory_s(num_bytes)
+        return (max(both) if self.overlaps else sum(both)) + self.launch_s
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; ``from_json`` reads it back."""

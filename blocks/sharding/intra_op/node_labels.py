@@ -85,16 +85,12 @@ def node_seconds(
 ) -> float:
     """One rank's part of an operation, with the collectives inside of it.
 
-    values: those of the graph. Places where tensors enter or leave take no time.
+    values: those of the graph. Places where tensors enter or leave take no time, nor do views.
     """
-    if node.role in ("input", "parameter", "output"):
-        return 0.0
-    touched = 0
-    for ats, all_placements in ((node.inputs, strategy.inputs), (node.outputs, strategy.outputs)):
-        for at, placements in zip(ats, all_placements, strict=True):
-            held = local_elements(values[at].shape, placements, mesh)
-            touched += held * values[at].itemsize
     outputs = [values[at] for at in node.outputs]
+    if node.role in ("input", "parameter", "output") or is_view(outputs):
+        return 0.0
+    touched = touched_bytes(node, values, strategy, mesh)
     dtype = outputs[0].dtype if outputs else "float32"
     sizes = local_sizes(node.rule, strategy, mesh, mesh.ranks[0])
     inner = sum(
@@ -102,6 +98,22 @@ def node_seconds(
         for reduce in inner_reduces(node.rule, strategy, outputs, mesh)
     )
     return float(cost.compute_s(node.rule, sizes, touched, dtype) + inner)
+
+
+def is_view(outputs: Sequence[TensorValue]) -> bool:
+    """Whether an operation moves nothing: all it makes are views."""
+    return bool(outputs) and all(value.storage == "view" for value in outputs)
+
+
+def touched_bytes(
+    node: OpNode, values: Sequence[TensorValue], strategy: Strategy, mesh: Mesh
+) -> int:
+    """What a rank reads from memory and writes to it."""
+    read = [(at, how) for at, how in zip(node.inputs, strategy.inputs, strict=True)]
+    written = [(at, how) for at, how in zip(node.outputs, strategy.outputs, strict=True)]
+    moved = [(values[at], how) for at, how in read if values[at].storage != "none"]
+    moved += [(values[at], how) for at, how in written if values[at].storage == "own"]
+    return sum(local_elements(v.shape, how, mesh) * v.itemsize for v, how in moved)
 
 
 def node_bytes(
@@ -125,7 +137,7 @@ def node_bytes(
             fixed += held * state_bytes
         elif node.role in ("parameter", "accumulate"):
             fixed += held * value.itemsize
-        elif at in saved:
+        elif at in saved and value.storage != "none":
             flight += held * value.itemsize
     return fixed, flight
 

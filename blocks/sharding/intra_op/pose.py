@@ -130,7 +130,8 @@ def saved_values(graph: OpGraph) -> frozenset[int]:
 def _key(graph: OpGraph, node: OpNode, saved: frozenset[int]) -> Hashable:
     """Nodes with the same have the same labels."""
     tensors = [
-        (graph.values[v].shape, graph.values[v].dtype) for v in (*node.inputs, *node.outputs)
+        (value.shape, value.dtype, value.storage)
+        for value in (graph.values[v] for v in (*node.inputs, *node.outputs))
     ]
     keeps = tuple(v in saved for v in node.outputs)
     return node.rule, node.role, node.phase, tuple(tensors), keeps

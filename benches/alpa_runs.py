@@ -1,0 +1,228 @@
+"""How every published row of Alpa's was run: stages, meshes, microbatches, recomputation.
+
+Reference: Zheng et al., "Alpa", 2022, and its public artifact: settings of the experiments, results
+of the two ablations. Where a row is the best of several numbers of microbatches, all are here.
+"""
+
+import dataclasses
+from typing import Literal
+
+from benches.alpa_paper import TFLOPS, Family, Model, models
+
+Restriction = Literal["", "data", "zero2", "zero3"]
+"""What parameters may do: anything; lie whole with their state; whole but for gradients and state;
+cut until they are read. The last three cut the batch alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A published row.
+
+    method: restriction of the search it stands for, or ``one node`` for the ablation on it.
+    published: TFLOP/s per GPU; None where it ran out of memory.
+    counts: numbers of microbatches, of which the best one counts.
+    meshes: (data, tensor) of every stage; a stage's devices are consecutive.
+    shares: of the layers of every stage; empty where as even as can be.
+    batch: rows of a step where they are others than the model's.
+    forced: whether the batch is cut along the first axis and nowhere else, as Alpa was told for
+        GPT and for stages of its own plans.
+    """
+
+    model: Model
+    method: str
+    published: float | None
+    counts: tuple[int, ...]
+    meshes: tuple[tuple[int, int], ...]
+    shares: tuple[int, ...] = ()
+    recompute: bool = True
+    restriction: Restriction = ""
+    batch: int | None = None
+    forced: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Of a step."""
+        return self.batch or self.model.global_batch
+
+
+Meshes = tuple[tuple[int, int], ...]
+
+_INTRA: dict[Family, tuple[tuple[int, int, int], ...]] = {
+    "gpt": ((1, 1, 64), (2, 1, 64), (4, 1, 64), (4, 2, 32), (2, 8, 64), (4, 8, 128), (2, 32, 512)),
+    "moe": ((1, 1, 32), (2, 1, 32), (4, 1, 16), (8, 1, 16), (2, 8, 32), (1, 32, 32), (1, 64, 256)),
+    "wide_resnet": (
+        *((1, 1, 48), (2, 1, 32), (4, 1, 32), (8, 1, 48)),
+        *((2, 8, 64), (4, 8, 48), (4, 16, 190)),
+    ),
+}
+"""Mesh and number of microbatches of the one stage, for 1 to 64 GPUs. The largest were timed on a
+few microbatches and scaled to the batch."""
+
+_POWERS = (64, 128, 256, 512, 1024)
+_INTER: dict[Family, tuple[tuple[int, tuple[int, ...]], ...]] = {
+    "gpt": tuple((num_gpus, _POWERS) for num_gpus in (1, 2, 4, 8, 16, 32, 64)),
+    "moe": tuple((num_gpus, _POWERS[:4]) for num_gpus in (1, 2, 4, 8, 16, 32, 64)),
+    "wide_resnet": (
+        *((1, (24,)), (2, (24, 32, 48)), (4, (64,)), (8, (96,)), (16, (16,))),
+        *((16, (32, 96, 384, 1536)), (33, (38, 95, 380, 1520))),
+    ),
+}
+"""Stages of one device, as even as can be where nothing else is on record, and microbatches."""
+
+_INTER_SHARES: dict[tuple[Family, int], tuple[int, ...]] = {
+    ("wide_resnet", 4): (6, 5, 3, 2),
+    ("wide_resnet", 8): (3, 3, 2, 3, 2, 1, 1, 1),
+}
+
+_Auto = tuple[int, Meshes, tuple[int, ...]]
+_AUTO: dict[Family, tuple[_Auto, ...]] = {
+    "gpt": (
+        (64, ((1, 1),), ()),
+        (128, ((1, 1),) * 2, ()),
+        (128, ((2, 1),) * 2, ()),
+        (128, ((2, 1), (2, 1), (4, 1)), (2, 2, 4)),
+        (64, ((2, 4),) * 2, ()),
+        (128, ((2, 4),) * 4, ()),
+        (1024, ((1, 4),) * 16, ()),
+    ),
+    "moe": (
+        (512, ((1, 1),), ()),
+        (32, ((2, 1),), ()),
+        (32, ((2, 1),) * 2, ()),
+        (32, ((4, 1),) * 2, ()),
+        (16, ((8, 1),) * 2, ()),
+        (128, ((4, 1),) * 8, ()),
+        (64, ((8, 1),) * 8, ()),
+    ),
+    "wide_resnet": (
+        (24, ((1, 1),), ()),
+        (24, ((2, 1),), ()),
+        (24, ((4, 1),), ()),
+        (24, ((4, 1), (1, 4)), (8, 8)),
+        (32, ((4, 1), (4, 1), (8, 1)), (5, 4, 7)),
+        (32, ((8, 1),) * 4, (5, 4, 4, 3)),
+        (38, ((8, 1), (1, 8)) * 4, ()),
+    ),
+}
+"""The plans that Alpa found: microbatches, meshes and layers of the stages."""
+
+
+def runs(family: Family) -> tuple[Run, ...]:
+    """The rows of weak scaling of one family, by model and then by method."""
+    found = []
+    for at, model in enumerate(models(family)):
+        published = {method: TFLOPS[family][method][at] for method in TFLOPS[family]}
+        first, second, count = _INTRA[family][at]
+        found.append(
+            Run(
+                *(model, "intra", published["intra"], (count,), ((first, second),)),
+                recompute=family != "wide_resnet",
+                forced=family == "gpt",
+            )
+        )
+        stages, counts = _INTER[family][at]
+        shares = _INTER_SHARES.get((family, model.num_gpus), ())
+        by_hand = family == "wide_resnet" and model.num_gpus == 16
+        found.append(
+            Run(
+                *(model, "inter", published["inter"], counts, ((1, 1),) * stages, shares),
+                batch=16 if by_hand else None,  # nothing larger fitted
+            )
+        )
+        count, meshes, shares = _AUTO[family][at]
+        found.append(Run(model, "auto", published["auto"], (count,), meshes, shares, forced=True))
+    return tuple(found)
+
+
+def _gpt(num_gpus: int, hidden: int, num_heads: int) -> Model:
+    name = f"{hidden} wide"
+    return Model(
+        "gpt", name, num_gpus, hidden, 8, num_heads, global_batch=8, vocab_size=25_600
+    )  # fmt: skip
+
+
+def _moe(num_gpus: int, hidden: int, num_heads: int, num_experts: int) -> Model:
+    name = f"{hidden} wide, {num_experts} experts"
+    sizes = (hidden, 8, num_heads, num_experts)
+    return Model("moe", name, num_gpus, *sizes, global_batch=8, group_size=1024)
+
+
+def _resnet(num_gpus: int, channels: int) -> Model:
+    name = f"{channels} channels"
+    return Model(
+        "wide_resnet", name, num_gpus, channels, 50, width_factor=2, global_batch=32
+    )  # fmt: skip
+
+
+ONE_NODE_MODELS: dict[Family, tuple[Model, ...]] = {
+    "gpt": (_gpt(1, 2048, 16), _gpt(2, 3072, 24), _gpt(4, 4096, 32), _gpt(8, 5760, 40)),
+    "moe": (
+        *(_moe(1, 1024, 32, 8), _moe(2, 1280, 40, 16)),
+        *(_moe(4, 1536, 24, 16), _moe(8, 1536, 24, 32)),
+    ),
+    "wide_resnet": (_resnet(1, 160), _resnet(2, 224), _resnet(4, 320), _resnet(8, 448)),
+}  # fmt: skip
+
+_X = None
+_Row = tuple[Restriction, tuple[int, int], float | None]
+_ONE_NODE: dict[Family, tuple[tuple[_Row, ...], ...]] = {
+    "gpt": (
+        (("", (1, 1), 68.68),),
+        (
+            *(("", (2, 1), 61.99), ("", (1, 2), 57.83)),
+            *(("data", (2, 1), _X), ("zero2", (2, 1), 61.95), ("zero3", (2, 1), 52.35)),
+        ),
+        (
+            *(("", (4, 1), 66.44), ("", (2, 2), 49.49), ("", (1, 4), 64.56)),
+            *(("data", (4, 1), _X), ("zero2", (4, 1), 66.41), ("zero3", (4, 1), 57.83)),
+        ),
+        (
+            *(("", (8, 1), _X), ("", (4, 2), 47.85), ("", (2, 4), 55.23), ("", (1, 8), 61.19)),
+            *(("data", (8, 1), _X), ("zero2", (8, 1), _X), ("zero3", (8, 1), 53.21)),
+        ),
+    ),
+    "wide_resnet": (
+        (("", (1, 1), 8.267),),
+        (
+            *(("", (2, 1), 7.896), ("data", (2, 1), 6.496)),
+            *(("zero2", (2, 1), 7.577), ("zero3", (2, 1), 7.361)),
+        ),
+        (
+            *(("", (4, 1), 7.871), ("", (2, 2), 6.435), ("data", (4, 1), _X)),
+            *(("zero2", (4, 1), 6.950), ("zero3", (4, 1), 7.064)),
+        ),
+        (
+            *(("", (8, 1), 8.000), ("", (4, 2), 5.893), ("", (2, 4), 6.732)),
+            *(("data", (8, 1), _X), ("zero2", (8, 1), _X), ("zero3", (8, 1), 5.971)),
+        ),
+    ),
+    "moe": (
+        (("", (1, 1), 45.49),),
+        (
+            *(("", (2, 1), 38.89), ("data", (2, 1), _X)),
+            *(("zero2", (2, 1), 24.90), ("zero3", (2, 1), 20.85)),
+        ),
+        (
+            *(("", (4, 1), 42.61), ("data", (4, 1), _X)),
+            *(("zero2", (4, 1), 26.49), ("zero3", (4, 1), 22.19)),
+        ),
+        (
+            *(("", (8, 1), 35.10), ("data", (8, 1), _X)),
+            *(("zero2", (8, 1), _X), ("zero3", (8, 1), 10.36)),
+        ),
+    ),
+}
+
+
+def one_node_runs(family: Family) -> tuple[Run, ...]:
+    """The rows of the ablation on one node, one microbatch a step, on models of its own."""
+    return tuple(
+        Run(
+            *(model, f"one node {restriction}".strip(), published, (1,), (mesh,)),
+            recompute=family != "wide_resnet",
+            restriction=restriction,
+            forced=family == "gpt",
+        )
+        for model, rows in zip(ONE_NODE_MODELS[family], _ONE_NODE[family], strict=True)
+        for restriction, mesh, published in rows
+    )
