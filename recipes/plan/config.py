@@ -29,7 +29,8 @@ class PlanConfig:
     mesh_axes: most axes of a stage's mesh.
     recompute: whether stages repeat their forward: True, False, or None for where it pays.
     memory_gib: of a device, instead of what the cluster file says.
-    optimizer: ``adamw`` or ``sgd``; what is kept for every element of a parameter.
+    optimizer: ``adamw``, ``sgd``, or ``momentum`` for the latter with it; what is kept for every
+        element of a parameter.
     idle_devices: whether a plan may leave devices out.
     memory_points: how many trades of time for memory are looked at on every mesh.
     workers: processes that look at meshes side by side; as many as there are cores where None.
@@ -130,6 +131,6 @@ def _check_kind(name: str, value: object, kind: Any) -> None:
         raise fail(name, expected, repr(value))
 
 
-STATE_BYTES = {"adamw": 8.0, "sgd": 0.0}
+STATE_BYTES = {"adamw": 8.0, "sgd": 0.0, "momentum": 4.0}
 """Bytes the optimizer keeps for an element of a parameter, in float32; narrower parameters have a
 float32 copy too."""

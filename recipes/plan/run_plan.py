@@ -61,7 +61,7 @@ def run_plan(
     module, args, kwargs = call_of(config, rows, seed=seed)
     module = module if isinstance(module, nn.Module) else module()
     traced = trace(module, args, kwargs, optimizer=config.optimizer)
-    optimizer = SGD() if config.optimizer == "sgd" else AdamW()
+    optimizer = _optimizer(config)
     job = job_of(plan, traced, state_of(module), optimizer=optimizer, seed=seed)
     steps = [
         [_inputs(config, traced, rows, seed + step * plan.num_microbatches + at) for at in
@@ -109,6 +109,13 @@ def _inputs(config: PlanConfig, traced: TracedModule, rows: int, seed: int) -> d
     return dict(zip(traced.inputs, tensors, strict=True))
 
 
+def _optimizer(config: PlanConfig) -> SGD | AdamW:
+    """What a plan was asked for."""
+    if config.optimizer == "adamw":
+        return AdamW()
+    return SGD(momentum=0.9 if config.optimizer == "momentum" else 0.0)
+
+
 def _alone(
     config: PlanConfig,
     module: nn.Module,
@@ -117,9 +124,11 @@ def _alone(
     steps: Steps,
 ) -> list[float]:
     """The same steps of the module itself; it is changed."""
-    made = torch.optim.SGD if config.optimizer == "sgd" else torch.optim.AdamW
-    rate = (SGD() if config.optimizer == "sgd" else AdamW()).lr
-    optimizer = made(module.parameters(), lr=rate)
+    planned = _optimizer(config)
+    if isinstance(planned, SGD):
+        optimizer = torch.optim.SGD(module.parameters(), planned.lr, planned.momentum)
+    else:
+        optimizer = torch.optim.AdamW(module.parameters(), planned.lr)
     _, spec = pytree.tree_flatten((args, kwargs))
     losses = []
     for microbatches in steps:

@@ -5,9 +5,18 @@ from collections.abc import Callable
 
 from blocks._checks import fail
 from blocks.pipeline.view.scale import bytes_text
-from blocks.sharding import Mesh, MeshCost, Strategy, TensorValue, count, lower
+from blocks.sharding import (
+    Mesh,
+    MeshCost,
+    Strategy,
+    TensorValue,
+    count,
+    lower,
+    strategy_of,
+)
 from blocks.sharding.intra_op import minimise, pose
 from blocks.sharding.intra_op.pose import Allowed
+from blocks.sharding.strategy import REPLICATE
 from recipes.plan.candidates import state_bytes
 from recipes.plan.hull import DEAR
 from recipes.plan.layer_price import LayerPrice, layer_prices, total_price
@@ -64,6 +73,8 @@ def solve_stage(
         ValueError: nothing fits; says what the least would be.
     """
     held = state_bytes(optimizer)
+    if cost.mesh.num_ranks == 1:
+        return _alone(reduced, cost, (num_microbatches, in_flight), held, memory_bytes)
     posed = pose(
         *(reduced.graph, cost.mesh, cost),
         num_microbatches=num_microbatches,
@@ -87,11 +98,7 @@ def solve_stage(
     if fast.predicted.peak_bytes <= memory_bytes:
         return fast
     small = at(DEAR * fast.seconds / fast.predicted.peak_bytes)
-    if small.predicted.peak_bytes > memory_bytes:
-        least, short = small.predicted.peak_bytes, small.predicted.peak_bytes - memory_bytes
-        hint = f"{bytes_text(short)} too few; use more devices, stages or recompute"
-        got = bytes_text(memory_bytes)
-        raise fail("memory of a device", f"{bytes_text(least)} or more", got, hint)
+    _check_fits(small, memory_bytes)
     spent = fast.predicted.peak_bytes - small.predicted.peak_bytes
     low, high = 0.0, max(small.seconds - fast.seconds, 1e-9) / max(spent, 1.0)
     best = small
@@ -109,6 +116,31 @@ def solve_stage(
         else:
             low = middle
     return best
+
+
+def _alone(
+    reduced: Reduced,
+    cost: MeshCost,
+    step: tuple[int, int],
+    held: Callable[[TensorValue], float],
+    memory_bytes: float,
+) -> StageSolution:
+    """Of one device, where there is nothing to choose."""
+    axes = (REPLICATE,) * len(cost.mesh.axes)
+    strategies = tuple(strategy_of(node.rule, axes) for node in reduced.graph.nodes)
+    made = _solution(reduced, strategies, cost, step, held)
+    _check_fits(made, memory_bytes)
+    took = made.predicted
+    seconds = took.forward_s + took.backward_s + took.update_s / step[0]
+    return dataclasses.replace(made, seconds=seconds)
+
+
+def _check_fits(made: StageSolution, memory_bytes: float) -> None:
+    least, short = made.predicted.peak_bytes, made.predicted.peak_bytes - memory_bytes
+    if short > 0:
+        hint = f"{bytes_text(short)} too few; use more devices, stages or recompute"
+        got = bytes_text(memory_bytes)
+        raise fail("memory of a device", f"{bytes_text(least)} or more", got, hint)
 
 
 def _solution(

@@ -96,6 +96,7 @@ class DeviceKind:
         Raises:
             ValueError: data that is no device kind.
         """
+        data = {"overlaps": True, **data}  # files from before there was such a field
         with reading("device kind", data, cls):
             curves = data["multiplications"].items()
             measured = {dtype: Curve.from_json(curve) for dtype, curve in curves}
