@@ -72,18 +72,17 @@ class Replayed:
 
 def replay(run: Run, graphs: Graphs) -> Replayed:
     """What a row comes to under the cost model."""
-    best = Replayed(run, None)
-    for count in run.counts:
-        rows = run.rows // sequences_a_row(run.model)
-        if rows % count:
-            continue
-        found = _step(run, count, graphs(rows // count))
-        if found is not None and (best.predicted is None or found.predicted > best.predicted):
-            best = found
-    return best
+    rows = run.rows // sequences_a_row(run.model)
+    counts = [count for count in run.counts if rows % count == 0]
+    steps = [step_of(run, count, graphs(rows // count)) for count in counts]
+    return max((step for step in steps if step), key=_rate, default=Replayed(run, None))
 
 
-def _step(run: Run, count: int, graph: OpGraph) -> Replayed | None:
+def _rate(row: Replayed) -> float:
+    return row.predicted or 0.0
+
+
+def step_of(run: Run, count: int, graph: OpGraph) -> Replayed | None:
     """The row with so many microbatches; None where it does not fit."""
     cluster = cluster_of(run)
     finely = len(run.meshes) > 1 and all(mesh == (1, 1) for mesh in run.meshes)
