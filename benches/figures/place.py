@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
-from benches.figures import _place_sim, _place_workers
+from benches.figures import _place_search, _place_sim, _place_workers
 from benches.figures.row import Row
 
 
 def rows() -> Iterator[Row]:
     yield from _place_sim.rows()
+    yield from _place_search.rows()
     yield from _place_workers.rows()

@@ -16,7 +16,7 @@ from blocks.sched.place_search.place import place
 from blocks.sched.place_search.placement_plan import PlacementPlan
 from blocks.sched.place_search.replan import Replan, ReplanPlan, replan, replan_over_time
 from blocks.sched.place_search.shapes import configurations_of, group_shapes
-from blocks.sched.place_search.simulator import Simulated, Simulator
+from blocks.sched.place_search.simulator import Settings, Simulated, Simulator
 from blocks.sched.place_search.switch import Load, Switch, switch
 from blocks.sched.place_search.timeline import Timeline
 from blocks.sched.place_search.trial import Evaluator, Score, Trial, canonical
@@ -31,6 +31,7 @@ __all__ = [
     "Replan",
     "ReplanPlan",
     "Score",
+    "Settings",
     "Simulated",
     "Simulator",
     "Switch",

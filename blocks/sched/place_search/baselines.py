@@ -1,11 +1,13 @@
 """Placements to compare with: replicas on single devices, dealt round, swapped as traffic goes."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from blocks._checks import check_positive
 from blocks.sched.cluster_sim import ClusterSim
 from blocks.sched.place_search.greedy import greedy_selection
 from blocks.sched.place_search.memory import Memory
+from blocks.sched.place_search.simulator import Settings
 from blocks.sched.place_search.switch import PCIE_BYTES_PER_S
 from blocks.sched.place_search.timeline import Timeline
 from blocks.sched.place_search.trial import Evaluator, canonical
@@ -19,11 +21,19 @@ FOUR_STAGES = Configuration(1, 4)
 
 
 def selective_replication(
-    workload: Workload, profiles: Mapping[str, Profile], num_devices: int, memory_bytes: int
+    workload: Workload,
+    profiles: Mapping[str, Profile],
+    num_devices: int,
+    memory_bytes: int,
+    settings: Settings = MappingProxyType({}),
 ) -> Placement:
-    """Algorithm 1 on groups of one device: models are replicated, never spread."""
+    """Algorithm 1 on groups of one device: models are replicated, never spread.
+
+    Args:
+        settings: of ``ClusterSim``.
+    """
     memory = Memory(profiles, memory_bytes)
-    evaluate = Evaluator(ClusterSim(profiles, workload), workload, memory)
+    evaluate = Evaluator(ClusterSim(profiles, workload, **settings), workload, memory)
     useful = useful_configurations(workload, profiles)
     empty = [(SINGLE, ())] * num_devices
     return greedy_selection(evaluate, memory, empty, workload.models, useful=useful).placement
@@ -63,6 +73,7 @@ def swapping(
     *,
     every_s: float | int,
     bytes_per_s: float | int = PCIE_BYTES_PER_S,
+    settings: Settings = MappingProxyType({}),
 ) -> Timeline:
     """Selective replication solved anew for every window, knowing its traffic: Clockwork++.
 
@@ -70,10 +81,11 @@ def swapping(
         every_s: seconds of a window.
         bytes_per_s: to each device, while its models are swapped; infinite for swaps that cost
             nothing, which is what Li et al. grant it.
+        settings: of ``ClusterSim``.
     """
     check_positive("every_s", every_s)
     found = [
-        selective_replication(window, profiles, num_devices, memory_bytes)
+        selective_replication(window, profiles, num_devices, memory_bytes, settings)
         for window in windows(workload, every_s)
     ]
     return Timeline.of(found, every_s, profiles, bytes_per_s)

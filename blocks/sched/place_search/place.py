@@ -1,6 +1,7 @@
 """Placement of many models on one cluster: Algorithm 2 and what goes beyond it."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from blocks._checks import check, check_count
 from blocks.sched.cluster_sim import ClusterSim
@@ -11,7 +12,7 @@ from blocks.sched.place_search.local_search import improve
 from blocks.sched.place_search.memory import Memory
 from blocks.sched.place_search.placement_plan import PlacementPlan
 from blocks.sched.place_search.shapes import MAX_OP, MAX_PP, configurations_of
-from blocks.sched.place_search.simulator import Simulator
+from blocks.sched.place_search.simulator import Settings, Simulator
 from blocks.sched.place_search.split_search import over_splits
 from blocks.sched.place_search.trial import Evaluator, Trial
 from blocks.sched.place_search.useful import alone_s, useful_configurations
@@ -29,6 +30,7 @@ def place(
     memory_bytes: int,
     *,
     simulator: Simulator | None = None,
+    settings: Settings = MappingProxyType({}),
     configurations: Collection[Configuration] | None = None,
     kv_tokens: Mapping[str, int] | None = None,
     bucket_threshold: float | int | None = THRESHOLD,
@@ -36,7 +38,6 @@ def place(
     beam_simulations: int = 400,
     local_simulations: int = 300,
     max_splits: int = 100,
-    batching: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> PlacementPlan:
     """The best placement found for a workload by simulating it.
@@ -49,7 +50,8 @@ def place(
     Args:
         workload: its models' names are looked up in ``profiles``.
         memory_bytes: what one device may hold.
-        simulator: of this workload; ``ClusterSim(profiles, workload)`` if None.
+        simulator: of this workload; ``ClusterSim(profiles, workload, **settings)`` if None.
+        settings: of ``ClusterSim``: dispatch, batching, overheads, ...
         configurations: of groups; all of the profiles with pp <= 8 and op <= 4 if None.
         kv_tokens: least room of each generating model, see ``Memory``.
         bucket_threshold: relative difference of latencies that may part models; None for one
@@ -58,7 +60,6 @@ def place(
         beam_simulations: a beam that takes more than about so many is not run.
         local_simulations: of the local search, for each of the best ``FINALISTS``.
         max_splits: device splits of a bucketing that are considered.
-        batching: whether the simulator lets requests share a pass; only the bound asks.
         tell: is called with lines of progress.
 
     Reference: Li et al., 2023, AlpaServe, section 4.2, algorithms 1 and 2.
@@ -72,7 +73,7 @@ def place(
     )
     chosen = [one for one in chosen if one.num_devices <= num_devices]
     memory = Memory(profiles, memory_bytes, kv_tokens)
-    evaluate = Evaluator(simulator or ClusterSim(profiles, workload), workload, memory)
+    evaluate = Evaluator(simulator or ClusterSim(profiles, workload, **settings), workload, memory)
     useful = useful_configurations(workload, profiles)
     search = BucketSearch(
         evaluate,
@@ -106,7 +107,12 @@ def place(
     tops = {name: max(trials, key=lambda one: one.score) for name, trials in found.items()}
     best = max(tops, key=lambda name: tops[name].score)
     bound = attainment_bound(
-        workload, profiles, num_devices, memory_bytes, chosen, batching=batching
+        workload,
+        profiles,
+        num_devices,
+        memory_bytes,
+        chosen,
+        batching=_batches(simulator, settings),
     )
     return PlacementPlan(
         memory.with_rooms(tops[best].placement),
@@ -116,6 +122,13 @@ def place(
         best,
         {name: trial.score.attainment for name, trial in tops.items()},
     )
+
+
+def _batches(simulator: Simulator | None, settings: Settings) -> bool:
+    """Whether requests may share a pass; of a simulator that does not say, they may."""
+    if simulator is None:
+        return bool(settings.get("batching", False))
+    return bool(getattr(simulator, "batching", True))
 
 
 def _classes(

@@ -1,9 +1,12 @@
 """What the search asks of a simulator. Needs no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from blocks.sched.placement import Placement
+
+Settings = Mapping[str, Any]
+"""Keyword arguments of ``ClusterSim``."""
 
 
 @runtime_checkable
