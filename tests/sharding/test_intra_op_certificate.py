@@ -6,7 +6,10 @@ import highspy
 import numpy as np
 import pytest
 
-from blocks.sharding.intra_op import Problem, Term, minimise, with_memory
+from blocks.sharding import CostModel, Mesh, MeshCost, OpGraph, bundled_cluster
+from blocks.sharding.intra_op import Posed, Problem, Term, minimise, pose, with_memory
+from blocks.sharding.intra_op.reads import reads_of
+from tests.sharding.training_steps import decoder_step
 
 
 def draw(seed: int, num_variables: int, num_labels: int) -> Problem:
@@ -56,3 +59,52 @@ def test_equal_to_an_integer_program(seed):
     assert problem.bytes(tight.labels) <= cap
     assert tight.seconds - tight.bound <= 0.01 * tight.bound
     assert tight.seconds == pytest.approx(integer_program(problem, cap), rel=1e-7)
+
+
+def program_of_placements(graph: OpGraph, posed: Posed, cost: CostModel) -> float:
+    """Written from the graph: a variable for every strategy, for every pair of placements that a
+    maker and a reader have for a value, and for every resharding, which is paid once."""
+    solver: Any = highspy.Highs()
+    solver.setOptionValue("output_flag", False)
+    solver.setOptionValue("threads", 1)
+    solver.setOptionValue("mip_rel_gap", 1e-9)
+    scale = 1e3
+    labels = []
+    for of in posed.labels:
+        own = [solver.addBinary(obj=scale * float(s)) for s in of.seconds]
+        solver.addConstr(sum(own[1:], start=own[0] + 0) == 1)
+        labels.append(own)
+    for reads in reads_of(graph):
+        value = graph.values[reads.value]
+        made = [s.outputs[reads.maker_place] for s in posed.labels[reads.maker].strategies]
+        moved: dict[tuple, Any] = {}
+        for reader, places in reads.readers:
+            every = posed.labels[reader].strategies
+            for place in places or (None,):
+                wanted = [s.outputs[0] if place is None else s.inputs[place] for s in every]
+                pairs = {(p, q): solver.addVariable(lb=0) for p in set(made) for q in set(wanted)}
+                for p in set(made):
+                    chosen = [x for x, m in zip(labels[reads.maker], made, strict=True) if m == p]
+                    row = [pairs[p, q] for q in set(wanted)]
+                    solver.addConstr(sum(row[1:], start=row[0] + 0) == sum(chosen[1:], chosen[0]))
+                for q in set(wanted):
+                    chosen = [x for x, w in zip(labels[reader], wanted, strict=True) if w == q]
+                    row = [pairs[p, q] for p in set(made)]
+                    solver.addConstr(sum(row[1:], start=row[0] + 0) == sum(chosen[1:], chosen[0]))
+                for (p, q), pair in pairs.items():
+                    if (p, q) not in moved:
+                        took = cost.reshard_s(value.shape, value.itemsize, p, q) if p != q else 0.0
+                        moved[p, q] = solver.addVariable(lb=0, obj=scale * float(took))
+                    solver.addConstr(moved[p, q] >= pair)
+    solver.run()
+    return solver.getInfo().objective_function_value / scale
+
+
+def test_a_decoder_block_on_two_axes_is_equal_to_an_integer_program():
+    graph = decoder_step(batch=4, length=32, hidden=64, heads=4)
+    mesh = Mesh.of(a=2, b=2)
+    cost = MeshCost(bundled_cluster("8xH100"), mesh)
+    posed = pose(graph, mesh, cost)
+    found = minimise(posed.problem, hints=posed.hints)
+    assert found.seconds == found.bound
+    assert found.seconds == pytest.approx(program_of_placements(graph, posed, cost), rel=1e-7)

@@ -1,5 +1,6 @@
 """Bounds and choices of graphs too knotted for elimination, each against what it promises."""
 
+import functools
 import itertools
 import subprocess
 import sys
@@ -23,8 +24,7 @@ from blocks.sharding.intra_op import (
 )
 from blocks.sharding.intra_op.dual import Dual
 from blocks.sharding.intra_op.elimination_order import Cliques, elimination_order
-from blocks.sharding.intra_op.fan_dual import FanDual
-from blocks.sharding.intra_op.fans import fans_of
+from blocks.sharding.intra_op.fans import dual_of, fans_of
 from blocks.sharding.intra_op.settle import settle
 from tests.sharding.alpha_beta import TimedBytes
 from tests.sharding.fan_problems import draw_fans, least_of_nodes, ring
@@ -33,22 +33,19 @@ from tests.sharding.test_intra_op_plans import once
 from tests.sharding.training_steps import decoder_step, experts_step
 
 
+@functools.cache
 def posed_block(sizes: tuple[int, ...], beta: tuple[float, ...]) -> Posed:
     mesh = Mesh(("a", "b")[: len(sizes)], sizes)
     cost = TimedBytes(mesh, (1.0,) * len(sizes), beta)
     return pose(decoder_step(2, 128, 512, 8), mesh, cost, allowed=once(mesh))
 
 
-def dual_of(problem: Problem, hints: Hints) -> FanDual:
-    fans = fans_of(problem, hints.copies)
-    assert fans is not None
-    return FanDual(problem.seconds, fans)
-
-
 def settled(problem: Problem, hints: Hints, max_entries: float, sweeps: int = 40) -> Minimum:
+    dual = dual_of(problem, hints)
+    assert dual is not None
     return settle(
         problem,
-        dual_of(problem, hints),
+        dual,
         hints.copies,
         start=None,
         sweeps=sweeps,
@@ -64,6 +61,7 @@ def check_fans(seed: int) -> None:
     every = least_of_nodes(problem, hints)
     best = every.min()
     dual, bound = dual_of(problem, hints), -np.inf
+    assert dual is not None
     for _ in range(6):
         now = dual.sweep()
         dual.check_invariants()
@@ -81,17 +79,17 @@ def check_fans(seed: int) -> None:
         assert best <= rough.seconds == problem.value(rough.labels), seed
 
 
-@settings(max_examples=15)
-@given(st.integers(0, 100_000))
+@settings(max_examples=8)
+@given(st.integers(1_000, 100_000))
 def test_fans_of_small_problems(seed):
     check_fans(seed)
 
 
-def test_200_small_problems_of_fans_have_no_gap_to_brute_force():
+def test_100_small_problems_of_fans_have_no_gap_to_brute_force():
     """In a process of their own, without the type checks of the test run."""
     code = (
         "from tests.sharding.test_intra_op_knotted import check_fans\n"
-        "for seed in range(200): check_fans(seed)\n"
+        "for seed in range(100): check_fans(seed)\n"
         "print('no gap')"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -104,6 +102,7 @@ def test_rings_at_odds_with_themselves_are_settled_by_elimination(num_variables)
         problem = ring(num_variables, seed)
         seconds, _ = all_choices(problem)
         dual = dual_of(problem, Hints(()))
+        assert dual is not None
         for _ in range(50):
             dual.sweep()
         assert dual.bound < seconds.min() - 1, "the relaxation is loose"
@@ -113,10 +112,10 @@ def test_rings_at_odds_with_themselves_are_settled_by_elimination(num_variables)
         assert held.bound < seconds.min() <= held.seconds, "no room for a proof, and none claimed"
 
 
-@settings(max_examples=20)
+@settings(max_examples=6)
 @given(st.integers(0, 10_000))
 def test_caps_on_memory_of_small_problems_of_fans(seed):
-    problem, hints = draw_fans(seed, 1_000)
+    problem, hints = draw_fans(seed, 500)
     seconds, held = all_choices(problem)
     for share in (0.0, 0.3):
         cap = float(np.floor(held.min() + share * (held.max() - held.min())))
@@ -177,23 +176,24 @@ def test_dual_bounds_from_below_rises_and_leaves_costs_alone(seed):
             assert bounds[-1] + over[label] <= np.take(table, label, axis=v).min() + 1e-9
 
 
-def test_two_axes_are_settled_as_by_elimination():
-    """Where the exact answer still takes no more than a large table."""
-    posed = posed_block((2, 4), (1.0, 0.01))
-    proved = minimise(posed.problem, hints=posed.hints, max_entries=2**24)
-    assert proved.bound == proved.seconds
-    found = settled(posed.problem, posed.hints, 2**16)
-    assert found.seconds == pytest.approx(proved.seconds, rel=1e-12)
-    assert found.bound == pytest.approx(proved.seconds, rel=1e-9)
-    quick = minimise(posed.problem, hints=posed.hints, sweeps=0, max_entries=2**12)
-    assert quick.bound <= proved.seconds <= quick.seconds <= 1.001 * proved.seconds
-
-
 def test_a_choice_to_begin_with_is_not_made_worse():
     posed = posed_block((2, 2), (1.0, 0.1))
     best = minimise(posed.problem, hints=posed.hints)
     again = minimise(posed.problem, hints=posed.hints, start=best.labels, sweeps=1, max_entries=4)
-    assert again.seconds <= best.seconds
+    assert again.bound < again.seconds <= best.seconds
+
+
+def test_a_bound_goes_on_from_that_of_other_prices():
+    posed = posed_block((2, 2), (1.0, 0.1))
+    dual = dual_of(posed.problem, posed.hints)
+    assert dual is not None
+    begin = minimise(posed.problem, hints=posed.hints, dual=dual)
+    for price in (1e-3, 1e-1):
+        priced = posed.problem.priced(price)
+        found = minimise(priced, hints=posed.hints, dual=dual)
+        assert found == minimise(priced, hints=posed.hints)
+        dual.check_invariants()
+    assert minimise(posed.problem, hints=posed.hints, dual=dual).seconds == begin.seconds
 
 
 def test_terms_that_cost_nothing_join_nothing():

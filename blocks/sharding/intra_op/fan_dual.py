@@ -68,14 +68,13 @@ class FanDual:
             The bound: no choice costs less.
         """
         for v, part in enumerate(self.part):
+            self._share_out(v)
             costs = part * self.costs(v)
             for fan in self.made[v]:
                 fan.tell_readers(costs)
         bound = 0.0
         for v in reversed(range(len(self.part))):
-            for fan in self.made[v]:
-                if len(fan.readers) > 1:
-                    fan.share_out(self.part[v] * self.costs(v))
+            self._share_out(v)
             costs = self.costs(v)
             self.least[v] = self.bound + (costs - costs.min())
             along = self.part[v] * costs
@@ -84,6 +83,11 @@ class FanDual:
             bound += float(costs.min())
         self.bound = max(self.bound, bound)
         return self.bound
+
+    def reprice(self, seconds: Sequence[Table]) -> None:
+        """Other costs of the labels; what was passed along stays, and is soon right again."""
+        self.seconds = list(seconds)
+        self.bound = -np.inf
 
     def labels(self) -> list[int]:
         """A choice, variable by variable: the least given those before it and what all behind it
@@ -98,3 +102,8 @@ class FanDual:
                 total += row[fan.wanted[place].codes]
             chosen.append(int(np.argmin(total)))
         return chosen
+
+    def _share_out(self, v: int) -> None:
+        for fan in self.made[v]:
+            if len(fan.readers) > 1:
+                fan.share_out(self.part[v] * self.costs(v))

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from blocks.sharding.intra_op.fan import Fan, Groups
-from blocks.sharding.intra_op.hints import Copy
+from blocks.sharding.intra_op.fan_dual import FanDual
+from blocks.sharding.intra_op.hints import Copy, Hints
 from blocks.sharding.intra_op.problem import Problem, Table
 
 
@@ -38,6 +39,12 @@ def fans_of(problem: Problem, copies: Sequence[Copy]) -> list[Fan] | None:
         made, wanted, prices = known.of_table(table if first == variables[0] else table.T)
         fans.append(Fan(first, made, (last,), (wanted,), prices))
     return fans
+
+
+def dual_of(problem: Problem, hints: Hints) -> FanDual | None:
+    """The bound of a posed graph, before its first sweep; None where ``fans_of`` has none."""
+    fans = fans_of(problem, hints.copies)
+    return None if fans is None else FanDual(problem.seconds, fans)
 
 
 class _Groups:

@@ -6,7 +6,7 @@ from blocks._checks import fail
 from blocks.sharding.intra_op.eliminate import eliminate
 from blocks.sharding.intra_op.elimination_order import MAX_ENTRIES, elimination_order
 from blocks.sharding.intra_op.fan_dual import FanDual
-from blocks.sharding.intra_op.fans import fans_of
+from blocks.sharding.intra_op.fans import dual_of
 from blocks.sharding.intra_op.finite import finite
 from blocks.sharding.intra_op.hints import Hints
 from blocks.sharding.intra_op.problem import Minimum, Problem
@@ -34,6 +34,7 @@ def minimise(
     max_entries: int | float = MAX_ENTRIES,
     cache: TableCache | None = None,
     order: Sequence[int] | None = None,
+    dual: FanDual | None = None,
 ) -> Minimum:
     """One label for every variable at least cost.
 
@@ -50,6 +51,7 @@ def minimise(
             the last step of a proof.
         order: of the variables that go first, known to bring small tables; the bound settles the
             others. Problems that differ in their numbers need no new one.
+        dual: of a problem with the same terms, to go on from: costs of labels may differ.
 
     Raises:
         ValueError: every choice costs infinitely much.
@@ -58,9 +60,9 @@ def minimise(
     cache = cache or TableCache()
     if left is not problem:
         start = None
-        hints = None if hints is None else hints.restrict(keep)
+        hints, dual = None if hints is None else hints.restrict(keep), None
     if order is None:
-        found = _minimise(left, hints, start, sweeps, max_entries, cache)
+        found = _minimise(left, hints, start, sweeps, max_entries, cache, dual)
     else:
         done = eliminate(left, cache=cache, order=order)
         found = thin(left, done, start, sweeps, max_entries)
@@ -78,37 +80,47 @@ def _minimise(
     sweeps: int,
     max_entries: int | float,
     cache: TableCache,
+    dual: FanDual | None,
 ) -> Minimum:
-    fans = fans_of(problem, hints.copies) if hints is not None else None
+    easy = min(EASY_ENTRIES, max_entries)
+    if hints is not None:
+        if (done := _at_once(problem, easy, cache)) is not None:
+            return done
+        if dual is None:
+            dual = dual_of(problem, hints)
+        else:
+            dual.reprice(problem.seconds)
+    if hints is None or dual is None:
+        done = _at_once(problem, 2**3 * max_entries, cache)
+        if done is not None:
+            return done
+        some = eliminate(problem, max_entries=easy, cache=cache)
+        return thin(problem, some, start, sweeps, max_entries)
+    found = settle(
+        problem,
+        dual,
+        hints.copies,
+        start=start,
+        sweeps=sweeps or QUICK_SWEEPS,
+        tolerance=0.0 if sweeps else QUICK_TOLERANCE,
+        max_entries=max_entries,
+        cache=cache,
+    )
+    if found.bound < found.seconds and sweeps:
+        return _at_once(problem, max_entries, cache) or found
+    return found
+
+
+def _at_once(problem: Problem, max_entries: int | float, cache: TableCache) -> Minimum | None:
+    """By elimination alone; None where tables would be too large."""
     binding = problem.binding()
     groups = [
         tuple(v for v in term.variables if problem.num_labels[v] > 1) for term in binding.terms
     ]
-    # Without fans, and where they leave a gap, large tables are the quickest way to an answer.
-    limits = (min(EASY_ENTRIES, max_entries), max_entries) if fans else (2**3 * max_entries,)
-    found = None
-    for limit in limits:
-        order, _ = elimination_order(problem.num_labels, groups, limit)
-        if len(order) == len(problem.seconds):
-            done = eliminate(binding, max_entries=limit, cache=cache, order=order)
-            labels = tuple(done.complete([0] * len(order)))
-            value = problem.value(labels)
-            return Minimum(labels, value, value)
-        if found is not None or not fans or hints is None:
-            continue
-        found = settle(
-            problem,
-            FanDual(problem.seconds, fans),
-            hints.copies,
-            start=start,
-            sweeps=sweeps or QUICK_SWEEPS,
-            tolerance=0.0 if sweeps else QUICK_TOLERANCE,
-            max_entries=max_entries,
-            cache=cache,
-        )
-        if found.bound == found.seconds or not sweeps:
-            return found
-    if found is None:
-        done = eliminate(problem, max_entries=min(EASY_ENTRIES, max_entries), cache=cache)
-        found = thin(problem, done, start, sweeps, max_entries)
-    return found
+    order, _ = elimination_order(problem.num_labels, groups, max_entries)
+    if len(order) < len(problem.seconds):
+        return None
+    done = eliminate(binding, max_entries=max_entries, cache=cache, order=order)
+    labels = tuple(done.complete([0] * len(order)))
+    value = problem.value(labels)
+    return Minimum(labels, value, value)

@@ -6,6 +6,7 @@ import numpy as np
 
 from blocks._checks import check_count
 from blocks.sharding.intra_op.elimination_order import MAX_ENTRIES
+from blocks.sharding.intra_op.fans import dual_of
 from blocks.sharding.intra_op.hints import Hints
 from blocks.sharding.intra_op.minimise import minimise
 from blocks.sharding.intra_op.problem import Problem
@@ -35,10 +36,17 @@ def pareto(
     """
     check_count("max_points", max_points)
     cache = cache or TableCache()
+    dual = None if hints is None else dual_of(problem, hints)
 
     def least(priced: Problem, start: tuple[int, ...] | None) -> Point:
         found = minimise(
-            priced, hints=hints, start=start, sweeps=0, max_entries=max_entries, cache=cache
+            priced,
+            hints=hints,
+            start=start,
+            sweeps=0,
+            max_entries=max_entries,
+            cache=cache,
+            dual=dual,
         )
         labels = found.labels
         return Point(problem.value(labels), problem.bytes(labels), labels)

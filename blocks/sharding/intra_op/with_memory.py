@@ -5,16 +5,28 @@ from typing import NamedTuple
 import numpy as np
 
 from blocks.sharding.intra_op.elimination_order import MAX_ENTRIES
+from blocks.sharding.intra_op.fan_dual import FanDual
+from blocks.sharding.intra_op.fans import dual_of
 from blocks.sharding.intra_op.hints import Hints
 from blocks.sharding.intra_op.minimise import SWEEPS, minimise
+from blocks.sharding.intra_op.parts import Parts, whole
 from blocks.sharding.intra_op.problem import EXACT, Minimum, Problem
 from blocks.sharding.intra_op.table_cache import TableCache
-from blocks.sharding.intra_op.within import best_within
+from blocks.sharding.intra_op.within import Found, best_within
 
 MAX_WAYS = 20_000
 """Choices that the search of what prices leave open keeps at a time."""
 
 MAX_PRICES = 40
+
+PRICED_SWEEPS = 9
+"""At the best price, for what a choice with each label takes at least."""
+
+PART_ENTRIES = 2**14
+"""Of the largest table of a search, where there are hints."""
+
+MAX_STEPS = 1_000_000
+"""Choices that such a search keeps, times variables."""
 
 
 class OutOfMemory(ValueError):
@@ -72,10 +84,17 @@ def with_memory(
         shortest path problem", 1980.
     """
     cache = cache or TableCache()
+    dual = None if hints is None else dual_of(problem, hints)
 
     def least(priced: Problem, start: tuple[int, ...] | None) -> Minimum:
         return minimise(
-            priced, hints=hints, start=start, sweeps=sweeps, max_entries=max_entries, cache=cache
+            priced,
+            hints=hints,
+            start=start,
+            sweeps=sweeps,
+            max_entries=max_entries,
+            cache=cache,
+            dual=dual,
         )
 
     free = least(problem, None)
@@ -106,8 +125,10 @@ def with_memory(
     bound = min(bound, under.seconds)
     if under.seconds - bound <= EXACT * abs(bound):
         return Minimum(under.labels, under.seconds, under.seconds)
-    searched = best_within(
+    searched = _searched(
         problem,
+        dual,
+        hints,
         memory_cap,
         price,
         under.seconds,
@@ -119,6 +140,46 @@ def with_memory(
         under = Point(problem.value(searched.labels), 0.0, searched.labels)
     bound = min(max(bound, searched.bound), under.seconds)
     return Minimum(under.labels, under.seconds, bound)
+
+
+def _searched(
+    problem: Problem,
+    dual: FanDual | None,
+    hints: Hints | None,
+    memory_cap: int | float,
+    price: int | float,
+    least: float,
+    *,
+    max_ways: int,
+    max_entries: int | float,
+    cache: TableCache,
+) -> Found:
+    """``best_within`` of the labels that a better choice may have."""
+    if hints is None or dual is None:
+        limits = {"max_ways": max_ways, "max_entries": max_entries, "cache": cache}
+        return best_within(problem, memory_cap, price, least, **limits)
+    max_ways = min(max_ways, MAX_STEPS // len(problem.seconds))
+    max_entries = min(max_entries, PART_ENTRIES)
+    dual.reprice(problem.priced(price).seconds)
+    for _ in range(PRICED_SWEEPS):
+        dual.sweep()
+    parts, limit = Parts(problem, hints.copies), least + price * memory_cap
+    near = parts.near(dual.least, dual.bound, limit, max_entries)
+    if near is None:
+        return Found(None, -np.inf)
+    keep, all_of_them = near
+    part = parts.of(problem, keep)
+    found = best_within(
+        part,
+        memory_cap,
+        price,
+        least,
+        max_ways=max_ways,
+        max_entries=max_entries,
+        cache=cache,
+    )
+    labels = None if found.labels is None else whole(keep, found.labels)
+    return Found(labels, found.bound if all_of_them else dual.bound - price * memory_cap)
 
 
 def _reachable(problem: Problem, memory_cap: int | float) -> float:
