@@ -268,7 +268,8 @@ def _listen(folder: str, host: str | None) -> tuple[socket.socket, str]:
 
 
 def _limit_waits(sock: socket.socket) -> None:
-    """A peer that stops reading must not stop the engine."""
+    """A peer that stops reading, or in the middle of a frame, must not stop the engine."""
     sock.setblocking(True)
     seconds = struct.pack("ll", int(SPEAK_S), 0)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
+    for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+        sock.setsockopt(socket.SOL_SOCKET, option, seconds)
