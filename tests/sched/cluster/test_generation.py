@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocks.kv import BlockManager
-from blocks.sched.cluster_sim import FAILED, FINISHED, REJECTED, UNPLACED, Event, Overheads
+from blocks.sched.cluster_sim import (
+    FAILED,
+    FINISHED,
+    REJECTED,
+    UNPLACED,
+    Event,
+    Overheads,
+    simulate,
+)
 from blocks.sched.cluster_sim.generation import (
     Admission,
     EngineSettings,
@@ -24,6 +32,7 @@ from blocks.sched.profile import (
     PrefillTime,
     Profile,
     Timing,
+    single_pass,
 )
 from blocks.sched.reference import ReferenceAllocator
 from blocks.sched.workload import Workload, gamma_workload
@@ -219,6 +228,36 @@ def test_models_that_are_loaded_later() -> None:
 def test_what_does_not_go_together(workload: Workload, placement: Any, says: str) -> None:
     with pytest.raises(ValueError, match=f"^{says}"):
         run(workload, placement)
+
+
+def test_predictions_are_exact_alone_and_near_behind_others() -> None:
+    """Behind others the front door knows neither how long they go on nor who comes next."""
+    outcome = run(ask([0.0], 100, 9), overheads=Overheads(request_s=0.5))
+    assert outcome.predicted_ttft_s == pytest.approx(outcome.ttft_s)
+    settings = EngineSettings(token_budget=100, max_num_seqs=100)
+    queued = run(ask([0.0, 0.05, 0.06], [100, 50, 250], 1), settings=settings)
+    assert queued.predicted_ttft_s == pytest.approx(queued.ttft_s, rel=0.2)
+
+
+def test_predictions_fall_on_the_right_side_of_the_limit() -> None:
+    numbers = np.random.default_rng(0)
+    made = gamma_workload([3.0], 3.0, 60.0, numbers, ["a"])
+    lengths = numbers.integers(1, [[400], [30]], (2, made.num_requests))
+    workload = made.with_lengths(lengths[0], lengths[1]).with_slo(1.0)
+    outcome = run(workload, admission=OPEN)
+    late, thought_late = outcome.ttft_s > 1, outcome.predicted_ttft_s > 1
+    assert 0.1 < late.mean() < 0.9, "or there is nothing to tell apart"
+    assert (late == thought_late).mean() > 0.95
+
+
+def test_one_place_and_one_token_are_the_single_pass_queue() -> None:
+    """Engines of one place that answer with one token serve as the single-pass cluster does."""
+    numbers = np.random.default_rng(1)
+    workload = gamma_workload([4.0], 2.0, 60.0, numbers, ["a"]).with_lengths(100, 1)
+    outcome = run(workload, settings=EngineSettings(max_num_seqs=1), admission=OPEN)
+    plain = simulate(on([["a"]]), {"a": single_pass("a", "d", {(1, 1): [0.2]}, 1)}, workload)
+    assert outcome.answered_s == pytest.approx(plain.answered_s)
+    assert plain.mean_latency_s > 0.3
 
 
 # --- laws ----------------------------------------------------------------------------------------

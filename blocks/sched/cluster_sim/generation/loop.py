@@ -52,6 +52,7 @@ class GenerationLoop:
         self.now_s, self.clock_off_s = 0.0, 0.0
         self.answers = Answers.pending(workload.num_requests, len(placement.groups))
         self.first_token_s = np.full(workload.num_requests, np.nan)
+        self.predicted_ttft_s = np.full(workload.num_requests, np.nan)
         self.num_preemptions = np.zeros(len(placement.groups), np.int64)
         self.due_s = workload.deadline_s.tolist()
         self.tpot_limit_s = workload.tpot_s.tolist()
@@ -163,6 +164,7 @@ class GenerationLoop:
             answers.status,
             answers.answered_s,
             self.first_token_s,
+            self.predicted_ttft_s,
             answers.group,
             answers.busy_s,
             self.num_preemptions,
@@ -195,6 +197,7 @@ class GenerationLoop:
         ttft_s, tpot_s, at, engine = best
         waited_s = self.now_s - float(workload.arrival_s[request])
         ttft_s += waited_s + self.overheads.request_s
+        self.predicted_ttft_s[request] = ttft_s
         admission = self.admission
         late = admission.ttft and ttft_s > self.ttft_limit_s[request] * admission.slack
         slow = admission.tpot and tpot_s > self.tpot_limit_s[request] * admission.slack

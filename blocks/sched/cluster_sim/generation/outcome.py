@@ -18,6 +18,8 @@ class GenerationOutcome:
     status: as in ``Outcome``.
     answered_s: when it was refused, or its last token came.
     first_token_s: when its first token came; NaN where none did.
+    predicted_ttft_s: seconds to the first token as predicted when it was sent or refused; NaN where
+        no group was asked.
     group: index of the group that answered or refused; -1 where none was asked.
     busy_s: stage seconds of steps, for each group.
     num_preemptions: times that running sequences gave their blocks back, for each group.
@@ -32,6 +34,7 @@ class GenerationOutcome:
     status: npt.NDArray[np.int8]
     answered_s: Floats
     first_token_s: Floats
+    predicted_ttft_s: Floats
     group: Ints
     busy_s: Floats
     num_preemptions: npt.NDArray[np.int64]
