@@ -13,6 +13,7 @@ from recipes.plan.choice_text import choice_text, parse_choice
 from recipes.plan.config import PlanConfig
 from recipes.plan.parallel_plan import Fingerprint, ParallelPlan
 from recipes.plan.reduced import Reduced
+from recipes.plan.settings import check_cluster
 from recipes.plan.stage_plan import StagePlan
 
 MAX_ROWS = 16
@@ -59,8 +60,7 @@ def explain(plan: ParallelPlan, chain: LayerChain, cluster: Cluster) -> tuple[st
     plan.model.check_same(
         "model", Fingerprint(str(plan.settings.get("model")), chain.digest(), chain.num_layers)
     )
-    here = Fingerprint(cluster.name, cluster.fingerprint(), cluster.num_devices)
-    plan.cluster.check_same("cluster", here)
+    check_cluster(plan, cluster)
     return tuple(_lines(plan, chain, cluster))
 
 

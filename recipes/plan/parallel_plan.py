@@ -10,7 +10,10 @@ from blocks._checks import check, check_count, fail, reading
 from recipes.plan.prediction import Prediction
 from recipes.plan.stage_plan import Boundary, Pattern, StagePlan
 
-FORMAT, VERSION = "blocks parallel plan", 1
+FORMAT, VERSION = "blocks parallel plan", 2
+"""The version is another one whenever a file of the one before would no longer be read, or be read
+as something else: a field or setting that goes or means something else. New settings have defaults
+that plans without them were made with."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from blocks._checks import check
 from blocks.sharding import Cluster, bundled_cluster, bundled_clusters
 from recipes import settings
 from recipes.plan.config import PlanConfig
+from recipes.plan.parallel_plan import Fingerprint, ParallelPlan
 
 
 def override(config: PlanConfig, texts: Sequence[str]) -> PlanConfig:
@@ -29,3 +30,12 @@ def cluster_of(config: PlanConfig) -> Cluster:
     if config.num_nodes is None and config.num_devices is None:
         return found
     return found.resized(num_nodes=config.num_nodes, num_devices=config.num_devices)
+
+
+def check_cluster(plan: ParallelPlan, cluster: Cluster) -> None:
+    """
+    Raises:
+        ValueError: another cluster than the plan was made for, or the same one changed since.
+    """
+    here = Fingerprint(cluster.name, cluster.fingerprint(), cluster.num_devices)
+    plan.cluster.check_same("cluster", here)

@@ -11,7 +11,7 @@ from recipes.plan.config import PlanConfig
 from recipes.plan.diff import diff
 from recipes.plan.parallel_plan import ParallelPlan
 from recipes.plan.picture import picture
-from recipes.plan.settings import cluster_of, override
+from recipes.plan.settings import check_cluster, cluster_of, override
 
 
 def plan(config: PlanConfig, out: Path | None, page: Path | None = None) -> ParallelPlan:
@@ -66,16 +66,24 @@ def again(before: ParallelPlan, config: PlanConfig, out: Path | None) -> None:
 
 def show(path: Path, out: Path | None) -> None:
     """Print a plan, or draw it as a page."""
-    read = ParallelPlan.read(path)
-    _show(read, PlanConfig.from_json(read.settings), None, out)
+    read, config = _read_here(path)
+    _show(read, config, None, out)
 
 
 def run(path: Path, num_steps: int, seed: int, how: Any, compare: bool) -> None:
     """Train a few steps as a plan has them."""
     from recipes.plan.run_plan import run_plan
 
-    found = ParallelPlan.read(path)
+    found, _ = _read_here(path)
     run_plan(found, num_steps=num_steps, seed=seed, how=how, compare=compare, say=_say)
+
+
+def _read_here(path: Path) -> tuple[ParallelPlan, PlanConfig]:
+    """A plan and its settings, if the cluster they name is still the one it was made for."""
+    read = ParallelPlan.read(path)
+    config = PlanConfig.from_json(read.settings)
+    check_cluster(read, cluster_of(config))
+    return read, config
 
 
 def _searched(config: PlanConfig) -> ParallelPlan:

@@ -48,6 +48,8 @@ CALLS: dict[str, list[str]] = {
     "odd microbatches": ["run", "odd microbatches.json"],
     "far device": ["show", "far device.json"],
     "another model": ["explain", "another model.json"],
+    "another cluster": ["show", "another cluster.json"],
+    "changed cluster": ["run", "changed cluster.json"],
     "no axis": ["pin", "a.json", "layers.*.weight=S(7)"],
     "no torchrun": ["run", "a.json", "--how", "torchrun"],
     "one machine": [
@@ -140,6 +142,8 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "odd microbatches": lambda data: data.update(num_microbatches=5),
     "far device": lambda data: data["stages"][0].update(devices="0-2,7"),
     "another model": lambda data: data["settings"].update(model="mlp:alpa"),
+    "another cluster": lambda data: data["settings"].update(cluster="8xH100"),
+    "changed cluster": lambda data: data["cluster"].update(digest="0" * 12),
 }
 
 Said = dict[str, tuple[int, str, str]]
@@ -265,6 +269,8 @@ def test_pipelines_that_repeat_their_forward_are_planned(said: Said, folder: Pat
         ("odd microbatches", "error: num_microbatches: expected a divisor of 32, got 5"),
         ("far device", "error: devices: expected numbers below 4, got 7"),
         ("another model", "error: model of the plan: expected mlp:tiny"),
+        ("another cluster", "got 8xH100 (4, "),
+        ("changed cluster", "plan again, or load what it was made for"),
         ("no axis", "expected one of ['R', 'S(0)', 'S(1)'], got S(7)"),
         ("no torchrun", "error: how: expected torchrun around it"),
         ("no pin", "error: pin: expected NAME=PLACEMENTS"),

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from blocks.sharding import Factor, OpRule
 from recipes.plan.choice_text import choice_text, parse_choice
-from recipes.plan.parallel_plan import ParallelPlan
+from recipes.plan.config import PlanConfig
+from recipes.plan.parallel_plan import VERSION, ParallelPlan
 from recipes.plan.stage_plan import parse_runs, runs_text
 from tests.plan.plans import drawn_plan
 
@@ -44,6 +45,22 @@ def test_choices_as_text(names, data):
     assert parse_choice(rule, choice_text(rule, choices)) == tuple(choices)
 
 
+FIELDS = """
+    batch_size boundaries cluster dtype idle_devices max_stage_devices max_stages memory_gib
+    memory_points mesh_axes microbatch_choices model notes num_devices num_microbatches num_nodes
+    optimizer patterns pins predicted recompute schedule schedules seq_len settings stages workers
+"""
+"""Fields and settings of plans of version 2."""
+
+
+def test_what_plans_of_this_version_have_is_still_read():
+    """Plans name what they were made with: a new name needs a default, a lost one a new version."""
+    fields = [*dataclasses.fields(ParallelPlan), *dataclasses.fields(PlanConfig)]
+    assert VERSION == 2
+    assert {field.name for field in fields} >= set(FIELDS.split()), "VERSION is another one now"
+    assert PlanConfig.from_json({"model": "mlp:tiny"}) == PlanConfig("mlp:tiny")
+
+
 def test_files(tmp_path):
     plan = drawn_plan(0)
     path = plan.write(tmp_path / "deep" / "plan.json")
@@ -59,8 +76,8 @@ def test_files(tmp_path):
 def test_other_versions_formats_and_keys_are_refused(seed):
     plan = drawn_plan(seed)
     data = plan.to_json()
-    with pytest.raises(ValueError, match=r"version of the plan: expected 1, got 2; plan again"):
-        ParallelPlan.from_json({**data, "version": 2})
+    with pytest.raises(ValueError, match=r"version of the plan: expected 2, got 1; plan again"):
+        ParallelPlan.from_json({**data, "version": 1})
     with pytest.raises(ValueError, match="format: expected 'blocks parallel plan'"):
         ParallelPlan.from_json({**data, "format": "tea"})
     with pytest.raises(ValueError, match="parallel plan: expected the keys"):

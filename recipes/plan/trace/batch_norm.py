@@ -36,11 +36,6 @@ def normalise_channels(
     return (x - _along(x, mean)) * _along(x, scale) + _along(x, bias)
 
 
-@normalise_channels.register_fake
-def _(x: Tensor, mean: Tensor, inverse: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
 @torch.library.custom_op("llm_blocks::channel_gradients", mutates_args=())
 def channel_gradients(grad: Tensor, x: Tensor, mean: Tensor, inverse: Tensor) -> Parts:
     """Gradients of bias and weight: sums of grad, and of grad times the normalised x."""
@@ -74,18 +69,11 @@ def normalised_gradient(
     return inner * _along(x, inverse * weight)
 
 
+@normalise_channels.register_fake
 @normalised_gradient.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    inverse: Tensor,
-    weight: Tensor,
-    bias_grad: Tensor,
-    weight_grad: Tensor,
-    count: int,
-) -> Tensor:
-    return torch.empty_like(grad, memory_format=torch.contiguous_format)
+def _(like: Tensor, *others: Tensor | int) -> Tensor:
+    """Of the shape of the first."""
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
 
 
 def forward(
