@@ -42,6 +42,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 MIXED = {"mesh_axes": 1, "num_layers": 8, "width": 2048, "batch_size": 4096}
 OTHERS |= {kinds: {**MIXED, "kinds": kinds} for kinds in ("sb", "bs", "sbsb", "b")}
 OTHERS |= {f"{kinds} idle": {**OTHERS[kinds], "idle_devices": True} for kinds in ("sb", "sbsb")}
+OTHERS["sb too large"] = {**OTHERS["sb"], "width": 16384}
 Plans = dict[str, Any]
 
 
@@ -96,6 +97,15 @@ def test_what_does_not_fit_says_by_how_much(plans: Plans, case: str):
     found = re.match(sizes + " too few; add devices", message)
     assert found, message
     assert all(float(size) > 0 for size in found.groups())
+
+
+def test_the_memory_that_is_said_to_be_needed_is_enough(plans: Plans):
+    (needed,) = re.findall(r"expected ([\d.]+) MiB", plans["too small"])
+    cases = [{**FLAT, "memory_gib": share * float(needed) / 1024} for share in (0.97, 1.02)]
+    less, enough = search_all(cases)
+    assert f"expected {needed} MiB" in str(less)
+    assert isinstance(enough, ParallelPlan), enough
+    assert enough.peak_bytes <= 1.02 * float(needed) * 2**20
 
 
 def test_a_short_trace_plans_as_the_whole_model(plans: Plans):
@@ -174,6 +184,12 @@ def test_devices_of_two_kinds_are_each_used_by_what_they_can(plans: Plans, kinds
         layers[kind.name] += stage.stop - stage.first
     assert layers["big"] > layers["small"] > 0
     assert plan.peak_bytes > cluster.kind("small").memory_bytes
+
+
+def test_what_does_not_fit_on_one_of_two_kinds_is_told_for_both(plans: Plans):
+    message = plans["sb too large"]
+    sizes = r"expected ([\d.]+) GiB \(small\) and [\d.]+ GiB \(big\)"
+    assert re.search(sizes + r", got 80 MiB \(small\) and 32 GiB \(big\); ", message), message
 
 
 def test_devices_that_would_be_in_the_way_are_left_idle(plans: Plans):
