@@ -5,7 +5,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from blocks._checks import check, fail
+from blocks._checks import check
 from recipes.plan.config import PlanConfig
 from recipes.plan.parallel_plan import FORMAT, ParallelPlan
 from recipes.train.config import TrainConfig
@@ -64,9 +64,7 @@ def follow_plan(config: TrainConfig, plan: ParallelPlan) -> TrainConfig:
         given = getattr(config, name)
         free = given in (defaults[name], value)
         check(free, name, f"{value!r} beside a plan", repr(given), "the plan decides it")
-    for name, (value, why) in REFUSED.items():
-        given = getattr(config, name)
-        check(given == value, name, f"{value!r} with a parallel plan", repr(given), why)
+    check_plannable(config)
     dtype = "float32" if config.dtype == "auto" else config.dtype
     made_for = {
         "batch_size": (asked.batch_size, config.batch_size),
@@ -79,10 +77,20 @@ def follow_plan(config: TrainConfig, plan: ParallelPlan) -> TrainConfig:
         expected = f"{planned!r}, which the plan was made for"
         setting = "seq_len" if name == "context_len" else name
         check(planned == got, name, expected, repr(got), f"plan again with {setting}={got}")
-    if dtype != "float32":
-        hint = "plan with dtype=float32 and train with it"
-        raise fail("dtype", "float32 with a parallel plan", repr(config.dtype), hint)
     return dataclasses.replace(config, **decided, dtype=dtype)
+
+
+def check_plannable(config: TrainConfig) -> None:
+    """
+    Raises:
+        ValueError: a setting that runs under a parallel plan cannot have, and why.
+    """
+    for name, (value, why) in REFUSED.items():
+        given = getattr(config, name)
+        check(given == value, name, f"{value!r} with a parallel plan", repr(given), why)
+    narrow = config.dtype not in ("auto", "float32")
+    hint = "planned runs keep parameters and sums in float32"
+    check(not narrow, "dtype", "'float32' with a parallel plan", repr(config.dtype), hint)
 
 
 def _tokens(asked: PlanConfig) -> int | None:

@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from blocks._checks import check, check_positive
@@ -10,12 +10,14 @@ from blocks.pipeline import MemorySizes, Trace, compare, plan_pipeline, read_tra
 from blocks.pipeline.schedules import SCHEDULES
 from blocks.pipeline.view import figure, to_html, to_perfetto, to_svg
 from blocks.pipeline.view.sliders import sliders_of
+from recipes.plan.config import PlanConfig
 from recipes.train.calibrate import calibrate, held_bytes
 from recipes.train.config import TrainConfig, resolve
 from recipes.train.export import DTYPES, export_checkpoint
 from recipes.train.layout import check_layout
 from recipes.train.model import model_config
 from recipes.train.plan_file import SIZES, PlanFile
+from recipes.train.planned import check_plannable
 from recipes.train.prepare import read_text
 from recipes.train.presets import PRESETS
 
@@ -60,6 +62,30 @@ def plan(config: TrainConfig, out: Path, max_sequences: float | None) -> None:
     sizes = {name: getattr(config, name) for name in SIZES}
     PlanFile(found, tuple(costs), sizes).write(out)
     print(f"{found.explanation}\nplan: {out}")
+
+
+def plan_parallel(config: TrainConfig, cluster: str, asked: Sequence[str], out: Path) -> None:
+    """Plan stages, meshes and placements of the run on a cluster, write the plan and print it.
+
+    Args:
+        asked: further settings of the plan, ``key=value`` of ``PlanConfig``.
+    """
+    from recipes.plan.families.decoder_sizes import decoder_size
+    from recipes.plan.settings import override
+    from recipes.plan.verbs import plan as search_and_write
+
+    check_plannable(config)
+    text = read_text(config, lambda note: print(note, flush=True))
+    model = f"decoder:{decoder_size(model_config(config, text.tokenizer))}"
+    request = PlanConfig(
+        model,
+        cluster,
+        batch_size=config.batch_size,
+        seq_len=config.context_len,
+        dtype="float32",
+        optimizer=config.optimizer,
+    )
+    search_and_write(override(request, asked), out)
 
 
 def simulate(path: Path, out: Path) -> None:
@@ -141,9 +167,15 @@ def parser_of(
             type=float,
             help="most a rank may hold, in microbatches of whole rows on the rank that holds most",
         )
-        parser.set_defaults(
-            work=lambda o: plan(configure(o), o.out or Path("out/plan.json"), o.max_sequences)
+        parser.add_argument("--cluster", help="plan stages, meshes and placements for this one")
+        parser.add_argument(
+            "--ask",
+            action="append",
+            default=[],
+            metavar="key=value",
+            help="with --cluster: a field of recipes.plan's PlanConfig, such as num_devices=4",
         )
+        parser.set_defaults(work=lambda o: _plan(configure(o), o))
     elif verb == "simulate":
         parser.add_argument("plan", type=Path, help="file written by the plan verb")
         parser.add_argument("--out", type=Path, default=Path("out/plan.html"), help=".html or .svg")
@@ -170,6 +202,17 @@ def parser_of(
         )
         parser.set_defaults(work=lambda o: export(o.checkpoint, o.out, o.dtype))
     return parser
+
+
+def _plan(config: TrainConfig, options: argparse.Namespace) -> None:
+    out = options.out or Path("out/plan.json")
+    if options.cluster is None:
+        check(not options.ask, "ask", "none without --cluster", options.ask)
+        plan(config, out, options.max_sequences)
+    else:
+        given, hint = options.max_sequences, "memory_gib= is the planner's limit"
+        check(given is None, "max_sequences", "none with --cluster", given, hint)
+        plan_parallel(config, options.cluster, options.ask, out)
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:

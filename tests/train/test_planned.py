@@ -1,7 +1,9 @@
 """Runs that follow a parallel plan train as runs that follow none."""
 
 import dataclasses
+import functools
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from blocks.sharding import Mesh
+from blocks.sharding import Mesh, OpGraph
+from recipes.model import load_model
 from recipes.plan.config import PlanConfig
 from recipes.plan.execute import PlannedJob
 from recipes.plan.families.decoder import TrainedDecoder
@@ -26,7 +29,7 @@ from recipes.train.planned_replica import job_for
 from recipes.train.planned_trainer import PlannedTrainer
 from recipes.train.prepare import Prepared, prepare
 from recipes.train.presets import tiny
-from recipes.train.run import _settle
+from recipes.train.run import _settle, train
 from recipes.train.trainer import Trainer
 from tests.sharding.forked import run_forked
 from tests.train.made_plans import (
@@ -55,6 +58,7 @@ ASKED = PlanConfig(
 )
 ONE, OTHER = Mesh(("x",), (1,), (0,)), Mesh(("x",), (1,), (1,))
 PLANS: dict[str, tuple[tuple[Mesh, ...], Wanted]] = {
+    "one": ((ONE,), anything(3)),
     "data": ((Mesh.of(x=2),), data_parallel(0)),
     "tensor": ((Mesh.of(x=2),), tensor_parallel(0)),
     "stages": ((ONE, OTHER), data_parallel(0)),
@@ -112,11 +116,15 @@ def joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return both | {"held_out": second["held_out"], "before": first["held_out"]}
 
 
+@functools.cache
+def plan_of(name: str, graph: OpGraph) -> ParallelPlan:
+    return made_plan(graph, *PLANS[name], ASKED)
+
+
 def planned(name: str, traced: TracedModule, folder: Path, **changes: Any) -> TrainConfig:
     """A run that follows a plan, as it is settled."""
-    plan = made_plan(traced.graph, *PLANS[name], ASKED)
-    config = dataclasses.replace(PLAIN, plan=str(plan.write(folder / f"{name}.json")), **changes)
-    return _settle(config, None, None)
+    path = plan_of(name, traced.graph).write(folder / f"{name}.json")
+    return _settle(dataclasses.replace(PLAIN, plan=str(path), **changes), None, None)
 
 
 def job_of(config: TrainConfig, data: Prepared) -> PlannedJob:
@@ -142,12 +150,12 @@ def assert_same(found: dict[str, Any], alone: dict[str, Any]) -> None:
     assert found["held_out"] == pytest.approx(alone["held_out"], rel=1e-5)
 
 
-SLOW = ("tensor", "both", "staged", "anything", "uneven")
+SLOW = ("stages", "tensor", "both", "staged", "anything", "uneven")
 NIGHTLY = [pytest.param(name, marks=pytest.mark.nightly) for name in SLOW]
 
 
 @pytest.mark.usefixtures("one_trace")
-@pytest.mark.parametrize("name", ["data", "stages", *NIGHTLY])
+@pytest.mark.parametrize("name", ["data", *NIGHTLY])
 def test_losses_are_those_of_a_run_without_a_plan(
     name: str, data: Prepared, traced: TracedModule, alone: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -205,9 +213,7 @@ def test_a_plain_run_goes_on_under_a_plan(
     before = report(trainer, CHANGED)
     with CheckpointWriter(tmp_path / "checkpoints", keep=2) as writer:
         writer.save(trainer.checkpoint())
-    one = made_plan(traced.graph, (ONE,), anything(3), ASKED)
-    config = dataclasses.replace(PLAIN, plan=str(one.write(tmp_path / "one.json")))
-    again = PlannedTrainer(_settle(config, None, None), data)
+    again = PlannedTrainer(planned("one", traced, tmp_path), data)
     stored = load_latest(tmp_path / "checkpoints")
     assert stored is not None
     again.restore(stored)
@@ -219,9 +225,7 @@ def test_a_plain_run_goes_on_under_a_plan(
 def test_a_gradient_that_is_not_finite_changes_nothing(
     data: Prepared, traced: TracedModule, tmp_path: Path
 ) -> None:
-    one = made_plan(traced.graph, (ONE,), anything(3), ASKED)
-    config = dataclasses.replace(PLAIN, plan=str(one.write(tmp_path / "one.json")))
-    trainer = PlannedTrainer(_settle(config, None, None), data)
+    trainer = PlannedTrainer(planned("one", traced, tmp_path), data)
     trainer.train_step()
     before = {name: tensor.clone() for name, tensor in trainer.state_tensors().items()}
     broken = trainer.replica.parameters["final_norm.weight"]
@@ -247,7 +251,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(
         ({"optimizer": "muon"}, "optimizer: expected 'adamw' with a parallel plan"),
         ({"batch_size": 8}, "batch_size: expected 4, which the plan was made for, got 8"),
         ({"context_len": 32}, "context_len: expected 16, .* plan again with seq_len=32"),
-        ({"dtype": "bfloat16"}, "dtype: expected 'float32', which the plan was made for"),
+        ({"dtype": "bfloat16"}, "dtype: expected 'float32' with a parallel plan"),
         ({"document_mask": True}, "document_mask: expected False with a parallel plan"),
     ],
 )
@@ -291,3 +295,47 @@ def test_plans_are_read_once_and_again_when_they_change(
     assert isinstance(first, ParallelPlan)
     assert follow_plan(dataclasses.replace(config, lanes=None), first).microbatch == ROWS
     assert parallel_plan(PLAIN) is None
+
+
+@pytest.mark.usefixtures("one_trace")
+def test_a_whole_run_leaves_what_a_run_without_a_plan_leaves(
+    data: Prepared,
+    traced: TracedModule,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("recipes.train.run.prepare_together", lambda *_: data)
+    short = dataclasses.replace(
+        PLAIN, num_steps=6, warmup_steps=1, checkpoint_every=3, log_every=1, eval_tokens=256
+    )
+    path = plan_of("one", traced.graph).write(tmp_path / "plan.json")
+    config = dataclasses.replace(short, plan=str(path))
+    found = train(config, out=tmp_path / "planned")
+    expected = train(short, out=tmp_path / "plain")
+    for got, want in zip(found.entries, expected.entries, strict=True):
+        assert (got.step, got.learning_rate) == (want.step, want.learning_rate)
+        assert got.loss == pytest.approx(want.loss, rel=1e-5)
+    assert found.held_out.loss == pytest.approx(expected.held_out.loss, rel=1e-5)
+    files = sorted(path.name for path in expected.model.iterdir())
+    assert sorted(path.name for path in found.model.iterdir()) == files
+    ours, theirs = (load_model(run.model, dtype=torch.float32) for run in (found, expected))
+    for name, tensor in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], tensor, rtol=1e-2, atol=1e-3)
+    for path in (tmp_path / "planned" / "checkpoints").glob("step-00000006"):
+        shutil.rmtree(path)
+    again = train(dataclasses.replace(config, plan=None), out=tmp_path / "planned", resume=True)
+    assert again.entries[-1].loss == pytest.approx(expected.entries[-1].loss, rel=1e-5)
+
+
+def test_the_plan_verb_plans_for_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[PlanConfig] = []
+    monkeypatch.setattr("recipes.plan.verbs.plan", lambda config, out: asked.append(config))
+    arguments = ["plan", "--preset", "tiny", "max_corpus_bytes=60_000", "--cluster", "2xCPU"]
+    arguments += ["--ask", "num_devices=2", "--out", str(tmp_path / "plan.json")]
+    assert main([*arguments, "optimizer=adamw", "num_layers=5"]) == 0
+    (config,) = asked
+    assert (config.batch_size, config.seq_len, config.num_devices) == (4, 64, 2)
+    assert (config.dtype, config.optimizer) == ("float32", "adamw")
+    assert config.model == "decoder:tiny,num_layers=5"
+    assert main(arguments) == 2  # Muon
+    assert main(["plan", "--preset", "tiny", "--ask", "num_devices=2"]) == 2

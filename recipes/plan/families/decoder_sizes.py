@@ -35,6 +35,25 @@ DECODERS: Mapping[str, ModelConfig] = {
 """Presets of ``recipes.train``, and what its dial ``depth`` makes."""
 
 
+def decoder_size(config: ModelConfig) -> str:
+    """The text that ``decoder_config`` makes such a Llama from.
+
+    >>> decoder_size(decoder_config("demo,num_layers=5"))[:40]
+    'tiny,vocab_size=2048,hidden_size=192,int'
+    """
+    base = DECODERS["tiny"]
+    named = [field.name for field in dataclasses.fields(config) if field.name in _SIZES]
+    changed = [name for name in named if getattr(config, name) != getattr(base, name)]
+    return ",".join(["tiny", *(f"{name}={getattr(config, name)}" for name in changed)])
+
+
+_SIZES = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads"),
+    *("num_kv_heads", "head_dim", "max_positions", "norm_eps", "tie_embeddings"),
+)
+"""What tells one of the trainer's decoders from another."""
+
+
 def decoder_config(size: str) -> ModelConfig:
     """A size, a size with other fields, or the folder of a model.
 
