@@ -38,7 +38,10 @@ KINDS = {  # AlpaServe's mixed set: latency and weights, times those of BERT-1.3
 
 
 def rows() -> Iterator[Row]:
-    for seeds, most, nightly in ((range(100, 125), 5_000, False), (range(2000, 2120), 50_000, True)):
+    for seeds, most, nightly in (
+        (range(100, 125), 5_000, False),
+        (range(2000, 2120), 50_000, True),
+    ):
         yield Row(
             f"placement search against every placement, {len(seeds)} random cases up to 6 models x "
             f"8 devices, up to {most:,} placements each",

@@ -9,6 +9,7 @@ from blocks.sched.place_search.bound import Bound, attainment_bound
 from blocks.sched.place_search.buckets import bucketings, latency_classes
 from blocks.sched.place_search.device_splits import device_splits
 from blocks.sched.place_search.exhaustive import Exhaustive, count_placements, exhaustive_search
+from blocks.sched.place_search.generation_simulator import GenerationSimulator
 from blocks.sched.place_search.greedy import greedy_selection
 from blocks.sched.place_search.local_search import improve
 from blocks.sched.place_search.memory import Memory
@@ -25,6 +26,7 @@ __all__ = [
     "Bound",
     "Evaluator",
     "Exhaustive",
+    "GenerationSimulator",
     "Load",
     "Memory",
     "PlacementPlan",
