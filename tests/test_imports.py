@@ -44,6 +44,7 @@ def test_clusters_are_simulated_without_torch() -> None:
     run(
         "import sys\n"
         "sys.modules['torch'] = None  # importing it now raises\n"
+        "import blocks.sched.cluster_sim.generation\n"
         "from blocks.sched.cluster_sim import simulate\n"
         "from blocks.sched.placement import Placement\n"
         "from blocks.sched.profile import Configuration, single_pass\n"

@@ -1,5 +1,6 @@
 """Counts of invocations by function and minute, and the requests they stand for."""
 
+import collections
 import csv
 import dataclasses
 from collections.abc import Sequence
@@ -62,8 +63,9 @@ class FunctionCounts:
 def read_function_counts(path: Path) -> FunctionCounts:
     """Read a CSV of the Azure Functions 2019 format: a row a function, a column a minute.
 
-    Columns whose heading is a number, or ``minute_`` and a number, are counts, in that order; the
-    first column names the function.
+    Columns whose heading is a number, or ``minute_`` and a number, are counts, in that order. The
+    column ``HashFunction`` names the function, or the first where there is none; of rows of one
+    name, later ones get a number.
 
     Raises:
         ValueError: no such columns, or a row that has no count where one belongs.
@@ -77,13 +79,17 @@ def read_function_counts(path: Path) -> FunctionCounts:
         minutes = sorted((minute, at) for minute, at in found if minute is not None)
         check(bool(minutes), f"{path.name} line 1", "columns minute_1, minute_2, ...", header[:4])
         columns = [at for _, at in minutes]
+        named = header.index("HashFunction") if "HashFunction" in header else 0
+        seen: collections.Counter[str] = collections.Counter()
         names, counts = [], []
         for number, row in enumerate(rows, 2):
             try:
                 counts.append([int(float(row[at] or 0)) for at in columns])
             except (ValueError, IndexError) as error:
                 raise fail(f"{path.name} line {number}", "counts of invocations", error) from error
-            names.append(row[0])
+            seen[row[named]] += 1
+            again = seen[row[named]]
+            names.append(row[named] if again == 1 else f"{row[named]}#{again}")
     table = np.array(counts, np.int64).reshape(len(names), len(columns))
     return FunctionCounts(tuple(names), table)
 

@@ -49,8 +49,7 @@ def storm(seed: int, num_requests: int) -> Told:
     shared = {"batching": batching, "overheads": overheads, "retry": retry}
     outcome = simulate(placement, profiles, workload, events=events, **shared)
     outcome.check_invariants()
-    if not batching:
-        check_stages(outcome, profiles, overheads)
+    check_stages(outcome, profiles, overheads)
     plain = simulate(placement, profiles, workload, **shared)
     after = workload.arrival_s >= start_s
     for name in ("status", "answered_s", "group"):

@@ -269,7 +269,8 @@ def test_what_was_taken_in_time_is_served_in_time(seed: int) -> None:
 @given(seeds)
 def test_nothing_is_lost_and_no_stage_is_taken_twice(seed: int) -> None:
     rng, placement, profiles, workload, events = draw(seed, num_events=30)
-    options = draw_options(rng, workload) | {"batching": False, "noise": None}
+    options = draw_options(rng, workload)
+    options["noise"] = None
     outcome = simulate(placement, profiles, workload, events=events, **options)
     outcome.check_invariants()
     assert sum(outcome.counts[name] for name in ("finished", "rejected", "unplaced", "failed")) == (

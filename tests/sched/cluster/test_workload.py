@@ -161,9 +161,7 @@ def test_limits_and_lengths_of_others() -> None:
     assert markov_workload([[1.0, 9.0]] * 2, [1.0, 1.0], 50.0, rng).num_requests > 100
 
 
-FUNCTIONS = (
-    "HashOwner,HashApp,Trigger,minute_2,minute_10,minute_1\na,x,http,1,0,4\nb,y,queue,0,,7\n"
-)
+FUNCTIONS = "HashOwner,HashFunction,minute_2,minute_10,minute_1\nx,a,1,0,4\nx,b,0,,7\ny,a,0,2,0\n"
 LOG = (
     "TIMESTAMP,ContextTokens,GeneratedTokens\n"
     "2023-11-16 18:15:46.6805900,374,44\n"
@@ -176,8 +174,10 @@ def test_function_counts_are_read_in_order_of_minutes(tmp_path: Path) -> None:
     path = tmp_path / "functions.csv"
     path.write_text(FUNCTIONS)
     counts = read_function_counts(path)
-    assert counts.names == ("a", "b")
-    assert counts.counts.tolist() == [[4, 1, 0], [7, 0, 0]]
+    assert counts.names == ("a", "b", "a#2")
+    assert counts.counts.tolist() == [[4, 1, 0], [7, 0, 0], [0, 0, 2]]
+    path.write_text("who,1,2\nx,3,4\n")
+    assert read_function_counts(path).replay(np.random.default_rng(0)).models == ("x",)
     path.write_text(FUNCTIONS.replace("4\n", "many\n"))
     with pytest.raises(ValueError, match="line 2: expected counts"):
         read_function_counts(path)
