@@ -50,7 +50,7 @@ class Precision(NamedTuple):
 
 
 PRECISIONS = {
-    "float64": Precision(torch.float64, 1e-9, AdamW(lr=0.1)),
+    "float64": Precision(torch.float64, 1e-9, AdamW(lr=1e-2)),
     # AdamW steps by the sign of a gradient, also of one that is rounding alone, unless ``eps`` is
     # above that.
     "float32": Precision(torch.float32, 1e-5, AdamW(lr=1e-3, eps=1e-4)),
