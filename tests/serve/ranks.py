@@ -41,6 +41,8 @@ def parallel_engine(folder: Path, tp: int, pp: int, *, blocks: int = 512, **sett
         "block_size": 4,
         "step_timeout": 30.0,
     }
+    if pp > 1:
+        small["pp_slices"] = 1  # nothing is measured at the start
     budget = blocks * BLOCK_BYTES // (tp * pp)
     config = EngineConfig(**(small | {"tp": tp, "pp": pp, "kv_bytes": budget} | settings))  # type: ignore
     runner = ParallelRunner(folder, config, start=start, num_threads=1)

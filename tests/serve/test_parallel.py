@@ -32,8 +32,8 @@ def folder(tmp_path_factory):
 def engine(request, folder) -> Iterator[Engine]:
     """Few blocks, so that sequences are preempted; small steps, so that prompts are chunked."""
     small: dict[str, Any] = {"blocks": 36, "token_budget": 24, "max_num_seqs": 12}
-    if request.param == (2, 2):
-        small["pp_slices"] = 3  # otherwise times that were measured decide
+    if request.param[1] > 1:  # in runs by number, and by times that are measured at the start
+        small["pp_slices"] = 3 if request.param == (2, 2) else None
     made, forks = parallel_engine(folder, *request.param, **small)
     yield made
     made.close()
@@ -44,12 +44,12 @@ def test_requests_under_churn_equal_one_at_a_time_runs(engine):
     """Random arrival, a pool too small for them, shared prefixes, n > 1 and cancellation."""
     rng = random.Random(7)
     decoder = tiny_decoder()
-    prompts = random_prompts(40, rng, decoder.config.vocab_size)
+    prompts = random_prompts(32, rng, decoder.config.vocab_size)
     jobs = [
         job(f"r{i}", p, max_tokens=rng.randint(1, 24), n=rng.choice([1, 1, 1, 2, 3]))
         for i, p in enumerate(prompts)
     ]
-    doomed = set(rng.sample(range(40), 10))
+    doomed = set(rng.sample(range(32), 8))
     waiting = collections.deque(enumerate(jobs))
     answers = {j.request_id: [Completion(i) for i in range(j.params.n)] for j in jobs}
     alive: list[int] = []
@@ -68,9 +68,9 @@ def test_requests_under_churn_equal_one_at_a_time_runs(engine):
             answers[delta.request_id][delta.index].add(delta)
     stats = engine.stats()
     assert stats.num_preemptions > 5
-    assert stats.prefix_hits > 40
+    assert stats.prefix_hits > 30
     assert stats.num_failed_steps == 0
-    assert len(gone) > 2
+    assert len(gone) > 1
     for one in jobs:
         wanted = greedy(decoder, tuple(one.prompt_tokens), one.params.max_tokens or 0, EOS)
         for completion in answers[one.request_id]:

@@ -52,7 +52,16 @@ def assert_works(engine) -> None:
     assert_clean(engine)
 
 
-@pytest.mark.parametrize(("tp", "pp", "victim"), [(2, 1, 1), (2, 1, 0), (1, 2, 0), (2, 2, 3)])
+@pytest.mark.parametrize(
+    ("tp", "pp", "victim"),
+    [
+        (2, 1, 1),
+        (2, 2, 3),
+        pytest.param(2, 1, 0, marks=pytest.mark.nightly),
+        pytest.param(1, 2, 0, marks=pytest.mark.nightly),
+        pytest.param(4, 1, 2, marks=pytest.mark.nightly),
+    ],
+)
 def test_a_killed_rank_ends_its_requests_and_the_next_ones_get_new_ranks(folder, tp, pp, victim):
     engine, forks = parallel_engine(folder, tp, pp)
     try:
@@ -168,3 +177,26 @@ def test_ranks_do_not_outlive_their_engine(folder):
     process.kill()
     process.join()
     wait_for(lambda: not any(map(is_alive, ranks)))
+
+
+def test_ranks_that_cannot_start_again_fail_only_who_asks(folder, monkeypatch):
+    """The engine stays up, says why to everybody who asks, and works once starting works."""
+    engine, forks = parallel_engine(folder, 2, 1)
+    original = StageRunner.__init__
+
+    def broken(self, spec, groups):
+        raise MemoryError("no room")
+
+    try:
+        os.kill(forks.ranks[0], signal.SIGKILL)
+        wait_for(engine.runner.is_lost)
+        monkeypatch.setattr(StageRunner, "__init__", broken)
+        for attempt in range(2):
+            wanted = jobs(2, name=f"try{attempt}-")
+            start_jobs(engine, wanted)
+            assert_all_failed(collect(engine, wanted), "MemoryError: no room")
+        monkeypatch.setattr(StageRunner, "__init__", original)
+        assert_works(engine)
+    finally:
+        engine.close()
+    assert not forks.alive()
