@@ -59,9 +59,13 @@ class PlannedReplica(Replica):
     def _take(self, module: PlannedModule, name: str, part: Tensor, device: int) -> None:
         machine, spec = module.machine, module.update_spec(name)
         shape = machine.shape(name)
-        inside = _within(part, machine.spec(name).runs(shape, device), spec.runs(shape, device))
-        if inside is None or not inside.is_contiguous():
-            inside = machine.moved(part, shape, machine.spec(name), spec).clone()
+        held = machine.spec(name)
+        both = {r: (held.runs(shape, r), spec.runs(shape, r)) for r in spec.mesh.ranks}
+        if all(_covers(*runs) for runs in both.values()):  # so on all devices, or they all move it
+            inside = _narrowed(part, *both[device])
+            inside = inside if inside.is_contiguous() else inside.clone()
+        else:
+            inside = machine.moved(part, shape, held, spec).clone()
         self.parameters[name] = nn.Parameter(inside)
         self.holdings[name] = PlannedHolding(module=module, shape=shape, spec=spec, device=device)
 
@@ -158,11 +162,15 @@ class PlannedHolding(Holding):
         return Part.of(self.shape, held.dtype, boxes)
 
 
-def _within(part: Tensor, held: Sequence[Run], wanted: Sequence[Run]) -> Tensor | None:
-    """The view of the runs wanted in what holds others; None where it does not."""
+def _covers(held: Sequence[Run], wanted: Sequence[Run]) -> bool:
+    """Whether the runs held have those wanted in them."""
+    pairs = zip(held, wanted, strict=True)
+    return all(have.start <= want.start and want.stop <= have.stop for have, want in pairs)
+
+
+def _narrowed(part: Tensor, held: Sequence[Run], wanted: Sequence[Run]) -> Tensor:
+    """The view of the runs wanted in what holds more."""
     for dim, (have, want) in enumerate(zip(held, wanted, strict=True)):
-        if want.start < have.start or want.stop > have.stop:
-            return None
         part = part.narrow(dim, want.start - have.start, want.size)
     return part
 
