@@ -22,8 +22,10 @@ MAX_PRICES = 40
 PRICED_SWEEPS = 9
 """At the best price, for what a choice with each label takes at least."""
 
-PART_ENTRIES = 2**14
-"""Of the largest table of a search, where there are hints."""
+PART_ENTRIES = 2**24
+"""Of the tables of a search, where there are hints: of the largest, times variables."""
+
+MAX_SEARCHES = 3
 
 MAX_STEPS = 1_000_000
 """Choices that such a search keeps, times variables."""
@@ -125,20 +127,23 @@ def with_memory(
     bound = min(bound, under.seconds)
     if under.seconds - bound <= EXACT * abs(bound):
         return Minimum(under.labels, under.seconds, under.seconds)
-    searched = _searched(
-        problem,
-        dual,
-        hints,
-        memory_cap,
-        price,
-        under.seconds,
-        max_ways=max_ways,
-        max_entries=max_entries,
-        cache=cache,
-    )
-    if searched.labels is not None:
-        under = Point(problem.value(searched.labels), 0.0, searched.labels)
-    bound = min(max(bound, searched.bound), under.seconds)
+    for _ in range(MAX_SEARCHES if dual else 1):  # a better choice leaves less to search through
+        searched = _searched(
+            problem,
+            dual,
+            hints,
+            memory_cap,
+            price,
+            under.seconds,
+            max_ways=max_ways,
+            max_entries=max_entries,
+            cache=cache,
+        )
+        if searched.labels is not None:
+            under = Point(problem.value(searched.labels), 0.0, searched.labels)
+        bound = min(max(bound, searched.bound), under.seconds)
+        if searched.labels is None or under.seconds - bound <= EXACT * abs(bound):
+            break
     return Minimum(under.labels, under.seconds, bound)
 
 
@@ -159,7 +164,7 @@ def _searched(
         limits = {"max_ways": max_ways, "max_entries": max_entries, "cache": cache}
         return best_within(problem, memory_cap, price, least, **limits)
     max_ways = min(max_ways, MAX_STEPS // len(problem.seconds))
-    max_entries = min(max_entries, PART_ENTRIES)
+    max_entries = min(max_entries, PART_ENTRIES // len(problem.seconds))
     dual.reprice(problem.priced(price).seconds)
     for _ in range(PRICED_SWEEPS):
         dual.sweep()
