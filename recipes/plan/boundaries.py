@@ -81,8 +81,8 @@ def boundaries(
     for target, (first, stop, mesh, solution) in enumerate(stages):
         for arrival in arrivals(chain, first, stop):
             source = next(at for at, s in enumerate(stages) if s[0] <= arrival.source < s[1])
-            sent = _placements(stages[source][3], arrival.source, arrival.sender, leaves=True)
-            wanted = _placements(solution, arrival.layer, arrival.node, leaves=False)
+            sent = _leaves(chain, stages[source][3], arrival.source, arrival.sender)
+            wanted = _arrives(solution, arrival.layer, arrival.node)
             cut = chain.layers[chain.sequence[arrival.layer]]
             node = cut.graph.nodes[arrival.node]
             value = cut.graph.values[node.outputs[0]]
@@ -95,15 +95,33 @@ def boundaries(
     return tuple(found)
 
 
-def _placements(solution: StageSolution, layer: int, node: int, *, leaves: bool) -> Placements:
-    """How a value lies where it leaves or arrives."""
+def _arrives(solution: StageSolution, layer: int, node: int) -> Placements:
+    """How a value lies where a stage receives it."""
+    at = _place(solution, layer, node)
+    assert at is not None, f"layer {layer} of {solution.reduced.stands_for} has no node {node}"
+    return solution.strategies[at].outputs[0]
+
+
+def _leaves(chain: LayerChain, solution: StageSolution, layer: int, node: int) -> Placements:
+    """How a value lies where it leaves: as its maker left it, where layers of its own stage read it
+    too and the end is not kept."""
+    at = _place(solution, layer, node)
+    if at is not None:
+        return solution.strategies[at].inputs[0]
+    graph = chain.layers[chain.sequence[layer]].graph
+    value = graph.nodes[node].inputs[0]
+    maker = graph.maker[value]
+    at = _place(solution, layer, maker)
+    assert at is not None, f"layer {layer} of {solution.reduced.stands_for} has no node {maker}"
+    return solution.strategies[at].outputs[graph.nodes[maker].outputs.index(value)]
+
+
+def _place(solution: StageSolution, layer: int, node: int) -> int | None:
+    """The node of a stage's graph that a node of a layer is; None where it is left out."""
     reduced = solution.reduced
     place = next(at for at, layers in enumerate(reduced.stands_for) if layer in layers)
-    for at, origin in enumerate(reduced.origins):
-        if origin == (place, node):
-            strategy = solution.strategies[at]
-            return strategy.inputs[0] if leaves else strategy.outputs[0]
-    raise AssertionError(f"layer {layer} of {reduced.stands_for} has no end {node}")
+    wanted = (place, node)
+    return next((at for at, origin in enumerate(reduced.origins) if origin == wanted), None)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -32,7 +32,7 @@ def test_wide_layers_of_few_tokens_are_cut_by_columns_heads_and_rows(found, num_
 def test_loss_is_cut_along_the_vocabulary(found):
     plan = found["vocabulary"]
     assert plan["head"] == "S(0)"
-    assert plan["picked"] == ["S(1)"], "every rank looks for the labels in its part of the logits"
+    assert plan["picked"] == ["S(2)"], "every rank looks for the labels in its part of the logits"
     assert plan["longest_over_hidden"] <= 1, "nothing longer than the activations is sent"
 
 
