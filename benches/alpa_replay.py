@@ -38,7 +38,7 @@ from recipes.plan.candidates import Reduced
 from recipes.plan.chain import LayerChain
 from recipes.plan.compiled import compiled
 from recipes.plan.layers import layers_of
-from recipes.plan.stage_plan import StagePlan
+from recipes.plan.stage_plan import Boundary, StagePlan
 from recipes.plan.stage_solution import StageSolution, solve_stage
 from recipes.plan.step_time import step_time
 
@@ -53,6 +53,7 @@ class Replayed:
     """A row: TFLOP/s per GPU as published (in ``run``) and as predicted.
 
     predicted: None for out of memory.
+    step_s: predicted seconds of a step.
     num_microbatches: of the best prediction.
     peak_bytes: of the device that holds most.
     bubble: share of the devices' time that they wait in.
@@ -60,6 +61,7 @@ class Replayed:
 
     run: Run
     predicted: float | None
+    step_s: float = 0.0
     num_microbatches: int = 0
     peak_bytes: float = 0.0
     bubble: float = 0.0
@@ -82,8 +84,14 @@ def _rate(row: Replayed) -> float:
     return row.predicted or 0.0
 
 
-def step_of(run: Run, count: int, graph: OpGraph) -> Replayed | None:
-    """The row with so many microbatches; None where it does not fit."""
+def step_of(
+    run: Run, count: int, graph: OpGraph, kernels: Callable[[OpGraph], OpGraph] = compiled
+) -> Replayed | None:
+    """The row with so many microbatches; None where it does not fit.
+
+    Args:
+        kernels: says of a stage's graph what is in memory.
+    """
     cluster = cluster_of(run)
     finely = len(run.meshes) > 1 and all(mesh == (1, 1) for mesh in run.meshes)
     layers = _halves(graph) if finely and run.model.family != "wide_resnet" else layers_of(graph)
@@ -99,7 +107,7 @@ def step_of(run: Run, count: int, graph: OpGraph) -> Replayed | None:
         in_flight = min(count, len(bounds) - 1 - at)
         key = (tuple(chain.kind(n) for n in range(first, stop)), mesh.sizes, mesh.axes, in_flight)
         reduced = Reduced.of(chain, first, stop, repeated=run.recompute)
-        reduced = dataclasses.replace(reduced, graph=compiled(reduced.graph))
+        reduced = dataclasses.replace(reduced, graph=kernels(reduced.graph))
         if key not in known:
             try:
                 known[key] = solve_stage(
@@ -118,11 +126,26 @@ def step_of(run: Run, count: int, graph: OpGraph) -> Replayed | None:
         pattern = ((first, stop, "layers"),)
         stages.append(StagePlan(first, stop, mesh, run.recompute, pattern, known[key].predicted))
         ends.append((first, stop, mesh, solution))
-    crossing = boundaries(chain, ends, cluster)
-    step_s, bubble = step_time(stages, crossing, "one_f_one_b", count)
+    stages = _with_sends(stages, boundaries(chain, ends, cluster))
+    step_s, bubble = step_time(stages, (), "one_f_one_b", count)
     rate = flops_of(run, graph, count) / step_s / run.model.num_gpus / 1e12
     peak = max(stage.predicted.peak_bytes for stage in stages)
-    return Replayed(run, rate, count, peak, bubble)
+    return Replayed(run, rate, step_s, count, peak, bubble)
+
+
+def _with_sends(stages: Sequence[StagePlan], crossing: Sequence[Boundary]) -> list[StagePlan]:
+    """Stages whose passes take as long as their sends and receives too: Alpa's runtime of 2022 has
+    them in the same stream of instructions, nothing beside them."""
+    more = [{"forward_s": 0.0, "backward_s": 0.0} for _ in stages]
+    for boundary in crossing:
+        for end in (boundary.source, boundary.target):
+            more[end][f"{boundary.phase}_s"] += boundary.seconds
+    found = []
+    for stage, extra in zip(stages, more, strict=True):
+        took = {name: getattr(stage.predicted, name) + seconds for name, seconds in extra.items()}
+        predicted = dataclasses.replace(stage.predicted, **took)
+        found.append(dataclasses.replace(stage, predicted=predicted))
+    return found
 
 
 def cluster_of(run: Run) -> Cluster:

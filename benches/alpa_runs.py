@@ -25,7 +25,7 @@ class Run:
     shares: of the layers of every stage; empty where as even as can be.
     batch: rows of a step where they are others than the model's.
     forced: whether the batch is cut along the first axis and nowhere else, as Alpa was told for
-        GPT and for stages of its own plans.
+        GPT and for stages of its plans; not for experts, whose products have other axes.
     """
 
     model: Model
@@ -130,7 +130,12 @@ def runs(family: Family) -> tuple[Run, ...]:
             )
         )
         count, meshes, shares = _AUTO[family][at]
-        found.append(Run(model, "auto", published["auto"], (count,), meshes, shares, forced=True))
+        found.append(
+            Run(
+                *(model, "auto", published["auto"], (count,), meshes, shares),
+                forced=family != "moe",
+            )
+        )
     return tuple(found)
 
 

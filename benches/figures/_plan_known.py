@@ -1,10 +1,17 @@
-"""Figures of plans that are known: closed forms of communication."""
+"""Figures of plans that are known: closed forms, plans of practitioners, plans of Alpa."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+from benches.alpa_found import compare, found_runs
 from benches.figures.row import Measured, Row
 from tests.sharding.closed_forms import results
 
+ROOT = Path(__file__).parents[2]
 COMMAND = "python -m benches.figures --area plan"
 
 
@@ -16,6 +23,22 @@ def rows() -> Iterator[Row]:
         COMMAND,
         _closed_forms,
     )
+    yield Row(
+        "plans of practitioners found on traced models: columns, heads and rows on 4 and on 8; the "
+        "vocabulary; ZeRO where memory binds; small conv nets by the batch; wide late layers by "
+        "channels; experts on ranks; fewer layers beside a heavy head",
+        "8 of 8",
+        "python -m tests.plan.known_plans",
+        _known,
+    )
+    yield Row(
+        "plans that Alpa published, with the best strategies inside of their stages, against "
+        "those found here with microbatches free, one cost model (simulated): as good or better",
+        "10 of 10",
+        "python -m benches.alpa_found",
+        _found,
+        nightly=True,
+    )
 
 
 def _closed_forms() -> Measured:
@@ -24,3 +47,39 @@ def _closed_forms() -> Measured:
     better, worse = (sum(one["free"] == how for one in found) for how in ("better", "worse"))
     text = f"{right} of {len(found)} exact; below in {better}, above in {worse}"
     return Measured(text, right == len(found) and not worse)
+
+
+def _known() -> Measured:
+    command = [sys.executable, "-m", "tests.plan.known_plans"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    right = known_right(json.loads(done.stdout))
+    wrong = [name for name, ok in right.items() if not ok]
+    text = f"{sum(right.values())} of {len(right)}" + "".join(f"; not {name}" for name in wrong)
+    return Measured(text, not wrong)
+
+
+def known_right(found: dict[str, Any]) -> dict[str, bool]:
+    """Whether each is what it is known to be."""
+    right = {}
+    for name in ("columns and rows, heads, on 4", "columns and rows, heads, on 8"):
+        cuts = [found[name][part] for part in ("columns", "rows", "attention")]
+        right[name] = cuts == [["S(0)"], ["S(1)"], ["S(1)"]]
+    picked = found["vocabulary"]
+    right["vocabulary"] = (picked["head"], picked["picked"]) == ("S(0)", ["S(2)"])
+    right["ZeRO"] = all(one["whole"] == one["room"] for one in found["zero"])
+    small, wide = (found["convolutions"][name] for name in ("small", "wide"))
+    right["small conv nets"] = set(small) == {"batch"}
+    right["wide late layers"] = wide[:4] + wide[-4:] == ["batch"] * 4 + ["channels"] * 4
+    experts = found["experts"]
+    right["experts"] = experts["up"] == experts["down"] == "S(0)" and experts["all_to_all"] > 0
+    layers = found["heavy head"]["layers"]
+    right["heavy head"] = layers[-1] < max(layers[:-1])
+    return right
+
+
+def _found() -> Measured:
+    every = [compare(run) for run in found_runs()]
+    good = sum(one.as_good for one in every)
+    times = sorted(one.alpa_s / one.ours_s for one in every)
+    text = f"{good} of {len(every)}; Alpa's take {times[0]:.2f}x to {times[-1]:.2f}x as long"
+    return Measured(text, good == len(every))
