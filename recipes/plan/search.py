@@ -8,8 +8,8 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-from blocks.pipeline.inter_op import InterOpPlan, PlannedStage
-from blocks.sharding import Cluster, Mesh, MeshCost
+from blocks.pipeline.inter_op import InterOpPlan
+from blocks.sharding import Cluster, Mesh
 from recipes.plan.boundaries import boundaries
 from recipes.plan.chain import LayerChain
 from recipes.plan.config import PlanConfig
@@ -18,11 +18,11 @@ from recipes.plan.partition import Partition, memory_bytes, submesh_shapes
 from recipes.plan.patterns import patterns_of
 from recipes.plan.pins import check_pins, parse_pins
 from recipes.plan.prediction import Prediction
-from recipes.plan.reduced import Reduced
 from recipes.plan.sensitivity import notes_of
 from recipes.plan.stage_options import Note, OptionTables, option_tables
 from recipes.plan.stage_plan import Boundary, StagePlan
-from recipes.plan.stage_solution import StageSolution, solve_stage
+from recipes.plan.stage_solution import StageSolution
+from recipes.plan.stage_work import solve_stages
 from recipes.plan.step_time import step_time
 
 Chains = Callable[[int], LayerChain]
@@ -74,53 +74,11 @@ def search(
     found = partition.best(memory_bytes(cluster, config))
     say(f"{found.num_stages} stages, {found.num_microbatches} microbatches, {found.schedule}")
     chain = by_count[found.num_microbatches]
-    solutions = _solve(found, chain, tables, cluster, config, say)
+    solutions = solve_stages(found, chain, tables, cluster, config, say)
     plan = _assemble(found, chain, cluster, config, solutions)
     plan = dataclasses.replace(plan, notes=notes_of(plan, partition, found, cluster, config))
     say(f"step {plan.predicted.step_s * 1e3:.1f} ms, {plan.predicted.gap:.1%} above the bound")
     return Searched(plan, chain, found, tables, solutions)
-
-
-def _solve(
-    found: InterOpPlan,
-    chain: LayerChain,
-    tables: OptionTables,
-    cluster: Cluster,
-    config: PlanConfig,
-    say: Note,
-) -> tuple[StageSolution, ...]:
-    """The strategies of every stage; equal stages are solved once."""
-    limits = memory_bytes(cluster, config)
-    known: dict[object, StageSolution] = {}
-    solutions = []
-    for at, stage in enumerate(found.stages):
-        option = tables.option(found.num_microbatches, stage.shape, stage.option)
-        mesh = stage_mesh(stage, option.candidate.mesh)
-        kinds = tuple(chain.kind(layer) for layer in range(stage.first, stage.stop))
-        key = (kinds, stage.shape, mesh.sizes, stage.in_flight, option.recompute)
-        reduced = Reduced.of(
-            *(chain, stage.first, stage.stop),
-            pins=parse_pins(config.pins),
-            repeated=option.recompute,
-        )
-        if key not in known:
-            sizes = " x ".join(map(str, mesh.sizes))
-            say(f"strategies of stage {at}: layers {stage.first} to {stage.stop - 1} on {sizes}")
-            kind = cluster.kind_of(stage.devices[0]).name
-            known[key] = solve_stage(
-                *(reduced, MeshCost(cluster, mesh)),
-                num_microbatches=found.num_microbatches,
-                in_flight=stage.in_flight,
-                optimizer=config.optimizer,
-                memory_bytes=limits[kind],
-            )
-        solutions.append(dataclasses.replace(known[key], reduced=reduced))
-    return tuple(solutions)
-
-
-def stage_mesh(stage: PlannedStage, like: Mesh) -> Mesh:
-    """The mesh of a candidate on the stage's own devices."""
-    return Mesh(like.axes, like.sizes, stage.devices)
 
 
 def _assemble(

@@ -42,6 +42,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 MIXED = {"mesh_axes": 1, "num_layers": 8, "width": 2048, "batch_size": 4096}
 OTHERS |= {kinds: {**MIXED, "kinds": kinds} for kinds in ("sb", "bs", "sbsb", "b")}
 OTHERS |= {f"{kinds} idle": {**OTHERS[kinds], "idle_devices": True} for kinds in ("sb", "sbsb")}
+OTHERS["sb side by side"] = {**OTHERS["sb"], "workers": 2}
 OTHERS["sb too large"] = {**OTHERS["sb"], "width": 16384}
 Plans = dict[str, Any]
 
@@ -184,6 +185,12 @@ def test_devices_of_two_kinds_are_each_used_by_what_they_can(plans: Plans, kinds
         layers[kind.name] += stage.stop - stage.first
     assert layers["big"] > layers["small"] > 0
     assert plan.peak_bytes > cluster.kind("small").memory_bytes
+
+
+def test_plans_are_the_same_whoever_looks_at_what(plans: Plans):
+    alone, together = plans["sb"], plans["sb side by side"]
+    assert len(alone.stages) > 1
+    assert dataclasses.replace(together, settings=alone.settings) == alone
 
 
 def test_what_does_not_fit_on_one_of_two_kinds_is_told_for_both(plans: Plans):
