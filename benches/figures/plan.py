@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from benches.figures import (
     _plan_cost,
     _plan_execute,
+    _plan_handover,
     _plan_inter,
     _plan_intra,
     _plan_known,
@@ -26,3 +27,4 @@ def rows() -> Iterator[Row]:
     yield from _plan_ranking.rows()
     yield from _plan_known.rows()
     yield from _plan_search.rows()
+    yield from _plan_handover.rows()
