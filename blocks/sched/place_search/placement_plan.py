@@ -14,7 +14,7 @@ class PlacementPlan:
 
     placement: groups, configurations, hosted models.
     attainment: share of the workload's requests that it serves in time, simulated.
-    bound: no placement on these devices attains more.
+    bound: no placement on these devices attains more, where no stage is quicker than its profile.
     evaluated: placements simulated to find it.
     found_by: name of the way that found it.
     attained: what each way attained that was tried, by name.

@@ -1,5 +1,6 @@
 """Buckets, device splits, group shapes and memory."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -13,7 +14,7 @@ from blocks.sched.place_search import (
     group_shapes,
     latency_classes,
 )
-from blocks.sched.placement import Placement
+from blocks.sched.placement import Placement, group_bytes
 from blocks.sched.profile import (
     BatchTime,
     Configuration,
@@ -25,10 +26,15 @@ from blocks.sched.profile import (
     bundled_profile,
 )
 
-SCALED = {
-    name: bundled_profile("bert-1.3b").scaled(name, weight=1 + index / 3, why="a case")
-    for index, name in enumerate("abcd")
-}
+
+def heavier(name: str, index: int) -> Profile:
+    """Weights and activations that grow with the index."""
+    scaled = bundled_profile("bert-1.3b").scaled(name, weight=1 + index / 3, why="a case")
+    more = [dataclasses.replace(t, activation_bytes=10**9 * index) for t in scaled.timings]
+    return dataclasses.replace(scaled, timings=tuple(more))
+
+
+SCALED = {name: heavier(name, index) for index, name in enumerate("abcd")}
 LATENCIES = st.dictionaries(st.sampled_from("abcdefgh"), st.floats(0.01, 10), min_size=1)
 
 
@@ -102,11 +108,13 @@ def test_shapes_fill_the_devices_with_one_configuration_and_leftovers(
 
 
 @settings(max_examples=20)
-@given(st.lists(st.sampled_from("abcd"), unique=True), st.integers(1, 10**10))
-def test_memory_agrees_with_the_placement(models: list[str], memory_bytes: int) -> None:
-    memory = Memory(SCALED, memory_bytes)
+@given(st.lists(st.sampled_from("abcd"), unique=True), st.integers(-1, 1))
+def test_memory_agrees_with_the_placement(models: list[str], more_bytes: int) -> None:
     placement = Placement.equal_groups(2, Configuration(1, 2), [models])
+    memory_bytes = max(1, group_bytes(placement.groups[0], SCALED) + more_bytes)
+    memory = Memory(SCALED, memory_bytes)
     fits = not placement.problems(SCALED, memory_bytes)
+    assert fits == (more_bytes >= 0 or not models)
     assert memory.holds(Configuration(1, 2), models) == fits
     assert not memory.holds(Configuration(3, 2), ["a"]), "it was not timed so"
     group = placement.groups[0]._replace(models=tuple(models[1:]))

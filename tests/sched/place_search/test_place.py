@@ -12,8 +12,10 @@ from blocks.sched.place_search import (
     PlacementPlan,
     attainment_bound,
     exhaustive_search,
+    improve,
     place,
 )
+from blocks.sched.place_search.local_search import neighbours
 from blocks.sched.place_search.trial import Trial, contents
 from blocks.sched.profile import Configuration
 from tests.sched.place_search.cases import Case, draw
@@ -47,7 +49,7 @@ def test_within_one_percent_of_the_best_of_all_placements(seed: int) -> None:
     )
     plan = placed(case)
     top = best.trial.score.attainment
-    assert top - 0.01 <= plan.attainment <= top <= plan.bound <= 1
+    assert top - 0.01 <= plan.attainment <= top <= plan.bound <= 1.0
     assert plan.placement.problems(case.profiles, case.memory_bytes, case.num_devices) == ()
 
 
@@ -95,6 +97,35 @@ def test_the_same_question_has_the_same_answer_and_a_plan_is_plain_data() -> Non
     assert plan == placed(case, local_simulations=20)
     assert PlacementPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
     assert str(plan.evaluated) in str(plan)
+
+
+def test_local_search_ends_where_no_single_change_is_better() -> None:
+    case = draw(5, max_models=3, max_devices=3, requests=60)
+    evaluate, models = evaluator(case), case.workload.models
+    poor = evaluate([(case.configurations[0], ())] * case.num_devices)
+    assert poor.score.attainment == 0
+    found = improve(
+        evaluate,
+        evaluate.memory,
+        poor,
+        models,
+        case.configurations,
+        case.num_devices,
+        simulations=10**6,
+    )
+    assert found.score.attainment > 0
+    for groups in neighbours(evaluate.memory, found, models):
+        assert evaluate(groups).score <= found.score
+    few = improve(
+        evaluator(case),
+        evaluate.memory,
+        poor,
+        models,
+        case.configurations,
+        case.num_devices,
+        simulations=3,
+    )
+    assert poor.score < few.score <= found.score
 
 
 def test_exhaustive_search_counts_and_finds_what_plain_enumeration_does() -> None:

@@ -123,19 +123,15 @@ def test_windows_that_do_not_touch_are_served_as_if_alone(
 
 def test_never_below_one_placement_nor_below_swapping_at_equal_cost() -> None:
     workload = drifting(3, 20.0)
-    for bytes_per_s in (12e9,):
-        plan = replan_over_time(
-            workload, PROFILES, 2, 3 * GB, every_s=20, bytes_per_s=bytes_per_s,
-            local_simulations=5,
-        )  # fmt: skip
-        swaps = swapping(workload, PROFILES, 2, 3 * GB, every_s=20, bytes_per_s=bytes_per_s)
-        assert swaps.serve(PROFILES, workload).attainment == pytest.approx(plan.swapped)
-        assert plan.attainment == max(plan.static, plan.swapped, plan.adapted)
-        assert plan.timeline.serve(PROFILES, workload).attainment == plan.attainment
-        for _, change in plan.timeline.changes:
-            assert change.placement.problems(PROFILES, 3 * GB, 2) == ()
-        if bytes_per_s > 1e9:
-            assert plan.attainment > plan.static + 0.05, "traffic drifts, so changes pay"
+    plan = replan_over_time(workload, PROFILES, 2, 3 * GB, every_s=20, local_simulations=5)
+    swaps = swapping(workload, PROFILES, 2, 3 * GB, every_s=20)
+    assert swaps.serve(PROFILES, workload).attainment == plan.swapped
+    assert plan.attainment == max(plan.static, plan.swapped, plan.adapted)
+    assert plan.timeline.serve(PROFILES, workload).attainment == plan.attainment
+    assert plan.timeline.changes
+    for _, change in plan.timeline.changes:
+        assert change.placement.problems(PROFILES, 3 * GB, 2) == ()
+    assert plan.attainment > plan.static + 0.05, "traffic drifts, so changes pay"
 
 
 def test_it_stays_where_a_switch_costs_more_than_it_gains() -> None:
