@@ -5,6 +5,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import torch
+
 from benches.figures.row import Measured, Row
 from blocks.sharding import Group, Mesh, count, run_local
 from recipes.plan.execute import FxOperations, PlannedModule
@@ -31,9 +33,9 @@ def rows() -> Iterator[Row]:
         for dtype in ("float64", "float32") if nightly else ("float64",):
             precision = PRECISIONS[dtype]
             yield Row(
-                f"{what} (data, tensor, pipeline, sharded optimizer) against one device: worst "
-                f"relative error of losses and all gradients, {dtype}, three optimizer steps and "
-                "one more from the checkpoint of another plan",
+                f"{what} (data, tensor, pipeline, sharded optimizer) in {dtype}, against one "
+                "device in float64: worst relative error of losses and all gradients, three "
+                "optimizer steps and one more from the checkpoint of another plan",
                 f"<= {precision.tolerance:.0e}",
                 command,
                 lambda names=names, num_plans=num_plans, precision=precision: _numerics(
@@ -57,7 +59,9 @@ def _numerics(names: tuple[str, ...], num_plans: int, precision: Precision) -> M
         print(f"  {name}, {at + 1} of {len(names)}", file=sys.stderr)
         case = family_case(name, dtype=precision.dtype)
         with tempfile.TemporaryDirectory() as folder:
-            errors = trials(case, range(num_plans), precision.optimizer, Path(folder))
+            double = family_case(name) if precision.dtype == torch.float32 else None
+            seeds, where_to = range(num_plans), Path(folder)
+            errors = trials(case, seeds, precision.optimizer, where_to, double=double)
         worst, where = max((worst, where), (max(errors), name.removesuffix(":tiny")))
     text = f"{worst:.1e} ({where}) over {len(names) * num_plans} plans"
     return Measured(text, worst <= precision.tolerance)

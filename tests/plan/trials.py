@@ -170,11 +170,27 @@ def worst_error(devices: Sequence[Sequence[Step]], expected: Sequence[Step]) -> 
     return worst
 
 
-def trials(case: Case, seeds: Sequence[int], adamw: AdamW, folder: Path) -> list[float]:
+def in_double(case: Case, double: Case) -> Case:
+    """``double`` with the weights and batches of ``case``: one device in float32 is itself off."""
+
+    def wide(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {k: v.double() if v.is_floating_point() else v for k, v in tensors.items()}
+
+    double.module.load_state_dict(wide(case.module.state_dict()))
+    return double._replace(batch=lambda seed: wide(case.batch(seed)))
+
+
+def trials(
+    case: Case, seeds: Sequence[int], adamw: AdamW, folder: Path, *, double: Case | None = None
+) -> list[float]:
     """For every seed the worst error of its plan: three steps from the beginning, and one from the
-    checkpoint that the plan before it left."""
+    checkpoint that the plan before it left.
+
+    Args:
+        double: the same family in float64, to be what plans in float32 are compared with.
+    """
     state = case.state
-    expected = alone(case, adamw)
+    expected = alone(case if double is None else in_double(case, double), adamw)
     found: list[float] = []
     first_steps(random_job(case, seeds[-1], state, adamw), case, folder / "0")
     for number, seed in enumerate(seeds):
