@@ -4,8 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
-import struct
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +15,7 @@ import msgspec
 
 from recipes.serve.model_runner import RunnerLost
 from recipes.serve.parallel.layout import Layout
+from recipes.serve.parallel.listening import limit_waits, listen
 from recipes.serve.parallel.messages import (
     MAX_FRAME_BYTES,
     Failed,
@@ -67,7 +66,7 @@ class WorkerGroup:
         self._ranks: Ranks | None = None
         self._folder = tempfile.mkdtemp(prefix="blocks-ranks-")  # readable by this user alone
         self._key = os.urandom(32)
-        self._listener, address = _listen(self._folder, host)
+        self._listener, address = listen(self._folder, host)
         try:
             self._ranks = start(make_specs(address, self._key.hex(), self._folder))
             deadline = time.monotonic() + start_timeout_s
@@ -143,7 +142,7 @@ class WorkerGroup:
             except TimeoutError:
                 self._check_starting(deadline)
                 continue
-            _limit_waits(sock)
+            limit_waits(sock, SPEAK_S)
             line = Connection(sock.detach())
             try:
                 mp.deliver_challenge(line, self._key)  # type: ignore[attr-defined]
@@ -251,25 +250,3 @@ def _how(code: int | None) -> str:
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     return f"ended with exit status {code}"
-
-
-def _listen(folder: str, host: str | None) -> tuple[socket.socket, str]:
-    """A Unix socket in ``folder``; for ranks on other machines, a port of ``host``."""
-    if host is None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        address = f"{folder}/engine"
-        sock.bind(address)
-    else:
-        sock = socket.create_server((host, 0))
-        address = f"{host}:{sock.getsockname()[1]}"
-    sock.listen(64)
-    sock.settimeout(0.2)
-    return sock, address
-
-
-def _limit_waits(sock: socket.socket) -> None:
-    """A peer that stops reading, or in the middle of a frame, must not stop the engine."""
-    sock.setblocking(True)
-    seconds = struct.pack("ll", int(SPEAK_S), 0)
-    for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
-        sock.setsockopt(socket.SOL_SOCKET, option, seconds)
