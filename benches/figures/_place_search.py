@@ -18,6 +18,7 @@ from benches.place_suites import (
 from blocks.sched.place_search import place, replan_over_time
 from blocks.sched.profile import Profile, bundled_profile
 from blocks.sched.workload import Workload, gamma_workload, power_law_rates
+from tests.sched.place_search import test_published_cases as published
 from tests.sched.place_search.volume import (
     Compared,
     against_all_placements,
@@ -38,6 +39,13 @@ KINDS = {  # AlpaServe's mixed set: latency and weights, times those of BERT-1.3
 
 
 def rows() -> Iterator[Row]:
+    yield Row(
+        "AlpaServe's three placement cases: two replicas each; pairs that host all four; one "
+        "pipeline of four",
+        "exactly",
+        COMMAND,
+        _published_cases,
+    )
     for seeds, most, nightly in (
         (range(100, 125), 5_000, False),
         (range(2000, 2120), 50_000, True),
@@ -115,6 +123,23 @@ def _headlines() -> Iterator[Row]:
                 axis, values, point, target
             ),
         )
+
+
+def _published_cases() -> Measured:
+    cases = (
+        published.test_each_of_four_models_has_two_replicas_where_two_fit_on_a_device,
+        published.test_two_groups_of_two_host_all_four,
+        published.test_a_burst_wants_one_pipeline_of_all_devices,
+    )
+    exact = 0
+    for case in cases:
+        try:
+            for seed in range(3):
+                case(seed)
+            exact += 1
+        except AssertionError:
+            continue
+    return Measured(f"{exact} of {len(cases)}, on 3 draws of traffic each", exact == len(cases))
 
 
 def _promised(found: Compared, exact: str = "best there is") -> Measured:
