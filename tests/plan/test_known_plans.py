@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 def found() -> dict[str, Any]:
     """From a process of its own, see ``known_plans``."""
     command = [sys.executable, "-m", "tests.plan.known_plans"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=400)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
