@@ -18,6 +18,7 @@ _POINTWISE = (
     aten.rand_like.default,
     aten.threshold_backward.default,
     aten.softplus_backward.default,
+    aten.leaky_relu.default,
     aten.leaky_relu_backward.default,
     aten.elu_backward.default,
     aten.hardtanh_backward.default,
