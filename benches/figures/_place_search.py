@@ -86,9 +86,8 @@ def rows() -> Iterator[Row]:
         yield Row(
             f"72 models of six kinds on 64 devices placed, {rate:g} requests/s, CV 4: CPU time",
             "<= 300 s",
-            COMMAND if rate < 100 else NIGHTLY,
+            COMMAND,
             lambda rate=rate: _large(rate),
-            nightly=rate > 100,
         )
     for axis in SWEEPS:
         yield Row(
