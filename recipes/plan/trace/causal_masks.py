@@ -6,6 +6,7 @@ nothing that is given to the model it can be looked at while tracing, and attent
 """
 
 import math
+import operator
 from typing import Any, Literal
 
 import torch
@@ -27,6 +28,8 @@ def recognise_causal(editor: Editor) -> None:
     kinds: dict[fx.Node, Any] = {}
     known = _Constants()
     for node in list(editor.graph.nodes):
+        if is_call(node, _FORWARD):
+            _widen_sums(node)
         mask = node.kwargs.get("attn_mask") if node.op == "call_function" else None
         if not is_call(node, _FORWARD, _BACKWARD) or not isinstance(mask, fx.Node):
             continue
@@ -42,6 +45,17 @@ def recognise_causal(editor: Editor) -> None:
         kwargs = {key: value for key, value in node.kwargs.items() if key != "attn_mask"}
         node.args, node.kwargs = tuple(given), kwargs
     editor.drop_unused()
+
+
+def _widen_sums(node: fx.Node) -> None:
+    """Log sums are as wide as float64 queries; torch 2.11 says float32 of what it has not run."""
+    values = list(node.meta["val"])
+    if values[0].dtype == torch.float64 and values[1].dtype != torch.float64:
+        values[1] = values[1].double()
+        node.meta["val"] = tuple(values)
+        for user in node.users:
+            if user.target is operator.getitem and user.args[1] == 1:
+                user.meta["val"] = values[1]
 
 
 def _base(mask: fx.Node) -> fx.Node:
