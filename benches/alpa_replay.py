@@ -38,7 +38,7 @@ from recipes.plan.candidates import Reduced
 from recipes.plan.chain import LayerChain
 from recipes.plan.compiled import compiled
 from recipes.plan.layers import layers_of
-from recipes.plan.stage_plan import Boundary, StagePlan
+from recipes.plan.stage_plan import StagePlan
 from recipes.plan.stage_solution import StageSolution, solve_stage
 from recipes.plan.step_time import step_time
 
@@ -126,26 +126,11 @@ def step_of(
         pattern = ((first, stop, "layers"),)
         stages.append(StagePlan(first, stop, mesh, run.recompute, pattern, known[key].predicted))
         ends.append((first, stop, mesh, solution))
-    stages = _with_sends(stages, boundaries(chain, ends, cluster))
-    step_s, bubble = step_time(stages, (), "one_f_one_b", count)
+    crossing = boundaries(chain, ends, cluster)
+    step_s, bubble = step_time(stages, crossing, "one_f_one_b", count)
     rate = flops_of(run, graph, count) / step_s / run.model.num_gpus / 1e12
     peak = max(stage.predicted.peak_bytes for stage in stages)
     return Replayed(run, rate, step_s, count, peak, bubble)
-
-
-def _with_sends(stages: Sequence[StagePlan], crossing: Sequence[Boundary]) -> list[StagePlan]:
-    """Stages whose passes take as long as their sends and receives too: Alpa's runtime of 2022 has
-    them in the same stream of instructions, nothing beside them."""
-    more = [{"forward_s": 0.0, "backward_s": 0.0} for _ in stages]
-    for boundary in crossing:
-        for end in (boundary.source, boundary.target):
-            more[end][f"{boundary.phase}_s"] += boundary.seconds
-    found = []
-    for stage, extra in zip(stages, more, strict=True):
-        took = {name: getattr(stage.predicted, name) + seconds for name, seconds in extra.items()}
-        predicted = dataclasses.replace(stage.predicted, **took)
-        found.append(dataclasses.replace(stage, predicted=predicted))
-    return found
 
 
 def cluster_of(run: Run) -> Cluster:
