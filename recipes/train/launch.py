@@ -1,10 +1,12 @@
 """Starting the processes of a run on this machine, as ``torchrun`` would."""
 
+import contextlib
 import logging
 import os
 import signal
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing import SignalException
@@ -61,7 +63,8 @@ def launch(
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     ear = Ear(on_log, on_note)
     try:
-        elastic_launch(settings, _worker)(work, arguments, ear.mouth)
+        with _handlers_kept():
+            elastic_launch(settings, _worker)(work, arguments, ear.mouth)
     except ChildFailedError as error:
         ear.close()
         rank, failure = error.get_first_failure()
@@ -78,6 +81,20 @@ def launch(
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = before
+
+
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """torchelastic puts handlers of its own in place, and leaves them there."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if handler is not None:
+                    signal.signal(number, handler)
 
 
 def _lost(rank: int, failure: ProcessFailure) -> ProcessLost:

@@ -15,6 +15,7 @@ def ends_with(monkeypatch, error: BaseException, said: Exception | None = None) 
 
     def elastic_launch(settings, entry):
         def run(work, arguments, mouth):
+            signal.signal(signal.SIGTERM, lambda *_: None)  # as torchelastic does
             if said is not None:
                 mouth.open()("error", said)
             raise error
@@ -53,6 +54,14 @@ def test_an_interrupt_is_no_traceback(monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--preset", "tiny", "pp=2", "--out", str(tmp_path)])
     assert ended.value.code == 128 + signal.SIGTERM
+
+
+def test_handlers_of_signals_are_afterwards_as_they_were(monkeypatch, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    ends_with(monkeypatch, failure(1), ValueError("no rows"))
+    with pytest.raises(ValueError, match="no rows"):
+        train(override(tiny(), ["pp=2"]), out=tmp_path)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize(
