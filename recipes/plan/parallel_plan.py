@@ -86,6 +86,8 @@ class ParallelPlan:
         check(max(devices) < size, "devices", f"numbers below {size}", max(devices))
         named = {name for stage in self.stages for _, _, name in stage.patterns}
         check(named == set(self.patterns), "patterns", sorted(named), sorted(self.patterns))
+        texts = all(isinstance(note, str) for note in self.notes)
+        check(texts, "notes", "texts", list(self.notes))
         for boundary in self.boundaries:
             known = {boundary.source, boundary.target} <= set(range(len(self.stages)))
             check(known, "boundary", f"stages below {len(self.stages)}", boundary)

@@ -12,10 +12,12 @@ from recipes.plan.diff import diff
 from recipes.plan.parallel_plan import ParallelPlan
 from recipes.plan.picture import picture
 from recipes.plan.settings import check_cluster, cluster_of, override
+from recipes.plan.writable import check_writable
 
 
 def plan(config: PlanConfig, out: Path | None, page: Path | None = None) -> ParallelPlan:
     """Search, print the plan, write it."""
+    check_writable(out, page)
     found = _searched(config)
     _show(found, config, out, page)
     return found
@@ -57,6 +59,7 @@ def what_if(path: Path, settings: list[str], out: Path | None) -> None:
 
 def again(before: ParallelPlan, config: PlanConfig, out: Path | None) -> None:
     """Plan, and print the differences from a plan there is."""
+    check_writable(out)
     found = _searched(config)
     lines = diff(before, found)
     print("\n".join(lines) if lines else "the plan stays the same")

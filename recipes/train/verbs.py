@@ -17,12 +17,16 @@ from recipes.train.export import DTYPES, export_checkpoint
 from recipes.train.layout import check_layout
 from recipes.train.model import model_config
 from recipes.train.plan_file import SIZES, PlanFile
+from recipes.train.planned import DECIDED as PLAN_DECIDES
 from recipes.train.planned import check_plannable
 from recipes.train.prepare import read_text
 from recipes.train.presets import PRESETS
 
 DECIDED = ("slices", "cuts", "schedule", "recompute", "plan")
 """Settings that a plan decides, so it cannot be made with them."""
+
+RUN_DECIDES = ("model", "cluster", "batch_size", "seq_len", "dtype", "optimizer")
+"""What a parallel plan is asked for by the settings of its run."""
 
 
 def plan(config: TrainConfig, out: Path, max_sequences: float | None) -> None:
@@ -69,12 +73,22 @@ def plan_parallel(config: TrainConfig, cluster: str, asked: Sequence[str], out: 
 
     Args:
         asked: further settings of the plan, ``key=value`` of ``PlanConfig``.
+
+    Raises:
+        ValueError: settings that the plan decides, or asked ones that the run does.
     """
     from recipes.plan.families.decoder_sizes import decoder_size
     from recipes.plan.settings import override
     from recipes.plan.verbs import plan as search_and_write
 
     check_plannable(config)
+    default = TrainConfig()
+    for name in (*PLAN_DECIDES, "microbatch", "lanes", "plan"):
+        given, free = getattr(config, name), getattr(default, name)
+        check(given == free, name, repr(free), repr(given), "the plan decides it")
+    for setting in asked:
+        name, hint = setting.partition("=")[0], "give it to the run, without --ask"
+        check(name not in RUN_DECIDES, "ask", "what the run does not say", repr(setting), hint)
     text = read_text(config, lambda note: print(note, flush=True))
     model = f"decoder:{decoder_size(model_config(config, text.tokenizer))}"
     request = PlanConfig(

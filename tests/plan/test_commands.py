@@ -69,6 +69,10 @@ CALLS: dict[str, list[str]] = {
     "no plan": ["explain", "none.json"],
     "no pin": ["pin", "a.json", "layers"],
     "no memory": ["mlp:tiny", *FLAT, "memory_gib=0.0000001"],
+    "folder": ["mlp:tiny", *FLAT, "--out", "."],
+    "no folder": ["mlp:tiny", *FLAT, "--page", "a.json/page.html"],
+    "no folder for serving": ["inference", "decoder:tiny", "--profile", "a.json/a.profile"],
+    "no folder for measures": ["calibrate", "--out", "a.json/here.json"],
 }
 CODE = """
 import contextlib, io, json, sys
@@ -275,6 +279,10 @@ def test_pipelines_that_repeat_their_forward_are_planned(said: Said, folder: Pat
         ("no torchrun", "error: how: expected torchrun around it"),
         ("no pin", "error: pin: expected NAME=PLACEMENTS"),
         ("no memory", "KiB, got 107 B; "),
+        ("folder", "error: out: expected a file to write, got the folder ."),
+        ("no folder", "error: out: expected a file in a folder that can be written"),
+        ("no folder for serving", "error: out: expected a file in a folder that can be written"),
+        ("no folder for measures", "error: out: expected a file in a folder that can be written"),
     ],
 )
 def test_bad_input_exits_with_2_and_a_line(said: Said, case: str, message: str):
@@ -282,6 +290,11 @@ def test_bad_input_exits_with_2_and_a_line(said: Said, case: str, message: str):
     assert code == 2
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("case", ["folder", "no folder", "no folder for serving"])
+def test_files_that_cannot_be_written_are_refused_before_the_work(said: Said, case: str):
+    assert said[case][1] == ""
 
 
 def test_what_cannot_be_traced_is_named_and_tried_once(said: Said):

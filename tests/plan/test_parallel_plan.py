@@ -100,6 +100,8 @@ def test_plans_that_cannot_be_are_refused(seed):
             dataclasses.replace(plan, stages=same)
     with pytest.raises(ValueError, match="patterns: expected"):
         dataclasses.replace(plan, patterns={})
+    with pytest.raises(ValueError, match="notes: expected texts"):
+        dataclasses.replace(plan, notes=(1,))
 
 
 @given(SEEDS)

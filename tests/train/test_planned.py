@@ -339,3 +339,21 @@ def test_the_plan_verb_plans_for_the_run(tmp_path: Path, monkeypatch: pytest.Mon
     assert config.model == "decoder:tiny,num_layers=5"
     assert main(arguments) == 2  # Muon
     assert main(["plan", "--preset", "tiny", "--ask", "num_devices=2"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["pp=2"], "error: pp: expected 1, got 2; the plan decides it"),
+        (["microbatch=1"], "error: microbatch: expected None, got 1; the plan decides it"),
+        (["--plan", "a.json"], "error: plan: expected None, got 'a.json'; the plan decides it"),
+        (["--ask", "batch_size=2"], "got 'batch_size=2'; give it to the run, without --ask"),
+        (["--ask", "model=mlp:tiny"], "got 'model=mlp:tiny'; give it to the run, without --ask"),
+    ],
+)
+def test_the_plan_verb_refuses_what_the_run_would(
+    settings: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["plan", "--preset", "tiny", "optimizer=adamw", "--cluster", "2xCPU"]
+    assert main([*arguments, *settings]) == 2
+    assert message in capsys.readouterr().err

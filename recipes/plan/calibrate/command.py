@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from recipes.plan.calibrate.calibrate import calibrate
+from recipes.plan.writable import check_writable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--device", choices=("cpu", "cuda"), help="default: cuda where there is one"
     )
     options = parser.parse_args(argv)
+    check_writable(options.out)
     device_type = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     ranks = options.ranks or [2 if device_type == "cpu" else torch.cuda.device_count()]
     began = time.monotonic()
@@ -48,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         budget_s=options.seconds,
         on_progress=say,
     )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     cluster.save(options.out)
     say(f"wrote {options.out}: {cluster.name}, fingerprint {cluster.fingerprint()}")
     return 0

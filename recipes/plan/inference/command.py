@@ -12,6 +12,7 @@ from recipes.plan.inference.profile import profile_of
 from recipes.plan.inference.search import plan_inference
 from recipes.plan.inference.table import table
 from recipes.plan.settings import cluster_of
+from recipes.plan.writable import check_writable
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,6 +29,7 @@ def main(argv: Sequence[str]) -> int:
     config = settings.override(asked, options.settings, see=see)
     sizes = (config.num_nodes, config.num_devices)
     cluster = cluster_of(PlanConfig(config.model, config.cluster, *sizes))
+    check_writable(options.out, options.profile)
     plan = plan_inference(config, cluster, note=lambda text: print(text, flush=True))
     print("\n".join(table(plan)))
     if options.out is not None:
