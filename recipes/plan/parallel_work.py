@@ -6,13 +6,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 _WORK: list[Callable[[Any], Any]] = []
 """What forked processes do: inherited, so that only results are copied."""
 
 LOOK_EVERY_S = 0.5
-"""How often a forked process looks whether the one that forked it is there."""
+"""How often a forked process looks whether the one that forked it is there, and the other way."""
 
 
 def in_parallel(
@@ -24,6 +25,9 @@ def in_parallel(
 
     Args:
         workers: processes; None for one a core. One does it here.
+
+    Raises:
+        ChildProcessError: one of them was killed.
     """
     count = min(workers or len(os.sched_getaffinity(0)), len(things))
     if count <= 1:
@@ -31,11 +35,28 @@ def in_parallel(
         return
     _WORK.append(work)
     try:
-        context = multiprocessing.get_context("fork")
+        context, others = multiprocessing.get_context("fork"), multiprocessing.active_children()
         with context.Pool(count, initializer=_begin, initargs=(os.getpid(),)) as pool:
-            yield from pool.imap(_run, things)
+            processes = [p for p in multiprocessing.active_children() if p not in others]
+            results = pool.imap(_run, things)
+            for _ in things:
+                yield _next(results, processes)
     finally:
         _WORK.pop()
+
+
+def _next(results: Any, processes: Sequence[BaseProcess]) -> Any:
+    """A pool waits for ever for what a killed process was at."""
+    while True:
+        try:
+            return results.next(LOOK_EVERY_S)
+        except multiprocessing.TimeoutError:
+            codes = [process.exitcode for process in processes]
+            if any(code is not None for code in codes):
+                raise ChildProcessError(
+                    f"processes: expected {len(codes)} at work, got exit codes {codes}; "
+                    "if memory was short, pass a smaller workers="
+                ) from None
 
 
 def _run(thing: Any) -> Any:

@@ -28,8 +28,7 @@ def explain_plan(path: Path) -> None:
     from recipes.plan.explain import explain
     from recipes.plan.model import layers_by_rows
 
-    read = ParallelPlan.read(path)
-    config = PlanConfig.from_json(read.settings)
+    read, config = _read_here(path)
     rows = config.rows(read.num_microbatches)
     chain = layers_by_rows(config, _say)(rows)
     print("\n".join(explain(read, chain, cluster_of(config))))

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ from recipes.plan.parallel_work import in_parallel
 
 def test_results_come_in_order():
     assert list(in_parallel(lambda number: number**2, range(7), 2)) == [n**2 for n in range(7)]
+
+
+def test_a_killed_process_is_told_of():
+    _ends_well(_ask_for_all)
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
@@ -32,7 +37,11 @@ def test_processes_end_with_the_one_that_asked_for_them(tmp_path, ending):
 
 
 def test_processes_end_though_handlers_take_the_signal_for_an_error():
-    asking = multiprocessing.get_context("fork").Process(target=_ask_for_one)
+    _ends_well(_ask_for_one)
+
+
+def _ends_well(work: Callable[[], None]) -> None:
+    asking = multiprocessing.get_context("fork").Process(target=work)
     asking.start()
     try:
         asking.join(20)
@@ -50,6 +59,17 @@ def _ask(folder: Path) -> None:
 def _mark_and_wait(folder: Path) -> None:
     (folder / str(os.getpid())).touch()
     time.sleep(60)
+
+
+def _ask_for_all() -> None:
+    with pytest.raises(ChildProcessError, match=r"expected 2 at work, got exit codes .*-9"):
+        list(in_parallel(_killed_at_two, range(4), 2))
+
+
+def _killed_at_two(number: int) -> int:
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
 
 
 def _ask_for_one() -> None:
