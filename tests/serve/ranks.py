@@ -7,6 +7,7 @@ from typing import Any
 
 from recipes.serve import Engine, EngineConfig
 from recipes.serve.loading import detokenizers
+from recipes.serve.model_runner import RunnerLost
 from recipes.serve.parallel import ParallelRunner, RankSpec, fork_ranks
 from recipes.serve.parallel.start import Processes
 from tests.serve.models import tiny_tokenizer
@@ -45,7 +46,13 @@ def parallel_engine(folder: Path, tp: int, pp: int, *, blocks: int = 512, **sett
         small["pp_slices"] = 1  # nothing is measured at the start
     budget = blocks * BLOCK_BYTES // (tp * pp)
     config = EngineConfig(**(small | {"tp": tp, "pp": pp, "kv_bytes": budget} | settings))  # type: ignore
-    runner = ParallelRunner(folder, config, start=start, num_threads=1)
+    for left in (1, 0):  # a fork of a process with threads may break on its way up
+        try:
+            runner = ParallelRunner(folder, config, start=start, num_threads=1)
+            break
+        except RunnerLost:
+            if not left:
+                raise
     return Engine(runner, detokenizers(tiny_tokenizer()), config), start
 
 

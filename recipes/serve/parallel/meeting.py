@@ -21,6 +21,8 @@ from recipes.serve.parallel.rank_spec import RankSpec
 
 FEW_BYTES = 1 << 16
 LOOPBACK = ("127.", "localhost", "::1")
+SLACK_S = 60.0
+"""That ranks wait longer for one another than the engine does, which is to say who is missing."""
 
 
 def join(spec: RankSpec) -> dict[str, Group]:
@@ -48,7 +50,7 @@ def join(spec: RankSpec) -> dict[str, Group]:
         store=store,
         rank=spec.rank,
         world_size=spec.layout.num_ranks,
-        timeout=datetime.timedelta(seconds=2 * spec.timeout_s),  # the engine is to notice first
+        timeout=datetime.timedelta(seconds=2 * spec.timeout_s + SLACK_S),
     )
     mesh = make_device_mesh(spec.layout.mesh, spec.device)
     if spec.device != "cpu":
