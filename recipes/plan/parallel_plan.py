@@ -1,12 +1,12 @@
 """``ParallelPlan``: how a model is trained on a cluster, as a versioned text file. No torch."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from blocks._checks import check, check_count, fail, reading
+from recipes.plan.plan_file import check_version, read_plan, write_plan
 from recipes.plan.prediction import Prediction
 from recipes.plan.stage_plan import Boundary, Pattern, StagePlan
 
@@ -130,10 +130,7 @@ class ParallelPlan:
         Raises:
             ValueError: data that is no plan, or of a version that is not known here.
         """
-        known = isinstance(data, Mapping) and data.get("format") == FORMAT
-        check(known, "format", repr(FORMAT), repr(data.get("format") if known else data)[:60])
-        version, hint = data.get("version"), "plan again, or use the release that wrote it"
-        check(version == VERSION, "version of the plan", VERSION, version, hint)
+        check_version(data, FORMAT, VERSION)
         fields = [field.name for field in dataclasses.fields(cls)]
         with reading("parallel plan", data, [*fields, "format", "version"]):
             return cls(
@@ -151,10 +148,7 @@ class ParallelPlan:
 
     def write(self, path: str | Path) -> Path:
         """Write the file; a line for each choice, so that two plans can be compared."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
-        return path
+        return write_plan(path, self.to_json())
 
     @classmethod
     def read(cls, path: str | Path) -> "ParallelPlan":
@@ -162,12 +156,7 @@ class ParallelPlan:
         Raises:
             ValueError: no plan there.
         """
-        check(Path(path).is_file(), "plan", "a file that recipes.plan wrote", str(path))
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise fail("plan", f"JSON in {path}", error) from error
-        return cls.from_json(data)
+        return cls.from_json(read_plan(path, "recipes.plan"))
 
 
 def _packed(patterns: Mapping[str, Pattern]) -> dict[str, Any]:

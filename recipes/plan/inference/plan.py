@@ -4,13 +4,13 @@ No torch.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from blocks._checks import check, check_count, fail, reading
+from blocks._checks import check, check_count, reading
 from recipes.plan.parallel_plan import Fingerprint
+from recipes.plan.plan_file import check_version, read_plan, write_plan
 
 FORMAT, VERSION = "blocks inference plan", 1
 
@@ -158,10 +158,7 @@ class InferencePlan:
         Raises:
             ValueError: data that is no plan, or of a version that is not known here.
         """
-        known = isinstance(data, Mapping) and data.get("format") == FORMAT
-        check(known, "format", repr(FORMAT), repr(data.get("format") if known else data)[:60])
-        version, hint = data.get("version"), "plan again, or use the release that wrote it"
-        check(version == VERSION, "version of the plan", VERSION, version, hint)
+        check_version(data, FORMAT, VERSION)
         names = [field.name for field in dataclasses.fields(cls)]
         with reading("inference plan", data, [*names, "format", "version"]):
             return cls(
@@ -176,10 +173,7 @@ class InferencePlan:
 
     def write(self, path: str | Path) -> Path:
         """Write the file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
-        return path
+        return write_plan(path, self.to_json())
 
     @classmethod
     def read(cls, path: str | Path) -> "InferencePlan":
@@ -187,12 +181,7 @@ class InferencePlan:
         Raises:
             ValueError: no plan there.
         """
-        check(Path(path).is_file(), "plan", "a file that recipes.plan inference wrote", str(path))
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise fail("plan", f"JSON in {path}", error) from error
-        return cls.from_json(data)
+        return cls.from_json(read_plan(path, "recipes.plan inference"))
 
 
 def _configuration(data: Mapping[str, Any]) -> Configuration:
