@@ -1,0 +1,35 @@
+"""Place many models on one cluster.
+
+python -m recipes.place VERB cluster.toml key=value ...
+
+The file names models, devices and traffic (config.py); key=value lays a field over it.
+"""
+
+import importlib
+import sys
+
+VERBS: dict[str, str] = {}
+"""Modules with a ``main(argv) -> int``."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == [] or given[0] not in VERBS:
+        asked = given[0] if given else "none"
+        told = asked in ("-h", "--help")
+        print(__doc__, file=sys.stdout if told else sys.stderr)
+        if not told:
+            print(f"error: verb: expected one of {sorted(VERBS)}, got {asked}", file=sys.stderr)
+        return 0 if told else 2
+    try:
+        return importlib.import_module(VERBS[given[0]]).main(given[1:])
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
