@@ -18,6 +18,7 @@ from recipes.serve.chat import chat_completions
 from recipes.serve.completions import completions
 from recipes.serve.errors import ApiError
 from recipes.serve.middleware import Gate
+from recipes.serve.page import live_page, page_headers
 from recipes.serve.protocol import DetokenizeBody, TokenizeBody
 from recipes.serve.service import Service, json_response
 
@@ -44,6 +45,8 @@ def build_app(service: Service) -> ASGIApp:
         ("GET", "/health", health),
         ("GET", "/ready", ready),
         ("GET", "/metrics", metrics),
+        ("GET", "/", page),
+        ("GET", "/cluster", cluster),
     ]
     routes = [
         Route(path, functools.partial(_contained, endpoint, service), methods=[method])
@@ -139,6 +142,18 @@ async def ready(service: Service, request: Request) -> Response:
 async def metrics(service: Service, request: Request) -> Response:
     """GET /metrics: Prometheus text."""
     return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def page(service: Service, request: Request) -> Response:
+    """GET /: a page for people; it holds no data, so it needs no key, and asks /cluster for it."""
+    return Response(live_page(), media_type="text/html", headers=page_headers())
+
+
+async def cluster(service: Service, request: Request) -> Response:
+    """GET /cluster: what the page shows."""
+    if service.state is None:
+        raise errors.unavailable("this server shows no state")
+    return json_response(service.state(service))
 
 
 async def _api_error(request: Request, error: ApiError) -> Response:

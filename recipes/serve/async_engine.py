@@ -53,7 +53,8 @@ class Stream:
         self._cancel = cancel
         self._deltas: collections.deque[Delta] = collections.deque()
         self._ready = asyncio.Event()
-        self._open = sum(job.params.n for job in jobs)
+        self.num_samples = self._open = sum(job.params.n for job in jobs)
+        self._observer: Callable[[Delta], None] | None = None
 
     @property
     def remaining(self) -> int:
@@ -64,9 +65,17 @@ class Stream:
     def done(self) -> bool:
         return self._open == 0
 
+    def observe(self, observer: Callable[[Delta], None]) -> None:
+        """Call ``observer`` with every delta; with those that nobody has read yet, at once."""
+        for delta in self._deltas:
+            observer(delta)
+        self._observer = observer
+
     def put(self, delta: Delta) -> None:
         self._deltas.append(delta)
         self._open -= delta.finish_reason is not None
+        if self._observer is not None:
+            self._observer(delta)
         self._ready.set()
 
     def cancel(self, cause: str) -> None:

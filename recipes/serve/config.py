@@ -78,7 +78,8 @@ class ServerConfig:
     """How the server listens and what it accepts. All times in seconds, sizes in bytes.
 
     host, port: where to listen; 127.0.0.1 keeps other machines out.
-    api_key: bearer token wanted on every route but /health; needed when host is not loopback.
+    api_key: bearer token wanted on every route but / and /health; needed when host is not
+        loopback.
     model_name: name clients use; None takes the folder's name.
     allowed_hosts: further values of the Host header to accept on a loopback bind.
     max_body_bytes, max_header_bytes: larger requests are refused with 413 and 400.

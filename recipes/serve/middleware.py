@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from recipes.serve.config import ServerConfig, is_loopback_address
 from recipes.serve.errors import ApiError
 
-OPEN_PATHS = frozenset({"/health"})
+OPEN_PATHS = frozenset({"/health", "/"})
 """Routes that need no key; everything else, known or not, does."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")

@@ -1,9 +1,11 @@
 """The HTTP server: uvicorn with our limits, and a SIGTERM that lets running requests finish."""
 
 import contextlib
+import functools
 import logging
 import signal
 import socket
+import time
 from collections.abc import Generator
 from types import FrameType
 
@@ -14,6 +16,7 @@ from recipes.serve.async_engine import AsyncEngine
 from recipes.serve.config import ServerConfig
 from recipes.serve.http_protocol import http_protocol
 from recipes.serve.loading import Loaded
+from recipes.serve.page import ClusterState, server_state
 from recipes.serve.service import Service
 
 log = logging.getLogger("recipes.serve")
@@ -63,6 +66,23 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
+def state_of(loaded: Loaded, service: Service) -> ClusterState:
+    """What /cluster answers."""
+    engine = loaded.engine
+    return server_state(
+        service.model_name,
+        engine.stats(),
+        service.recent,
+        uptime_s=time.time() - service.created,
+        is_alive=service.engine.is_alive,
+        draining=service.draining,
+        kv_tokens=engine.manager.num_usable_blocks * engine.config.block_size,
+        weight_bytes=loaded.weight_bytes,
+        tp=engine.config.tp,
+        pp=engine.config.pp,
+    )
+
+
 def build_service(loaded: Loaded, config: ServerConfig) -> Service:
     """The state behind the routes, for a loaded model."""
     engine = loaded.engine
@@ -79,6 +99,7 @@ def build_service(loaded: Loaded, config: ServerConfig) -> Service:
         max_model_len=engine.max_model_len,
         vocab_size=engine.vocab_size,
         metrics=engine.metrics,
+        state=functools.partial(state_of, loaded),
     )
 
 

@@ -5,7 +5,7 @@ import concurrent.futures
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,6 +21,7 @@ from recipes.serve.config import ServerConfig
 from recipes.serve.errors import ApiError
 from recipes.serve.job import Job
 from recipes.serve.metrics import Metrics
+from recipes.serve.page import ClusterState, Observer, RecentRequests
 from recipes.serve.protocol import decode
 
 SHORT_TEXT = 4096
@@ -38,6 +39,8 @@ class Service:
     model_name: what clients call it. max_model_len: longest prompt plus output [tokens].
     vocab_size: width of the logits. metrics: what /metrics shows.
     draining: set once the server is going down; new work is refused.
+    recent: what became of the last minutes' requests.
+    state: what /cluster shows; None for nothing.
     """
 
     engine: AsyncEngine
@@ -48,6 +51,8 @@ class Service:
     vocab_size: int
     metrics: Metrics
     draining: bool = False
+    recent: RecentRequests = dataclasses.field(default_factory=RecentRequests)
+    state: Callable[["Service"], ClusterState] | None = None
     created: int = dataclasses.field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
@@ -126,18 +131,26 @@ class Service:
                     vocab_size=self.vocab_size,
                     max_model_len=self.max_model_len,
                 )
-            return await self.engine.submit(jobs)
+            return await self._observed(jobs)
         except ContextTooLong as error:
             raise errors.context_length_exceeded(
                 error.limit, error.prompt, error.wanted, param
             ) from None
         except QueueFull as error:
             self.metrics.refused(429)
+            self.recent.arrived(self.model_name)
+            self.recent.refused(self.model_name, limited=False)
             raise errors.overloaded(f"The server is busy ({error}); try again shortly.") from None
         except ValueError as error:
             message = str(error)
             field = message.split(":")[0].split()[0]
             raise errors.bad_request(message, param if field == "prompt" else field) from None
+
+    async def _observed(self, jobs: Sequence[Job]) -> Stream:
+        stream = await self.engine.submit(jobs)
+        self.recent.arrived(self.model_name)
+        stream.observe(Observer(self.recent, self.model_name, stream.num_samples, stream.started))
+        return stream
 
 
 def json_response(payload: Any, status: int = 200) -> Response:
