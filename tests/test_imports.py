@@ -102,7 +102,7 @@ def test_public_names_exist(block: str) -> None:
     )
 
 
-@pytest.mark.parametrize("recipe", ["model", "plan", "serve", "train"])
+@pytest.mark.parametrize("recipe", ["model", "place", "plan", "serve", "train"])
 def test_recipes_never_import_transformers(recipe: str) -> None:
     run(
         "import sys, importlib, pkgutil\n"

@@ -50,6 +50,7 @@ class Stream:
         self.positions = {job.request_id: at for at, job in enumerate(jobs)}
         self.started = time.perf_counter()
         self.cancelled: str | None = None
+        self.failed: Exception | None = None
         self._cancel = cancel
         self._deltas: collections.deque[Delta] = collections.deque()
         self._ready = asyncio.Event()
@@ -85,17 +86,31 @@ class Stream:
             self._cancel(self, cause)
         self._ready.set()
 
+    def fail(self, error: Exception) -> None:
+        """No more deltas will come: readers get what there is, then this error."""
+        if not self.done:
+            self.failed = error
+        self._ready.set()
+
+    def hand_over(self, cancel: Callable[["Stream", str], None]) -> None:
+        """Another engine takes up the work of a stream that failed; ``cancel`` stops it there."""
+        self.failed = None
+        self._cancel = cancel
+
     async def batches(self, *, limit: float, heartbeat: float) -> AsyncIterator[list[Delta]]:
         """All deltas there are, as lists; an empty list after ``heartbeat`` seconds of silence.
 
         Raises:
             StreamCancelled: somebody called ``cancel`` before the end, or ``limit`` seconds have
                 passed since the stream began.
+            Exception: what the stream was failed with.
         """
         while True:
             while not self._deltas:
                 if self.cancelled is not None:
                     raise StreamCancelled(self.cancelled)
+                if self.failed is not None:
+                    raise self.failed
                 if self.done:
                     return
                 self._ready.clear()

@@ -60,11 +60,14 @@ def load(
     config: EngineConfig | None = None,
     *,
     start: Start | None = None,
+    num_threads: int | None = None,
+    host: str | None = None,
 ) -> Loaded:
     """Load a Hugging Face folder, or the bundled model, into an engine.
 
     Args:
         start: how the processes of ``tp`` and ``pp`` come to life; default fresh interpreters.
+        num_threads, host: of these processes, see ``ParallelRunner``.
 
     Raises:
         ValueError: a folder or setting that cannot work, with what to do about it.
@@ -84,7 +87,7 @@ def load(
     tokenizer = Tokenizer.from_folder(folder)
     runner: ModelRunner
     if config.tp * config.pp > 1 or start is not None or in_torchrun():
-        runner = _over_ranks(folder, config, start)
+        runner = _over_ranks(folder, config, start, num_threads, host)
     else:
         decoder = load_model(folder, dtype, config.device, max_positions=config.max_model_len)
         decoder.requires_grad_(False).eval()
@@ -93,13 +96,21 @@ def load(
     return Loaded(folder, engine, tokenizer, runner.weight_bytes, time.perf_counter() - started)
 
 
-def _over_ranks(folder: Path, config: EngineConfig, start: Start | None) -> ModelRunner:
+def _over_ranks(
+    folder: Path,
+    config: EngineConfig,
+    start: Start | None,
+    num_threads: int | None,
+    host: str | None,
+) -> ModelRunner:
     """The model in processes of its own, or in those that torchrun has started."""
     if start is None and in_torchrun():
         ranks = TorchrunRanks(config.tp * config.pp)
         where = {"host": ranks.host, "rendezvous": ranks.rendezvous}
         return ParallelRunner(folder, config, start=ranks, **where)
-    return ParallelRunner(folder, config, start=start or exec_ranks)
+    return ParallelRunner(
+        folder, config, start=start or exec_ranks, num_threads=num_threads, host=host
+    )
 
 
 def detokenizers(tokenizer: Tokenizer):

@@ -115,6 +115,19 @@ class ParallelRunner:
         found = self._step(group, copies, plain, bounds, draws, prompts)
         return StepResult(found.drawn, found.scores)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether there are ranks, or the next step would have to start them."""
+        return self._group is not None
+
+    def start(self) -> None:
+        """Start ranks if there are none, which the next step would otherwise wait for.
+
+        Raises:
+            RunnerLost: they do not start.
+        """
+        self._running()
+
     def close(self) -> None:
         self._closed = True
         if self._group is not None:

@@ -1,0 +1,33 @@
+"""A model-parallel group that serves several models in turns: a process, and the handle to it.
+
+``Listener.open()`` waits for groups to call; ``listener.start(spec, exec_group)`` starts one and
+returns its ``GroupHandle``; the process runs ``run_group(spec)``.
+"""
+
+from recipes.place.group.faults import GroupLost, LoadFailed, LostReason, NotHosted
+from recipes.place.group.handle import GroupHandle
+from recipes.place.group.listener import Listener
+from recipes.place.group.local import GroupProcess, StartGroup, exec_group, fork_group
+from recipes.place.group.replica import Loaded, Replica
+from recipes.place.group.spec import GroupSpec
+from recipes.place.group.state import GroupState, ModelState
+from recipes.place.group.worker import run_group
+
+__all__ = [
+    "GroupHandle",
+    "GroupLost",
+    "GroupProcess",
+    "GroupSpec",
+    "GroupState",
+    "Listener",
+    "LoadFailed",
+    "Loaded",
+    "LostReason",
+    "ModelState",
+    "NotHosted",
+    "Replica",
+    "StartGroup",
+    "exec_group",
+    "fork_group",
+    "run_group",
+]

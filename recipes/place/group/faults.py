@@ -1,0 +1,35 @@
+"""What can go wrong with a group, by name."""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class LostReason:
+    """Why a group is at an end.
+
+    kind: ``not_started``, its process did not come up; ``ended``, the process or its connection
+    did; ``silent``, no heartbeat came; ``stuck``, a step takes too long; ``garbled``, it sent what
+    is no message; ``closed``, it was asked to go.
+    text: for people.
+    """
+
+    kind: Literal["not_started", "ended", "silent", "stuck", "garbled", "closed"]
+    text: str
+
+
+class GroupLost(Exception):
+    """The group is at an end, and nothing of what it was asked for has been seen yet."""
+
+    def __init__(self, group: str, reason: LostReason) -> None:
+        super().__init__(f"group {group}: {reason.text}")
+        self.group = group
+        self.reason = reason
+
+
+class LoadFailed(Exception):
+    """A model could not be loaded, in the words of the group, which goes on."""
+
+
+class NotHosted(Exception):
+    """The group does not serve that model, or no more."""

@@ -1,0 +1,174 @@
+"""``Hosted``: a model on a group, its engine and what is due when."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+from blocks.sched.request import State
+from recipes.place.group.messages import Load, Unload
+from recipes.place.group.state import MAX_HELD, ModelState
+from recipes.serve.engine import Engine
+from recipes.serve.job import Job
+from recipes.serve.outputs import Delta
+
+
+class Promise:
+    """What was asked of a request that runs, and what it has got.
+
+    due_s: when its first token is wanted, on the group's clock. tpot_s: for every later one.
+    first_s: when the first one came.
+    """
+
+    __slots__ = ("due_s", "first_s", "num_open", "num_output", "tpot_s")
+
+    def __init__(self, num_samples: int, due_s: float, tpot_s: float) -> None:
+        self.due_s, self.tpot_s = due_s, tpot_s
+        self.first_s: float | None = None
+        self.num_open = num_samples
+        self.num_output = [0] * num_samples
+
+
+class Hosted:
+    """One model of a group from the order to load it to its end.
+
+    load: the order. unloads: orders to end it, to be answered together.
+    engine: None while loading, and once its memory is being given back.
+    busy: why its engine may not step just now: it starts its processes anew.
+    turn: number of the group's last step that was this model's.
+    drain_until_s: when running requests are given up; None while it is not draining.
+    """
+
+    def __init__(self, load: Load, clock: Callable[[], float] = time.monotonic) -> None:
+        self.load = load
+        self.unloads: list[Unload] = []
+        self.engine: Engine | None = None
+        self.closing = False
+        self.busy = False
+        self.turn = 0
+        self.drain_until_s: float | None = None
+        self._clock = clock
+        self._promises: dict[str, Promise] = {}
+        self._num_finished = self._output_sum = 0
+        self._last_step_s = 0.0
+
+    @property
+    def model(self) -> str:
+        return self.load.replica.model
+
+    @property
+    def is_draining(self) -> bool:
+        return bool(self.unloads)
+
+    @property
+    def may_step(self) -> bool:
+        return self.engine is not None and not self.busy and self.engine.has_work()
+
+    def add(self, jobs: Sequence[Job], ttft_s: float, tpot_s: float) -> None:
+        """Queue jobs, all or none.
+
+        Raises:
+            ValueError, QueueFull: as ``Engine.add``.
+        """
+        assert self.engine is not None
+        added: list[Job] = []
+        try:
+            for job in jobs:
+                self.engine.add(job)
+                added.append(job)
+        except Exception:
+            for job in added:
+                self.engine.cancel(job.request_id)
+            raise
+        due_s = self._clock() + ttft_s
+        for job in jobs:
+            self._promises[job.request_id] = Promise(job.params.n, due_s, tpot_s)
+
+    def cancel(self, request_ids: Sequence[str]) -> None:
+        for request_id in request_ids:
+            if self._promises.pop(request_id, None) is not None and self.engine is not None:
+                self.engine.cancel(request_id)
+
+    def step(self) -> list[Delta]:
+        """One step of the engine."""
+        assert self.engine is not None
+        began_s = self._clock()
+        deltas = self.engine.step()
+        now_s = self._clock()
+        self._last_step_s = now_s - began_s
+        return self._noted(deltas, now_s)
+
+    def abort(self, error: str) -> list[Delta]:
+        """End every request with an error."""
+        assert self.engine is not None
+        return self._noted(self.engine.abort_all(error), self._clock())
+
+    def due_s(self) -> float:
+        """When the most urgent of the next tokens is due, by the rule that clusters are simulated
+        by: a first token by its request's limit, a later one so many times the limit for one
+        behind the first.
+        """
+        assert self.engine is not None
+        least = math.inf
+        for request_id, promise in self._promises.items():
+            for sequence in self.engine.scheduler.sequences(request_id):
+                due_s = promise.due_s
+                if sequence.state is State.DECODING and promise.first_s is not None:
+                    due_s = promise.first_s + sequence.num_output * promise.tpot_s
+                least = min(least, due_s)
+        return least
+
+    def state(self) -> ModelState:
+        """What stands in the engine."""
+        if self.engine is None:
+            return ModelState("draining" if self.closing else "loading")
+        engine, scheduler, manager = self.engine, self.engine.scheduler, self.engine.manager
+        size = engine.runner.block_size
+        prompt = decodes = context = waiting = total = count = 0
+        held: list[tuple[int, int]] = []
+        for request_id in self._promises:
+            for sequence in scheduler.sequences(request_id):
+                tokens = len(sequence.tokens)
+                count, total = count + 1, total + tokens
+                if sequence.state is State.DECODING:
+                    decodes, context = decodes + 1, context + tokens
+                else:
+                    prompt += tokens - sequence.num_computed
+                if sequence.state is State.WAITING:
+                    waiting += -(-tokens // size)
+                elif len(held) < MAX_HELD:
+                    held.append((sequence.num_output, sequence.num_slots // size))
+        finished = self._num_finished
+        return ModelState(
+            status="draining" if self.is_draining else "serving",
+            num_waiting=scheduler.num_waiting,
+            num_running=scheduler.num_running,
+            prompt_tokens=prompt,
+            num_decodes=decodes,
+            context_tokens=context,
+            num_sequences=count,
+            live_tokens=total,
+            waiting_blocks=waiting,
+            free_blocks=manager.num_free_blocks,
+            usable_blocks=manager.num_usable_blocks,
+            block_size=size,
+            held=tuple(held),
+            mean_output=self._output_sum / finished if finished else 0.0,
+            last_step_s=self._last_step_s,
+            stats=engine.stats(),
+        )
+
+    def _noted(self, deltas: list[Delta], now_s: float) -> list[Delta]:
+        for delta in deltas:
+            promise = self._promises.get(delta.request_id)
+            if promise is None:
+                continue
+            if delta.token_ids:
+                promise.num_output[delta.index] += len(delta.token_ids)
+                promise.first_s = now_s if promise.first_s is None else promise.first_s
+            if delta.finish_reason is not None:
+                self._num_finished += 1
+                self._output_sum += promise.num_output[delta.index]
+                promise.num_open -= 1
+                if not promise.num_open:
+                    del self._promises[delta.request_id]
+        return deltas

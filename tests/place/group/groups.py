@@ -1,0 +1,94 @@
+"""Groups that are forks of the test, serving tiny models; and what comes of streams."""
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from recipes.model import save_model
+from recipes.place.group import GroupHandle, GroupSpec, Listener, Replica, fork_group
+from recipes.serve.async_engine import Stream
+from recipes.serve.job import Job
+from recipes.serve.outputs import Completion, RequestOutput
+from tests.serve.models import tiny_decoder, tiny_tokenizer
+
+LIMIT_S = 60.0
+"""No test waits longer for anything."""
+SMALL: dict[str, Any] = {"max_num_seqs": 16, "token_budget": 64, "block_size": 4}
+
+
+def save_models(folder: Path, *seeds: int) -> list[Path]:
+    """Folders of tiny models with other weights each."""
+    folders = []
+    for seed in seeds:
+        folders.append(folder / f"tiny-{seed}")
+        save_model(tiny_decoder(seed=seed), folders[-1], tiny_tokenizer())
+    return folders
+
+
+@contextlib.asynccontextmanager
+async def running_group(
+    *folders: Path, kv_tokens: int = 2048, start: Any = fork_group, **settings: Any
+) -> AsyncIterator[GroupHandle]:
+    """A group that hosts the models of the folders under the folders' names."""
+    how = {k: settings.pop(k) for k in ("silence_s", "start_timeout_s") if k in settings}
+    listener = await Listener.open()
+    try:
+        spec = GroupSpec(**({"group": "g"} | SMALL | settings))  # type: ignore
+        handle = listener.start(spec, start, **how)
+        await handle.ready()
+        for folder in folders:
+            await handle.load(Replica(folder.name, str(folder), kv_tokens))
+        yield handle
+    finally:
+        await listener.close()
+
+
+async def collect(stream: Stream) -> dict[str, RequestOutput]:
+    """What a stream brings, to its end."""
+    answers = {
+        job.request_id: RequestOutput(
+            job.request_id, job.prompt_tokens, [Completion(i) for i in range(job.params.n)]
+        )
+        for job in stream.jobs
+    }
+    async for batch in stream.batches(limit=LIMIT_S, heartbeat=LIMIT_S):
+        for delta in batch:
+            answers[delta.request_id].add(delta)
+    return answers
+
+
+async def ask(handle: GroupHandle, model: str, *jobs: Job) -> list[RequestOutput]:
+    return list((await collect(await handle.submit(model, jobs))).values())
+
+
+async def first_delta(stream: Stream) -> list[Any]:
+    async for batch in stream.batches(limit=LIMIT_S, heartbeat=LIMIT_S):
+        return batch
+    raise AssertionError("the stream ended")
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def on_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """A test that is a coroutine, on a loop of its own."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        async def limited() -> None:
+            async with asyncio.timeout(2 * LIMIT_S):
+                await test(*args, **kwargs)
+
+        asyncio.run(limited())
+
+    return run
+
+
+def texts(outputs: Sequence[RequestOutput]) -> list[str]:
+    return [output.text for output in outputs]
