@@ -22,6 +22,7 @@ from blocks.sched.cluster_sim.generation import (
     Admission,
     EngineSettings,
     GenerationOutcome,
+    SharedCores,
     simulate_generation,
 )
 from blocks.sched.cluster_sim.generation.loop import GenerationLoop
@@ -333,3 +334,64 @@ def test_tokens_never_come_faster_than_alone(seed: int) -> None:
         assert outcome.ttft_s[request] >= least_s - 1e-9
         if workload.output_len[request] > 1:
             assert outcome.tpot_s[request] >= sum(alone.decode_s(1, 1)) - 1e-9
+
+
+# --- one step at a time, and shared cores --------------------------------------------------------
+
+ALONE = EngineSettings(overlap=False)
+
+
+def test_steps_that_do_not_overlap_follow_one_another() -> None:
+    both = Workload.of(["a", "b"], [0.0, 0.0], [0, 1], prompt_len=100, output_len=1)
+    pipeline = on([["a", "b"]], (1, 2))
+    assert run(both, pipeline).ttft_s == pytest.approx([0.2, 0.3])
+    alone = run(both, pipeline, settings=ALONE)
+    assert alone.ttft_s == pytest.approx([0.2, 0.4])
+
+
+def test_a_shared_core_is_shared_evenly() -> None:
+    late = Workload.of(["a", "b"], [0.0, 0.1], [0, 1], prompt_len=100, output_len=1)
+    apart = on([["a"], ["b"]])
+    cores = SharedCores((0, 0))
+    got = run(late, apart, settings=ALONE, cores=cores)
+    assert got.answered_s == pytest.approx([0.3, 0.4]), "half the core each from 0.1 to 0.3"
+    assert got.predicted_ttft_s == pytest.approx([0.2, 0.2]), "a front door knows no cores"
+    assert got.busy_s == pytest.approx([0.2, 0.2])
+    slower = run(late, apart, settings=ALONE, cores=SharedCores((0, 1), (1.0, 0.5)))
+    assert slower.answered_s == pytest.approx([0.3, 0.4]), "two cores at half their speed"
+
+
+def test_a_step_over_two_cores_is_as_slow_as_its_slowest() -> None:
+    groups = (
+        Group((0, 1), Configuration(2, 1), ("a",), (4096,)),
+        Group((2,), Configuration(1, 1), ("b",), (4096,)),
+    )
+    both = Workload.of(["a", "b"], [0.0, 0.0], [0, 1], prompt_len=100, output_len=1)
+    got = run(both, Placement(groups), settings=ALONE, cores=SharedCores((0, 1, 1)))
+    assert got.answered_s == pytest.approx([0.2, 0.3]), "0.1 s at half speed, then b alone"
+    stages = (groups[0]._replace(configuration=Configuration(1, 2)), groups[1])
+    got = run(both, Placement(stages), settings=ALONE, cores=SharedCores((0, 1, 1)))
+    assert got.answered_s == pytest.approx([0.3, 0.3]), "they meet on core 1 after 0.1 s"
+
+
+@given(seeds, st.booleans())
+def test_cores_of_their_own_change_nothing(seed: int, pipeline: bool) -> None:
+    rng = np.random.default_rng(seed)
+    workload = gamma_workload([4.0, 4.0], 2.0, 5.0, rng, ["a", "b"])
+    count = workload.num_requests
+    workload = workload.with_lengths(rng.integers(1, 200, count), rng.integers(1, 9, count))
+    placement = on([["a", "b"], ["b", "a"]], (1, 2) if pipeline else (1, 1))
+    cores = SharedCores(tuple(range(4)))
+    plain = run(workload, placement, settings=ALONE)
+    shared = run(workload, placement, settings=ALONE, cores=cores)
+    assert shared.answered_s == pytest.approx(plain.answered_s)
+    assert shared.group.tolist() == plain.group.tolist()
+
+
+def test_cores_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="overlap"):
+        run(ask([0.0], 1, 1), cores=SharedCores((0,)))
+    with pytest.raises(ValueError, match="one for each device"):
+        run(ask([0.0], 1, 1), on([["a"]], (2, 1)), settings=ALONE, cores=SharedCores((0, 0)))
+    with pytest.raises(ValueError, match="core for each device"):
+        run(ask([0.0], 1, 1), settings=ALONE, cores=SharedCores(()))

@@ -7,12 +7,15 @@ profile. Needs no torch.
 from blocks.sched.cluster_sim.generation.block_counter import BlockCounter
 from blocks.sched.cluster_sim.generation.loop import simulate_generation
 from blocks.sched.cluster_sim.generation.outcome import GenerationOutcome
-from blocks.sched.cluster_sim.generation.predict import Prediction
+from blocks.sched.cluster_sim.generation.predict import Prediction, predict
 from blocks.sched.cluster_sim.generation.settings import (
     Admission,
     AllocatorFactory,
     EngineSettings,
 )
+from blocks.sched.cluster_sim.generation.shared_cores import SharedCores
+from blocks.sched.cluster_sim.generation.standing import Standing, standing
+from blocks.sched.cluster_sim.generation.step_time import Load, StepTime, load_of
 
 __all__ = [
     "Admission",
@@ -20,6 +23,13 @@ __all__ = [
     "BlockCounter",
     "EngineSettings",
     "GenerationOutcome",
+    "Load",
     "Prediction",
+    "SharedCores",
+    "Standing",
+    "StepTime",
+    "load_of",
+    "predict",
     "simulate_generation",
+    "standing",
 ]

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 from blocks.sched.batch import Batch
 from blocks.sched.cluster_sim.generation.settings import AllocatorFactory, EngineSettings
-from blocks.sched.cluster_sim.generation.step_time import Load, StepTime, load_of
-from blocks.sched.request import Request, Sequence, State
+from blocks.sched.cluster_sim.generation.standing import Standing, standing
+from blocks.sched.cluster_sim.generation.step_time import StepTime, load_of
+from blocks.sched.request import Request, Sequence
 from blocks.sched.scheduler import Scheduler
 
 
@@ -15,7 +16,8 @@ class Engine:
     live: sequences that are not finished, by index of their request.
     in_flight: the step that is under way.
     free_s: when that step is through.
-    last_step_s: what the last step took of its slowest stage: what it costs its neighbours.
+    told_s: when by its profile it should be, as far as anybody outside can tell.
+    last_step_s: for how long the last step kept its neighbours waiting.
     turn: number of the last step in the group that was this engine's.
     """
 
@@ -42,6 +44,7 @@ class Engine:
         self.live: dict[int, Sequence] = {}
         self.in_flight: Batch | None = None
         self.free_s = 0.0
+        self.told_s = 0.0
         self.last_step_s = 0.0
         self.turn = 0
         self._num_finished, self._output_sum = 0, 0
@@ -65,7 +68,7 @@ class Engine:
             return ()
         self.in_flight = batch
         stage_s = self.step_time(load_of(batch))
-        self.last_step_s = max(stage_s)
+        self.last_step_s = self.settings.holds_s(stage_s)
         return stage_s
 
     def end(self) -> tuple[list[int], list[int]]:
@@ -84,26 +87,13 @@ class Engine:
                 self._output_sum += sequence.num_output
         return gained, over
 
-    def expected_output(self, otherwise: int) -> float:
-        """Mean tokens of the answers so far, for whoever must guess the next one's."""
-        return self._output_sum / self._num_finished if self._num_finished else float(otherwise)
-
-    def standing(self) -> tuple[int, int, int]:
-        """Prompt tokens to compute after the step under way, decoding sequences, their tokens."""
-        num_prompt, num_decodes, context_len = 0, 0, 0
-        for sequence in self.live.values():
-            if sequence.state is State.DECODING:
-                num_decodes += 1
-                context_len += len(sequence.tokens)
-            else:
-                num_prompt += len(sequence.tokens) - sequence.num_computed
-        for entry in self.in_flight.entries if self.in_flight is not None else ():
-            if entry.sequence.state is not State.DECODING:
-                num_prompt -= entry.num_tokens
-                num_decodes += entry.num_samples
-                context_len += entry.num_samples * len(entry.sequence.tokens)
-        return num_prompt, num_decodes, context_len
-
-    def seconds(self, num_prompt: int, num_decodes: int, context_len: int) -> tuple[float, ...]:
-        """What a step of so much would take in each stage."""
-        return self.step_time(Load(num_prompt, (), num_decodes, context_len))
+    def stands(self) -> Standing:
+        """What stands here, for whoever must guess when a request would be answered."""
+        mean = self._output_sum / self._num_finished if self._num_finished else 1.0
+        return standing(
+            self.live.values(),
+            self.in_flight,
+            block_size=self.settings.block_size,
+            num_free_blocks=self.allocator.num_free_blocks,
+            expected_output=mean,
+        )

@@ -14,17 +14,22 @@ class GroupRun:
     clock: for each stage, from when on it is free.
     engines: of all its models; new ones each time the group starts.
     loaded: models that requests may be sent to.
+    overlap: whether a step may begin before the one before it is through all stages.
     wakes_s: when the next step may begin, where that is planned.
+    stage_s: of the step begun last.
+    work_s: stage seconds of its steps so far.
     """
 
-    def __init__(self, num_stages: int, gap_s: float, up: bool) -> None:
+    def __init__(self, num_stages: int, gap_s: float, up: bool, overlap: bool = True) -> None:
         self.clock = [0.0] * num_stages
         self.gap_s = gap_s
         self.up = up
+        self.overlap = overlap
         self.engines: list[Engine] = []
         self.loaded: set[int] = set()
         self.wakes_s: float | None = None
-        self.busy_s = 0.0
+        self.work_s = 0.0
+        self.stage_s: tuple[float, ...] = ()
         self._turn = 0
 
     def begin_step(self, now_s: float, due: Due | None) -> Engine | None:
@@ -33,6 +38,8 @@ class GroupRun:
         Args:
             due: when an engine's most urgent request is due; None for the longest unserved first.
         """
+        if self._is_held():
+            return None
         ready = [e for e in self.engines if e.in_flight is None and e.scheduler.has_work()]
         if len(ready) > 1:
             ready.sort(key=lambda engine: (0.0 if due is None else due(engine), engine.turn))
@@ -42,15 +49,33 @@ class GroupRun:
                 continue
             self._turn += 1
             engine.turn = self._turn
+            self.stage_s = stage_s
             at_s = now_s
             for stage, seconds in enumerate(stage_s):
                 at_s = max(at_s, self.clock[stage]) + seconds
                 self.clock[stage] = at_s + self.gap_s
-                self.busy_s += seconds
-            engine.free_s = at_s
+                self.work_s += seconds
+            if not self.overlap:
+                self.clock = [self.clock[-1]] * len(self.clock)
+            engine.free_s = engine.told_s = at_s
             return engine
         return None
 
+    def _is_held(self) -> bool:
+        return not self.overlap and any(e.in_flight is not None for e in self.engines)
+
+    def busy_s(self, engine: Engine, now_s: float) -> float:
+        """Seconds until the engine may begin a step, by its profile."""
+        ends_s = engine.told_s if engine.in_flight is not None else now_s
+        return max(0.0, self.clock[0] - now_s, ends_s - now_s)
+
+    def others_s(self, engine: Engine) -> float:
+        """What a step of each other busy engine costs this one."""
+        busy = [e for e in self.engines if e is not engine and e.live]
+        return sum((e.last_step_s for e in busy), 0.0)
+
     def has_more(self) -> bool:
         """Whether another engine could begin a step."""
-        return any(e.in_flight is None and e.scheduler.has_work() for e in self.engines)
+        return not self._is_held() and any(
+            e.in_flight is None and e.scheduler.has_work() for e in self.engines
+        )

@@ -19,6 +19,7 @@ from blocks.sched.cluster_sim.generation.settings import (
     AllocatorFactory,
     EngineSettings,
 )
+from blocks.sched.cluster_sim.generation.shared_cores import SharedCores, StepsUnderWay
 from blocks.sched.cluster_sim.generation.step_time import StepTime
 from blocks.sched.cluster_sim.problem import FAILED, FINISHED, REJECTED, UNPLACED, Answers
 from blocks.sched.cluster_sim.settings import Event, Overheads, check_events
@@ -45,10 +46,12 @@ class GenerationLoop:
         events: Sequence[Event],
         retry: bool,
         make_allocator: AllocatorFactory,
+        cores: SharedCores | None = None,
     ) -> None:
         self.placement, self.workload = placement, workload
         self.settings, self.admission, self.overheads = settings, admission, overheads
         self.retry, self.make_allocator = retry, make_allocator
+        self.under_way = None if cores is None else StepsUnderWay(cores, placement)
         self.now_s, self.clock_off_s = 0.0, 0.0
         self.answers = Answers.pending(workload.num_requests, len(placement.groups))
         self.first_token_s = np.full(workload.num_requests, np.nan)
@@ -60,7 +63,9 @@ class GenerationLoop:
         self.index = {model: at for at, model in enumerate(workload.models)}
         self.step_times = self._step_times(profiles)
         self.groups = [
-            GroupRun(g.configuration.pp, overheads.gap_of(g.configuration.pp), True)
+            GroupRun(
+                g.configuration.pp, overheads.gap_of(g.configuration.pp), True, settings.overlap
+            )
             for g in placement.groups
         ]
         self.heap: list[tuple[float, int, int, int, Engine | Event | None]] = []
@@ -155,7 +160,7 @@ class GenerationLoop:
 
     def _outcome(self) -> GenerationOutcome:
         for at, group in enumerate(self.groups):
-            self.answers.busy_s[at] = group.busy_s
+            self.answers.busy_s[at] = group.work_s
             self._count_preemptions(at)
         answers = self.answers
         return GenerationOutcome(
@@ -188,7 +193,14 @@ class GenerationLoop:
                 continue
             for engine in group.engines:
                 if engine.model == model:
-                    ttft_s, tpot_s = predict(group, engine, prompt_len, self.now_s)
+                    ttft_s, tpot_s = predict(
+                        engine.stands(),
+                        engine.step_time,
+                        self.settings,
+                        prompt_len,
+                        busy_s=group.busy_s(engine, self.now_s),
+                        others_s=group.others_s(engine),
+                    )
                     if best is None or ttft_s < best[0]:
                         best = ttft_s, tpot_s, at, engine
         if best is None:
@@ -231,7 +243,12 @@ class GenerationLoop:
         due = self._due if self.settings.turns == "due" else None
         engine = group.begin_step(self.now_s, due)
         if engine is not None:
-            self._push(engine.free_s, STEP_ENDS, at, engine)
+            if self.under_way is None:
+                self._push(engine.free_s, STEP_ENDS, at, engine)
+            else:
+                engine.free_s = math.inf  # until it is planned
+                self.under_way.begin(at, group.stage_s, self.now_s)
+                self._plan_ends()
             if group.has_more():
                 self._wake(at)
 
@@ -247,9 +264,27 @@ class GenerationLoop:
             least = min(least, due_s)
         return least
 
+    def _plan_ends(self) -> None:
+        """Somebody has begun or ended on shared cores: everybody's end is another."""
+        assert self.under_way is not None
+        for at, ends_s in self.under_way.ends():
+            engine = next(e for e in self.groups[at].engines if e.in_flight is not None)
+            if engine.free_s != ends_s:
+                engine.free_s = ends_s
+                self._push(ends_s, STEP_ENDS, at, engine)
+
     def _end_step(self, at: int, engine: Engine) -> None:
         if engine not in self.groups[at].engines:
             return  # the group stopped meanwhile
+        if self.under_way is not None:
+            if engine.in_flight is None or engine.free_s != self.now_s:
+                return  # planned anew meanwhile
+            over = self.under_way.through(at, self.now_s)
+            self._plan_ends()
+            if not over:
+                return
+            group = self.groups[at]
+            group.clock = [self.now_s + group.gap_s] * len(group.clock)
         gained, over = engine.end()
         told_s = self.now_s + self.overheads.request_s
         for request in gained:
@@ -288,6 +323,9 @@ class GenerationLoop:
         self._count_preemptions(at)
         group.engines = self._new_engines(at)
         group.wakes_s = None
+        if self.under_way is not None:
+            self.under_way.drop(at, self.now_s)
+            self._plan_ends()
         for request in lost:
             self.first_token_s[request] = math.nan
             if self.retry:
@@ -311,6 +349,7 @@ def simulate_generation(
     events: Sequence[Event] = (),
     retry: bool = True,
     make_allocator: AllocatorFactory = BlockCounter,
+    cores: SharedCores | None = None,
 ) -> GenerationOutcome:
     """What becomes of a workload for models that generate, under one placement.
 
@@ -330,6 +369,8 @@ def simulate_generation(
         retry: what a stopping group had not finished is asked again elsewhere, from the start; else
             it fails.
         make_allocator: of the cache blocks of an engine, as ``blocks.kv.BlockManager``.
+        cores: where devices share processor cores; then each group computes one step at a time
+            (``EngineSettings(overlap=False)``).
 
     Raises:
         ValueError: what does not fit together, with names.
@@ -343,15 +384,20 @@ def simulate_generation(
             raise fail("lengths", "at least 1 token in and out", least, "see with_lengths")
     events = sorted(events, key=lambda event: event.at_s)
     check_events(tuple(events), len(placement.groups))
+    settings = settings or EngineSettings()
+    if cores is not None:
+        check(not settings.overlap, "overlap", "False on shared cores", settings.overlap)
+        cores.checked(placement)
     loop = GenerationLoop(
         placement,
         profiles,
         workload,
-        settings or EngineSettings(),
+        settings,
         admission or Admission(),
         (overheads or Overheads()).checked(),
         events,
         retry,
         make_allocator,
+        cores,
     )
     return loop.run()

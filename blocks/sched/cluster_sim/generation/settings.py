@@ -1,7 +1,7 @@
 """``EngineSettings``: how the engines of a simulated cluster are set."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from blocks._checks import check, check_count, check_positive
@@ -23,6 +23,8 @@ class EngineSettings:
     block_size: token slots a block of the key-value cache.
     num_lanes: engines that share the place and the cache of a replica; as many as stages keep a
         pipeline busy, for an engine has one step on its way at a time.
+    overlap: steps of engines follow one another through a group's stages, each at work for
+        another engine; else the group computes one step at a time, first stage to last.
     turns: which engine of a group begins the next step: the one whose most urgent request is due
         first, or the one that has waited longest.
     """
@@ -32,12 +34,17 @@ class EngineSettings:
     max_model_len: int = 8192
     block_size: int = 16
     num_lanes: int = 1
+    overlap: bool = True
     turns: Literal["due", "round"] = "due"
 
     def __post_init__(self) -> None:
         for name in ("token_budget", "max_num_seqs", "max_model_len", "block_size", "num_lanes"):
             check_count(name, getattr(self, name))
         check(self.turns in TURNS, "turns", f"one of {TURNS}", repr(self.turns))
+
+    def holds_s(self, stage_s: Sequence[float]) -> float:
+        """Seconds for which a step keeps the group's other engines waiting."""
+        return max(stage_s) if self.overlap else sum(stage_s)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
