@@ -13,13 +13,15 @@ from recipes.serve.parallel.rank import be_rank
 from recipes.serve.parallel.rank_spec import RankSpec
 
 ROOT = Path(__file__).parents[3]
+UNKNOWN = 256
+"""An exit code that no process has: it is gone, and whoever started it cannot tell how it ended."""
 
 
 class Ranks(Protocol):
     """Processes that were started and may have ended."""
 
     def exits(self) -> dict[int, int]:
-        """Exit codes, by rank, of those that ended; -9 for one that signal 9 killed."""
+        """Exit codes, by rank, of those that ended; -9 for one that signal 9 killed, or UNKNOWN."""
         ...
 
     def end(self) -> None:

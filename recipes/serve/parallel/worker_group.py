@@ -30,7 +30,7 @@ from recipes.serve.parallel.messages import (
     encode,
 )
 from recipes.serve.parallel.rank_spec import RankSpec
-from recipes.serve.parallel.start import Ranks, Start
+from recipes.serve.parallel.start import UNKNOWN, Ranks, Start
 
 GRACE_S = 1.0
 """After a first sign of death, how long to listen for who was first."""
@@ -249,4 +249,6 @@ def _how(code: int | None) -> str:
         return "does not take part any more"
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
+    if code == UNKNOWN:
+        return "is gone, its process or its machine"
     return f"ended with exit status {code}"
