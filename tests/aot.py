@@ -1,8 +1,8 @@
 """Ahead-of-time compilation of Triton kernels for chips that are not here.
 
 A case file lists ``AotCase`` records in ``CASES``. ``compile_all`` compiles them for one target in
-fresh processes (the interpreter's environment variable is decided at import) and returns what the
-compilers say of each: registers, spills, shared memory, and how often each instruction occurs.
+processes of their own (``tests.aot_apart``) and returns what the compilers say of each: registers,
+spills, shared memory, and how often each instruction occurs.
 ``check_report`` is the gate: nothing spilled, shared memory within the chip's, and every
 instruction that the case claims is there.
 
@@ -36,7 +36,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from tests.aot_apart import ROOT, compile_apart
+
 TARGETS = ("sm_80", "sm_90", "gfx942")
 SHARED_LIMIT = {"sm_80": 166_912, "sm_90": 232_448, "gfx942": 65_536}
 """Shared memory one program may use [bytes]."""
@@ -59,6 +60,7 @@ class AotCase:
         ``QGMMA`` fp8 product, ``v_mfma`` on gfx942): a tuple for every target of the case, or a
         mapping from target to tuple. A claim also matches an instruction it begins, up to a ``_``.
     options: further compiler options (``maxnreg``).
+    counted: whether its instructions are counted although none is claimed.
     """
 
     name: str
@@ -71,6 +73,7 @@ class AotCase:
     targets: tuple[str, ...] = TARGETS
     claims: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    counted: bool = False
 
     def claims_on(self, target: str) -> tuple[str, ...]:
         """Instructions claimed on ``target``."""
@@ -86,7 +89,8 @@ class AotReport:
     registers: a thread's, as allocated at launch.
     spills: bytes of stack and spilled registers; 0 is the only good number.
     shared_bytes: of one program.
-    opcodes: instruction to the number of times it occurs in the code.
+    opcodes: instruction to the number of times it occurs in the code; on NVIDIA chips, where the
+        disassembler takes a third of the time, only where instructions are claimed or ``counted``.
     claims: instructions the case says are there.
     """
 
@@ -115,7 +119,7 @@ def compile_all(case_module: str, target: str) -> dict[str, AotReport]:
     if missing:
         # under pytest-xdist the other workers compile at the same time
         workers = 1 if "PYTEST_XDIST_WORKER" in os.environ or len(missing) < 4 else 2
-        _compile_apart(case_module, target, workers)
+        compile_apart(case_module, target, workers)
     reports = {}
     for case in cases:
         found = json.loads(_stored(case, target).read_text())
@@ -143,20 +147,8 @@ def _cases(case_module: str, target: str) -> list[AotCase]:
     return [case for case in cases if target in case.targets]
 
 
-def _compile_apart(case_module: str, target: str, workers: int) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.aot", "--compile", case_module, target]
-    with tempfile.TemporaryFile("w+") as errors:
-        started = [
-            subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=errors
-            )
-            for _ in range(workers)
-        ]
-        failed = [process.wait() for process in started]
-        errors.seek(0)
-        if any(failed):
-            raise RuntimeError(f"{' '.join(command)} failed:\n{errors.read()[-4000:]}")
+def _is_counted(case: AotCase, target: str) -> bool:
+    return case.counted or bool(case.claims_on(target))
 
 
 def _stored(case: AotCase, target: str) -> Path:
@@ -166,6 +158,7 @@ def _stored(case: AotCase, target: str) -> Path:
         for field in dataclasses.fields(case)
         if field.name not in ("targets", "claims")
     }
+    what["counted"] = _is_counted(case, target)
     what |= {name: sorted(what[name].items()) for name in ("constexprs", "options")}
     what["signature"] = list(case.signature.items())
     seen = hashlib.sha256(repr((importlib.metadata.version("triton"), target, what)).encode())
@@ -209,7 +202,11 @@ def _sources(module: str) -> frozenset[Path]:
 
 
 def compile_missing(case_module: str, target: str) -> None:
-    """Compile and store what is not stored yet; cases another process is at come last."""
+    """Compile and store what is not stored yet; cases another process is at come last.
+
+    Raises:
+        RuntimeError: those that do not compile, by name; the others are stored.
+    """
     waiting = _cases(case_module, target)
     failures = []
     for flags in (fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_EX):
@@ -229,7 +226,7 @@ def compile_missing(case_module: str, target: str) -> None:
                         failures.append(f"{case.name} on {target}:\n{traceback.format_exc()}")
         waiting = busy
     if failures:
-        sys.exit("\n".join(failures))
+        raise RuntimeError("\n".join(failures))
 
 
 def kept_report(case: AotCase, target: str) -> AotReport:
@@ -270,8 +267,9 @@ def compile_case(case: AotCase, target: str) -> AotReport:
     )
     options = {"num_warps": case.num_warps, "num_stages": case.num_stages, **case.options}
     compiled = triton.compile(source, target=gpu, options=options)
-    read = _read_amd if target.startswith("gfx") else _read_nvidia
-    return read(case.name, target, compiled)
+    if target.startswith("gfx"):
+        return _read_amd(case.name, target, compiled)
+    return _read_nvidia(case.name, target, compiled, _is_counted(case, target))
 
 
 def _source_type(kernel: Any) -> Any:
@@ -299,25 +297,24 @@ def _read_amd(name: str, target: str, compiled: Any) -> AotReport:
     return AotReport(name, target, number("vgpr_count"), spills, compiled.metadata.shared, opcodes)
 
 
-def _read_nvidia(name: str, target: str, compiled: Any) -> AotReport:
+def _read_nvidia(name: str, target: str, compiled: Any, counted: bool) -> AotReport:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
         cubin.flush()
-        usage = _cuobjdump("-res-usage", cubin.name)
-        sass = _cuobjdump("-sass", cubin.name)
-    numbers = {key: int(n) for key, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    opcodes = re.findall(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9]*)", sass, re.M)
+        text = _cuobjdump("-res-usage", *(["-sass"] if counted else []), cubin.name)
+    numbers = {key: int(n) for key, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
+    opcodes = re.findall(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9]*)", text, re.M)
     spilled = sum(op in ("STL", "LDL") for op in opcodes)
     spills = numbers["STACK"] + numbers["LOCAL"] + spilled
     shared = compiled.metadata.shared
     return AotReport(name, target, numbers["REG"], spills, shared, _count(opcodes))
 
 
-def _cuobjdump(flag: str, path: str) -> str:
+def _cuobjdump(*arguments: str) -> str:
     from triton import knobs
 
     tool = knobs.nvidia.cuobjdump.path
-    return subprocess.run([tool, flag, path], capture_output=True, text=True, check=True).stdout
+    return subprocess.run([tool, *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def case_modules() -> list[str]:
@@ -331,14 +328,10 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m tests.aot", description="Compile ahead of time.")
     parser.add_argument("module", nargs="?", help="default: every area")
     parser.add_argument("target", nargs="?", choices=TARGETS, help="default: every target")
-    parser.add_argument("--compile", action="store_true", help="compile here, print nothing")
     options = parser.parse_args()
     bad = 0
     for module in [options.module] if options.module else case_modules():
         for target in [options.target] if options.target else TARGETS:
-            if options.compile:
-                compile_missing(module, target)
-                continue
             for report in compile_all(module, target).values():
                 verdict = "ok"
                 try:

@@ -1,5 +1,7 @@
 """Ahead-of-time cases: the tiles the launchers choose for each chip, at shapes of real models."""
 
+import dataclasses
+
 import torch
 
 from blocks.attention import _launch_rows, _tiles
@@ -316,7 +318,10 @@ def _hopper_cases() -> list[AotCase]:
     ]
 
 
-CASES = [
+COUNTED = ("prefill-bf16-d128-g4-plain", "extend-bf16-d128-g4-plain", "decode-bf16-d128-g4")
+"""Cases whose instructions are counted."""
+
+_ALL = [
     *(
         case
         for target in TARGETS
@@ -337,3 +342,4 @@ CASES = [
     ),
     *_hopper_cases(),
 ]
+CASES = [dataclasses.replace(case, counted=case.name in COUNTED) for case in _ALL]

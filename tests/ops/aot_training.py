@@ -53,6 +53,7 @@ def adamw(name: str, kernel: str, types: dict[str, object], signature: dict[str,
         constexprs={**types, "ALIGNED": True, "TILE": ADAMW_TILE},
         aligned=(*table, *(key for key, kind in signature.items() if kind.startswith("*"))),
         num_warps=8,
+        counted=True,
     )
 
 
