@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -19,10 +19,12 @@ from blocks.pipeline import (
 )
 from blocks.pipeline.ties import Tie
 from blocks.sharding import DistributedGroup, Group, axis_groups, make_device_mesh, run_local
-from recipes.plan.execute import PlannedJob, PlannedPipeline
 from recipes.train.checkpoint import GroupRanks, OneRank, Ranks
 from recipes.train.layout import Layout, Position
 from recipes.train.rendezvous import join_world
+
+if TYPE_CHECKING:  # the compiler behind it takes longer to import than the rest of a run
+    from recipes.plan.execute import PlannedJob, PlannedPipeline
 
 REPORT_AFTER_S = 5.0
 """Seconds after which a tensor-parallel rank that waits for the others says so."""
@@ -95,7 +97,7 @@ class Place:
         made = DistributedTransport(self.pipeline, device=self.device, channels=channels)
         return self._closing.enter_context(made)
 
-    def planned(self, job: PlannedJob) -> PlannedPipeline:
+    def planned(self, job: "PlannedJob") -> "PlannedPipeline":
         """This device's share of a planned job; what it talks through is closed with the place."""
         if self.alone:
             (mesh,) = job.meshes

@@ -16,12 +16,6 @@ from recipes.train.split_tensors import SplitTensors, join_tensors
 from recipes.train.trainer import Trainer
 
 
-def make_trainer(config: TrainConfig, data: Prepared, place: Place) -> Trainer:
-    """What the config asks for: a trainer with a plan, or one without."""
-    kind = Trainer if parallel_plan(config) is None else PlannedTrainer
-    return kind(config, data, place=place)
-
-
 class PlannedTrainer(Trainer):
     """Takes the trainer's batches, optimizer, rates and checkpoints through planned stages.
 

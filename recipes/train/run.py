@@ -30,8 +30,7 @@ from recipes.train.pace import Pace
 from recipes.train.place import Place
 from recipes.train.plan_file import follow
 from recipes.train.planned import follow_plan, parallel_plan
-from recipes.train.planned_trainer import make_trainer
-from recipes.train.prepare import prepare_together
+from recipes.train.prepare import Prepared, prepare_together
 from recipes.train.rate import learning_rate
 from recipes.train.same_run import as_before, check_same_run
 from recipes.train.tensorboard import TensorBoardLog
@@ -138,7 +137,7 @@ def _run_here(
     config: TrainConfig, out: Path, resume: bool, on_log: OnLog, on_note: OnNote, place: Place
 ) -> None:
     data = prepare_together(config, place, on_note)
-    trainer = make_trainer(config, data, place)
+    trainer = _make_trainer(config, data, place)
     ranks = place.ranks()
     checkpoint = load_latest(out / "checkpoints", ranks=ranks) if resume else None
     if checkpoint is not None:
@@ -157,6 +156,15 @@ def _run_here(
     export_checkpoint(out / "checkpoints", out / "model", dtype="bfloat16")
     title = f"{num_parameters / 1e6:.1f} M parameters, {data.corpus.source.split(',')[0]}"
     plot_log(read_log(out / "log.jsonl"), out / "loss.png", title)
+
+
+def _make_trainer(config: TrainConfig, data: Prepared, place: Place) -> Trainer:
+    """One that follows the config's parallel plan, or one without a plan."""
+    if parallel_plan(config) is None:
+        return Trainer(config, data, place=place)
+    from recipes.train.planned_trainer import PlannedTrainer  # tracing: a second to import
+
+    return PlannedTrainer(config, data, place=place)
 
 
 def _open_logs(config: TrainConfig, out: Path, after_step: int) -> list[Log]:
