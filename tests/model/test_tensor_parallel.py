@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 import torch
@@ -28,8 +27,8 @@ from recipes.model.tensor_parallel import (
     tensor_parallel,
 )
 from recipes.model.tensor_parallel_cuts import tensor_parallel_cuts
+from tests.forked import run_forked
 from tests.numerics import assert_close
-from tests.sharding.forked import run_forked
 
 SEQ_LEN, NUM_TOKENS = 6, 12
 BASE = {
@@ -198,10 +197,10 @@ def gloo_work(rank: int) -> list:
     return [loss.numpy(), {name: grad.numpy() for name, grad in grads.items()}]
 
 
-def test_on_gloo(tmp_path: Path) -> None:
+def test_on_gloo() -> None:
     found = [
         (torch.from_numpy(loss), {name: torch.from_numpy(g) for name, g in grads.items()})
-        for loss, grads in run_forked(2, gloo_work, tmp_path)
+        for loss, grads in run_forked(2, gloo_work)
     ]
     compare(make_config("one kv head"), found)
 

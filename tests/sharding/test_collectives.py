@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
@@ -33,7 +32,7 @@ from blocks.sharding import (
     run_local,
     sum_in_order,
 )
-from tests.sharding.forked import run_forked
+from tests.forked import run_forked
 from tests.sharding.spmd import line, spmd
 
 SHAPE = (5, 3)
@@ -143,8 +142,8 @@ def gloo_work(rank: int) -> dict[str, Any]:
     return found
 
 
-def test_gloo_equals_threads(tmp_path: Path) -> None:
-    every = run_forked(3, gloo_work, tmp_path)
+def test_gloo_equals_threads() -> None:
+    every = run_forked(3, gloo_work)
     for name, (source, _, collective, _) in CASES.items():
         parts = make_parts(source, 3)
 
@@ -176,13 +175,13 @@ def grid_work(rank: int) -> list[float]:
     return [groups[axis].all_reduce(x).item() for axis in mesh.axes]
 
 
-def test_axes_of_a_grid_have_their_own_groups(tmp_path: Path) -> None:
+def test_axes_of_a_grid_have_their_own_groups() -> None:
     mesh = Mesh.of(data=2, tensor=2)
     expected = [
         [float(sum(10**other for other in mesh.group(rank, axis))) for axis in mesh.axes]
         for rank in mesh.ranks
     ]
-    assert run_forked(4, grid_work, tmp_path) == expected
+    assert run_forked(4, grid_work) == expected
 
 
 def late_work(rank: int) -> list[str]:
@@ -196,8 +195,8 @@ def late_work(rank: int) -> list[str]:
     return said
 
 
-def test_a_rank_that_waits_says_so_once(tmp_path: Path) -> None:
-    waiting, late = run_forked(2, late_work, tmp_path)
+def test_a_rank_that_waits_says_so_once() -> None:
+    waiting, late = run_forked(2, late_work)
     words = "rank 0 waits for others of ranks [0, 1] in all_reduce, its collective 2"
     assert sum(words in line for line in waiting) == 1
     assert not any("collective 2" in line for line in late)

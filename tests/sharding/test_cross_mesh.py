@@ -35,7 +35,7 @@ from blocks.sharding.cross_mesh import (
 )
 from blocks.sharding.cross_mesh.box import is_zero, num_elements
 from blocks.sharding.reference import gather, shard
-from tests.sharding.forked import run_forked
+from tests.forked import run_forked
 from tests.sharding.test_cluster import mixed
 
 SIZES = ((1,), (2,), (3,), (4,), (8,), (2, 2), (2, 3), (4, 2), (1, 3), (2, 2, 2))
@@ -209,7 +209,7 @@ def test_threads_carry_a_plan_out(
     assert moved == plan.bytes_sent(4)
 
 
-def test_processes_carry_plans_out(tmp_path) -> None:
+def test_processes_carry_plans_out() -> None:
     two, rest = Mesh.of(a=2), Mesh(("a", "b"), (1, 3), (1, 2, 3))
     pairs = [(Shard(0), (Replicate(), Replicate())), (Replicate(), (Replicate(), Shard(1)))]
     whole = torch.arange(35.0).view(7, 5)
@@ -231,7 +231,7 @@ def test_processes_carry_plans_out(tmp_path) -> None:
                 found.append(torch.equal(made, wanted))
         return found
 
-    assert run_forked(4, work, tmp_path) == [[True] * 6] * 4
+    assert run_forked(4, work) == [[True] * 6] * 4
 
 
 def test_plans_that_do_not_hold_are_refused() -> None:

@@ -5,7 +5,6 @@ import functools
 import itertools
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +29,7 @@ from blocks.sharding import (
     sum_gradients,
     whole_parameters,
 )
-from tests.sharding.forked import run_forked
+from tests.forked import run_forked
 
 WIDTH, VOCAB, BOUNDS = 6, 7, [[0, 3, 4, 9], [0, 5, 9]]
 
@@ -161,8 +160,8 @@ def alone(rank: int, how: str, schedule: str) -> list[Any]:
         ("fsdp, own sum", "seq1f1b"),
     ],
 )
-def test_replicas(how: str, schedule: str, tmp_path: Path) -> None:
-    found = run_forked(2, lambda rank: alone(rank, how, schedule), tmp_path)
+def test_replicas(how: str, schedule: str) -> None:
+    found = run_forked(2, lambda rank: alone(rank, how, schedule))
     one, two = single(1, 0)[0], single(1, 1)[0]
     if how.startswith("fsdp"):  # the ranks' sum of a step, twice
         wanted = summed([summed([one, two])] * 2)
@@ -186,8 +185,8 @@ def in_grid(rank: int) -> list[Any]:
         return grads_of([stage])
 
 
-def test_sharded_stages_of_two_pipelines(tmp_path: Path) -> None:
-    found = run_forked(4, in_grid, tmp_path)
+def test_sharded_stages_of_two_pipelines() -> None:
+    found = run_forked(4, in_grid)
     of_stage = [summed(pair) for pair in zip(single(2, 0), single(2, 1), strict=True)]
     for rank, grads in enumerate(found):
         check_equal(grads, of_stage[rank % 2])
@@ -219,8 +218,8 @@ def with_optimizer(rank: int) -> list[Any]:
     return found
 
 
-def test_like_fsdp_itself(tmp_path: Path) -> None:
-    for theirs, ours in run_forked(2, with_optimizer, tmp_path):
+def test_like_fsdp_itself() -> None:
+    for theirs, ours in run_forked(2, with_optimizer):
         for a, b in zip(theirs, ours, strict=True):
             torch.testing.assert_close(torch.from_numpy(a), torch.from_numpy(b))
 
@@ -235,5 +234,5 @@ def uncovered(rank: int) -> str:
         return str(error)
 
 
-def test_parameters_left_out_are_named(tmp_path: Path) -> None:
-    assert "embed.weight" in run_forked(2, uncovered, tmp_path)[0]
+def test_parameters_left_out_are_named() -> None:
+    assert "embed.weight" in run_forked(2, uncovered)[0]

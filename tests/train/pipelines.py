@@ -5,7 +5,6 @@ import hashlib
 import threading
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from blocks.pipeline import InProcessTransport, in_process_transports, run_ranks
@@ -13,7 +12,7 @@ from recipes.train import TrainConfig, tiny
 from recipes.train.config import resolve
 from recipes.train.layout import layout_of
 from recipes.train.place import Place
-from recipes.train.prepare import Prepared, prepare
+from recipes.train.prepare import Prepared
 from recipes.train.trainer import Trainer
 
 SMALL = dataclasses.replace(
@@ -100,18 +99,17 @@ def in_threads(config: TrainConfig, data: Prepared) -> str:
     return facts(trainers, config.num_steps)
 
 
-def in_processes(configs: list[TrainConfig], on_log, on_note) -> None:
-    """What every process of a launch does: one config after another, digests to ``on_log``."""
-    torch.set_num_threads(1)
-    data = prepare(configs[0])
-    dist.init_process_group("gloo")
-    for index, config in enumerate(configs):
+def on_one_rank(
+    configs: list[TrainConfig], data: Prepared
+) -> list[tuple[tuple, dict[str, Tensor]]]:
+    """What a process of a job says of one config after another: losses and norm, parameters."""
+    said = []
+    for config in configs:
         with Place.join(layout_of(config)) as place:
             trainer = Trainer(config, data, place=place)
             for _ in range(config.num_steps):
                 trainer.train_step()
             trainer.losses.append(trainer.evaluate(160).loss)
-            found = trainer.replica.parameters.items()
-            state = {name: p.detach().numpy().copy() for name, p in found}
-            on_log((index, place.rank, (tuple(trainer.losses), trainer.grad_norm), state))
-    dist.destroy_process_group()
+            state = {name: p.detach() for name, p in trainer.replica.parameters.items()}
+            said.append(((tuple(trainer.losses), trainer.grad_norm), state))
+    return said

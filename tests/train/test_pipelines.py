@@ -9,11 +9,11 @@ import torch
 from blocks.pipeline.schedules import SCHEDULES
 from recipes.train import TrainConfig
 from recipes.train.config import resolve
-from recipes.train.launch import launch
 from recipes.train.layout import layout_of
 from recipes.train.prepare import prepare
 from recipes.train.trainer import Trainer
-from tests.train.pipelines import SMALL, alone, in_one_process, in_processes, in_threads
+from tests.forked import run_forked
+from tests.train.pipelines import SMALL, alone, in_one_process, in_threads, on_one_rank
 
 
 @functools.cache
@@ -92,7 +92,7 @@ def test_microbatches_and_lanes_change_only_rounding():
 
 
 def test_real_processes_give_the_bits_of_one():
-    """Four gloo processes, one launch, several layouts."""
+    """Four gloo processes, one job, several layouts."""
     base = dataclasses.replace(SMALL, lanes=4, num_steps=3)
     layouts = [
         {"dp": 2, "pp": 2, "slices": 2},
@@ -102,8 +102,7 @@ def test_real_processes_give_the_bits_of_one():
         {"dp": 4, "canonical": False},
     ]
     configs = [resolve(dataclasses.replace(base, **layout)) for layout in layouts]
-    said: list = []
-    launch(in_processes, (configs,), configs[0], said.append, None)
+    said = run_forked(4, lambda rank: on_one_rank(configs, data()), timeout_s=200)
     for index, config in enumerate(configs):
         trainer = Trainer(alone(config), data())
         for _ in range(config.num_steps):
@@ -111,13 +110,12 @@ def test_real_processes_give_the_bits_of_one():
         trainer.losses.append(trainer.evaluate(160).loss)
         mine = {name: p.detach() for name, p in trainer.replica.parameters.items()}
         seen = set()
-        for _, rank, (losses, norm), state in (entry for entry in said if entry[0] == index):
+        for rank, ((losses, norm), state) in enumerate(one[index] for one in said):
             if config.canonical:
                 assert (losses, norm) == (tuple(trainer.losses), trainer.grad_norm), (config, rank)
             else:
                 assert losses == pytest.approx(trainer.losses, rel=1e-5)
-            for name, array in state.items():
-                tensor = torch.from_numpy(array)
+            for name, tensor in state.items():
                 same = torch.equal(tensor, mine[name])
                 near = not config.canonical and torch.allclose(tensor, mine[name], atol=1e-3)
                 assert same or near, (config, rank, name)

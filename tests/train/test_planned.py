@@ -31,7 +31,7 @@ from recipes.train.prepare import Prepared, prepare
 from recipes.train.presets import tiny
 from recipes.train.run import _settle, train
 from recipes.train.trainer import Trainer
-from tests.sharding.forked import run_forked
+from tests.forked import run_forked
 from tests.train.made_plans import (
     Wanted,
     anything,
@@ -133,7 +133,7 @@ def job_of(config: TrainConfig, data: Prepared) -> PlannedJob:
     return job_for(config, model_config(config, data.tokenizer), plan)
 
 
-def in_processes(config: TrainConfig, data: Prepared, folder: Path, work: Any) -> list[Any]:
+def in_processes(config: TrainConfig, data: Prepared, work: Any) -> list[Any]:
     """What ``work(trainer, place)`` returns on every device of a plan."""
     job = job_of(config, data)
 
@@ -141,7 +141,7 @@ def in_processes(config: TrainConfig, data: Prepared, folder: Path, work: Any) -
         with Place.join(layout_of(config)) as place:
             return work(PlannedTrainer(config, data, place=place, job=job), place)
 
-    return run_forked(layout_of(config).num_ranks, on_rank, folder, timeout_s=150)
+    return run_forked(layout_of(config).num_ranks, on_rank, timeout_s=150)
 
 
 def assert_same(found: dict[str, Any], alone: dict[str, Any]) -> None:
@@ -160,7 +160,7 @@ def test_losses_are_those_of_a_run_without_a_plan(
     name: str, data: Prepared, traced: TracedModule, alone: dict[str, Any], tmp_path: Path
 ) -> None:
     config = planned(name, traced, tmp_path)
-    found = in_processes(config, data, tmp_path, lambda t, _: report(t, NUM_STEPS))
+    found = in_processes(config, data, lambda t, _: report(t, NUM_STEPS))
     for one in found:
         assert one == found[0], "all devices agree"
         assert_same(one, alone)
@@ -188,7 +188,7 @@ def test_a_run_goes_on_under_another_plan_and_without_one(
             writer.save(trainer.checkpoint())
         return found
 
-    before = in_processes(first, data, tmp_path, begin)[0]
+    before = in_processes(first, data, begin)[0]
     assert before["held_out"] == pytest.approx(alone["before"], rel=1e-5)
 
     def go_on(trainer: Trainer, place: Place) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def test_a_run_goes_on_under_another_plan_and_without_one(
         return report(trainer, NUM_STEPS - CHANGED)
 
     second = planned(other, traced, tmp_path)
-    for after in in_processes(second, data, tmp_path, go_on):
+    for after in in_processes(second, data, go_on):
         assert_same(joined(before, after), alone)
     plain = resolve(dataclasses.replace(PLAIN, microbatch=ROWS))
     assert_same(joined(before, go_on(Trainer(plain, data), Place())), alone)

@@ -15,7 +15,7 @@ from recipes.train.place import Place
 from recipes.train.prepare import Prepared, prepare
 from recipes.train.presets import tiny
 from recipes.train.trainer import Trainer
-from tests.sharding.forked import run_forked
+from tests.forked import run_forked
 
 NUM_STEPS = 3
 
@@ -54,7 +54,7 @@ def report(trainer: Trainer) -> dict[str, Any]:
     return {"losses": trainer.losses, "norms": norms, "held_out": held_out, "whole": whole}
 
 
-def run(config: TrainConfig, data: Prepared, folder: Path) -> list[dict[str, Any]]:
+def run(config: TrainConfig, data: Prepared) -> list[dict[str, Any]]:
     """What every process reports."""
     layout = layout_of(config)
     if layout.num_ranks == 1:
@@ -64,7 +64,7 @@ def run(config: TrainConfig, data: Prepared, folder: Path) -> list[dict[str, Any
         with Place.join(layout) as place:
             return report(Trainer(config, data, place=place))
 
-    return run_forked(layout.num_ranks, work, folder, timeout_s=120)
+    return run_forked(layout.num_ranks, work, timeout_s=120)
 
 
 def whole_of(found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -86,10 +86,10 @@ def whole_of(found: list[dict[str, Any]]) -> dict[str, Any]:
     ],
     ids=["muon", "adamw in bfloat16", "zb_v"],
 )
-def test_fsdp_changes_no_bit(changes: dict[str, Any], data: Prepared, tmp_path: Path) -> None:
+def test_fsdp_changes_no_bit(changes: dict[str, Any], data: Prepared) -> None:
     alone = {"pp": 1, "schedule": "auto", "chunks": 1}
-    (expected,) = run(settings(**(changes | alone)), data, tmp_path)
-    found = run(settings(dp=2, fsdp=True, **changes), data, tmp_path)
+    (expected,) = run(settings(**(changes | alone)), data)
+    found = run(settings(dp=2, fsdp=True, **changes), data)
     for one in found:
         assert one["losses"] == expected["losses"]
         assert one["norms"] == expected["norms"]
@@ -110,14 +110,12 @@ def test_fsdp_changes_no_bit(changes: dict[str, Any], data: Prepared, tmp_path: 
     ],
     ids=["in bfloat16", "more than kv heads", "in a pipeline", "with fsdp"],
 )
-def test_tensor_parallel_is_rounding(
-    changes: dict[str, Any], data: Prepared, tmp_path: Path
-) -> None:
+def test_tensor_parallel_is_rounding(changes: dict[str, Any], data: Prepared) -> None:
     same = {"optimizer": "adamw", "learning_rate": 1e-3}
     slack = 200 if changes.get("dtype") == "bfloat16" else 1
     alone = {"pp": 1, "schedule": "auto", "tp": 1, "dp": 1, "fsdp": False}
-    (expected,) = run(settings(**(same | changes | alone)), data, tmp_path)
-    found = run(settings(**(same | changes)), data, tmp_path)
+    (expected,) = run(settings(**(same | changes | alone)), data)
+    found = run(settings(**(same | changes)), data)
     for one in found:
         assert one["losses"] == found[0]["losses"]
         assert one["norms"] == found[0]["norms"]
@@ -132,10 +130,10 @@ def test_tensor_parallel_is_rounding(
         assert worst < (5e-4 if slack > 1 else 2e-5), name
 
 
-def test_muon_makes_whole_matrices_orthogonal(data: Prepared, tmp_path: Path) -> None:
+def test_muon_makes_whole_matrices_orthogonal(data: Prepared) -> None:
     """A part made orthogonal by itself would be far from the whole's part after one step."""
-    (expected,) = run(settings(), data, tmp_path)
-    found = run(settings(tp=2), data, tmp_path)
+    (expected,) = run(settings(), data)
+    found = run(settings(tp=2), data)
     whole = whole_of(found)
     for name, tensor in expected["whole"].items():
         error = (torch.from_numpy(whole[name]) - torch.from_numpy(tensor)).norm()
@@ -164,8 +162,8 @@ def test_checkpoints_hold_whole_tensors(data: Prepared, tmp_path: Path) -> None:
             trainer.train_step()
             return trainer.losses
 
-    through = run_forked(4, write, tmp_path, timeout_s=120)
-    assert run_forked(4, read, tmp_path, timeout_s=120) == through
+    through = run_forked(4, write, timeout_s=120)
+    assert run_forked(4, read, timeout_s=120) == through
     checkpoint = load_latest(tmp_path / "runs")
     assert checkpoint is not None
     one = Trainer(settings(), data)
