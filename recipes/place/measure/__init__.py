@@ -1,0 +1,23 @@
+"""Profiles measured on this machine, and real groups held against simulated ones."""
+
+from recipes.place.measure.clocked_group import ClockedGroup, processor_time
+from recipes.place.measure.measure_profile import measure_profile
+from recipes.place.measure.points import Points
+from recipes.place.measure.replay import Port, replay
+from recipes.place.measure.step_timer import StepTimer
+from recipes.place.measure.virtual_time import VirtualTimeLoop, run_virtual
+from recipes.place.measure.watch import Sent, Watch
+
+__all__ = [
+    "ClockedGroup",
+    "Points",
+    "Port",
+    "Sent",
+    "StepTimer",
+    "VirtualTimeLoop",
+    "Watch",
+    "measure_profile",
+    "processor_time",
+    "replay",
+    "run_virtual",
+]

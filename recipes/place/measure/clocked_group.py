@@ -1,0 +1,104 @@
+"""``ClockedGroup``: real engines in this process, on the clock of the running loop."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from recipes.place.group.hosted import Hosted
+from recipes.place.group.messages import Load
+from recipes.place.group.replica import Replica
+from recipes.serve.async_engine import Stream
+from recipes.serve.engine import Engine
+from recipes.serve.job import Job
+from recipes.serve.outputs import Delta
+
+Cost = Callable[[Engine, Callable[[], list[Delta]]], tuple[list[Delta], float]]
+"""Runs a step of an engine; what came of it and how many seconds it counts for."""
+
+
+class ClockedGroup:
+    """A group's engines and turns without its process: every step is computed at once, and told
+    when its seconds have passed on the loop's clock.
+
+    On a ``VirtualTimeLoop`` that is a cluster on any clock: of processor time where ``cost`` is
+    ``processor_time``, so that neighbours on the machine do not count.
+
+    Args:
+        engines: by model.
+        cost: what a step counts for.
+        turns: as ``GroupSpec``.
+    """
+
+    def __init__(self, engines: Mapping[str, Engine], cost: Cost, turns: str = "due") -> None:
+        self._loop = asyncio.get_running_loop()
+        self._cost, self._turns = cost, turns
+        self._ahead_s = 0.0
+        self._hosted: dict[str, Hosted] = {}
+        for model, engine in engines.items():
+            hosted = Hosted(Load(0, Replica(model, "", 1)), self._now_s)
+            hosted.engine = engine
+            self._hosted[model] = hosted
+        self._streams: dict[str, Stream] = {}
+        self._is_planned, self._turn = False, 0
+
+    async def submit(
+        self, model: str, jobs: Sequence[Job], *, ttft_s: float, tpot_s: float
+    ) -> Stream:
+        """As ``GroupHandle.submit``."""
+        self._hosted[model].add(jobs, ttft_s, tpot_s)
+        stream = Stream(jobs, lambda *_: None)
+        self._streams |= {job.request_id: stream for job in jobs}
+        self._plan()
+        return stream
+
+    def _now_s(self) -> float:
+        return self._loop.time() + self._ahead_s
+
+    def _plan(self) -> None:
+        if not self._is_planned:
+            self._is_planned = True
+            self._loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        ready = [one for one in self._hosted.values() if one.may_step]
+        if not ready:
+            self._is_planned = False
+            return
+        by_due = self._turns == "due" and len(ready) > 1
+        hosted = min(ready, key=lambda one: (one.due_s() if by_due else 0.0, one.turn))
+        self._turn += 1
+        hosted.turn = self._turn
+        deltas, seconds = self._stepped(hosted)
+        self._loop.call_at(self._loop.time() + seconds, self._end, deltas)
+
+    def _stepped(self, hosted: Hosted) -> tuple[list[Delta], float]:
+        """The step, with the clock ahead by its seconds once it is computed."""
+        engine = hosted.engine
+        assert engine is not None
+        step = engine.step
+
+        def timed() -> list[Delta]:
+            deltas, self._ahead_s = self._cost(engine, step)
+            return deltas
+
+        engine.step = timed  # type: ignore[method-assign]
+        try:
+            return hosted.step(), self._ahead_s
+        finally:
+            self._ahead_s = 0.0
+            del engine.step  # the method is seen again
+
+    def _end(self, deltas: list[Delta]) -> None:
+        for delta in deltas:
+            stream = self._streams[delta.request_id]
+            stream.put(delta)
+            if stream.done:
+                del self._streams[delta.request_id]
+        self._begin()
+
+
+def processor_time(engine: Engine, step: Callable[[], list[Delta]]) -> tuple[list[Delta], float]:
+    """A step counts for the processor time of this process that it takes."""
+    began_s = time.process_time()
+    deltas = step()
+    return deltas, time.process_time() - began_s

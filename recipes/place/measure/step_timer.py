@@ -1,0 +1,89 @@
+"""``StepTimer``: steps of an engine, made up and timed."""
+
+import itertools
+import random
+import time
+from collections.abc import Callable
+
+from blocks.sched import State
+from recipes.serve.engine import Engine
+from recipes.serve.job import Job
+from recipes.serve.sampling_params import SamplingParams
+
+
+class StepTimer:
+    """Drives an engine that nobody else uses through steps of known content.
+
+    Args:
+        engine: idle.
+        clock: what seconds are read from, around each step.
+    """
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._engine, self._clock = engine, clock
+        self._ids = itertools.count()
+        self._asked: list[str] = []
+        self._draws = random.Random(0)
+
+    def prefill_s(self, num_tokens: int) -> float:
+        """Seconds of a step over one prompt."""
+        self._add(num_tokens, 1)
+        seconds = self._step()
+        self._finish()
+        return seconds
+
+    def decode_s(self, batch_size: int, context_len: int, num_steps: int) -> list[float]:
+        """Seconds of steps that give each of ``batch_size`` sequences a token.
+
+        Their contexts are ``context_len`` on average over the steps, or shorter by the steps that
+        computing all prompts took.
+        """
+        budget = self._engine.config.token_budget
+        ahead = -(-batch_size * context_len // max(1, budget - batch_size))
+        prompt_len = max(1, context_len - ahead - num_steps // 2)
+        for _ in range(batch_size):
+            self._add(prompt_len, ahead + num_steps + 2)
+        while self._num_decoding() < batch_size:
+            self._step()
+        seconds = [self._step() for _ in range(num_steps)]
+        self._finish()
+        return seconds
+
+    def mixed_s(self, batch_size: int, context_len: int, prompts: list[int]) -> float:
+        """Seconds of a step of decodes and whole prompts."""
+        for _ in range(batch_size):
+            self._add(context_len, 64)
+        while self._num_decoding() < batch_size:
+            self._step()
+        for num_tokens in prompts:
+            self._add(num_tokens, 1)
+        seconds = self._step()
+        self._finish()
+        return seconds
+
+    def _add(self, prompt_len: int, max_tokens: int) -> None:
+        last = self._engine.vocab_size - 1
+        prompt = [self._draws.randint(0, last) for _ in range(prompt_len)]
+        params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
+        self._asked.append(f"timed-{next(self._ids)}")
+        self._engine.add(Job(self._asked[-1], prompt, params))
+
+    def _step(self) -> float:
+        began = self._clock()
+        deltas = self._engine.step()
+        seconds = self._clock() - began
+        for delta in deltas:
+            if delta.error is not None:
+                raise RuntimeError(f"a timed step failed: {delta.error}")
+        return seconds
+
+    def _num_decoding(self) -> int:
+        scheduler = self._engine.scheduler
+        live = [one for name in self._asked for one in scheduler.sequences(name)]
+        return sum(one.state is State.DECODING for one in live)
+
+    def _finish(self) -> None:
+        """Forget what was made up."""
+        for name in self._asked:
+            self._engine.cancel(name)
+        self._asked.clear()

@@ -1,0 +1,124 @@
+"""Engines that compute nothing and take the time of a profile."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blocks.kv import BlockManager
+from blocks.sched import Batch
+from blocks.sched.cluster_sim.generation import EngineSettings, StepTime, load_of
+from blocks.sched.placement import Placement
+from blocks.sched.profile import (
+    Configuration,
+    DecodeTime,
+    PrefillTime,
+    Profile,
+    Provenance,
+    Timing,
+)
+from blocks.sched.workload import Workload, gamma_workload
+from recipes.place.measure import ClockedGroup
+from recipes.serve import Engine, EngineConfig
+from recipes.serve.loading import detokenizers
+from recipes.serve.model_runner import StepResult
+from recipes.serve.outputs import Delta
+from recipes.serve.prompt_scores import PromptRows
+from recipes.serve.sampler import Draw, Drawn
+from tests.serve.models import tiny_decoder, tiny_tokenizer
+
+SETTINGS = EngineSettings(
+    token_budget=512, max_num_seqs=32, max_model_len=256, block_size=16, overlap=False
+)
+KV_TOKENS = 16384
+
+
+class IdleRunner:
+    """A ``ModelRunner`` that draws token 7, whatever it is asked; ``seconds`` of its last step."""
+
+    model = tiny_decoder().config
+    dtype, weight_bytes, block_size = "float32", 0, SETTINGS.block_size
+    num_blocks = KV_TOKENS // SETTINGS.block_size + 1
+    seq_lens: Tensor | None = None
+
+    def __init__(self, step_time: StepTime) -> None:
+        self._step_time = step_time
+        self.seconds = 0.0
+
+    def begin(self, manager: BlockManager, *, max_num_seqs: int, max_model_len: int) -> None:
+        pass
+
+    def is_lost(self) -> bool:
+        return False
+
+    def run(self, batch: Batch, draws: Sequence[Draw], prompts: Sequence[PromptRows]) -> StepResult:
+        self.seconds = sum(self._step_time(load_of(batch)))
+        self.seq_lens = torch.ones(1, dtype=torch.int64)
+        return StepResult([Drawn(7) for _ in draws], [])
+
+    def explain(self) -> str:
+        return "none"
+
+    def close(self) -> None:
+        pass
+
+
+def idle_engine(profile: Profile, configuration: tuple[int, int]) -> Engine:
+    config = EngineConfig(
+        kv_bytes=1,
+        max_model_len=SETTINGS.max_model_len,
+        max_num_seqs=SETTINGS.max_num_seqs,
+        token_budget=SETTINGS.token_budget,
+        block_size=SETTINGS.block_size,
+    )
+    runner = IdleRunner(StepTime(profile.timing(configuration)))
+    return Engine(runner, detokenizers(tiny_tokenizer()), config)
+
+
+def profile_s(engine: Engine, step: Callable[[], list[Delta]]) -> tuple[list[Delta], float]:
+    """A step counts for what the profile says."""
+    deltas = step()
+    assert isinstance(engine.runner, IdleRunner)
+    return deltas, engine.runner.seconds
+
+
+def made_up(model: str, scale: float = 1.0) -> Profile:
+    """A prompt takes 2 ms and 0.1 ms a token; a decode step 4 ms, 0.5 ms a sequence."""
+
+    def row(op: int, pp: int) -> Timing:
+        def cut(seconds: float) -> tuple[float, ...]:
+            return (scale * seconds / (1 + 0.7 * (op - 1)) / pp,) * pp
+
+        return Timing(
+            Configuration(op, pp),
+            (1,) * pp,
+            kv_bytes_per_token=1,
+            prefill=tuple(PrefillTime(n, cut(0.002 + n * 1e-4)) for n in (1, 1001)),
+            decode=tuple(
+                DecodeTime(b, c, cut(0.004 + b * 5e-4 + b * c * 1e-6))
+                for b in (1, 101)
+                for c in (1, 1001)
+            ),
+        )
+
+    source = (Provenance("derived", "made up"),)
+    return Profile(model, "d", source, (row(1, 1), row(1, 2), row(2, 1)))
+
+
+def traffic(seed: int, rates: list[float], cv: float, duration_s: float) -> Workload:
+    rng = np.random.default_rng(seed)
+    made = gamma_workload(rates, cv, duration_s, rng, [f"m{at}" for at in range(len(rates))])
+    count = made.num_requests
+    return made.with_lengths(rng.integers(4, 100, count), rng.integers(1, 12, count))
+
+
+def groups_of(placement: Placement, profiles: dict[str, Profile]) -> list[ClockedGroup]:
+    """On the running loop."""
+    return [
+        ClockedGroup(
+            {model: idle_engine(profiles[model], group.configuration) for model in group.models},
+            profile_s,
+        )
+        for group in placement.groups
+    ]

@@ -1,0 +1,87 @@
+"""Profiles measured on tiny models: what is written, and steps of known content."""
+
+from pathlib import Path
+
+import pytest
+
+from blocks.sched.cluster_sim.generation import Load, StepTime
+from blocks.sched.profile import Configuration, format_profile, parse_profile
+from recipes.place.measure import Points, StepTimer, measure_profile
+from recipes.serve.parallel import fork_ranks
+from tests.place.group.groups import save_models
+from tests.serve.models import tiny_engine
+
+FEW = Points(prefill=(1, 8, 16), batches=(1, 3), contexts=(4, 24), rounds=2, decode_steps=2)
+
+
+def test_a_measured_profile_round_trips_and_weighs_right(tmp_path: Path) -> None:
+    (folder,) = save_models(tmp_path, 0)
+    told: list[tuple[int, int]] = []
+    profile = measure_profile(
+        folder,
+        [(1, 2), (1, 1)],
+        points=FEW,
+        start_ranks=fork_ranks,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert parse_profile(format_profile(profile)) == profile
+    assert profile.model == "tiny-0"
+    assert profile.provenance[0].kind == "measured"
+    assert profile.configurations == (Configuration(1, 1), Configuration(1, 2))
+    total = 2 * 2 * (3 + 4)
+    assert told == [(at + 1, total) for at in range(total)]
+    alone, cut = profile.timings
+    weights = tiny_engine().runner.weight_bytes
+    assert alone.weight_bytes == (weights,)
+    assert max(cut.weight_bytes) < weights <= sum(cut.weight_bytes)
+    assert alone.kv_bytes_per_token == 2 * 2 * 2 * 8 * 4, "keys and values, layers, heads, width"
+    assert cut.kv_bytes_per_token == alone.kv_bytes_per_token // 2
+    first, second = cut.prefill[0].stage_s
+    assert first == second, "one layer a stage: half of the step each"
+    price = StepTime(alone)
+    assert price(Load(8, (), 0, 0)) == alone.prefill[1].stage_s
+    assert price(Load(0, (), 3, 3 * 24)) == alone.decode[3].stage_s
+
+
+def test_steps_have_the_content_asked_for() -> None:
+    engine = tiny_engine(max_num_seqs=8, token_budget=32)
+    seen: list[tuple[int, int, int]] = []
+    run = engine.runner.run
+
+    def watched(batch, draws, prompts):
+        starts = [entry.start + 1 for entry in batch.entries]
+        seen.append((len(batch), batch.num_tokens, sum(starts)))
+        return run(batch, draws, prompts)
+
+    engine.runner.run = watched  # type: ignore[method-assign]
+    timer = StepTimer(engine)
+    timer.prefill_s(20)
+    assert seen == [(1, 20, 1)]
+    seen.clear()
+    timer.decode_s(4, 24, 3)
+    assert [step[:2] for step in seen[-3:]] == [(4, 4)] * 3
+    contexts = [total / 4 for _, _, total in seen[-3:]]
+    assert abs(contexts[1] - 24) <= 4, "24 tokens each, but for what prompts took meanwhile"
+    seen.clear()
+    timer.mixed_s(2, 5, [7, 9])
+    assert seen[-1][:2] == (4, 18)
+    assert not engine.has_work()
+    assert engine.manager.num_free_blocks == engine.manager.num_usable_blocks
+
+
+def test_seconds_are_medians_of_what_the_clock_says() -> None:
+    ticks = iter(range(10**6))
+    timer = StepTimer(tiny_engine(), lambda: float(next(ticks)))
+    assert timer.prefill_s(3) == 1.0
+    assert timer.decode_s(2, 8, 4) == [1.0] * 4
+
+
+def test_points_stay_within_an_engines_limits() -> None:
+    found = Points(prefill=(1, 64, 512), batches=(1, 8, 32), contexts=(16, 4096)).within(
+        256, 128, 8
+    )
+    assert found.prefill == (1, 64, 128)
+    assert found.batches == (1, 8)
+    assert found.contexts[-1] + found.num_drawn(128) <= 256
+    with pytest.raises(ValueError, match="rising"):
+        Points(batches=(4, 2))
