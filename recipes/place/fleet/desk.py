@@ -1,0 +1,126 @@
+"""``Desk``: every request from its arrival to its last token, whatever groups do meanwhile."""
+
+import dataclasses
+from typing import NamedTuple
+
+from recipes.place.fleet.action import Devices
+from recipes.place.fleet.fleet import Fleet
+from recipes.place.fleet.router import Refusal, Route
+from recipes.place.fleet.slo import Slo
+
+
+class Part(NamedTuple):
+    """One prompt of a request, with ``num_samples`` answers."""
+
+    part_id: str
+    prompt_len: int
+    num_samples: int = 1
+
+
+class Nowhere(NamedTuple):
+    """The model has no replica; ``coming`` where one will be loaded, else ``why`` not."""
+
+    coming: bool
+    why: str = ""
+
+
+@dataclasses.dataclass(slots=True)
+class Ask:
+    """A request.
+
+    total_len: longest prompt with its output. slo: its limits.
+    tried: groups it was sent to, in order. delivered: whether a token of it has come.
+    """
+
+    model: str
+    parts: tuple[Part, ...]
+    total_len: int
+    slo: Slo
+    tried: list[Devices] = dataclasses.field(default_factory=list)
+    delivered: bool = False
+
+    @property
+    def prompt_len(self) -> int:
+        """Tokens of all its prompts."""
+        return sum(part.prompt_len for part in self.parts)
+
+
+class Desk:
+    """Sends requests to groups, and once more where a group is lost before it has answered.
+
+    **Invariants**
+
+    1. The parts of a request that have not ended are all at one seat.
+    2. A request is sent to two groups at most, and to a second one only if it has no token yet.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet, self.router = fleet, fleet.router
+        self._asks: dict[str, Ask] = {}
+
+    def ask(self, ask: Ask, now_s: float) -> Route | Refusal | Nowhere:
+        """A request comes, or comes again once its model is there. With a route it counts as sent
+        there; otherwise nothing is kept of it."""
+        self.fleet.ask(ask.model, now_s)
+        found = self.router.choose(
+            ask.model, ask.prompt_len, ask.slo, total_len=ask.total_len, avoid=ask.tried
+        )
+        if isinstance(found, Route):
+            self._send(ask, found, now_s)
+        if found is not None:
+            return found
+        why = self.fleet.why_not(ask.model)
+        coming = self.fleet.want(ask.model, now_s)
+        return Nowhere(coming, why or "" if coming else why or "no device has room for it")
+
+    def lost(self, ask: Ask, now_s: float) -> Route | None:
+        """The group that has it is lost: where it goes now, or None where it must end with an
+        error."""
+        if not self._drop(ask) or ask.delivered or len(ask.tried) > 1:
+            return None
+        found = self.router.choose(
+            ask.model, ask.prompt_len, Slo(), total_len=ask.total_len, avoid=ask.tried
+        )
+        if not isinstance(found, Route):
+            return None
+        self._send(ask, found, now_s)
+        return found
+
+    def gain(self, part_id: str, sample: int, num_tokens: int, *, over: bool) -> None:
+        """Tokens have come; ``over`` with a sample's last."""
+        ask = self._asks.get(part_id)
+        if ask is None:
+            return
+        ask.delivered = True
+        self.router.gain(part_id, sample, num_tokens, over=over)
+        if not self.router.has(part_id):
+            del self._asks[part_id]
+
+    def forget(self, ask: Ask) -> None:
+        """It was given up, or has failed."""
+        self._drop(ask)
+
+    def of(self, part_id: str) -> Ask | None:
+        """The request that a part belongs to; None where that has ended."""
+        return self._asks.get(part_id)
+
+    def _send(self, ask: Ask, route: Route, now_s: float) -> None:
+        ask.tried.append(route.seat.devices)
+        for part in ask.parts:
+            self.router.take(route.seat, *part, now_s)
+            self._asks[part.part_id] = ask
+
+    def _drop(self, ask: Ask) -> bool:
+        """Forget where it is; whether it was anywhere."""
+        known = [self._asks.pop(part.part_id, None) for part in ask.parts]
+        for part in ask.parts:
+            self.router.forget(part.part_id)
+        return any(known)
+
+    def check_invariants(self) -> None:
+        """Assert invariants 1 and 2."""
+        self.fleet.check_invariants()
+        for part_id, ask in self._asks.items():
+            assert any(part.part_id == part_id for part in ask.parts)
+            assert len(ask.tried) in (1, 2), ask
+            assert len(set(ask.tried)) == len(ask.tried), ask

@@ -1,0 +1,325 @@
+"""``Fleet``: the groups that are there, and the placement that they should be."""
+
+import collections
+import itertools
+from collections.abc import Callable, Collection, Iterable
+from typing import Literal
+
+from blocks.sched.placement import Placement
+from recipes.place.fleet.action import Action, Devices, Load, Replace, Start, Stop, Unload
+from recipes.place.fleet.admit import admit
+from recipes.place.fleet.backoff import Backoff
+from recipes.place.fleet.capacity import Capacity
+from recipes.place.fleet.live_group import LiveGroup, LiveReplica
+from recipes.place.fleet.observed import Observed
+from recipes.place.fleet.reconcile import reconcile
+from recipes.place.fleet.repair import repair
+from recipes.place.fleet.router import Router
+
+Tell = Callable[[Literal["good", "bad", "note"], str], None]
+STEADY_S = 60.0
+"""A group that has lived so long counts as one that works."""
+GIVEN_UP_S = 600.0
+"""After so long, devices that were given up may be tried again."""
+
+
+class Fleet:
+    """The state of a cluster; decides what to do next, and is told what came of it.
+
+    Does nothing itself: whoever owns it carries out ``steps``, telling of each ``begin`` and then
+    ``done``, ``failed`` or ``skip``.
+
+    Args:
+        desired: the placement to bring about; may be replaced at any time.
+        num_devices: of the cluster, numbered from 0.
+        router: is told which replicas answer requests.
+        wanted_s: a model that was asked for within so many seconds is kept answering, if possible.
+        max_restarts: starts of a group that may fail in a row before its devices are given up.
+        tell: is called with what happens.
+
+    **Invariants**
+
+    1. A device is in one group at most.
+    2. Replicas of a group, those on their way in or out too, fit into its memory.
+    3. Seats that are open are those of the replicas that are ready.
+    """
+
+    def __init__(
+        self,
+        desired: Placement,
+        capacity: Capacity,
+        num_devices: int,
+        router: Router,
+        *,
+        wanted_s: float = 300.0,
+        max_restarts: int = 3,
+        starts: Backoff[Devices] | None = None,
+        loads: Backoff[tuple[Devices, str]] | None = None,
+        tell: Tell = lambda kind, text: None,
+    ) -> None:
+        self.desired, self.capacity, self.num_devices = desired, capacity, num_devices
+        self.router, self.tell = router, tell
+        self.groups: dict[Devices, LiveGroup] = {}
+        self.lost: set[int] = set()
+        self.wants_search = False  # the placement was mended in haste; a search may know better
+        self.counts: collections.Counter[str] = collections.Counter()
+        self._wanted_s, self._max_restarts = wanted_s, max_restarts
+        self._starts = Backoff() if starts is None else starts
+        self._loads = Backoff() if loads is None else loads
+        self._why: dict[str, str] = {}  # model: why its last load failed
+        self._given_up: dict[int, float] = {}
+        self._busy: collections.Counter[int] = collections.Counter()
+        self._asked_s: dict[str, float] = {}
+        self._numbers = itertools.count()
+
+    # --- what is there, and what to do ----------------------------------------------------------
+
+    def observed(self, now_s: float) -> Observed:
+        """The moment as plain data."""
+        starts = {(devices, "") for devices in self._starts.waiting(now_s)}
+        return Observed(
+            tuple(group.observed() for group in self.groups.values()),
+            frozenset(+self._busy),
+            frozenset(starts) | self._loads.waiting(now_s),
+            frozenset(self.unusable(now_s)),
+            frozenset(self.wanted(now_s)),
+        )
+
+    def unusable(self, now_s: float) -> set[int]:
+        """Devices that are lost or were given up."""
+        given_up = {d for d, at_s in self._given_up.items() if 0 <= now_s - at_s < GIVEN_UP_S}
+        return self.lost | given_up
+
+    def usable(self, now_s: float) -> list[int]:
+        """All others."""
+        unusable = self.unusable(now_s)
+        return [device for device in range(self.num_devices) if device not in unusable]
+
+    def wanted(self, now_s: float) -> set[str]:
+        """Models that were asked for lately or are at work."""
+        live = {seat.model for seat in self.router.seats() if seat.live}
+        asked = {m for m, at_s in self._asked_s.items() if now_s - at_s < self._wanted_s}
+        return live | asked
+
+    def steps(self, now_s: float) -> tuple[Action, ...]:
+        """What to do now; until it is told otherwise, each of the actions counts as under way."""
+        over = [d for d, at_s in self._given_up.items() if not 0 <= now_s - at_s < GIVEN_UP_S]
+        for device in over:
+            del self._given_up[device]
+            self.wants_search = True
+        found = reconcile(self.desired, self.observed(now_s), self.capacity.fits)
+        if found and isinstance(found[0], Replace):
+            self.desired = repair(self.desired, self.unusable(now_s), self.capacity)
+            self.wants_search = True
+            self.counts["repairs"] += 1
+            self.tell("note", f"{found[0]}: {len(self.desired.groups)} groups go on")
+            found = reconcile(self.desired, self.observed(now_s), self.capacity.fits)
+        for action in found:
+            self._busy.update(action.devices)
+        return found
+
+    def next_s(self, now_s: float) -> float:
+        """When a wait after a failure is over."""
+        back_s = [at_s + GIVEN_UP_S for at_s in self._given_up.values()]
+        return min([self._starts.next_s(now_s), self._loads.next_s(now_s), *back_s])
+
+    # --- what comes of it -----------------------------------------------------------------------
+
+    def begin(self, action: Action, now_s: float) -> LiveGroup | None:
+        """An action begins; None where its group or a device is gone, and it is to be skipped."""
+        if isinstance(action, Start):
+            if self.unusable(now_s).intersection(action.devices):
+                return None
+            name = f"g{next(self._numbers)}"
+            group = LiveGroup(name, action.devices, action.configuration, now_s)
+            self.groups[action.devices] = group
+            return group
+        group = self.groups.get(action.devices)
+        if group is None or isinstance(action, Replace):
+            return None
+        if isinstance(action, Load):
+            if group.state != "ready":
+                return None
+            group.replicas[action.model] = LiveReplica(action.kv_tokens)
+        elif isinstance(action, Unload):
+            if action.model not in group.replicas:
+                return None
+            group.replicas[action.model].state = "unloading"
+            self.router.shut(action.devices, action.model)
+        else:
+            group.state = "stopping"
+            for model, replica in group.replicas.items():
+                replica.state = "unloading"
+                self.router.shut(action.devices, model)
+        return group
+
+    def done(
+        self,
+        action: Action,
+        now_s: float,
+        *,
+        kv_tokens: int | None = None,
+        max_model_len: int = 1 << 30,
+        weight_bytes: int | None = None,
+    ) -> list[str]:
+        """An action has succeeded; with a load, what was loaded.
+
+        Returns:
+            Ids of requests that a replica had not answered before it went.
+        """
+        self._release(action)
+        group = self.groups.get(action.devices)
+        if group is None:
+            return []
+        if isinstance(action, Start):
+            group.state = "ready"
+            self.counts["starts"] += 1
+            self.tell("good", f"group {group.name} is there, {_where(group)}")
+        elif isinstance(action, Load):
+            replica = group.replicas[action.model]
+            replica.state, replica.weight_bytes = "ready", weight_bytes
+            timing = self.capacity.profiles[action.model].find(group.configuration)
+            self.router.open(
+                action.devices,
+                action.model,
+                timing,
+                kv_tokens=action.kv_tokens if kv_tokens is None else kv_tokens,
+                max_model_len=max_model_len,
+                now_s=now_s,
+            )
+            self._loads.clear((action.devices, action.model))
+            self._why.pop(action.model, None)
+            self.counts["loads"] += 1
+            self.tell("good", f"{action.model} is loaded on group {group.name}")
+        elif isinstance(action, Unload):
+            del group.replicas[action.model]
+            self.counts["unloads"] += 1
+            self.tell("note", f"{action.model} left group {group.name}")
+            return self.router.drop(action.devices, action.model)
+        elif isinstance(action, Stop):
+            self.tell("note", f"group {group.name} was stopped")
+            return self._remove(group)
+        return []
+
+    def failed(self, action: Action, now_s: float, why: str) -> list[str]:
+        """An action has failed; ids of requests that were lost with it."""
+        self._release(action)
+        group = self.groups.get(action.devices)
+        if isinstance(action, Load) and group is not None and action.model in group.replicas:
+            del group.replicas[action.model]
+            num = self._loads.fail((action.devices, action.model), now_s)
+            self._why[action.model] = why
+            self.counts["failed_loads"] += 1
+            self.tell("bad", f"{action.model} cannot be loaded on {group.name} ({num}): {why}")
+            return self.router.drop(action.devices, action.model)
+        if isinstance(action, Unload) and group is not None and action.model in group.replicas:
+            del group.replicas[action.model]  # it is not there: as good as unloaded
+            return self.router.drop(action.devices, action.model)
+        if isinstance(action, Start | Stop) and group is not None:
+            return self.lose(group, now_s, why)
+        return []
+
+    def skip(self, action: Action) -> None:
+        """An action will not be tried, as one before it has failed."""
+        self._release(action)
+
+    def lose(self, group: LiveGroup, now_s: float, why: str) -> list[str]:
+        """A group is gone; ids of the requests that it had."""
+        if self.groups.get(group.devices) is not group:
+            return []
+        stopping = group.state == "stopping"
+        left = self._remove(group)
+        if stopping:
+            return left
+        if group.state == "ready" and now_s - group.since_s > STEADY_S:
+            self._starts.clear(group.devices)
+        num = self._starts.fail(group.devices, now_s)
+        self.counts["lost_groups"] += 1
+        self.tell("bad", f"group {group.name} is lost, {_where(group)}: {why}")
+        if num >= self._max_restarts:
+            self._starts.clear(group.devices)
+            self._given_up.update(dict.fromkeys(group.devices, now_s))
+            self.tell("bad", f"{_where(group)} are given up after {num} failures")
+        return left
+
+    def lose_devices(self, devices: Collection[int], now_s: float, why: str) -> list[str]:
+        """A node is gone; ids of the requests that its groups had."""
+        left: list[str] = []
+        self.lost.update(devices)
+        for group in [g for g in self.groups.values() if set(g.devices) & set(devices)]:
+            left += self.lose(group, now_s, why)
+        return left
+
+    def regain_devices(self, devices: Collection[int]) -> None:
+        """A node is back; the next search uses it."""
+        back = self.lost.intersection(devices)
+        self.lost -= back
+        self.wants_search |= bool(back)
+
+    def _remove(self, group: LiveGroup) -> list[str]:
+        del self.groups[group.devices]
+        return [left for m in group.replicas for left in self.router.drop(group.devices, m)]
+
+    def _release(self, action: Action) -> None:
+        self._busy.subtract(action.devices)
+        self._busy = +self._busy
+
+    # --- models on demand -----------------------------------------------------------------------
+
+    def ask(self, model: str, now_s: float) -> None:
+        """Somebody asks for a model."""
+        self._asked_s[model] = now_s
+
+    def want(self, model: str, now_s: float) -> bool:
+        """See that a model is loaded somewhere, as soon as can be; False where there is no room."""
+        unusable = self.unusable(now_s)
+        if any(not unusable & set(self.desired.groups[at].devices)
+               for at in self.desired.groups_of(model)):  # fmt: skip
+            return True
+        taken = {d for group in self.desired.groups for d in group.devices}
+        free = [device for device in self.usable(now_s) if device not in taken]
+        idle = sorted(
+            (seat for seat in self.router.seats() if not seat.live), key=lambda seat: seat.used_s
+        )
+        found = admit(
+            self.desired,
+            model,
+            self.capacity,
+            free=free,
+            idle=[(seat.devices, seat.model) for seat in idle],
+        )
+        if found is None:
+            return False
+        self.desired = found
+        self.tell("note", f"{model} is asked for and will be loaded")
+        return True
+
+    def why_not(self, model: str) -> str | None:
+        """Why the last load of a model failed; None where it did not."""
+        return self._why.get(model)
+
+    def check_invariants(self) -> None:
+        """Assert invariants 1 to 3."""
+        self.router.check_invariants()
+        devices: Iterable[int] = [d for group in self.groups.values() for d in group.devices]
+        devices = list(devices)
+        assert len(devices) == len(set(devices)), f"devices in two groups: {devices}"
+        assert all(0 <= device < self.num_devices for device in devices)
+        for group in self.groups.values():
+            assert self.capacity.fits(group.observed().as_group()), group
+        ready = {
+            (group.devices, model)
+            for group in self.groups.values()
+            for model, replica in group.replicas.items()
+            if replica.state == "ready"
+        }
+        seats = {
+            (seat.devices, model)
+            for model in self.capacity.profiles
+            for seat in self.router.hosts(model)
+        }
+        assert ready == seats, (ready, seats)
+
+
+def _where(group: LiveGroup) -> str:
+    return f"devices {','.join(map(str, group.devices))}"
