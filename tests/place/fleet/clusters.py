@@ -17,8 +17,8 @@ from blocks.sched.profile import (
 )
 from recipes.place.fleet.observed import Hosted, Observed, ObservedGroup
 
-NAMES = ("a", "b", "c", "d")
-WEIGHTS = {"a": 400, "b": 300, "c": 200, "d": 100}
+NAMES: tuple[str, ...] = ("a", "b", "c", "d")
+WEIGHTS: dict[str, int] = {"a": 400, "b": 300, "c": 200, "d": 100}
 """Bytes of the models; a token of cache takes one."""
 MEMORY = 600
 SHAPES = (Configuration(1, 1), Configuration(2, 1), Configuration(1, 2))
