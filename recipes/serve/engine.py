@@ -50,6 +50,8 @@ class Engine:
         detokenizer: makes one for a sequence; the argument says whether to skip special tokens.
         config: limits.
         clock: seconds, monotonic; for scheduling order and latencies.
+
+    on_batch: told of every batch before it is computed; None for nobody.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Engine:
         limit = config.max_model_len or runner.model.max_positions
         self.max_model_len = min(limit, (runner.num_blocks - 1) * runner.block_size)
         self.metrics = Metrics(self.stats)
+        self.on_batch: Callable[[Batch], object] | None = None
         self._detokenizer = detokenizer
         self._clock = clock
         self._eos = tuple(runner.model.eos_token_ids)
@@ -147,6 +150,8 @@ class Engine:
         if not batch.entries:
             return []
         self.metrics.step(batch.num_tokens)
+        if self.on_batch is not None:
+            self.on_batch(batch)
         try:
             draws = self._draws(batch)
             prompts = self._prompts(batch)

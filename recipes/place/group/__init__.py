@@ -9,9 +9,9 @@ from recipes.place.group.handle import GroupHandle
 from recipes.place.group.listener import Listener
 from recipes.place.group.local import GroupProcess, StartGroup, exec_group, fork_group
 from recipes.place.group.replica import Loaded, Replica
+from recipes.place.group.run import run_group
 from recipes.place.group.spec import GroupSpec
 from recipes.place.group.state import GroupState, ModelState
-from recipes.place.group.worker import run_group
 
 __all__ = [
     "GroupHandle",

@@ -1,6 +1,8 @@
 """What can go wrong with a group, by name."""
 
+import contextlib
 import dataclasses
+import signal
 from typing import Literal
 
 
@@ -33,3 +35,15 @@ class LoadFailed(Exception):
 
 class NotHosted(Exception):
     """The group does not serve that model, or no more."""
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code in words.
+
+    >>> how_it_ended(-9), how_it_ended(1)
+    ('its process was killed by SIGKILL', 'its process ended with exit status 1')
+    """
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"its process was killed by {signal.Signals(-code).name}"
+    return f"its process ended with exit status {code}"

@@ -1,12 +1,15 @@
 """``Hosted``: a model on a group, its engine and what is due when."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
 
+from blocks.sched import Batch
+from blocks.sched.cluster_sim.generation import standing
 from blocks.sched.request import State
-from recipes.place.group.messages import Load, Unload
-from recipes.place.group.state import MAX_HELD, ModelState
+from recipes.place.group.messages import Host, Unload
+from recipes.place.group.state import ModelState
 from recipes.serve.engine import Engine
 from recipes.serve.job import Job
 from recipes.serve.outputs import Delta
@@ -31,29 +34,32 @@ class Promise:
 class Hosted:
     """One model of a group from the order to load it to its end.
 
-    load: the order. unloads: orders to end it, to be answered together.
+    order: to host it. unloads: orders to end it, to be answered together.
     engine: None while loading, and once its memory is being given back.
-    busy: why its engine may not step just now: it starts its processes anew.
+    under_way: the batch that is being computed.
+    busy: its engine may not step just now, for its processes are started anew.
     turn: number of the group's last step that was this model's.
     drain_until_s: when running requests are given up; None while it is not draining.
     """
 
-    def __init__(self, load: Load, clock: Callable[[], float] = time.monotonic) -> None:
-        self.load = load
+    def __init__(self, order: Host, clock: Callable[[], float] = time.monotonic) -> None:
+        self.order = order
         self.unloads: list[Unload] = []
         self.engine: Engine | None = None
+        self.under_way: Batch | None = None
         self.closing = False
         self.busy = False
         self.turn = 0
         self.drain_until_s: float | None = None
         self._clock = clock
+        self._begun: Callable[[Hosted, Batch], object] | None = None
         self._promises: dict[str, Promise] = {}
         self._num_finished = self._output_sum = 0
         self._last_step_s = 0.0
 
     @property
     def model(self) -> str:
-        return self.load.replica.model
+        return self.order.replica.model
 
     @property
     def is_draining(self) -> bool:
@@ -62,6 +68,17 @@ class Hosted:
     @property
     def may_step(self) -> bool:
         return self.engine is not None and not self.busy and self.engine.has_work()
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether it is to go, and can."""
+        idle = self.engine is not None and not self.busy and not self.engine.has_work()
+        return self.is_draining and idle
+
+    def serve(self, engine: Engine) -> None:
+        """The model has been loaded."""
+        self.engine = engine
+        engine.on_batch = self._on_batch
 
     def add(self, jobs: Sequence[Job], ttft_s: float, tpot_s: float) -> None:
         """Queue jobs, all or none.
@@ -88,14 +105,27 @@ class Hosted:
             if self._promises.pop(request_id, None) is not None and self.engine is not None:
                 self.engine.cancel(request_id)
 
-    def step(self) -> list[Delta]:
-        """One step of the engine."""
+    def step(self, begun: Callable[["Hosted", Batch], object]) -> list[Delta]:
+        """One step of the engine.
+
+        Args:
+            begun: told of what will be computed.
+        """
         assert self.engine is not None
+        self._begun = begun
         began_s = self._clock()
-        deltas = self.engine.step()
+        try:
+            deltas = self.engine.step()
+        finally:
+            self.under_way = None
         now_s = self._clock()
         self._last_step_s = now_s - began_s
         return self._noted(deltas, now_s)
+
+    def _on_batch(self, batch: Batch) -> None:
+        self.under_way = batch
+        if self._begun is not None:
+            self._begun(self, batch)
 
     def abort(self, error: str) -> list[Delta]:
         """End every request with an error."""
@@ -122,38 +152,23 @@ class Hosted:
         if self.engine is None:
             return ModelState("draining" if self.closing else "loading")
         engine, scheduler, manager = self.engine, self.engine.scheduler, self.engine.manager
-        size = engine.runner.block_size
-        prompt = decodes = context = waiting = total = count = 0
-        held: list[tuple[int, int]] = []
-        for request_id in self._promises:
-            for sequence in scheduler.sequences(request_id):
-                tokens = len(sequence.tokens)
-                count, total = count + 1, total + tokens
-                if sequence.state is State.DECODING:
-                    decodes, context = decodes + 1, context + tokens
-                else:
-                    prompt += tokens - sequence.num_computed
-                if sequence.state is State.WAITING:
-                    waiting += -(-tokens // size)
-                elif len(held) < MAX_HELD:
-                    held.append((sequence.num_output, sequence.num_slots // size))
-        finished = self._num_finished
+        size, finished = engine.runner.block_size, self._num_finished
+        live = itertools.chain.from_iterable(map(scheduler.sequences, self._promises))
+        stands = standing(
+            live,
+            self.under_way,
+            block_size=size,
+            num_free_blocks=manager.num_free_blocks,
+            expected_output=self._output_sum / finished if finished else 1.0,
+        )
         return ModelState(
             status="draining" if self.is_draining else "serving",
             num_waiting=scheduler.num_waiting,
             num_running=scheduler.num_running,
-            prompt_tokens=prompt,
-            num_decodes=decodes,
-            context_tokens=context,
-            num_sequences=count,
-            live_tokens=total,
-            waiting_blocks=waiting,
-            free_blocks=manager.num_free_blocks,
             usable_blocks=manager.num_usable_blocks,
             block_size=size,
-            held=tuple(held),
-            mean_output=self._output_sum / finished if finished else 0.0,
             last_step_s=self._last_step_s,
+            standing=stands,
             stats=engine.stats(),
         )
 

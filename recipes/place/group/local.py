@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from recipes.place.group.run import run_group
 from recipes.place.group.spec import GroupSpec
-from recipes.place.group.worker import run_group
 from recipes.serve.parallel import Start, exec_ranks, fork_ranks
 
 ROOT = Path(__file__).parents[3]

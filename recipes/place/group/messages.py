@@ -12,7 +12,7 @@ from recipes.serve.job import Job
 from recipes.serve.outputs import Delta
 
 
-class Load(msgspec.Struct, frozen=True, tag=True):
+class Host(msgspec.Struct, frozen=True, tag=True):
     """Host a model; answered by ``Now`` or ``Refused``."""
 
     number: int
@@ -97,7 +97,7 @@ class Beat(msgspec.Struct, frozen=True, tag=True):
     state: GroupState
 
 
-Order = Load | Unload | Submit | Cancel | Stop
+Order = Host | Unload | Submit | Cancel | Stop
 Report = Up | Now | Done | Refused | Deltas | Beat
 
 _encode = msgspec.msgpack.Encoder().encode

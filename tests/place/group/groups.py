@@ -33,7 +33,8 @@ async def running_group(
     *folders: Path, kv_tokens: int = 2048, start: Any = fork_group, **settings: Any
 ) -> AsyncIterator[GroupHandle]:
     """A group that hosts the models of the folders under the folders' names."""
-    how = {k: settings.pop(k) for k in ("silence_s", "start_timeout_s") if k in settings}
+    names = ("silence_s", "start_timeout_s", "max_sequences")
+    how = {name: settings.pop(name) for name in names if name in settings}
     listener = await Listener.open()
     try:
         spec = GroupSpec(**({"group": "g"} | SMALL | settings))  # type: ignore
