@@ -54,7 +54,8 @@ else
 	@.venv-gpu/bin/python -m benches.gpu --part $(PART)
 endif
 
-nightly: $(VENV)/.ready  ## long volume: simulation, state machines, slow figures
+nightly: $(VENV)/.ready  ## long volume: simulation, state machines, Ray, slow figures
+	@$(RUN) -m pip install -q --progress-bar on -c constraints.txt -e '.[cluster]'
 	@HYPOTHESIS_PROFILE=nightly $(RUN) -m pytest -n 2 -m "nightly or not nightly" --timeout 7200
 	@$(RUN) -m benches.figures --nightly
 

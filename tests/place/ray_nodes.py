@@ -1,6 +1,7 @@
 """A Ray cluster of several nodes on this machine, on loopback, and its end."""
 
 import contextlib
+import importlib
 import os
 import shutil
 import tempfile
@@ -14,7 +15,8 @@ from recipes.place.ray.library import keep_to_this_machine, ray_library
 class RayNodes:
     """A head without devices, which the front door joins, and nodes with some."""
 
-    def __init__(self, cluster: Any) -> None:
+    def __init__(self, cluster: Any, folder: Path) -> None:
+        self.folder = folder
         self._cluster = cluster
         self._nodes: dict[str, Any] = {}
 
@@ -43,12 +45,11 @@ def ray_nodes(*num_devices: int) -> Iterator[RayNodes]:
     os.environ["RAY_TMPDIR"] = str(folder)  # where Ray notes the running cluster, for ``auto``
     try:
         ray = ray_library()
-        from ray.cluster_utils import Cluster
-
+        made = importlib.import_module("ray.cluster_utils")
         head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": str(folder / "ray")}
-        cluster = Cluster(True, head_node_args={**head, "object_store_memory": 80 << 20})
+        cluster = made.Cluster(True, head_node_args={**head, "object_store_memory": 80 << 20})
         try:
-            nodes = RayNodes(cluster)
+            nodes = RayNodes(cluster, folder)
             for count in num_devices:
                 nodes.add(count)
             yield nodes

@@ -46,4 +46,6 @@ def how_it_ended(code: int) -> str:
     if code < 0:
         with contextlib.suppress(ValueError):
             return f"its process was killed by {signal.Signals(-code).name}"
+    if code > 255:  # UNKNOWN of recipes.serve.parallel: no process has such a one
+        return "its process or its machine is gone"
     return f"its process ended with exit status {code}"

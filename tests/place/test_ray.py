@@ -1,0 +1,214 @@
+"""Groups on a real Ray of three nodes: the same answers, and what is lost comes to light.
+
+Nightly: a Ray costs 6 s of processor time, and every process of a model 3 more.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from recipes.model import save_model
+from recipes.place.group import GroupHandle, GroupSpec, Listener, LoadFailed, LostReason, Replica
+from recipes.place.ray import RayCluster, RayGroup
+from tests.place.group.groups import SMALL, ask, collect, eventually, first_delta, running_group
+from tests.place.group.test_group import varied
+from tests.place.ray_nodes import ray_nodes
+from tests.serve.models import tiny_decoder, tiny_engine, tiny_tokenizer
+from tests.serve.test_engine import job, run
+
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]
+LIMIT_S = 300.0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    save_model(tiny_decoder(), path, tiny_tokenizer())
+    return path
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    with ray_nodes(2, 1) as found:
+        yield found
+
+
+def tokens(outputs) -> list[list[list[int]]]:
+    """Of every sample: scores of two ranks may differ from those of one in their last bits."""
+    return [[sample.token_ids for sample in output.completions] for output in outputs]
+
+
+def process_of(handle: GroupHandle) -> RayGroup:
+    process: Any = handle.process
+    return process
+
+
+def by_size(cluster):
+    """Nodes with their devices, the one with two devices first."""
+    found = sorted(cluster.nodes().items(), key=lambda one: -len(one[1]))
+    assert [len(devices) for _, devices in found] == [2, 1]
+    assert sorted(device for _, devices in found for device in devices) == [0, 1, 2]
+    return found
+
+
+def processes(title: str) -> list[int]:
+    """Of Ray below this process, by what they are."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            running = process.status() != psutil.STATUS_ZOMBIE
+            if running and process.cmdline()[:1] and title in process.cmdline()[0]:
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def on_ray(test):
+    """A test that is a coroutine; the cluster is left again behind it."""
+    import asyncio
+    import functools
+
+    @functools.wraps(test)
+    def run_it(nodes, folder):
+        async def limited(cluster):
+            async with asyncio.timeout(LIMIT_S):
+                await test(nodes, cluster, folder)
+
+        with RayCluster(nodes.address, num_devices=3) as cluster:
+            asyncio.run(limited(cluster))
+        assert not processes("ray::GroupActor")
+        assert not processes("ray::RankActor")
+
+    del run_it.__wrapped__  # pytest reads the arguments there
+    return run_it
+
+
+@on_ray
+async def test_ranks_on_one_node_answer_as_the_engine_in_this_process(nodes, cluster, folder):
+    assert cluster.host is None, "all on loopback: groups call over a Unix socket"
+    (_, pair), _ = by_size(cluster)
+    expected = tokens(run(tiny_engine(tiny_decoder()), *varied("r")))
+    async with running_group(folder, start=cluster.start_group, tp=2, devices=pair) as handle:
+        assert tokens(await ask(handle, "tiny", *varied("r"))) == expected
+        with pytest.raises(LoadFailed, match="no-such-folder"):
+            await handle.load(Replica("other", str(folder / "no-such-folder"), 256))
+        assert "model tiny from" in process_of(handle).log()
+        assert handle.spec.key not in process_of(handle).log(10_000)
+        for path in (nodes.folder / "ray").rglob("*"):
+            if path.is_file() and path.suffix in (".log", ".out", ".err", ".txt", ".json"):
+                assert handle.spec.key not in path.read_text(errors="replace"), path
+        # a rank alone
+        stream = await handle.submit("tiny", [job("long", [5, 6], max_tokens=200, ignore_eos=True)])
+        await first_delta(stream)
+        os.kill(processes("ray::RankActor")[-1], signal.SIGKILL)
+        (lost,) = (await collect(stream)).values()
+        assert lost.completions[0].finish_reason == "error"
+        assert "is gone, its process or its machine" in (lost.completions[0].error or "")
+        assert tokens(await ask(handle, "tiny", *varied("r"))) == expected, "new ranks answer"
+        # the group itself
+        stream = await handle.submit("tiny", [job("last", [5, 6], max_tokens=200, ignore_eos=True)])
+        await first_delta(stream)
+        os.kill(process_of(handle).pid(), signal.SIGKILL)
+        reason = await handle.wait_lost()
+        assert reason == LostReason("ended", "its process or its machine is gone")
+        assert "Worker" in process_of(handle).why
+        (lost,) = (await collect(stream)).values()
+        assert lost.completions[0].finish_reason == "error"
+        await eventually(lambda: not processes("ray::RankActor"))
+        # its devices are free again, and its log is still there
+        async with running_group(folder, start=cluster.start_group, devices=pair[1:]) as again:
+            assert tokens(await ask(again, "tiny", *varied("r"))) == expected
+            assert "model tiny from" in process_of(handle).log()
+
+
+@on_ray
+async def test_a_group_over_two_nodes_and_the_loss_of_one(nodes, cluster, folder):
+    expected = tokens(run(tiny_engine(tiny_decoder()), *varied("r")))
+    lost_devices: list[tuple[int, ...]] = []
+    cluster.on_lost = lost_devices.append
+    (first, pair), (_, alone) = by_size(cluster)
+    both = (*alone, pair[1])
+    async with running_group(folder, start=cluster.start_group, tp=2, devices=both) as handle:
+        assert tokens(await ask(handle, "tiny", *varied("r"))) == expected
+        stream = await handle.submit("tiny", [job("long", [5, 6], max_tokens=200, ignore_eos=True)])
+        await first_delta(stream)
+        nodes.remove(first)
+        began = time.monotonic()
+        reason = await handle.wait_lost()
+        assert (reason.kind, time.monotonic() - began < 30) == ("ended", True)
+        (lost,) = (await collect(stream)).values()
+        assert lost.completions[0].finish_reason == "error"
+        await eventually(lambda: cluster.lost_devices == pair)
+        assert lost_devices == [pair]
+        assert list(cluster.nodes().values()) == [alone]
+        await eventually(lambda: not processes("ray::RankActor"))
+    # what lies on lost devices cannot start, and says so at once
+    listener = await Listener.open(cluster.host)
+    try:
+        nowhere = listener.start(
+            GroupSpec(group="n", devices=pair[1:], **SMALL), cluster.start_group
+        )
+        assert (await nowhere.wait_lost()).kind == "not_started"
+        assert f"[{pair[1]}], which do not" in process_of(nowhere).why
+    finally:
+        await listener.close()
+    # what lies on the node that is left goes on; a new node takes the numbers of the lost one
+    async with running_group(folder, start=cluster.start_group, devices=alone) as there:
+        assert tokens(await ask(there, "tiny", *varied("r"))) == expected
+        added = nodes.add(2)
+        await eventually(lambda: cluster.lost_devices == ())
+        assert cluster.nodes()[added] == pair
+    async with running_group(folder, start=cluster.start_group, pp=2, devices=pair) as handle:
+        assert tokens(await ask(handle, "tiny", *varied("r"))) == expected
+
+
+def test_a_ray_that_is_started_here_listens_on_loopback_alone(folder):
+    """In a process of its own: which addresses Ray listens on is settled when it is imported."""
+    import subprocess
+    import sys
+
+    code = """
+import asyncio, logging, os, psutil, sys
+from recipes.place.ray import RayCluster, RayGroup
+from tests.place.group.groups import ask, running_group
+from tests.serve.test_engine import job
+from pathlib import Path
+
+async def main(cluster):
+    async with running_group(Path(sys.argv[1]), start=cluster.start_group, devices=(0,)) as handle:
+        (answer,) = await ask(handle, "tiny", job("a", [5, 6, 7], max_tokens=6))
+        print("tokens", answer.completions[0].token_ids, flush=True)
+
+with RayCluster(num_devices=1) as cluster:
+    assert list(cluster.nodes().values()) == [(0,)]
+    asyncio.run(main(cluster))
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        for place in process.net_connections("tcp"):
+            if place.status == psutil.CONN_LISTEN:
+                assert place.laddr.ip in ("127.0.0.1", "::ffff:127.0.0.1"), (process, place)
+                print("port", place.laddr.port)
+    import ray
+    from ray._raylet import AuthenticationMode, get_authentication_mode
+    assert get_authentication_mode() == AuthenticationMode.TOKEN
+"""
+    root = Path(__file__).parents[2]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        cwd=root,
+        env={**environment, "HOME": str(folder.parent), "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected = run(tiny_engine(tiny_decoder()), job("a", [5, 6, 7], max_tokens=6))
+    assert f"tokens {expected[0].completions[0].token_ids}" in done.stdout
+    assert done.stdout.count("port") >= 2
+    assert not (folder.parent / ".ray").exists(), "no token is left behind"
