@@ -4,6 +4,7 @@ import logging
 import sys
 
 from recipes.serve.arguments import engine_config, parse, server_config
+from recipes.serve.async_engine import AsyncEngine
 from recipes.serve.loading import load
 from recipes.serve.model_runner import RunnerLost
 from recipes.serve.parallel.torchrun import be_torchrun_rank, in_torchrun, is_engine
@@ -34,6 +35,7 @@ def main() -> int:
         service = build_service(loaded, server)
         print(loaded.explain(), greeting(service, sock), sep="\n", flush=True)
         Server(service).run(sockets=[sock])
+        assert isinstance(service.engine, AsyncEngine)
         service.engine.join(2)  # after a forced exit it may still be in a step
     finally:
         loaded.engine.close()

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from recipes.serve import errors
 from recipes.serve.chat import chat_completions
 from recipes.serve.completions import completions
+from recipes.serve.door import Door
 from recipes.serve.errors import ApiError
 from recipes.serve.middleware import Gate
 from recipes.serve.page import live_page, page_headers
@@ -23,19 +24,23 @@ from recipes.serve.protocol import DetokenizeBody, TokenizeBody
 from recipes.serve.service import Service, json_response
 
 log = logging.getLogger("recipes.serve")
-Endpoint = Callable[[Service, Request], Awaitable[Any]]
+Endpoint = Callable[[Door, Request], Awaitable[Any]]
 
 
-def build_app(service: Service) -> ASGIApp:
-    """The whole ASGI application; starts the engine's thread with the server and ends it too."""
+def build_app(door: Door, more: Sequence[tuple[str, str, Endpoint]] = ()) -> ASGIApp:
+    """The whole ASGI application; what is behind the door lives as long as the server.
+
+    Args:
+        more: further routes: method, path, who answers.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        service.engine.start()
-        yield
-        await service.engine.stop()
+        async with door.running():
+            yield
 
     table: list[tuple[str, str, Endpoint]] = [
+        *more,
         ("POST", "/v1/chat/completions", chat_completions),
         ("POST", "/v1/completions", completions),
         ("GET", "/v1/models", models),
@@ -49,19 +54,19 @@ def build_app(service: Service) -> ASGIApp:
         ("GET", "/cluster", cluster),
     ]
     routes = [
-        Route(path, functools.partial(_contained, endpoint, service), methods=[method])
+        Route(path, functools.partial(_contained, endpoint, door), methods=[method])
         for method, path, endpoint in table
     ]
     handlers: Any = {ApiError: _api_error, HTTPException: _http_error}
     return Gate(
-        Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan), service.config
+        Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan), door.config
     )
 
 
-async def _contained(endpoint: Endpoint, service: Service, request: Request) -> Any:
+async def _contained(endpoint: Endpoint, door: Door, request: Request) -> Any:
     """Run an endpoint; what it did not foresee is logged and answered without details."""
     try:
-        return await endpoint(service, request)
+        return await endpoint(door, request)
     except ApiError:
         raise
     except Exception:
@@ -69,15 +74,14 @@ async def _contained(endpoint: Endpoint, service: Service, request: Request) -> 
         raise errors.internal() from None
 
 
-async def models(service: Service, request: Request) -> Response:
+async def models(door: Door, request: Request) -> Response:
     """GET /v1/models."""
-    return json_response({"object": "list", "data": [_model(service)]})
+    return json_response({"object": "list", "data": [_model(s) for s in door.services()]})
 
 
-async def one_model(service: Service, request: Request) -> Response:
+async def one_model(door: Door, request: Request) -> Response:
     """GET /v1/models/NAME."""
-    service.check_model(request.path_params["name"])
-    return json_response(_model(service))
+    return json_response(_model(door.of(request.path_params["name"], request.headers)))
 
 
 def _model(service: Service) -> dict[str, Any]:
@@ -90,10 +94,10 @@ def _model(service: Service) -> dict[str, Any]:
     }
 
 
-async def tokenize(service: Service, request: Request) -> Response:
+async def tokenize(door: Door, request: Request) -> Response:
     """POST /tokenize: the token ids of a text or a conversation."""
-    body = await service.read(request, TokenizeBody)
-    service.check_model(body.model)
+    body = await door.read(request, TokenizeBody)
+    service = door.of(body.model, request.headers)
     if (body.prompt is None) == (body.messages is None):
         raise errors.bad_request("prompt: expected either prompt or messages", "prompt")
     if body.prompt is not None:
@@ -109,10 +113,10 @@ async def tokenize(service: Service, request: Request) -> Response:
     return json_response(found | {"max_model_len": service.max_model_len})
 
 
-async def detokenize(service: Service, request: Request) -> Response:
+async def detokenize(door: Door, request: Request) -> Response:
     """POST /detokenize: the text of token ids."""
-    body = await service.read(request, DetokenizeBody)
-    service.check_model(body.model)
+    body = await door.read(request, DetokenizeBody)
+    service = door.of(body.model, request.headers)
     if any(not 0 <= token < service.vocab_size for token in body.tokens):
         message = f"tokens: expected token ids from 0 to {service.vocab_size - 1}, got another"
         raise errors.bad_request(message, "tokens")
@@ -121,39 +125,33 @@ async def detokenize(service: Service, request: Request) -> Response:
     )
 
 
-async def health(service: Service, request: Request) -> Response:
+async def health(door: Door, request: Request) -> Response:
     """GET /health: whether the process is worth keeping; needs no key."""
-    alive = service.engine.is_alive
+    alive = door.is_alive
     return json_response({"status": "ok" if alive else "dead"}, 200 if alive else 503)
 
 
-async def ready(service: Service, request: Request) -> Response:
+async def ready(door: Door, request: Request) -> Response:
     """GET /ready: whether new work would be served, judged by the progress of what is pending."""
-    stalled = service.engine.seconds_stalled()
-    if service.draining:
-        raise errors.unavailable("the server is shutting down")
-    if not service.engine.is_alive:
-        raise errors.unavailable("the engine has stopped")
-    if stalled > service.config.stall_timeout:
-        raise errors.unavailable(f"no step finished for {stalled:.0f} s with work pending")
-    return json_response({"status": "ready", "in_flight": service.engine.num_in_flight})
+    return json_response({"status": "ready", "in_flight": door.check_ready()})
 
 
-async def metrics(service: Service, request: Request) -> Response:
+async def metrics(door: Door, request: Request) -> Response:
     """GET /metrics: Prometheus text."""
-    return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(door.render_metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-async def page(service: Service, request: Request) -> Response:
+async def page(door: Door, request: Request) -> Response:
     """GET /: a page for people; it holds no data, so it needs no key, and asks /cluster for it."""
     return Response(live_page(), media_type="text/html", headers=page_headers())
 
 
-async def cluster(service: Service, request: Request) -> Response:
+async def cluster(door: Door, request: Request) -> Response:
     """GET /cluster: what the page shows."""
-    if service.state is None:
+    state = door.cluster()
+    if state is None:
         raise errors.unavailable("this server shows no state")
-    return json_response(service.state(service))
+    return json_response(state)
 
 
 async def _api_error(request: Request, error: ApiError) -> Response:

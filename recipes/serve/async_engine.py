@@ -39,6 +39,27 @@ class StepEngine(Protocol):
     def abort_all(self, error: str) -> list[Delta]: ...
 
 
+class ServingEngine(Protocol):
+    """What the routes of a model need of whatever answers its requests; ``AsyncEngine`` meets it,
+    whose words these are."""
+
+    def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    @property
+    def is_alive(self) -> bool: ...
+
+    @property
+    def num_in_flight(self) -> int: ...
+
+    def seconds_stalled(self) -> float: ...
+
+    def new_id(self) -> str: ...
+
+    async def submit(self, jobs: Sequence[Job]) -> "Stream": ...
+
+
 class Stream:
     """The deltas of one or more jobs, in the order they are made.
 
@@ -55,7 +76,8 @@ class Stream:
         self._deltas: collections.deque[Delta] = collections.deque()
         self._ready = asyncio.Event()
         self.num_samples = self._open = sum(job.params.n for job in jobs)
-        self._observer: Callable[[Delta], None] | None = None
+        self._observers: list[Callable[[Delta], object]] = []
+        self._on_cancel: list[Callable[[str], object]] = []
 
     @property
     def remaining(self) -> int:
@@ -66,17 +88,21 @@ class Stream:
     def done(self) -> bool:
         return self._open == 0
 
-    def observe(self, observer: Callable[[Delta], None]) -> None:
-        """Call ``observer`` with every delta; with those that nobody has read yet, at once."""
+    def observe(self, observer: Callable[[Delta], object]) -> None:
+        """Call ``observer`` with every delta too; with those that nobody has read yet, at once."""
         for delta in self._deltas:
             observer(delta)
-        self._observer = observer
+        self._observers.append(observer)
+
+    def on_cancel(self, told: Callable[[str], object]) -> None:
+        """Call ``told`` with the cause when the stream is cancelled."""
+        self._on_cancel.append(told)
 
     def put(self, delta: Delta) -> None:
         self._deltas.append(delta)
         self._open -= delta.finish_reason is not None
-        if self._observer is not None:
-            self._observer(delta)
+        for observer in self._observers:
+            observer(delta)
         self._ready.set()
 
     def cancel(self, cause: str) -> None:
@@ -84,6 +110,8 @@ class Stream:
         if self.cancelled is None and not self.done:
             self.cancelled = cause
             self._cancel(self, cause)
+            for told in self._on_cancel:
+                told(cause)
         self._ready.set()
 
     def fail(self, error: Exception) -> None:

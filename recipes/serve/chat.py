@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from recipes.serve.answer import answer
+from recipes.serve.door import Door
 from recipes.serve.errors import bad_request
 from recipes.serve.job import Job
 from recipes.serve.logprobs import chat_logprobs
@@ -22,10 +23,10 @@ RESERVED = frozenset(
 """Template arguments that a request may not set."""
 
 
-async def chat_completions(service: Service, request: Request) -> Response | ASGIApp:
+async def chat_completions(door: Door, request: Request) -> Response | ASGIApp:
     """Complete a conversation."""
-    body = await service.read(request, ChatBody)
-    service.check_model(body.model)
+    body = await door.read(request, ChatBody)
+    service = door.of(body.model, request.headers)
     params, wants_usage = body.params(), body.wants_usage()
     tokens = await service.encode_chat(body.plain_messages(), _template_options(body))
     job = Job(service.engine.new_id(), tokens, params, body.rank(), body.namespace())

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from recipes.serve.answer import answer
+from recipes.serve.door import Door
 from recipes.serve.job import Job
 from recipes.serve.logprobs import completion_logprobs
 from recipes.serve.outputs import Completion, Delta, TokenLogprob
@@ -16,10 +17,10 @@ from recipes.serve.service import Service
 from recipes.serve.usage import Usage
 
 
-async def completions(service: Service, request: Request) -> Response | ASGIApp:
+async def completions(door: Door, request: Request) -> Response | ASGIApp:
     """Continue one text or many."""
-    body = await service.read(request, CompletionBody)
-    service.check_model(body.model)
+    body = await door.read(request, CompletionBody)
+    service = door.of(body.model, request.headers)
     params, wants_usage = body.params(), body.wants_usage()
     special = body.add_special_tokens is not False
     jobs = []

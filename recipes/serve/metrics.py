@@ -6,6 +6,7 @@ observed as they happen.
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -65,6 +66,18 @@ COUNTERS = {
     "generation_tokens": ("Tokens generated.", "generation_tokens"),
     "failed_steps": ("Steps that raised and were rolled back.", "num_failed_steps"),
 }
+
+
+class ServiceMetrics(Protocol):
+    """What the routes of a model need of its metrics; ``Metrics`` meets it."""
+
+    def refused(self, status: int) -> None:
+        """A request was refused with a status."""
+        ...
+
+    def render(self) -> bytes:
+        """The Prometheus text format."""
+        ...
 
 
 class Metrics:

@@ -6,14 +6,15 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from types import FrameType
 
 import uvicorn
 
-from recipes.serve.app import build_app
+from recipes.serve.app import Endpoint, build_app
 from recipes.serve.async_engine import AsyncEngine
 from recipes.serve.config import ServerConfig
+from recipes.serve.door import Door
 from recipes.serve.http_protocol import http_protocol
 from recipes.serve.loading import Loaded
 from recipes.serve.page import ClusterState, server_state
@@ -23,18 +24,18 @@ log = logging.getLogger("recipes.serve")
 
 
 class Server(uvicorn.Server):
-    """Serves one `Service`.
+    """Serves what is behind a `Door`.
 
     The first SIGTERM or SIGINT drains: the door closes, running requests may finish within
     ``drain_timeout``, and the exit code is 0. A second one stops at once.
     """
 
-    def __init__(self, service: Service) -> None:
-        config = service.config
-        self._service = service
+    def __init__(self, door: Door, more: Sequence[tuple[str, str, Endpoint]] = ()) -> None:
+        config = door.config
+        self._door = door
         super().__init__(
             uvicorn.Config(
-                build_app(service),
+                build_app(door, more),
                 host=config.host,
                 port=config.port,
                 http=http_protocol(config),
@@ -62,7 +63,7 @@ class Server(uvicorn.Server):
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # its own cancellations
         else:
             log.info("%s: finishing what runs", signal.Signals(sig).name)
-        self._service.draining = True
+        self._door.draining = True
         self.should_exit = True
 
 

@@ -2,38 +2,36 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from blocks.sched import QueueFull
 from recipes.model.tokenizer import Tokenizer
 from recipes.serve import errors
 from recipes.serve.admission import ContextTooLong, check_prompt
-from recipes.serve.async_engine import AsyncEngine, Stream
+from recipes.serve.async_engine import ServingEngine, Stream
 from recipes.serve.config import ServerConfig
-from recipes.serve.errors import ApiError
+from recipes.serve.door import Door
 from recipes.serve.job import Job
-from recipes.serve.metrics import Metrics
+from recipes.serve.metrics import ServiceMetrics
 from recipes.serve.page import ClusterState, Observer, RecentRequests
-from recipes.serve.protocol import decode
 
 SHORT_TEXT = 4096
 """Characters up to which a text is tokenized on the event loop (well under a millisecond)."""
 
 log = logging.getLogger("recipes.serve")
-Body = TypeVar("Body", bound=msgspec.Struct)
 
 
 @dataclasses.dataclass
-class Service:
-    """The state behind the routes.
+class Service(Door):
+    """The state behind the routes of one model.
 
     engine: the running engine. tokenizer: the model's. config: the server's limits.
     model_name: what clients call it. max_model_len: longest prompt plus output [tokens].
@@ -41,55 +39,59 @@ class Service:
     draining: set once the server is going down; new work is refused.
     recent: what became of the last minutes' requests.
     state: what /cluster shows; None for nothing.
+    ttft_s, tpot_s: limits that its requests are judged by; None for none.
     """
 
-    engine: AsyncEngine
+    engine: ServingEngine
     tokenizer: Tokenizer
     config: ServerConfig
     model_name: str
     max_model_len: int
     vocab_size: int
-    metrics: Metrics
+    metrics: ServiceMetrics
     draining: bool = False
     recent: RecentRequests = dataclasses.field(default_factory=RecentRequests)
     state: Callable[["Service"], ClusterState] | None = None
+    ttft_s: float | None = None
+    tpot_s: float | None = None
     created: int = dataclasses.field(default_factory=lambda: int(time.time()))
+    helpers: concurrent.futures.Executor = dataclasses.field(
+        default_factory=lambda: concurrent.futures.ThreadPoolExecutor(2, "tokenize"), repr=False
+    )
 
-    def __post_init__(self) -> None:
-        self._helpers = concurrent.futures.ThreadPoolExecutor(2, "tokenize")
-
-    async def read(self, request: Request, kind: type[Body]) -> Body:
-        """The request's body, bounded in size and time, decoded."""
-        content = request.headers.get("content-type", "application/json")
-        if content.partition(";")[0].strip().lower() != "application/json":
-            message = f"content-type: expected application/json, got {content[:80]!r}"
-            raise ApiError(415, message, code="unsupported_media_type")
-        try:
-            async with asyncio.timeout(self.config.body_timeout):
-                raw = await self._read_limited(request)
-        except TimeoutError:
-            raise ApiError(408, "body: not received in time", code="body_timeout") from None
-        except ClientDisconnect:
-            raise ApiError(499, "the client left", code="client_left") from None
-        return decode(raw, kind)
-
-    async def _read_limited(self, request: Request) -> bytes:
-        limit = self.config.max_body_bytes
-        message = f"body: expected at most {self.config.body_limit}, got more"
-        too_large = ApiError(413, message, code="body_too_large")
-        announced = request.headers.get("content-length", "0")
-        if announced.isdigit() and int(announced[:20]) > limit:
-            raise too_large
-        raw = bytearray()
-        async for chunk in request.stream():
-            raw += chunk
-            if len(raw) > limit:
-                raise too_large
-        return bytes(raw)
-
-    def check_model(self, name: str | None) -> None:
+    def of(self, name: str | None, headers: Mapping[str, str]) -> "Service":
         if name is not None and name != self.model_name:
             raise errors.model_not_found(name, self.model_name)
+        return self
+
+    def services(self) -> Sequence["Service"]:
+        return [self]
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        self.engine.start()
+        yield
+        await self.engine.stop()
+
+    @property
+    def is_alive(self) -> bool:
+        return self.engine.is_alive
+
+    def check_ready(self) -> int:
+        stalled = self.engine.seconds_stalled()
+        if self.draining:
+            raise errors.unavailable("the server is shutting down")
+        if not self.engine.is_alive:
+            raise errors.unavailable("the engine has stopped")
+        if stalled > self.config.stall_timeout:
+            raise errors.unavailable(f"no step finished for {stalled:.0f} s with work pending")
+        return self.engine.num_in_flight
+
+    def render_metrics(self) -> bytes:
+        return self.metrics.render()
+
+    def cluster(self) -> ClusterState | None:
+        return None if self.state is None else self.state(self)
 
     async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of a text; long ones are encoded in a helper thread."""
@@ -115,7 +117,7 @@ class Service:
     async def _run(self, function: Any, size: int) -> list[int]:
         if size <= SHORT_TEXT:
             return function()
-        return await asyncio.get_running_loop().run_in_executor(self._helpers, function)
+        return await asyncio.get_running_loop().run_in_executor(self.helpers, function)
 
     async def submit(self, jobs: Sequence[Job], param: str) -> Stream:
         """Check and queue jobs, all or none; ``param`` is the field that holds the prompt."""
@@ -149,7 +151,15 @@ class Service:
     async def _observed(self, jobs: Sequence[Job]) -> Stream:
         stream = await self.engine.submit(jobs)
         self.recent.arrived(self.model_name)
-        stream.observe(Observer(self.recent, self.model_name, stream.num_samples, stream.started))
+        observer = Observer(
+            self.recent,
+            self.model_name,
+            stream.num_samples,
+            stream.started,
+            ttft_s=self.ttft_s,
+            tpot_s=self.tpot_s,
+        )
+        stream.observe(observer)
         return stream
 
 

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from recipes.serve import Engine
+from recipes.serve.async_engine import AsyncEngine
 from recipes.serve.completions import CompletionWriter
 from recipes.serve.runner import Runner
 from tests.serve.live_server import LiveServer, serving, wait_until
@@ -181,6 +182,7 @@ def test_an_unforeseen_exception_in_a_stream_ends_it_with_an_error_event(monkeyp
 
 def test_without_its_thread_the_engine_is_unavailable_and_nobody_waits():
     with serving(tiny_loaded()) as server:
+        assert isinstance(server.service.engine, AsyncEngine)
         server.service.engine.join(10)
         status, payload = server.post("/v1/completions", {"prompt": [8, 9]})
         assert (status, payload["error"]["code"]) == (503, "server_unavailable")
