@@ -8,7 +8,10 @@ The file names models, devices and traffic (config.py); key=value lays a field o
 import importlib
 import sys
 
-VERBS: dict[str, str] = {}
+VERBS: dict[str, str] = {
+    "plan": "recipes.place.plan_verb",
+    "simulate": "recipes.place.simulate_verb",
+}
 """Modules with a ``main(argv) -> int``."""
 
 

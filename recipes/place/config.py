@@ -125,7 +125,8 @@ class Traffic:
         order of the file; its exponent is ``exponent`` (0: the same for all).
     cv: coefficient of variation of the gaps of each model's requests.
     prompt_len, output_len: mean tokens of models that name none.
-    duration_s: of the traffic that placements are tried on.
+    duration_s: of the traffic that placements are tried on, before ``scale`` compresses a trace.
+    begin_s: where in a trace it begins.
     seed: of what is drawn.
     trace: a file of requests instead: ``requests`` is a CSV with a line for each, ``functions``
         one of counts a minute (``trace_kind``).
@@ -140,6 +141,7 @@ class Traffic:
     prompt_len: int = 64
     output_len: int = 32
     duration_s: float = 120.0
+    begin_s: float = 0.0
     seed: int = 0
     trace: str | None = None
     trace_kind: str = "requests"
@@ -153,6 +155,8 @@ class Traffic:
         check(ok, "exponent", "0 or more", self.exponent)
         check_count("prompt_len", self.prompt_len)
         check_count("output_len", self.output_len)
+        begins = 0 <= self.begin_s < math.inf
+        check(begins, "begin_s", "0 or more seconds", self.begin_s)
         check(self.seed >= 0, "seed", "0 or more", self.seed)
         known = " or ".join(TRACE_KINDS)
         check(self.trace_kind in TRACE_KINDS, "trace_kind", known, repr(self.trace_kind))

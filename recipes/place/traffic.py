@@ -1,5 +1,6 @@
 """The traffic that a config plans for, as a ``Workload``. Needs no torch."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def workload_of(config: PlaceConfig) -> Workload:
         drawn = gamma_workload([rates[n] for n in names], cvs, traffic.duration_s, rng, names)
     elif traffic.trace_kind == "functions":
         counts = read_function_counts(Path(traffic.trace)).striped(names)
-        drawn = counts.replay(rng).faster(traffic.scale)
+        drawn = _part(config, counts.replay(rng))
     else:
         only = names[0] if len(names) == 1 else "model"
         log = read_request_log(Path(traffic.trace), model=traffic.trace_model, name=only)
@@ -53,8 +54,17 @@ def workload_of(config: PlaceConfig) -> Workload:
         hint = "name the column of models as trace_model, and every model in the config"
         check(not unknown, f"trace {Path(traffic.trace).name}", f"models of {names}", unknown, hint)
         nobody = Workload.of(names, [], duration_s=0.0)  # all models, in the config's order
-        return _limited(config, merge([nobody, log.faster(traffic.scale)]))
+        return _limited(config, merge([nobody, _part(config, log)]))
     return _limited(config, _with_lengths(config, drawn, rng))
+
+
+def _part(config: PlaceConfig, trace: Workload) -> Workload:
+    """The stretch of a trace that is asked for, faster or slower."""
+    traffic = config.traffic
+    stop_s = traffic.begin_s + traffic.duration_s
+    whole = stop_s >= trace.duration_s  # then its last request belongs to it
+    part = trace.slice(traffic.begin_s, math.inf if whole else stop_s)
+    return part.faster(traffic.scale)
 
 
 def _with_lengths(config: PlaceConfig, drawn: Workload, rng: np.random.Generator) -> Workload:

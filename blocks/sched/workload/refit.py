@@ -36,7 +36,7 @@ def refit(
         window = (arrivals // window_s).astype(np.int64)
         for index in np.unique(window):
             inside = arrivals[window == index]
-            start = index * window_s
+            start = float(index * window_s)
             length = min(window_s, workload.duration_s - start)
             if length <= 0:
                 continue
