@@ -24,9 +24,11 @@ class RayNodes:
     def address(self) -> str:
         return self._cluster.address
 
-    def add(self, num_devices: int) -> str:
+    def add(self, num_devices: int, *, num_gpus: int = 0) -> str:
         """A node; its id."""
-        node = self._cluster.add_node(num_cpus=num_devices, object_store_memory=80 << 20)
+        node = self._cluster.add_node(
+            num_cpus=num_devices, num_gpus=num_gpus, object_store_memory=80 << 20
+        )
         self._nodes[node.node_id] = node
         return node.node_id
 

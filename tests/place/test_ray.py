@@ -14,7 +14,10 @@ import pytest
 
 from recipes.model import save_model
 from recipes.place.group import GroupHandle, GroupSpec, Listener, LoadFailed, LostReason, Replica
-from recipes.place.ray import RayCluster, RayGroup
+from recipes.place.ray import RayCluster, RayGroup, bundles_of
+from recipes.place.ray.group import reserve
+from recipes.place.ray.library import ray_library
+from recipes.place.ray.ranks import SHARE
 from tests.place.group.groups import SMALL, ask, collect, eventually, first_delta, running_group
 from tests.place.group.test_group import varied
 from tests.place.ray_nodes import ray_nodes
@@ -168,6 +171,36 @@ async def test_a_group_over_two_nodes_and_the_loss_of_one(nodes, cluster, folder
         assert tokens(await ask(handle, "tiny", *varied("r"))) == expected
 
 
+class Shown:
+    """What Ray shows a process of a bundle."""
+
+    def gpus(self) -> str | None:
+        return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_every_rank_is_shown_the_gpu_of_its_bundle_alone(nodes):
+    """Ray counts the GPUs it was told of; none is touched."""
+    node = nodes.add(2, num_gpus=2)
+    try:
+        with RayCluster(nodes.address, num_devices=2, device="cuda") as cluster:
+            assert cluster.nodes() == {node: (0, 1)}
+            ray = ray_library()
+            bundles = bundles_of((1, 0), cluster.seats, device="cuda")
+            reserved = reserve(bundles)
+            strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
+            shown = []
+            for rank in (0, 1, 0):  # a process of the first bundle's group, or of a second model
+                actor = ray.remote(Shown).options(
+                    num_cpus=0, num_gpus=SHARE, scheduling_strategy=strategy(reserved, rank)
+                )
+                shown.append(actor.remote())
+            first, second, again = ray.get([actor.gpus.remote() for actor in shown])
+            assert {first, second} == {"0", "1"}
+            assert again == first
+    finally:
+        nodes.remove(node)
+
+
 def test_a_ray_that_is_started_here_listens_on_loopback_alone(folder):
     """In a process of its own: which addresses Ray listens on is settled when it is imported."""
     import subprocess
@@ -175,7 +208,10 @@ def test_a_ray_that_is_started_here_listens_on_loopback_alone(folder):
 
     code = """
 import asyncio, logging, os, psutil, sys
-from recipes.place.ray import RayCluster, RayGroup
+from recipes.place.ray import RayCluster, RayGroup, bundles_of
+from recipes.place.ray.group import reserve
+from recipes.place.ray.library import ray_library
+from recipes.place.ray.ranks import SHARE
 from tests.place.group.groups import ask, running_group
 from tests.serve.test_engine import job
 from pathlib import Path

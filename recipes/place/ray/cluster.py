@@ -4,6 +4,7 @@ import contextlib
 import errno
 import ipaddress
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -87,6 +88,11 @@ class RayCluster:
         """
         address = self._ray.util.get_node_ip_address()
         return None if ipaddress.ip_address(address).is_loopback else address
+
+    @property
+    def seats(self) -> Seats:
+        """Which devices lie where, as of the last look."""
+        return self._seats
 
     @property
     def num_devices(self) -> int:
@@ -184,6 +190,11 @@ def _join(address: str) -> Any:
         last = str(error).strip().splitlines()[-1]
         hint = f"start one with ray start --head ({last})"
         check(False, "Ray cluster", f"a running one at {address}", "none", hint)
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":  # Ray sets it where it has a token
+        log.warning(
+            "this Ray cluster asks nobody for a token: whoever reaches its ports can run code on "
+            "it; start it with RAY_AUTH_MODE=token"
+        )
     return ray
 
 

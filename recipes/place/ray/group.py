@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from recipes.place.group import GroupSpec
 from recipes.place.ray.bundles import Bundles
@@ -39,11 +40,7 @@ class RayGroup:
         self._ray = ray = ray_library()
         self._group, self._nodes, self._is_there = spec.group, bundles.nodes, is_there
         self._ended: tuple[int, str] | None = None
-        self._reserved = ray.util.placement_group(
-            list(map(dict, bundles.resources)),
-            strategy=bundles.strategy,
-            bundle_label_selector=list(bundles.labels),
-        )
+        self._reserved = reserve(bundles)
         strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
         actor = ray.remote(GroupActor).options(
             num_cpus=0,  # the bundles are the reservation; what runs in them shares them
@@ -109,6 +106,15 @@ class RayGroup:
         with contextlib.suppress(self._ray.exceptions.RayError):
             self._ray.kill(self._actor)
         self._ray.util.remove_placement_group(self._reserved)  # and with it the actors of ranks
+
+
+def reserve(bundles: Bundles) -> Any:
+    """A placement group of Ray; what is not free now is waited for in the background."""
+    return ray_library().util.placement_group(
+        [dict(bundle) for bundle in bundles.resources],
+        strategy=bundles.strategy,
+        bundle_label_selector=list(bundles.labels),
+    )
 
 
 class NeverStarted:
