@@ -1,5 +1,6 @@
 """What of the placement on Ray needs no Ray: numbers of devices, what is reserved, refusals."""
 
+import os
 import sys
 import types
 
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipes.place.ray import Seats, bundles_of
+from recipes.place.ray.interface import interface_of, speak_at
 from recipes.place.ray.library import keep_to_this_machine, ray_library
 from recipes.place.ray.log_file import last_lines
 from recipes.place.ray.outcome import told_in
@@ -86,8 +88,6 @@ def test_what_is_started_here_is_told_to_ask_for_a_token(monkeypatch):
         monkeypatch.setenv(name, "x")  # so that it is put back
         monkeypatch.delenv(name)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    import os
-
     keep_to_this_machine()
     assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
     token = os.environ["RAY_AUTH_TOKEN"]
@@ -118,3 +118,17 @@ def test_the_log_of_a_process_is_found_by_its_number(tmp_path):
         (tmp_path / name).write_text(text)
     assert last_lines(str(tmp_path), 42, 3) == "line 3\nline 4\nhello"
     assert last_lines(str(tmp_path), 7, 3) == ""
+
+
+def test_ranks_speak_over_the_interface_of_their_node_s_address(monkeypatch):
+    assert interface_of("127.0.0.1") == "lo"
+    assert interface_of("203.0.113.77") is None
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    for name in names:
+        monkeypatch.setenv(name, "x")  # so that it is put back
+        monkeypatch.delenv(name)
+    speak_at("203.0.113.77")
+    assert not any(name in os.environ for name in names)
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib0")
+    speak_at("127.0.0.1")
+    assert [os.environ[name] for name in names] == ["lo", "ib0"], "what the user says stays"

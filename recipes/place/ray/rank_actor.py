@@ -2,6 +2,8 @@
 
 import logging
 
+from recipes.place.ray.interface import speak_at
+from recipes.place.ray.library import ray_library
 from recipes.serve.parallel import RankSpec, run_rank
 
 log = logging.getLogger("recipes.place")
@@ -16,8 +18,11 @@ class RankActor:
         As in a process of its own, an engine that is gone ends this process at once, and the actor
         with it.
         """
+        rank = RankSpec.from_json(spec)
+        if rank.rendezvous.startswith("tcp://"):  # the group spans nodes
+            speak_at(ray_library().util.get_node_ip_address())
         try:
-            run_rank(RankSpec.from_json(spec))
+            run_rank(rank)
         except BaseException:
             log.exception("a rank failed")  # the engine has been told, and tells the world
             return 1
