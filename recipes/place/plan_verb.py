@@ -11,6 +11,8 @@ from recipes.place.planning.profiles_here import profiles_here
 from recipes.place.planning.tables import points, share, table
 from recipes.plan.writable import check_writable
 
+MOST = 4
+"""Models that are named with what they miss."""
 DESCRIPTION = """Search for a placement of the models of CONFIG on its devices.
 
 Every candidate is judged by simulating the config's traffic on it. What is found is printed beside
@@ -47,11 +49,15 @@ def asked_for(task: PlaceTask) -> str:
     config, workload = task.config, task.workload
     cluster = config.cluster
     nodes = f" on {cluster.num_nodes} nodes" if cluster.num_nodes > 1 else ""
+    devices = _count(task.num_devices, f"{cluster.device} device")
     return (
-        f"{len(workload.models)} models, {task.num_devices} {cluster.device} devices{nodes} of "
-        f"{cluster.memory}; {workload.num_requests:,} requests in {workload.duration_s:g} s "
-        f"({_source(config)})"
+        f"{_count(len(workload.models), 'model')}, {devices}{nodes} of {cluster.memory}; "
+        f"{workload.num_requests:,} requests in {workload.duration_s:g} s ({_source(config)})"
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _source(config: PlaceConfig) -> str:
@@ -70,6 +76,10 @@ def told(found: Planned) -> Iterator[str]:
     bound = f"{share(plan.bound)} are possible at most, a gap of {points(plan.gap)[1:]}"
     unbounded = "; what generates counts as served in it" if task.generates else ""
     yield f"bound       {bound}{unbounded}"
+    if found.missed:
+        shown = ", ".join(f"{model} {count:,}" for model, count in found.missed[:MOST])
+        others = f" and {len(found.missed) - MOST} more models" if len(found.missed) > MOST else ""
+        yield f"missed      {shown}{others}"
     yield f"searched    {plan.evaluated:,} placements, best by {plan.found_by}"
     yield ""
     yield str(plan.placement)

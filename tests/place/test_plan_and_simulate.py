@@ -67,6 +67,7 @@ def test_plan_says_what_binds(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "binds       a quarter more devices (4) helps most, to 100 %" in told
     assert "what if     one device more (3): 75.00 % (+25.00 points)" in told
+    assert "missed      a 1, b 1" in told  # the second of each burst
     words = Page(page.read_text()).words
     assert {"one device more (3)", "75.00 %", "+25.00 points"} <= set(words)
     assert main(["plan", str(config), "--quick"]) == 0

@@ -3,6 +3,7 @@
 import dataclasses
 
 from blocks.sched.place_search import PlacementPlan
+from blocks.sched.placement import Placement
 from recipes.place.planning.infeasible import unhosted
 from recipes.place.planning.search import Say, find_placement
 from recipes.place.planning.tables import share
@@ -19,6 +20,7 @@ class Planned:
     """A placement and how good it is.
 
     ways: the placement first, then what it is compared with.
+    missed: models and how many of their requests are not served in time, most first.
     unhosted: why models have no replica.
     carries: factor on the rates up to which 99 % are served in time.
     what_ifs: empty where they were not asked for, or nothing is missing.
@@ -27,6 +29,7 @@ class Planned:
     task: PlaceTask
     plan: PlacementPlan
     ways: tuple[Way, ...]
+    missed: tuple[tuple[str, int], ...]
     unhosted: tuple[str, ...]
     carries: float
     what_ifs: tuple[WhatIf, ...]
@@ -60,4 +63,12 @@ def planned(task: PlaceTask, say: Say = lambda line: None, *, quick: bool = Fals
     say("how much more traffic it carries")
     factor = carries(task, plan.placement)
     asked = what_if(task, plan.placement, say) if missing and not quick else ()
-    return Planned(task, plan, compared, unhosted(task, plan.placement), factor, asked)
+    missed = _missed(task, plan.placement)
+    return Planned(task, plan, compared, missed, unhosted(task, plan.placement), factor, asked)
+
+
+def _missed(task: PlaceTask, placement: Placement) -> tuple[tuple[str, int], ...]:
+    met = task.simulator().run(placement).met_by_model
+    left = (task.workload.requests_by_model() - met).tolist()
+    counted = sorted(zip(task.workload.models, left, strict=True), key=lambda pair: -pair[1])
+    return tuple((model, count) for model, count in counted if count)

@@ -1,6 +1,7 @@
 """``plan_page`` and ``simulation_page``: what the verbs print, drawn."""
 
 from collections.abc import Sequence
+from html import escape
 
 from blocks.pipeline.view.scale import bytes_text
 from blocks.sched.cluster_sim import Event
@@ -35,7 +36,7 @@ def plan_page(found: Planned) -> str:
                 ("placements simulated", f"{plan.evaluated:,}"),
             )
         ),
-        *(f'<p class="bad">{line}</p>' for line in found.unhosted),
+        *(f'<p class="bad">{escape(line)}</p>' for line in found.unhosted),
         _placement(task, plan.placement),
         section(
             "Compared",
