@@ -5,6 +5,8 @@ import dataclasses
 import signal
 from typing import Literal
 
+from recipes.serve.parallel.start import UNKNOWN
+
 
 @dataclasses.dataclass(frozen=True)
 class LostReason:
@@ -43,6 +45,8 @@ def how_it_ended(code: int) -> str:
     >>> how_it_ended(-9), how_it_ended(1)
     ('its process was killed by SIGKILL', 'its process ended with exit status 1')
     """
+    if code == UNKNOWN:
+        return "its process is gone"
     if code < 0:
         with contextlib.suppress(ValueError):
             return f"its process was killed by {signal.Signals(-code).name}"
