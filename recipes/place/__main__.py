@@ -10,6 +10,7 @@ import sys
 
 VERBS: dict[str, str] = {
     "plan": "recipes.place.plan_verb",
+    "profile": "recipes.place.measure.profile_verb",
     "simulate": "recipes.place.simulate_verb",
 }
 """Modules with a ``main(argv) -> int``."""

@@ -1,7 +1,11 @@
 """Profiles measured on this machine, and real groups held against simulated ones."""
 
 from recipes.place.measure.clocked_group import ClockedGroup, processor_time
+from recipes.place.measure.compared import Compared, Gap
+from recipes.place.measure.contention import Contention, ContentionMeter
+from recipes.place.measure.local_groups import local_groups
 from recipes.place.measure.measure_profile import measure_profile
+from recipes.place.measure.overheads import Probe, measure_overheads, measure_speed
 from recipes.place.measure.points import Points
 from recipes.place.measure.replay import Port, replay
 from recipes.place.measure.step_timer import StepTimer
@@ -10,13 +14,21 @@ from recipes.place.measure.watch import Sent, Watch
 
 __all__ = [
     "ClockedGroup",
+    "Compared",
+    "Contention",
+    "ContentionMeter",
+    "Gap",
     "Points",
     "Port",
+    "Probe",
     "Sent",
     "StepTimer",
     "VirtualTimeLoop",
     "Watch",
+    "local_groups",
+    "measure_overheads",
     "measure_profile",
+    "measure_speed",
     "processor_time",
     "replay",
     "run_virtual",

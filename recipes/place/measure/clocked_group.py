@@ -4,8 +4,9 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from blocks.sched import Batch
 from recipes.place.group.hosted import Hosted
-from recipes.place.group.messages import Load
+from recipes.place.group.messages import Host
 from recipes.place.group.replica import Replica
 from recipes.serve.async_engine import Stream
 from recipes.serve.engine import Engine
@@ -35,8 +36,8 @@ class ClockedGroup:
         self._ahead_s = 0.0
         self._hosted: dict[str, Hosted] = {}
         for model, engine in engines.items():
-            hosted = Hosted(Load(0, Replica(model, "", 1)), self._now_s)
-            hosted.engine = engine
+            hosted = Hosted(Host(0, Replica(model, "", 1)), self._now_s)
+            hosted.serve(engine)
             self._hosted[model] = hosted
         self._streams: dict[str, Stream] = {}
         self._is_planned, self._turn = False, 0
@@ -83,7 +84,7 @@ class ClockedGroup:
 
         engine.step = timed  # type: ignore[method-assign]
         try:
-            return hosted.step(), self._ahead_s
+            return hosted.step(_untold), self._ahead_s
         finally:
             self._ahead_s = 0.0
             del engine.step  # the method is seen again
@@ -95,6 +96,10 @@ class ClockedGroup:
             if stream.done:
                 del self._streams[delta.request_id]
         self._begin()
+
+
+def _untold(hosted: Hosted, batch: Batch) -> None:
+    """What a step computes is told nobody."""
 
 
 def processor_time(engine: Engine, step: Callable[[], list[Delta]]) -> tuple[list[Delta], float]:

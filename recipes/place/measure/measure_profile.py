@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from recipes.place.measure.machine import machine_line, processor
 from recipes.place.measure.points import Points
 from recipes.place.measure.step_timer import StepTimer
 from recipes.serve.loading import load
-from recipes.serve.parallel import Start, exec_ranks
+from recipes.serve.parallel import Layout, Start, exec_ranks
 
 LIMITS = GroupSpec(group="timed", max_model_len=None)
 Progress = Callable[[int, int], object]
@@ -39,6 +40,7 @@ def measure_profile(
     points: Points | None = None,
     limits: GroupSpec = LIMITS,
     start_ranks: Start = exec_ranks,
+    clock: Callable[[], float] = time.perf_counter,
     progress: Progress | None = None,
 ) -> Profile:
     """Time the real engine of a model, and say what it weighs.
@@ -55,6 +57,8 @@ def measure_profile(
         points: steps to time; a few that show the trend if None.
         limits: engine limits, threads and dtypes, as a group would have them.
         start_ranks: brings ``tp * pp`` processes to life.
+        clock: what seconds are read from; ``time.process_time`` on a machine that others use, for
+            layouts of one process.
 
     Raises:
         ValueError: a model that cannot be cut so, or limits it does not fit.
@@ -66,7 +70,7 @@ def measure_profile(
     points = (points or Points()).within(limit, limits.token_budget, limits.max_num_seqs)
     with contextlib.ExitStack() as stack:
         timers = {
-            one: stack.enter_context(_timer(folder, limits, one, points, start_ranks))
+            one: stack.enter_context(_timer(folder, limits, one, points, start_ranks, clock))
             for one in wanted
         }
         found = _visit(timers, points, progress)
@@ -81,7 +85,7 @@ def measure_profile(
     for one in wanted:
         spec = _spec(limits, one)
         weights = weight_bytes(config, spec)
-        layers = [len(range(config.num_layers)[at :: one.pp]) for at in range(one.pp)]
+        layers = [len(held) for held in Layout(one.op, one.pp).layers(config)]
         timings.append(
             Timing(
                 one,
@@ -152,7 +156,12 @@ def _spec(limits: GroupSpec, one: Configuration) -> GroupSpec:
 
 @contextlib.contextmanager
 def _timer(
-    folder: str | Path, limits: GroupSpec, one: Configuration, points: Points, start: Start
+    folder: str | Path,
+    limits: GroupSpec,
+    one: Configuration,
+    points: Points,
+    start: Start,
+    clock: Callable[[], float],
 ) -> Iterator[StepTimer]:
     """A timer over an engine of its own, which has room for the largest point."""
     check_count("num_threads", limits.num_threads)
@@ -170,7 +179,7 @@ def _timer(
         num_threads=limits.num_threads,
     )
     try:
-        yield StepTimer(made.engine)
+        yield StepTimer(made.engine, clock)
     finally:
         made.engine.close()
         torch.set_num_threads(before)

@@ -1,0 +1,391 @@
+"""Real groups of tiny models on this machine against the same clusters simulated.
+
+    python -m benches.place_real                # every setting, 12 minutes, on a quiet machine
+    python -m benches.place_real --clock        # engines compute, on a clock of processor time
+    python -m benches.place_real --only pair    # placements whose name holds the text
+
+Each placement's processes are started once. Right before its settings, on the same cores: the
+profile of its models is timed, then what a request costs beside steps, then how much slower a core
+is while the others work. Rates and limits are multiples of those times; nothing is fitted to what
+is compared. The same arrivals, prompts and lengths go to the groups and to the simulation.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from blocks.sched.cluster_sim.generation import (
+    EngineSettings,
+    SharedCores,
+    StepTime,
+    simulate_generation,
+)
+from blocks.sched.placement import Group, Placement
+from blocks.sched.profile import Configuration, Profile
+from blocks.sched.workload import Workload, gamma_workload
+from recipes.model import Decoder, ModelConfig, init_weights, save_model
+from recipes.place.group import GroupSpec, fork_group
+from recipes.place.measure import (
+    ClockedGroup,
+    Compared,
+    ContentionMeter,
+    Gap,
+    Points,
+    Probe,
+    local_groups,
+    measure_overheads,
+    measure_profile,
+    measure_speed,
+    processor_time,
+    replay,
+    run_virtual,
+)
+from recipes.place.measure.compared import HEAD
+from recipes.serve.loading import load
+from recipes.serve.parallel import fork_ranks
+from tests.serve.models import tiny_tokenizer
+
+SETTINGS = EngineSettings(
+    token_budget=512, max_num_seqs=32, max_model_len=320, block_size=16, overlap=False
+)
+LIMITS = GroupSpec(
+    group="measured", token_budget=512, max_num_seqs=32, max_model_len=320, block_size=16
+)
+KV_TOKENS = 8192
+VOCAB = 320
+SIZES = {"a": (320, 8), "b": (256, 8), "c": (320, 8), "d": (256, 8)}
+"""Width and layers of each model; those of one size have other weights."""
+LIKE = {"c": "a", "d": "b"}
+"""Whose profile holds for whom."""
+PROMPT, OUTPUT = (48, 240), (2, 8)
+"""Tokens of a request, drawn evenly."""
+POINTS = Points(
+    prefill=(1, 8, 32, 64, 65, 96, 128, 129, 160, 192, 224, 256, 320, 384, 448, 512),
+    batches=(1, 2, 4, 8),
+    contexts=(48, 192),
+    rounds=4,
+    decode_steps=3,
+)
+SECONDS = 25.0
+"""Of traffic, a setting."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """Traffic of one setting.
+
+    load: of what the cores could do, by profile. cv: of the gaps of each model's requests.
+    ttft, tpot: limits, in mean prompt steps. skew: of popularity, 0 for even.
+    """
+
+    load: float
+    cv: float
+    ttft: float
+    tpot: float
+    skew: float = 0.0
+
+    def __str__(self) -> str:
+        return f"load {self.load:g} CV {self.cv:g} TTFT x{self.ttft:g} TPOT x{self.tpot:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A placement and its traffic.
+
+    hosted: a group's models, a letter each. op, pp: of every group. core_of: of every device.
+    """
+
+    name: str
+    hosted: tuple[str, ...]
+    loads: tuple[Traffic, ...]
+    op: int = 1
+    pp: int = 1
+    core_of: tuple[int, ...] = (0, 1)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return tuple(sorted({model for models in self.hosted for model in models}))
+
+    @property
+    def placement(self) -> Placement:
+        size = self.op * self.pp
+        groups = []
+        for at, models in enumerate(self.hosted):
+            devices = tuple(range(at * size, at * size + size))
+            rooms = (KV_TOKENS,) * len(models)
+            groups.append(Group(devices, Configuration(self.op, self.pp), tuple(models), rooms))
+        return Placement(tuple(groups))
+
+
+PLACES = (
+    Place(
+        "pair apart",
+        ("a", "b"),
+        (Traffic(0.5, 1, 4, 1.5), Traffic(0.7, 2, 3, 1.0), Traffic(0.9, 4, 3, 0.8)),
+    ),
+    Place(
+        "pair shared",
+        ("ab", "ab"),
+        (
+            Traffic(0.5, 1, 3, 1.5),
+            Traffic(0.7, 3, 3, 1.5),
+            Traffic(0.9, 2, 4, 1.0),
+            Traffic(1.1, 1, 5, 1.2),
+        ),
+    ),
+    Place(
+        "three of four each",
+        ("abc", "bcd"),
+        (Traffic(0.5, 3, 2, 1.0), Traffic(0.7, 1, 2, 1.5), Traffic(0.9, 3, 6, 1.5, 0.5)),
+    ),
+    Place(
+        "two ranks a layer",
+        ("ab",),
+        (Traffic(0.5, 1, 3, 1.5), Traffic(0.7, 2, 3, 1.0), Traffic(0.9, 4, 5, 1.5)),
+        op=2,
+    ),
+    Place(
+        "two stages",
+        ("ab",),
+        (Traffic(0.5, 1, 3, 1.5), Traffic(0.7, 2, 3, 1.0), Traffic(0.9, 4, 5, 1.5)),
+        pp=2,
+    ),
+    Place(
+        "four apart on two cores",
+        ("a", "b", "c", "d"),
+        (Traffic(0.4, 1, 6, 2.5), Traffic(0.6, 2, 4, 1.5), Traffic(0.8, 4, 5, 2.0)),
+        core_of=(0, 1, 0, 1),
+    ),
+    Place(
+        "four shared on two cores",
+        ("ab", "cd", "ab", "cd"),
+        (Traffic(0.4, 3, 5, 2.0), Traffic(0.6, 1, 4, 1.5), Traffic(0.8, 2, 6, 2.5)),
+        core_of=(0, 1, 1, 0),
+    ),
+    Place(
+        "three on two cores",
+        ("ab", "ab", "c"),
+        (Traffic(0.5, 2, 4, 1.5), Traffic(0.8, 2, 5, 1.5)),
+        core_of=(0, 1, 0),
+    ),
+)
+
+
+@contextlib.contextmanager
+def saved_models() -> Iterator[dict[str, Path]]:
+    """Folders of the models, random weights."""
+    with tempfile.TemporaryDirectory(prefix="blocks-real-") as root:
+        folders = {}
+        for seed, (name, (width, layers)) in enumerate(SIZES.items()):
+            config = ModelConfig(
+                family="llama",
+                vocab_size=VOCAB,
+                hidden_size=width,
+                intermediate_size=3 * width,
+                num_layers=layers,
+                num_heads=4,
+                num_kv_heads=2,
+                head_dim=width // 4,
+                max_positions=SETTINGS.max_model_len,
+                eos_token_ids=(0,),
+                dtype="float32",
+            )
+            decoder = Decoder(config)
+            init_weights(decoder, torch.Generator().manual_seed(seed), std=0.1)
+            folders[name] = Path(root) / name
+            save_model(decoder, folders[name], tiny_tokenizer())
+        yield folders
+
+
+def workload_of(
+    place: Place, load: Traffic, profiles: Mapping[str, Profile], seed: int, seconds: float
+) -> Workload:
+    """Traffic by what the profile says that the cores can do."""
+    mean_prompt, mean_output = sum(PROMPT) / 2, sum(OUTPUT) / 2
+    names = place.models
+    shares = np.array([(at + 1.0) ** -load.skew for at in range(len(names))])
+    shares /= shares.sum()
+    prompt_s, request_s = 0.0, 0.0
+    for name, share in zip(names, shares, strict=True):
+        timing = profiles[name].timing((place.op, place.pp))
+        alone_s = sum(timing.prefill_s(mean_prompt))
+        prompt_s += share * alone_s
+        later_s = sum(timing.decode_s(2, mean_prompt)) / 2
+        request_s += share * (alone_s + (mean_output - 1) * later_s)
+    num_cores = len(set(place.core_of)) // (place.op * place.pp)
+    rate = load.load * num_cores / request_s
+    rng = np.random.default_rng(seed)
+    made = gamma_workload(rate * shares, load.cv, seconds, rng, names)
+    count = made.num_requests
+    prompts = rng.integers(PROMPT[0], PROMPT[1] + 1, count)
+    outputs = rng.integers(OUTPUT[0], OUTPUT[1] + 1, count)
+    made = made.with_lengths(prompts, outputs)
+    return made.with_slo(load.ttft * prompt_s, load.tpot * prompt_s)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def profiles_of(place: Place, folders: Mapping[str, Path]) -> dict[str, Profile]:
+    """One timing for each size, on the first core; names get their size's."""
+    before = os.sched_getaffinity(0)
+    if place.op * place.pp == 1:
+        os.sched_setaffinity(0, {min(before)})
+    try:
+        found: dict[str, Profile] = {}
+        for model in place.models:
+            like = LIKE.get(model, model)
+            if like not in found:
+                found[like] = measure_profile(
+                    folders[like],
+                    [(place.op, place.pp)],
+                    points=POINTS,
+                    limits=LIMITS,
+                    start_ranks=fork_ranks,
+                )
+            found[model] = found[like].renamed(model)
+        return found
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+async def play(place: Place, folders: Mapping[str, Path], seconds: float) -> list[Compared]:
+    """Every setting of a placement on real groups, and simulated."""
+    cores = sorted(os.sched_getaffinity(0))
+    core_of = [cores[core % len(cores)] for core in place.core_of]
+    placement = place.placement
+    found = []
+    async with local_groups(
+        placement, folders, LIMITS, core_of=core_of, start=fork_group
+    ) as handles:
+        profiles = profiles_of(place, folders)
+        probes = [
+            Probe(handle, model, StepTime(profiles[model].timing(group.configuration)))
+            for handle, group in zip(handles, placement.groups, strict=True)
+            for model in group.models[:1]
+        ]
+        overheads = await measure_overheads(probes)
+        alone = [probes[place.core_of.index(core)] for core in sorted(set(place.core_of))]
+        speed = await measure_speed(alone) if len(placement.groups) > 1 else (1.0,)
+        shared = SharedCores(place.core_of, speed) if len(placement.groups) > 1 else None
+        say(
+            f"# {place.name}: request {overheads.request_s * 1e3:.2f} ms, gap "
+            f"{overheads.gap_s[0] * 1e3:.2f} ms, speed {', '.join(f'{one:.2f}' for one in speed)}"
+        )
+        for at, load in enumerate(place.loads):
+            workload = workload_of(place, load, profiles, at, seconds)
+            simulated = simulate_generation(
+                placement,
+                profiles,
+                workload,
+                settings=SETTINGS,
+                overheads=overheads,
+                cores=shared,
+            )
+            meter = ContentionMeter()
+            real = await replay(
+                workload,
+                placement,
+                handles,
+                profiles,
+                settings=SETTINGS,
+                overheads=overheads,
+                vocab_size=VOCAB,
+                seed=hash((place.name, at)) % 2**31,
+            )
+            found.append(Compared(f"{place.name}, {load}", real, simulated, meter.read()))
+            say(found[-1].line())
+    return found
+
+
+def play_clocked(place: Place, folders: Mapping[str, Path], seconds: float) -> list[Compared]:
+    """The same on a clock of processor time, a device for each group."""
+    placement = place.placement
+    profiles: dict[str, Profile] = {}
+    engines = {}
+    for model in place.models:
+        like = LIKE.get(model, model)
+        if like not in profiles:
+            profiles[like] = measure_profile(
+                folders[like], points=POINTS, limits=LIMITS, clock=time.process_time
+            )
+        profiles[model] = profiles[like].renamed(model)
+    config = LIMITS.engine_config(64 << 20, SETTINGS.max_model_len)
+    engines = [
+        {model: load(folders[model], config).engine for model in group.models}
+        for group in placement.groups
+    ]
+    found = []
+    for at, traffic in enumerate(place.loads):
+        workload = workload_of(place, traffic, profiles, at, seconds)
+
+        async def played(workload: Workload = workload, at: int = at):
+            ports = [ClockedGroup(hosted, processor_time) for hosted in engines]
+            return await replay(
+                workload,
+                placement,
+                ports,
+                profiles,
+                settings=SETTINGS,
+                vocab_size=VOCAB,
+                seed=at,
+            )
+
+        real = run_virtual(played())
+        simulated = simulate_generation(placement, profiles, workload, settings=SETTINGS)
+        found.append(Compared(f"{place.name}, {traffic}", real, simulated))
+        say(found[-1].line())
+    return found
+
+
+def run(only: str = "", clock: bool = False, seconds: float = SECONDS) -> list[Compared]:
+    """Play the placements whose names hold ``only``."""
+    torch.set_num_threads(1)
+    found: list[Compared] = []
+    say(HEAD)
+    with saved_models() as folders:
+        for place in PLACES:
+            if only not in place.name:
+                continue
+            if clock:
+                if place.op * place.pp == 1:
+                    found += play_clocked(place, folders, seconds)
+            else:
+                found += asyncio.run(play(place, folders, seconds))
+    return found
+
+
+def summary(found: Sequence[Compared]) -> str:
+    gap = Gap.of(found)
+    spread = sorted(one.real.attainment for one in found)
+    text = (
+        f"{len(found)} settings, attainment {spread[0]:.0%} to {spread[-1]:.0%}: simulated "
+        f"{gap.mean:.1f} points off on average, {gap.worst:.1f} at worst, bias {gap.bias:+.1f}"
+    )
+    taken = [one.contention.others for one in found if one.contention is not None]
+    if taken:
+        text += f"; others had at most {max(taken):.1%} of the cores"
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--clock", action="store_true")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of traffic, a setting")
+    asked = parser.parse_args()
+    say(summary(run(asked.only, asked.clock, asked.seconds)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What a request costs beside the steps of its engine, measured on idle groups."""
+
+import asyncio
+import dataclasses
+import itertools
+import random
+import statistics
+from collections.abc import Sequence
+
+from blocks.sched.cluster_sim import Overheads
+from blocks.sched.cluster_sim.generation import Load, StepTime
+from recipes.place.measure.replay import Port
+from recipes.serve.async_engine import Stream
+from recipes.serve.job import Job
+from recipes.serve.outputs import Delta
+from recipes.serve.sampling_params import SamplingParams
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """A model on a group that is to be asked one thing at a time.
+
+    port: the group. model: its name there. step_time: by its profile.
+    """
+
+    port: Port
+    model: str
+    step_time: StepTime
+
+
+class Answers:
+    """One request's moments: sent, and each token back."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.sent_s = self._loop.time()
+        self.came_s: list[float] = []
+        self.over = asyncio.Event()
+
+    def came(self, delta: Delta) -> None:
+        if delta.error is not None:
+            raise RuntimeError(delta.error)
+        self.came_s.append(self._loop.time())
+        if delta.finish_reason is not None:
+            self.over.set()
+
+
+_ids = itertools.count()
+
+
+async def ask(probe: Probe, prompt_len: int, num_tokens: int, rng: random.Random) -> Answers:
+    """Send one request and wait for its end."""
+    prompt = [rng.randrange(1, 300) for _ in range(prompt_len)]
+    params = SamplingParams(temperature=0.0, max_tokens=num_tokens, ignore_eos=True)
+    job = Job(f"probe-{next(_ids)}", prompt, params)
+    answers = Answers()
+    stream: Stream = await probe.port.submit(probe.model, [job], ttft_s=10.0, tpot_s=10.0)
+    stream.observe(answers.came)
+    await answers.over.wait()
+    return answers
+
+
+async def measure_overheads(
+    probes: Sequence[Probe], *, rounds: int = 12, prompt_len: int = 48, num_tokens: int = 12
+) -> Overheads:
+    """Seconds beside steps: ``gap_s`` between two of them, ``request_s`` to a lone one and back.
+
+    Lone requests go to the probes in turn. What their first tokens take beyond the profile's prompt
+    step is ``request_s``; what later tokens take beyond its decode steps is ``gap_s``. Medians;
+    nothing is below 0.
+    """
+    rng = random.Random(0)
+    gaps: list[float] = []
+    ways: list[float] = []
+    for turn in range(rounds + 2):
+        for probe in probes:
+            answers = await ask(probe, prompt_len, num_tokens, rng)
+            if turn < 2:
+                continue
+            step_s = sum(probe.step_time(Load(prompt_len, (), 0, 0)))
+            ways.append(answers.came_s[0] - answers.sent_s - step_s)
+            for at, (before, after) in enumerate(itertools.pairwise(answers.came_s)):
+                gaps.append(after - before - sum(probe.step_time(_decode(prompt_len + 1 + at))))
+    request_s, gap_s = statistics.median(ways), statistics.median(gaps)
+    return Overheads(request_s=max(0.0, request_s), gap_s=(max(0.0, gap_s),))
+
+
+async def measure_speed(
+    probes: Sequence[Probe], *, rounds: int = 12, prompt_len: int = 48, num_tokens: int = 12
+) -> tuple[float, ...]:
+    """How fast each of 1, 2, ... groups on cores of their own goes while all of them are at work,
+    against one alone: ``SharedCores(speed=)``.
+
+    The first probe is asked alone and beside the others, in turn; what counts is the ratio of its
+    median times.
+    """
+    rng = random.Random(1)
+    took: dict[int, list[float]] = {count: [] for count in range(1, len(probes) + 1)}
+    for turn in range(rounds + 1):
+        for count in took:
+            over = asyncio.Event()
+            busy = [asyncio.create_task(_keep_busy(one, over)) for one in probes[1:count]]
+            await asyncio.sleep(0.02 if busy else 0)
+            answers = await ask(probes[0], prompt_len, num_tokens, rng)
+            over.set()
+            await asyncio.gather(*busy)
+            if turn:
+                took[count].append(answers.came_s[-1] - answers.sent_s)
+    alone_s = statistics.median(took[1])
+    return tuple(min(1.0, alone_s / statistics.median(seconds)) for seconds in took.values())
+
+
+async def _keep_busy(probe: Probe, over: asyncio.Event) -> None:
+    rng = random.Random(2)
+    while not over.is_set():
+        await ask(probe, 96, 6, rng)
+
+
+def _decode(context_len: int) -> Load:
+    return Load(0, (), 1, context_len)
