@@ -55,7 +55,8 @@ class GroupWorker:
         orphaned: Callable[[int], object],
     ) -> None:
         self.spec = spec
-        self._orphaned = orphaned
+        self._last_resort = threading.Timer(ORPHAN_S, orphaned, [1])
+        self._last_resort.daemon = True
         self._inbox: queue.SimpleQueue[Order | Event | None] = queue.SimpleQueue()
         self._shelf = Shelf(spec, start_ranks, host, self._inbox.put, self._answer)
         self._step: tuple[str, float, Load | None] | None = None
@@ -79,6 +80,7 @@ class GroupWorker:
         finally:
             self._line.close()
             self._shelf.close()
+            self._last_resort.cancel()  # before its start too
 
     def end(self) -> None:
         """Let ``run`` return soon; from a signal handler too."""
@@ -89,9 +91,7 @@ class GroupWorker:
     def _take(self, order: Order | None) -> None:
         self._inbox.put(order)
         if order is None:
-            timer = threading.Timer(ORPHAN_S, self._orphaned, [1])
-            timer.daemon = True
-            timer.start()
+            self._last_resort.start()
 
     def _beat(self) -> GroupState:
         step = self._step

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from recipes.place.group import (
     exec_group,
     fork_group,
     proof,
+    run_group,
+    worker,
 )
 from recipes.place.group.frames import Frames, frame
 from recipes.place.group.local import LocalProcess
@@ -295,6 +298,36 @@ async def test_a_group_that_does_not_start_is_told_of(folder):
         assert handle.lost.kind == "closed"
     finally:
         await listener.close()
+
+
+@on_loop
+async def test_a_group_in_a_thread_returns_and_leaves_the_process_alone(folder, monkeypatch):
+    monkeypatch.setattr(worker, "ORPHAN_S", 0.2)
+    codes: list[int] = []
+    orphaned: list[int] = []
+    threads: list[threading.Thread] = []
+
+    def start(spec):
+        def run() -> None:
+            codes.append(run_group(spec, orphaned=orphaned.append))
+
+        threads.append(threading.Thread(target=run))
+        threads[0].start()
+        return Silent()
+
+    listener = await Listener.open()
+    try:
+        handle = listener.start(GroupSpec(group="g", **SMALL), start)
+        await handle.ready()
+        await handle.load(Replica("m", str(folder), 256))
+        assert (await ask(handle, "m", job("r", [5, 6])))[0].finished
+        await handle.close(patience_s=0.1)
+    finally:
+        await listener.close()
+        await asyncio.to_thread(threads[0].join, LIMIT_S)
+    await asyncio.sleep(0.5)
+    assert codes == [0]
+    assert not orphaned
 
 
 @pytest.mark.nightly

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
@@ -22,6 +23,7 @@ from tests.place.group.groups import (
     running_group,
     save_models,
 )
+from tests.place.group.test_faults import pid_of
 from tests.place.group.test_group import endless
 from tests.serve.models import tiny_decoder
 from tests.serve.test_engine import job
@@ -111,6 +113,22 @@ async def test_memory_is_not_promised_twice(folders):
         await handle.load(Replica("tiny-1", str(folders[1]), 512))
         assert handle.state.used_bytes == (one,)
         assert (await ask(handle, "tiny-1", job("r", [5, 6])))[0].finished
+
+
+@on_loop
+async def test_unloading_gives_the_memory_back(folders):
+    tokens = 400_000  # of 256 bytes
+
+    def resident_bytes() -> int:
+        return int(Path(f"/proc/{pid_of(handle)}/statm").read_text().split()[1]) * 4096
+
+    async with running_group(folders[0], block_size=64) as handle:
+        before = resident_bytes()
+        loaded = await handle.load(Replica("big", str(folders[1]), tokens))
+        assert loaded.device_bytes[0] > 100e6
+        assert resident_bytes() - before > 90e6
+        await handle.unload("big")
+        assert resident_bytes() - before < 30e6
 
 
 @on_loop
