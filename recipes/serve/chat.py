@@ -68,7 +68,7 @@ class ChatWriter:
     def events(self, delta: Delta) -> list[Any]:
         self._usage.add(delta)
         events = []
-        if delta.text or delta.logprobs:
+        if delta.text or delta.logprobs or (self._with_token_ids and delta.token_ids):
             more: dict[str, Any] = {}
             if delta.logprobs is not None:
                 more["logprobs"] = chat_logprobs(delta.logprobs, self._tokenizer)

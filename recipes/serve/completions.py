@@ -79,7 +79,9 @@ class CompletionWriter:
         delta = self._take(delta)
         index = self._choice_index(delta)
         first = index not in self._offsets
-        if not (delta.text or delta.finish_reason or delta.logprobs or (first and self._echo)):
+        bare = self._with_token_ids and delta.token_ids  # tokens whose text is still to come
+        told = delta.text or delta.finish_reason or delta.logprobs or bare
+        if not (told or (first and self._echo)):
             return []
         with_prompt = first and self._echo
         choice = self._choice(index, delta, with_prompt=with_prompt)

@@ -51,6 +51,21 @@ def test_streamed_text_equals_whole_text(client):
     assert len({c.id for c in chunks}) == 1
 
 
+def test_streamed_token_ids_are_whole_though_their_text_is_held_back(client):
+    """Among them pieces of characters, whose text comes with a later token."""
+    tokens, options = greedy(tiny_decoder(), (5, 6, 7), 24, EOS), {"model": "tiny", "stream": True}
+    assert len(tokens) > 8
+    extra = {"return_token_ids": True}
+    more = {**options, "max_tokens": 24, "temperature": 0, "extra_body": extra}
+    chunks = list(client.completions.create(prompt=[5, 6, 7], **more))
+    assert [t for c in chunks for t in c.choices[0].token_ids] == tokens
+    assert any(c.choices[0].token_ids and not c.choices[0].text for c in chunks)
+    whole = client.chat.completions.create(messages=CHAT, **{**more, "stream": False})
+    chunks = list(client.chat.completions.create(messages=CHAT, **more))
+    parts = [getattr(c.choices[0], "token_ids", None) or [] for c in chunks]
+    assert [t for part in parts for t in part] == whole.choices[0].token_ids
+
+
 @pytest.mark.parametrize(
     "prompt", ["hello", [5, 6, 7], ["hello", "world"], [[5, 6, 7], [8, 9]]], ids=str
 )
