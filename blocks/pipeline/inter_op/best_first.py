@@ -68,7 +68,8 @@ class _Node(NamedTuple):
     paths: by chain the longest path that ends with one of them.
     last: by chain what comes after all paths.
     total: what the stages add to the trip bound, with the hops between them.
-    starts: what was in ``total`` before each stage, and what is done once for the first.
+    starts: what was in ``total`` before each stage, and what is done once for the first; and what
+        trips have of the stage.
     waits: the largest waits of the trip bound; two that add up where passes wait apart.
     """
 
@@ -80,7 +81,7 @@ class _Node(NamedTuple):
     paths: tuple[float, ...]
     last: tuple[float, ...]
     total: float = 0.0
-    starts: tuple[float, ...] = ()
+    starts: tuple[tuple[float, float], ...] = ()
     waits: tuple[float, float] = (0.0, 0.0)
 
 
@@ -150,9 +151,9 @@ class _Search:
                 tuple(float(values[i, m, o]) for values in lasts),
             )
             if trip is not None:
-                _, total, start, waits = trip
+                _, total, start, passes, waits = trip
                 waits = (float(waits[0][i, m, o]), float(waits[1][i, m, o]))
-                starts = (*node.starts, float(start[i, m, o]))
+                starts = (*node.starts, (float(start[i, m, o]), float(passes[i, m, o])))
                 child = child._replace(total=float(total[i, m, o]), starts=starts, waits=waits)
             item = (float(bound[i, m, o]), rest, next(self._number), child)
             heapq.heappush(self.heap, item)
@@ -163,16 +164,20 @@ class _Search:
         """``[m, 1]`` seconds from the stage before."""
         return 0.0 if shape is None else send[k, shape][:, None]
 
-    def _trips(self, node: _Node, states: Any, hop: Any) -> tuple[Any, Any, Any, tuple[Any, Any]]:
-        """Bounds by the next stage; and total, start and waits of the child."""
+    def _trips(
+        self, node: _Node, states: Any, hop: Any
+    ) -> tuple[Any, Any, Any, Any, tuple[Any, Any]]:
+        """Bounds by the next stage; and total, start, passes and waits of the child."""
         import numpy as np
 
         trip, k, rest = self.trip, node.layer, node.to_come - 1
         assert trip is not None
         adds = trip.adds(node.to_come)[k]
         start = node.total + hop + np.zeros(adds.shape)
-        if not node.stages:  # what is done once is in what the first stage adds, in no trip
-            start = start + adds - self._passes()[k]
+        passes = adds
+        if not node.stages and trip.first_s is not None:  # what is done once is in no trip
+            passes = np.broadcast_to(trip.first_s[:, :, None], adds.shape)
+            start = start + adds - passes
         total = node.total + hop + adds
         after = self.trip_rest[rest] if rest < len(self.trip_rest) else None
         if after is None:
@@ -182,21 +187,11 @@ class _Search:
         first, second = self._waits(node.to_come, k)
         waits = np.maximum(node.waits[0], first), np.maximum(node.waits[1], second)
         wait = waits[0] + waits[1]
-        for ahead, began in enumerate(node.starts):
-            factor = trip.trips(node.to_come + len(node.starts) - ahead)
-            if factor:
-                np.maximum(wait, (whole - began) * factor, out=wait)
-        factor = trip.trips(node.to_come)
-        if factor:
-            np.maximum(wait, (whole - start) * factor, out=wait)
-        return whole + wait, total, start, waits
-
-    def _passes(self) -> Any:
-        """Seconds in ``adds`` that are part of trips."""
-        cells = self.priced.cells
-        if self.priced.flow.splits:
-            return cells["forward_s"] + cells["backward_s"]
-        return self.priced.whole_s
+        starts = [*node.starts, (start, passes)]
+        for to_end, (began, own) in enumerate(reversed(starts), node.to_come):
+            for trips, alone in trip.trips(to_end):
+                np.maximum(wait, (whole - began) * trips + own * alone, out=wait)
+        return whole + wait, total, start, passes, waits
 
     def _waits(self, to_end: int, k: int) -> tuple[Any, Any]:
         """Of stages at ``k``; of forwards and backwards where they wait apart."""

@@ -48,8 +48,8 @@ def closed_formula(
     For every cap on the wait the least total is a program (``suffixes``). Caps are tried from both
     sides: totals fall as caps rise, so nothing between two caps beats the total of the upper one
     with the wait of the lower one. What is left out is proven no better than ``1 - epsilon`` of the
-    answer. The wait for round trips is part of the cap at no price: the least total of a suffix is
-    its least trip.
+    answer. The wait for round trips is part of the cap: the least total of a suffix is its least
+    trip, so stages whose trip is too long even then are left out.
 
     Args:
         epsilon: share by which the answer may miss the least; 0 is exact.
@@ -141,15 +141,14 @@ class _Search:
         able = self._able(cap)
         budget, states = self.budget.only(able)
 
-        def limit(to_end: int) -> Any:
-            kept, trips = useful[:, states], formula.trips(to_end)
-            if trips:
-                trip = np.full((len(kept), 1), cap / trips)
-                trip[0] += formula.once_s
-                kept = np.minimum(kept, trip)
-            return kept
-
-        found = suffixes(costs, formula.hops, budget, self.max_stages, limit=limit)
+        found = suffixes(
+            costs,
+            formula.hops,
+            budget,
+            self.max_stages,
+            limit=lambda to_end: useful[:, states],
+            room=lambda to_end, step: self._room(to_end, cap, step, formula.passes(step)),
+        )
         depths: Sequence[int] = range(1, len(found.value))
         if priced.depth is not None:
             depths = [depth for depth in depths if depth == priced.depth]
@@ -159,12 +158,18 @@ class _Search:
             allowed = self._wait(to_end)[at] <= cap
             return np.where(allowed, formula.adds(to_end)[at], np.inf), None
 
+        def room(to_end: int, k: int, m: int, step: Any) -> Any:
+            passes = step
+            if k == 0 and formula.first_s is not None:
+                passes = np.broadcast_to(formula.first_s[:, m, None], step.shape)
+            return self._room(to_end, cap, step, passes)
+
         least, least_s = None, np.inf
         for depth in depths:
             total = found.ends(depth).min(initial=np.inf)
             if total == np.inf or total + low >= max(self.best_s, least_s):
                 continue
-            stages = trace(found, row, formula.hops, depth)
+            stages = trace(found, row, formula.hops, depth, room=room)
             choice = self.meet(stages)
             if choice.total_s < least_s:
                 least, least_s = choice, choice.total_s
@@ -176,6 +181,12 @@ class _Search:
 
         allowed = self._wait(to_end) <= cap
         return least_option(np.where(allowed, self.formula.adds(to_end), np.inf))
+
+    def _room(self, to_end: int, cap: int | float, adds: Any, passes: Any) -> Any:
+        """The largest values of suffixes whose first trip keeps to the cap; None for all."""
+        if not self.formula.trips(to_end):
+            return None
+        return self.formula.room(to_end, cap, adds, passes)
 
     def _wait(self, to_end: int) -> Any:
         """Of the stages that fit; others are below no cap, not even an infinite one."""
@@ -208,12 +219,13 @@ class _Search:
         return self.best_s * (1 + 1e-12) - low - self._before
 
 
-def trace(found: Suffixes, row: Any, send: Any, depth: int) -> Plan:
+def trace(found: Suffixes, row: Any, send: Any, depth: int, *, room: Any = None) -> Plan:
     """The stages of the least value with ``depth`` stages.
 
     Args:
         row: ``step`` and ``head`` (or None) by option, ``[i, o]``, of stages to the end, first
             bound and shape.
+        room: what values may be at most (or None), of these and ``step``.
     """
     import numpy as np
 
@@ -228,6 +240,9 @@ def trace(found: Suffixes, row: Any, send: Any, depth: int) -> Plan:
         reached = step + found.after[to_end - 1][m, :, u][:, None]  # [i, o]
         if head is not None:
             reached = np.maximum(reached, head)
+        most = None if room is None else room(to_end, k, m, step)
+        if most is not None:
+            reached = np.where(reached <= most, reached, np.inf)
         i, option = (int(x) for x in np.unravel_index(int(reached.argmin()), reached.shape))
         stages.append((k, i, m, option))
         if to_end > 1:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from blocks.pipeline.inter_op.priced import Priced, Stage
+from blocks.pipeline.inter_op.priced import Priced, Stage, least_option
 
 
 class Formula(NamedTuple):
@@ -13,17 +13,18 @@ class Formula(NamedTuple):
     waits: likewise; what the slowest stage makes the microbatches after the first one wait, of all
         stages or of those at an index.
     hops: added between neighbours, ``[bound, shape before, shape after]``.
-    trips: by stages to the end, how many times the sum from a stage to the end is waited for; where
-        that is more than the largest of ``waits``, it counts instead.
-    once_s: the most that ``adds`` has for a first stage beside its passes; no part of any trip.
+    trips: by stages to the end, how often the sum from a stage to the end, and besides what that
+        stage alone adds, is waited for; where one of these is more than the largest of ``waits``,
+        it counts instead.
+    first_s: ``[i, m]`` what a trip from a first stage has of it; None where all that it adds.
     """
 
     priced: Priced
     adds: Callable[[int], Any]
     waits: Callable[..., Any]
     hops: Any
-    trips: Callable[[int], float]
-    once_s: float = 0.0
+    trips: Callable[[int], Sequence[tuple[float, float]]]
+    first_s: Any = None
 
     def parts(self, stages: Sequence[Stage]) -> tuple[float, float]:
         """The sum and the wait of a plan."""
@@ -31,16 +32,43 @@ class Formula(NamedTuple):
         for to_end, stage in enumerate(reversed(stages), 1):
             if shape is not None:
                 total = float(self.hops[stage[1], stage[2], shape]) + total
-            total = float(self.adds(to_end)[stage]) + total
+            own = passes = float(self.adds(to_end)[stage])
+            if self.first_s is not None and stage[0] == 0:
+                passes = float(self.first_s[stage[1], stage[2]])
+            total = own + total
             wait = max(wait, float(self.waits(to_end, stage)))
-            trip = total - self.once_s if to_end == len(stages) else total
-            wait = max(wait, trip * self.trips(to_end))
+            for trips, alone in self.trips(to_end):
+                wait = max(wait, (total - (own - passes)) * trips + passes * alone)
             shape = stage[2]
         return total, wait
 
     def seconds(self, stages: Sequence[Stage]) -> float:
         """Of a plan."""
         return sum(self.parts(stages))
+
+    def passes(self, adds: Any) -> Any:
+        """Of what stages add, ``[k, i, m]``, that which trips have."""
+        if self.first_s is None:
+            return adds
+        found = adds.copy()
+        found[0] = self.first_s
+        return found
+
+    def room(self, to_end: int, cap: int | float, adds: Any, passes: Any) -> Any:
+        """The most that sums from stages to the end may be whose trips keep to a cap on the wait.
+
+        Args:
+            adds: what these stages add.
+            passes: that which trips have of it.
+        """
+        import numpy as np
+
+        able, room = np.isfinite(adds), np.full(np.shape(adds), np.inf)
+        once = np.subtract(adds, passes, out=np.zeros(room.shape), where=able)
+        passes = np.where(able, passes, 0.0)
+        for trips, alone in self.trips(to_end):
+            np.minimum(room, (cap - passes * alone) / trips + once, out=room)
+        return room
 
 
 def alpa(priced: Priced) -> Formula:
@@ -68,18 +96,25 @@ def alpa(priced: Priced) -> Formula:
         lambda to_end: pace if to_end == 1 else through,
         lambda to_end, at=...: waits[at],
         priced.hops_s,
-        lambda to_end: rest / to_end if trips else 0.0,
+        lambda to_end: ((rest / to_end, 0.0),) if trips and rest else (),
     )
 
 
 def trip_bound(priced: Priced) -> Formula | None:
     """A formula no simulated plan comes below; None where the schedule's order is not known.
 
-    A stage has run no more forwards than it may hold when its first backward can start, after the
-    first microbatch went to the end and came back; what is left for it to do follows. The same
-    holds backwards in time. So with ``p`` microbatches held a plan takes at least a microbatch
-    through all stages and, of any stage, ``B - 1`` passes of one kind and ``B - p`` of the other.
-    Under 1F1B the forward ``p`` later follows the backward, so whole trips add up as well.
+    It is the length of one path through the step: the first microbatch's way to the end and back,
+    and on it, at one stage, the ways from its first backward to its last. A stage has run no more
+    forwards than the ``p`` it may hold when its first backward can start, so what is left for it to
+    do follows: ``B - 1`` passes of one kind and ``B - p`` of the other. The same holds backwards in
+    time.
+
+    Under 1F1B the forward that follows a stage's backward ``m`` is ``m + p``. So from one backward
+    a path has two ways on: past that forward to the stage's own next backward, one microbatch later
+    and as long as both passes; or with that forward to the end and back, ``p`` microbatches later
+    and as long as the round trip. The latter ``a`` times after the former ``B - 1 - a p`` times
+    ends at the last backward and asks for no microbatch after the last, for every ``a`` from 1 to
+    ``(B - 1) // p``; its length is linear in ``a``, so both ends are enough.
     """
     import numpy as np
 
@@ -106,14 +141,18 @@ def trip_bound(priced: Priced) -> Formula | None:
         early = (count - 1) * forward[at] + (count - kept) * backward[at]
         return np.maximum(late, early)
 
-    def trips(to_end: int) -> float:
-        return float((count - 1) // min(to_end, count))
+    def trips(to_end: int) -> Sequence[tuple[float, float]]:
+        held = min(to_end, count)
+        most = (count - 1) // held
+        return [(float(a), float(count - 1 - a * held)) for a in sorted({1, most}) if 0 < a <= most]
 
+    alike = priced.schedule == "one_f_one_b"
+    least = least_option(np.where(priced.exists[0], passes[0], np.inf))
     return Formula(
         priced,
         lambda to_end: adds,
         waits,
         priced.hops_s,
-        trips if priced.schedule == "one_f_one_b" else lambda to_end: 0.0,
-        float(last[0].max(where=priced.exists[0], initial=0.0)),
+        trips if alike else lambda to_end: (),
+        np.where(np.isfinite(least), least, 0.0) if alike else None,
     )

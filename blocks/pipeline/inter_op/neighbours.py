@@ -7,7 +7,8 @@ from blocks.pipeline.inter_op.priced import Priced
 
 
 def neighbours(priced: Priced, plan: Plan) -> Iterator[Plan]:
-    """A bound moved by one, the shapes of two stages exchanged, another option.
+    """A bound moved by one, the shapes of two stages exchanged, two stages exchanged, another
+    option.
 
     They use as many devices as ``plan``. Not all need fit or exist.
     """
@@ -27,6 +28,19 @@ def neighbours(priced: Priced, plan: Plan) -> Iterator[Plan]:
             if shape != m:
                 swapped = _with(plan, n, (k, i, shape, o))
                 yield _with(swapped, far, (first, last, m, option))
+            if (last - first, option) != (i - k, o):
+                yield _exchanged(plan, n, far)
+
+
+def _exchanged(plan: Plan, n: int, far: int) -> Plan:
+    """Two stages in one another's place, with as many cells, their shapes and options."""
+    order = [*plan]
+    order[n], order[far] = plan[far], plan[n]
+    found, k = [], 0
+    for first, stop, m, o in order:
+        found.append((k, k + stop - first, m, o))
+        k += stop - first
+    return tuple(found)
 
 
 def _with(plan: Plan, n: int, *stages: tuple[int, int, int, int]) -> Plan:

@@ -16,17 +16,18 @@ HAIR = 1e-12
 
 
 class _Stages(NamedTuple):
-    """Stages so many from the end, by first bound: bounds, devices, what they add, their wait."""
+    """Stages so many from the end, by first bound: bounds, devices, what they add and what trips
+    have of it, their wait."""
 
     first: Any
     stop: Any
     devices: Any
     adds: Any
+    passes: Any
     waits: Any
 
-    def at_most(self, cap: float) -> "_Stages":
-        """Those that do not wait longer."""
-        kept = self.waits <= cap
+    def only(self, kept: Any) -> "_Stages":
+        """Some of them."""
         return self if kept.all() else _Stages(*(values[kept] for values in self))
 
 
@@ -57,7 +58,7 @@ class Relaxed:
         high, before = float(enough), float("inf")
         every = self._stages(high)
         while high < before * (1 - CLOSE):
-            every = [stages.at_most(high) for stages in every]
+            every = [stages.only(stages.waits <= high) for stages in every]
             total = self._total(every, high)
             before, high = high, min(high, (enough - total) * (1 + HAIR))
             if high < 0.0:
@@ -65,7 +66,8 @@ class Relaxed:
         low, least = 0.0, high
         while least - low > CLOSE * high:
             middle = (low + least) / 2
-            if self._total([stages.at_most(middle) for stages in every], middle) + low > enough:
+            fewer = [stages.only(stages.waits <= middle) for stages in every]
+            if self._total(fewer, middle) + low > enough:
                 low = middle
             else:
                 least = middle
@@ -84,7 +86,10 @@ class Relaxed:
             kept = priced.fits(to_end)[pairs] & (waits <= cap)
             pair, shape, _ = np.nonzero(kept)
             first, stop = (bounds[pair] for bounds in pairs)
-            found.append(_Stages(first, stop, sizes[shape], adds[kept], waits[kept]))
+            passes = adds[kept]
+            if formula.first_s is not None:
+                passes = np.where(first == 0, formula.first_s[stop, shape], passes)
+            found.append(_Stages(first, stop, sizes[shape], adds[kept], passes, waits[kept]))
         return found
 
     def _total(self, every: list[_Stages], cap: float) -> float:
@@ -116,22 +121,22 @@ class _Program:
         import numpy as np
 
         self.hops, self.depth = relaxed.hops, relaxed.formula.priced.depth
-        self.rows: list[tuple[_Stages, Any, Any]] = []
+        self.rows: list[tuple[_Stages, Any]] = []
         after = self._end()
         for to_end, stages in enumerate(every, 1):
+            reached = stages.adds + after[stages.stop]
+            kept = np.isfinite(reached)
+            if relaxed.formula.trips(to_end):
+                room = relaxed.formula.room(to_end, cap, stages.adds, stages.passes)
+                kept &= reached <= room * (1 + HAIR)
+            stages, reached = stages.only(kept), reached[kept]
             if not len(stages.first):
                 break
             begins = np.flatnonzero(np.diff(stages.first, prepend=-1))
             firsts = stages.first[begins]
-            value = np.minimum.reduceat(stages.adds + after[stages.stop], begins)
-            longest = np.full(len(firsts), np.inf)
-            trips = relaxed.formula.trips(to_end)
-            if trips:
-                longest = np.where(firsts == 0, relaxed.formula.once_s, 0.0) + cap / trips
-            useful = np.where(value <= longest * (1 + HAIR), 0.0, np.inf)
-            self.rows.append((stages, begins, useful))
+            self.rows.append((stages, begins))
             after = np.full(len(self.hops), np.inf)
-            after[firsts] = value + useful + self.hops[firsts]
+            after[firsts] = np.minimum.reduceat(reached, begins) + self.hops[firsts]
 
     def _end(self) -> Any:
         import numpy as np
@@ -146,13 +151,13 @@ class _Program:
         import numpy as np
 
         after, values, paths = self._end(), [], []
-        for stages, begins, useful in self.rows:
+        for stages, begins in self.rows:
             paid = stages.adds + price * stages.devices if seconds else price * stages.devices
             reached = paid + after[stages.stop]
             paths.append(reached)
             firsts = stages.first[begins]
             value = np.full(len(self.hops), np.inf)
-            value[firsts] = np.minimum.reduceat(reached, begins) + useful
+            value[firsts] = np.minimum.reduceat(reached, begins)
             values.append(float(value[0]))
             after = value + self.hops if seconds else value
         depths = range(1, len(values) + 1) if self.depth is None else [self.depth]

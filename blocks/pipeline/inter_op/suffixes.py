@@ -43,6 +43,7 @@ def suffixes(
     max_stages: int,
     *,
     limit: Callable[[int], Any] | None = None,
+    room: Callable[[int, Any], Any] | None = None,
 ) -> Suffixes:
     """
     Args:
@@ -50,6 +51,8 @@ def suffixes(
         send: ``[bound, shape before, shape after]``.
         max_stages: most stages of a plan.
         limit: values above it, ``[k, u]`` for a number of stages, are not followed up.
+        room: by stages to the end and ``step`` the largest value that may begin with a stage,
+            ``[k, i, m]``, or None.
     """
     import numpy as np
 
@@ -62,10 +65,11 @@ def suffixes(
     value, after = [np.full(shape, np.inf)], [last]
     for stages in range(1, max_stages + 1):
         step, head = costs(stages)
+        most = None if room is None else room(stages, step)
         found = np.full(shape, np.inf)
         for m in able:
-            of_shape = (step[:, :, m], None if head is None else head[:, :, m])
-            _extend(found[m], *of_shape, after[-1][m], budget.before[m])
+            longest, kept = (None if one is None else one[:, :, m] for one in (head, most))
+            _extend(found[m], step[:, :, m], longest, kept, after[-1][m], budget.before[m])
         if limit is not None:
             bound = limit(stages)
             found[:, :, :-1][found[:, :, :-1] > bound] = np.inf
@@ -76,7 +80,7 @@ def suffixes(
     return Suffixes(value, after, budget)
 
 
-def _extend(found: Any, step: Any, head: Any, after: Any, before: Any) -> None:
+def _extend(found: Any, step: Any, head: Any, room: Any, after: Any, before: Any) -> None:
     """One shape's values with one more stage, into ``found`` ``[k, u]``."""
     import numpy as np
 
@@ -87,6 +91,8 @@ def _extend(found: Any, step: Any, head: Any, after: Any, before: Any) -> None:
         every = step[:, :, None] + later[None]
         if head is not None:
             np.maximum(every, head[:, :, None], out=every)
+        if room is not None:
+            every[every > room[:, :, None]] = np.inf
         every.min(axis=1, out=out)
         return
     low, high = _span(np.isfinite(later))
@@ -96,6 +102,8 @@ def _extend(found: Any, step: Any, head: Any, after: Any, before: Any) -> None:
         reached = step[at[0], i][:, None] + later[i, at[1]]
         if head is not None:
             np.maximum(reached, head[at[0], i][:, None], out=reached)
+        if room is not None:
+            reached[reached > room[at[0], i][:, None]] = np.inf
         np.minimum(out[at], reached, out=out[at])
 
 
