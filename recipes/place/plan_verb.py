@@ -90,7 +90,7 @@ def told(found: Planned) -> Iterator[str]:
     rows = [[*row[:3], row[3].ljust(width)] for row in rows]
     yield table(["", "in time", "another draw", ""], rows)
     yield ""
-    yield f"carries     {found.carries:g} times this traffic with 99 % in time"
+    yield f"carries     {found.carries_text} times this traffic with 99 % in time"
     yield f"binds       {found.binds}"
     yield from (
         f"what if     {one.change}: {share(one.attainment)} ({points(one.gain)})"

@@ -1,5 +1,6 @@
 """Pictures of placements: true to scale, whole, and with every name in them."""
 
+import dataclasses
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -19,8 +20,15 @@ from recipes.place.view.placement_map import held
 
 SIZE = Decoder(1e9, 16, 2048, 2**16)
 DEVICE = Device("made up", 1e14, 1e12, 1e11, 1e-5, 1e-3)
+EVEN = roofline_profile("w", SIZE, DEVICE, [(1, 1), (2, 1), (1, 2), (2, 2)])
+UNEVEN = [
+    dataclasses.replace(
+        timing, weight_bytes=tuple(10**9 + stage for stage in range(timing.configuration.pp))
+    )
+    for timing in EVEN.timings
+]
 PROFILES = {
-    "<chat>": roofline_profile("w", SIZE, DEVICE, [(1, 1), (2, 1), (1, 2), (2, 2)]),
+    "<chat>": dataclasses.replace(EVEN, timings=tuple(UNEVEN)),
     "rank": single_pass("rank", "made up", {(1, 1): [1.0], (2, 2): [1.0, 1.0]}, 3 * 10**9),
 }
 MEMORY = 8 * 10**9
@@ -85,8 +93,9 @@ def test_every_group_and_model_is_named():
 def test_a_device_holds_what_its_stage_weighs():
     group = Group((0, 1, 2, 3), Configuration(2, 2), ("<chat>",), (1000,))
     timing = PROFILES["<chat>"].timing((2, 2))
-    weights, rooms = held(group, PROFILES, 3)
-    assert weights.bytes == timing.weight_bytes[1]
+    for place, stage in enumerate((0, 0, 1, 1)):
+        weights, rooms = held(group, PROFILES, place)
+        assert weights.bytes == timing.weight_bytes[stage] == 10**9 + stage
     assert rooms.bytes == 1000 * timing.kv_bytes_per_token
 
 

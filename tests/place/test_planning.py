@@ -12,6 +12,7 @@ from blocks.sched.cluster_sim import Event, simulate
 from blocks.sched.placement import Placement
 from blocks.sched.profile import Configuration, single_pass
 from blocks.sched.workload import Workload
+from recipes.model.bundled import bundled_model
 from recipes.place.config_file import read_config
 from recipes.place.planning import (
     AXES,
@@ -68,7 +69,9 @@ def test_what_would_change_it_is_what_can_be_worked_out(tmp_path):
     task = task_of(two_models(tmp_path, slo_s=1.2))  # now the second is late either way
     plan = find_placement(task)
     assert plan.attainment == 0.5
-    found = {one.change: one.attainment for one in what_if(task, plan.placement)}
+    asked = what_if(task, plan.placement)
+    assert all(one.gain == one.attainment - 0.5 for one in asked)
+    found = {one.change: one.attainment for one in asked}
     assert found == {
         "one device more (3)": 0.75,  # one model twice
         "a quarter more devices (4)": 1.0,  # both
@@ -320,3 +323,38 @@ def test_what_is_no_event_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ValueError, match="expected"):
         read_events(path)
+
+
+# --- profiles that are timed ----------------------------------------------------------------------
+
+
+def test_a_model_is_timed_once_and_again_when_something_else_counts(tmp_path, monkeypatch):
+    counted: list[str] = []
+    lines: list[str] = []
+    made = single_pass("model", "here", {(1, 1): [0.5]}, 10)
+    monkeypatch.setenv("LLM_BLOCKS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        "recipes.place.measure.measure_profile",
+        lambda folder, layouts, **rest: counted.append(folder.name) or made,
+    )
+    folder = tmp_path / "model"
+    folder.mkdir()
+    facts = (bundled_model() / "config.json").read_text()
+    (folder / "config.json").write_text(facts)
+    path = tmp_path / "config.json"
+    models = [{"name": name, "folder": "model"} for name in ("chat", "code")]
+    path.write_text(json.dumps({"models": models}))
+
+    def profiles(*settings):
+        return profiles_here(read_config(path, settings), lines.append)
+
+    assert profiles() == {"chat": made.renamed("chat"), "code": made.renamed("code")}
+    assert counted == ["model"]  # one folder
+    assert profiles() == profiles()
+    assert counted == ["model"]
+    assert "timed before" in lines[-1]
+    profiles("token_budget=64", "max_num_seqs=64")
+    assert len(counted) == 2
+    (folder / "config.json").write_text(facts + " ")
+    profiles()
+    assert len(counted) == 3

@@ -9,7 +9,7 @@ from recipes.place.planning.search import Say, find_placement
 from recipes.place.planning.tables import share
 from recipes.place.planning.task import PlaceTask
 from recipes.place.planning.ways import Way, ways
-from recipes.place.planning.what_if import WhatIf, carries, what_if
+from recipes.place.planning.what_if import UP, WhatIf, carries, what_if
 
 WORTH = 0.001
 """Less gain than this, a thousandth of the requests, changes nothing."""
@@ -33,6 +33,11 @@ class Planned:
     unhosted: tuple[str, ...]
     carries: float
     what_ifs: tuple[WhatIf, ...]
+
+    @property
+    def carries_text(self) -> str:
+        """The factor; the last one that is tried may not be the last that could be."""
+        return f"{self.carries:g} or more" if self.carries >= UP[-1] else f"{self.carries:g}"
 
     @property
     def binds(self) -> str:

@@ -32,7 +32,7 @@ def plan_page(found: Planned) -> str:
                 ("in time, simulated", share(plan.attainment)),
                 ("on another draw", share(found.ways[0].fresh)),
                 ("possible at most", share(plan.bound)),
-                ("times this traffic at 99 %", f"{found.carries:g}"),
+                ("times this traffic at 99 %", found.carries_text),
                 ("placements simulated", f"{plan.evaluated:,}"),
             )
         ),

@@ -27,10 +27,8 @@ def held(group: Group, profiles: Mapping[str, Profile], place: int) -> tuple[Hel
     found, activations = [], 0
     for model in group.models:
         timing = profiles[model].timing(group.configuration)
-        weights = timing.weight_bytes[
-            min(place // group.configuration.op, group.configuration.pp - 1)
-        ]
-        found.append(Held(model, "weights", weights))
+        stage = min(place // group.configuration.op, group.configuration.pp - 1)
+        found.append(Held(model, "weights", timing.weight_bytes[stage]))
         kv_tokens = group.kv_tokens_of(model)
         if kv_tokens:
             what = f"keys and values of {kv_tokens:,} tokens"
@@ -126,7 +124,8 @@ def _run(
             more = f'fill-opacity="{shade}" stroke="var(--card)" stroke-width="0.7"'
             yield box(left + 0.5, bottom, wide - _GAP - 3, height, colour, tip, more)
             if number == 0 and height >= 11:
-                words = one.model if one.what == "weights" else "KV" if one.model else one.what
+                words = one.model or one.what
+                words += ": KV" if one.model and one.what != "weights" else ""
                 yield text(left + 4, bottom + height / 2 + 4, fitted(words, width - 8))
     if held_by:
         outline = 'fill-opacity="0" stroke="var(--ink)" stroke-width="1.2"'

@@ -161,7 +161,7 @@ function groups(state) {
     group.models.map((one) => one.num_running + one.num_waiting));
   const most = Math.max(8, ...queues);
   return [...nodes].map(([name, on]) => make("div", {class: "node"},
-    make("span", {class: "muted"}, name),
+    name ? make("span", {class: "muted"}, name) : null,
     make("div", {class: "grid"}, ...on.map((group) => groupCard(group, most)))));
 }
 
