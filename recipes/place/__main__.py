@@ -1,6 +1,9 @@
 """Place many models on one cluster.
 
-python -m recipes.place VERB cluster.toml key=value ...
+python -m recipes.place plan cluster.toml --out placement.json   # which models to host where
+python -m recipes.place simulate cluster.toml                    # what becomes of the traffic
+python -m recipes.place serve cluster.toml                       # answer OpenAI's clients
+python -m recipes.place profile FOLDER --out model.profile       # time a model on this machine
 
 The file names models, devices and traffic (config.py); key=value lays a field over it.
 """
@@ -12,6 +15,7 @@ VERBS: dict[str, str] = {
     "plan": "recipes.place.plan_verb",
     "profile": "recipes.place.measure.profile_verb",
     "simulate": "recipes.place.simulate_verb",
+    "serve": "recipes.place.serve_verb",
 }
 """Modules with a ``main(argv) -> int``."""
 

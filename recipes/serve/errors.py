@@ -1,5 +1,7 @@
 """Errors as OpenAI's clients expect them: a status, and a body with message, type, param, code."""
 
+from typing import Any
+
 import msgspec
 from starlette.responses import Response
 
@@ -8,7 +10,7 @@ class ApiError(Exception):
     """An error that is answered to the client as it stands.
 
     status: HTTP status. message: one sentence with expected and got. code: a stable word.
-    param: the field at fault. headers: further response headers.
+    param: the field at fault. headers: further response headers. more: further fields of the error.
     """
 
     def __init__(
@@ -19,6 +21,7 @@ class ApiError(Exception):
         code: str,
         param: str | None = None,
         headers: dict[str, str] | None = None,
+        more: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -26,14 +29,16 @@ class ApiError(Exception):
         self.code = code
         self.param = param
         self.headers = headers or {}
+        self.more = more or {}
 
-    def body(self) -> dict[str, dict[str, str | None]]:
+    def body(self) -> dict[str, dict[str, Any]]:
         return {
             "error": {
                 "message": self.message,
                 "type": _kind(self.status),
                 "param": self.param,
                 "code": self.code,
+                **self.more,
             }
         }
 

@@ -43,6 +43,13 @@ class Group(NamedTuple):
         more = (*rooms, kv_tokens) if self.kv_tokens or kv_tokens else ()
         return self._replace(models=(*self.models, model), kv_tokens=more)
 
+    def without(self, model: str) -> "Group":
+        """The same group with one model less."""
+        check(model in self.models, "model", f"one of {self.models}", repr(model))
+        at = self.models.index(model)
+        rooms = self.kv_tokens and self.kv_tokens[:at] + self.kv_tokens[at + 1 :]
+        return self._replace(models=self.models[:at] + self.models[at + 1 :], kv_tokens=rooms)
+
     def to_json(self) -> dict[str, Any]:
         """Plain data; ``from_json`` reads it back."""
         return {

@@ -65,7 +65,7 @@ def _instead(
         for devices, other in idle:
             if devices != group.devices or other not in left.models:
                 continue
-            left, num_gone = _without(left, other), num_gone + 1
+            left, num_gone = left.without(other), num_gone + 1
             more = capacity.with_least(left, model)
             if more is not None:
                 found.append((num_gone, more))
@@ -79,9 +79,3 @@ def _with(placement: Placement, changed: Group) -> Placement:
     return Placement(
         tuple(changed if g.devices == changed.devices else g for g in placement.groups)
     )
-
-
-def _without(group: Group, model: str) -> Group:
-    kept = [(m, group.kv_tokens_of(m)) for m in group.models if m != model]
-    rooms = tuple(room for _, room in kept) if group.kv_tokens else ()
-    return group._replace(models=tuple(m for m, _ in kept), kv_tokens=rooms)

@@ -3,9 +3,10 @@
 import dataclasses
 from typing import NamedTuple
 
-from recipes.place.fleet.action import Devices
+from recipes.place.fleet.drift import Arrival, Traffic
 from recipes.place.fleet.fleet import Fleet
 from recipes.place.fleet.router import Refusal, Route
+from recipes.place.fleet.seat import Seat
 from recipes.place.fleet.slo import Slo
 
 
@@ -29,14 +30,16 @@ class Ask:
     """A request.
 
     total_len: longest prompt with its output. slo: its limits.
-    tried: groups it was sent to, in order. delivered: whether a token of it has come.
+    arrival: its entry in the traffic.
+    tried: replicas it was sent to, in order. delivered: whether a token of it has come.
     """
 
     model: str
     parts: tuple[Part, ...]
     total_len: int
     slo: Slo
-    tried: list[Devices] = dataclasses.field(default_factory=list)
+    arrival: Arrival | None = None
+    tried: list[Seat] = dataclasses.field(default_factory=list)
     delivered: bool = False
 
     @property
@@ -48,20 +51,25 @@ class Ask:
 class Desk:
     """Sends requests to groups, and once more where a group is lost before it has answered.
 
+    Args:
+        traffic: is told what was asked for.
+
     **Invariants**
 
     1. The parts of a request that have not ended are all at one seat.
     2. A request is sent to two groups at most, and to a second one only if it has no token yet.
     """
 
-    def __init__(self, fleet: Fleet) -> None:
-        self.fleet, self.router = fleet, fleet.router
+    def __init__(self, fleet: Fleet, traffic: Traffic) -> None:
+        self.fleet, self.router, self.traffic = fleet, fleet.router, traffic
         self._asks: dict[str, Ask] = {}
 
     def ask(self, ask: Ask, now_s: float) -> Route | Refusal | Nowhere:
         """A request comes, or comes again once its model is there. With a route it counts as sent
         there; otherwise nothing is kept of it."""
         self.fleet.ask(ask.model, now_s)
+        if ask.arrival is None:
+            ask.arrival = self.traffic.arrive(ask.model, ask.prompt_len, ask.slo, now_s)
         found = self.router.choose(
             ask.model, ask.prompt_len, ask.slo, total_len=ask.total_len, avoid=ask.tried
         )
@@ -73,18 +81,13 @@ class Desk:
         coming = self.fleet.want(ask.model, now_s)
         return Nowhere(coming, why or "" if coming else why or "no device has room for it")
 
-    def lost(self, ask: Ask, now_s: float) -> Route | None:
-        """The group that has it is lost: where it goes now, or None where it must end with an
-        error."""
+    def lost(self, ask: Ask) -> bool:
+        """The group that has it is lost; whether it may be asked for once more, which it is not
+        refused then."""
         if not self._drop(ask) or ask.delivered or len(ask.tried) > 1:
-            return None
-        found = self.router.choose(
-            ask.model, ask.prompt_len, Slo(), total_len=ask.total_len, avoid=ask.tried
-        )
-        if not isinstance(found, Route):
-            return None
-        self._send(ask, found, now_s)
-        return found
+            return False
+        ask.slo = Slo()
+        return True
 
     def gain(self, part_id: str, sample: int, num_tokens: int, *, over: bool) -> None:
         """Tokens have come; ``over`` with a sample's last."""
@@ -92,6 +95,8 @@ class Desk:
         if ask is None:
             return
         ask.delivered = True
+        if ask.arrival is not None:
+            ask.arrival.output_len += num_tokens
         self.router.gain(part_id, sample, num_tokens, over=over)
         if not self.router.has(part_id):
             del self._asks[part_id]
@@ -105,7 +110,7 @@ class Desk:
         return self._asks.get(part_id)
 
     def _send(self, ask: Ask, route: Route, now_s: float) -> None:
-        ask.tried.append(route.seat.devices)
+        ask.tried.append(route.seat)
         for part in ask.parts:
             self.router.take(route.seat, *part, now_s)
             self._asks[part.part_id] = ask
@@ -123,4 +128,4 @@ class Desk:
         for part_id, ask in self._asks.items():
             assert any(part.part_id == part_id for part in ask.parts)
             assert len(ask.tried) in (1, 2), ask
-            assert len(set(ask.tried)) == len(ask.tried), ask
+            assert len(set(map(id, ask.tried))) == len(ask.tried), ask

@@ -57,11 +57,13 @@ class _Way:
         if isinstance(step, Start):
             self.groups[step.devices] = Group(step.devices, step.configuration)
         elif isinstance(step, Load):
-            self.groups[step.devices] = _with(self.groups[step.devices], step)
+            self.groups[step.devices] = self.groups[step.devices].hosting(
+                step.model, step.kv_tokens
+            )
             self.ready[step.model] += 1
         elif isinstance(step, Unload):
             self.ready[step.model] -= (step.devices, step.model) not in self.unready
-            self.groups[step.devices] = _without(self.groups[step.devices], step.model)
+            self.groups[step.devices] = self.groups[step.devices].without(step.model)
         elif isinstance(step, Stop):
             for model in self.groups.pop(step.devices).models:
                 self.ready[model] -= (step.devices, model) not in self.unready
@@ -76,7 +78,7 @@ class _Way:
 
     def _load(self) -> Load | None:
         for load in self._missing_replicas():
-            if self.fits(_with(self.groups[load.devices], load)):
+            if self.fits(self.groups[load.devices].hosting(load.model, load.kv_tokens)):
                 return load
         return None
 
@@ -159,16 +161,3 @@ class _Way:
             return False
         planned = any(model in group.models for group in self.wanted_groups.values())
         return planned and self.ready[model] <= 1
-
-
-def _with(group: Group, load: Load) -> Group:
-    rooms = group.kv_tokens or (0,) * len(group.models)
-    models, kv_tokens = (*group.models, load.model), (*rooms, load.kv_tokens)
-    return group._replace(models=models, kv_tokens=kv_tokens)
-
-
-def _without(group: Group, model: str) -> Group:
-    rooms = group.kv_tokens or (0,) * len(group.models)
-    left = [(name, room) for name, room in zip(group.models, rooms, strict=True) if name != model]
-    models, kv_tokens = zip(*left, strict=True) if left else ((), ())
-    return group._replace(models=tuple(models), kv_tokens=tuple(kv_tokens))

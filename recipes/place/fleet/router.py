@@ -1,10 +1,16 @@
 """``Router``: which replica a request goes to, or what it is refused with."""
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
-from blocks.sched.cluster_sim.generation import EngineSettings, Prediction, StepTime, predict
+from blocks.sched.cluster_sim.generation import (
+    EngineSettings,
+    Prediction,
+    Standing,
+    StepTime,
+    predict,
+)
 from blocks.sched.profile import Timing
 from recipes.place.fleet.action import Devices
 from recipes.place.fleet.seat import Seat
@@ -29,12 +35,31 @@ class Refusal(NamedTuple):
     retry_s: float
 
 
+class Seen(NamedTuple):
+    """What a group has told of a replica.
+
+    stands: in its engine, requests that were sent since included.
+    busy_s: seconds until the step under way is through.
+    others_s: of the last steps of the group's other busy engines, together.
+    """
+
+    stands: Standing
+    busy_s: float
+    others_s: float
+
+
+def _nothing(seat: Seat) -> Seen | None:
+    return None
+
+
 class Router:
     """All replicas that answer requests, and the requests they have.
 
     Args:
         settings: of every engine.
         slack: predictions may exceed limits by this factor.
+        look: what a group has told of one of its replicas; None where predictions are to go by
+            what was sent there and what came back.
 
     **Invariants**
 
@@ -42,8 +67,13 @@ class Router:
     2. Requests are sent to open seats only; a shut one keeps those it has until they end.
     """
 
-    def __init__(self, settings: EngineSettings, slack: float = 1.0) -> None:
-        self.settings, self.slack = settings, slack
+    def __init__(
+        self,
+        settings: EngineSettings,
+        slack: float = 1.0,
+        look: Callable[[Seat], Seen | None] = _nothing,
+    ) -> None:
+        self.settings, self.slack, self.look = settings, slack, look
         self._open: dict[str, dict[Devices, Seat]] = {}
         self._seats: dict[Devices, dict[str, Seat]] = {}
         self._at: dict[str, Seat] = {}
@@ -114,7 +144,7 @@ class Router:
         slo: Slo,
         *,
         total_len: int = 0,
-        avoid: Collection[Devices] = (),
+        avoid: Collection[Seat] = (),
     ) -> Route | Refusal | None:
         """The replica with the shortest queue, in seconds to the first token; of equals the one
         with the fewest requests.
@@ -122,12 +152,12 @@ class Router:
         Args:
             prompt_len: tokens of all prompts that come together.
             total_len: longest prompt plus output; replicas with less room are asked last.
-            avoid: groups that are not asked.
+            avoid: replicas that are not asked.
 
         Returns:
             A refusal where no replica is predicted to keep the limits; None where there is none.
         """
-        seats = [seat for seat in self.hosts(model) if seat.devices not in avoid]
+        seats = [seat for seat in self.hosts(model) if not any(seat is other for other in avoid)]
         roomy = [seat for seat in seats if seat.max_model_len >= total_len]
         routes = [Route(seat, self.predict(seat, prompt_len)) for seat in roomy or seats]
         if not routes:
@@ -145,20 +175,25 @@ class Router:
         """What a request of so many tokens would see there."""
         if seat.step_time is None:
             return None
+        seen = self.look(seat) or self._reckoned(seat)
+        return predict(
+            seen.stands,
+            seat.step_time,
+            self.settings,
+            prompt_len,
+            busy_s=seen.busy_s,
+            others_s=seen.others_s,
+        )
+
+    def _reckoned(self, seat: Seat) -> Seen:
+        """By what was sent there and what came back."""
         others = [s for s in self._seats[seat.devices].values() if s is not seat and s.live]
         steps = [other.step_s(self.settings) for other in others]
         others_s = sum((self.settings.holds_s(step) for step in steps if step), 0.0)
         own = seat.step_s(self.settings)
         # a step is under way wherever there is work; on average half of it is left
         busy_s = 0.5 * (sum(own) if own else others_s)
-        return predict(
-            seat.stands(),
-            seat.step_time,
-            self.settings,
-            prompt_len,
-            busy_s=busy_s,
-            others_s=others_s,
-        )
+        return Seen(seat.stands(), busy_s, others_s)
 
     def _retry_s(self, route: Route, slo: Slo) -> float:
         """Until the queue has become short enough, or one of the answers has ended."""

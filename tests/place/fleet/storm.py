@@ -17,6 +17,7 @@ from blocks.sched.placement import Group
 from recipes.place.fleet.action import Action, Devices, Load, Start, Stop, Unload
 from recipes.place.fleet.capacity import Capacity
 from recipes.place.fleet.desk import Ask, Desk, Nowhere, Part
+from recipes.place.fleet.drift import Traffic
 from recipes.place.fleet.fleet import Fleet
 from recipes.place.fleet.live_group import LiveGroup
 from recipes.place.fleet.order import waits_for
@@ -64,7 +65,8 @@ class Storm:
             Router(settings),
             wanted_s=20.0,
         )
-        self.desk = Desk(self.fleet)
+        self.traffic = Traffic(NAMES, 20.0)
+        self.desk = Desk(self.fleet, self.traffic)
         self.now_s, self.jump_s = 0.0, 0.0
         self.heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self.order = itertools.count()
@@ -131,7 +133,7 @@ class Storm:
 
     def serve(self, ask: Ask) -> None:
         """Its group makes tokens of it, as long as it lives."""
-        devices = ask.tried[-1]
+        devices = ask.tried[-1].devices
         group = self.fleet.groups[devices]
         held = self.processes[group.name][1]
         assert ask.model in held, f"{ask.model} was sent to {group.name}, which holds {held}"
@@ -151,7 +153,7 @@ class Storm:
         current = self.desk.of(part_id)
         if name not in self.processes or current is None:
             return
-        if self.fleet.groups[ask.tried[-1]].name != name:
+        if self.fleet.groups[ask.tried[-1].devices].name != name:
             return  # it went elsewhere since
         self.desk.gain(part_id, sample, 3, over=over)
         if self.desk.of(part_id) is None:
@@ -174,13 +176,12 @@ class Storm:
         """Their group has gone, as its handle notices."""
         for ask in asks:
             had = ask.delivered
-            route = self.desk.lost(ask, self.clock_s)
-            if route is None:
-                self.answer(ask, "failed")
-            else:
+            if self.desk.lost(ask):
                 assert not had, "a request that had tokens was sent again"
                 self.kinds["sent again"] += 1
-                self.serve(ask)
+                self.ask(ask, self.now_s + LOAD_WAIT_S)
+            else:
+                self.answer(ask, "failed")
 
     # --- groups ---------------------------------------------------------------------------------
 

@@ -1,0 +1,106 @@
+"""The whole service of a config, put together; nothing of it runs yet."""
+
+from collections.abc import Mapping
+
+from blocks.sched.cluster_sim.generation import EngineSettings
+from blocks.sched.placement import Placement
+from blocks.sched.profile import Profile
+from blocks.sched.workload import Workload
+from recipes.place.config import PlaceConfig
+from recipes.place.fleet import Capacity, Desk, Fleet, Router
+from recipes.place.fleet.drift import Traffic
+from recipes.place.fleet.keeper import Keeper
+from recipes.place.fleet.replanner import Replanner
+from recipes.place.front.launch import Launcher, Launchpad
+from recipes.place.front.lobby import Lobby
+from recipes.place.front.metrics import FrontMetrics
+from recipes.place.front.model import front_model
+from recipes.place.front.told_state import told_state
+from recipes.serve.config import ServerConfig
+from recipes.serve.page import RecentEvents
+
+
+def engine_settings(config: PlaceConfig) -> EngineSettings:
+    """Of every engine; groups compute one step at a time."""
+    limits = config.engine
+    return EngineSettings(
+        token_budget=limits.token_budget,
+        max_num_seqs=limits.max_num_seqs,
+        max_model_len=limits.max_model_len,
+        block_size=limits.block_size,
+        overlap=False,
+    )
+
+
+def first_of(workload: Workload, most: int = 400) -> Workload:
+    """Its first requests, for a search that must not take long."""
+    if workload.num_requests <= most:
+        return workload
+    return workload.slice(0.0, float(workload.arrival_s[most]))
+
+
+def build_lobby(
+    config: PlaceConfig,
+    profiles: Mapping[str, Profile],
+    placement: Placement,
+    server: ServerConfig,
+    launcher: Launcher,
+    planned: Workload | None = None,
+) -> Lobby:
+    """A door behind which the placement is brought about once it runs.
+
+    Args:
+        planned: traffic to go by in searches until enough was seen.
+
+    Raises:
+        ValueError: a model that cannot be served.
+    """
+    serving = config.serving
+    models = [front_model(config, model) for model in config.models]
+    events = RecentEvents()
+    least = {model.name: model.kv_tokens for model in config.models}
+    capacity = Capacity(profiles, config.cluster.memory_bytes, least)
+    router = Router(engine_settings(config), serving.slack)
+    fleet = Fleet(
+        placement,
+        capacity,
+        config.cluster.num_devices,
+        router,
+        wanted_s=serving.window_s,
+        max_restarts=serving.max_restarts,
+        tell=events.add,
+    )
+    router.look = told_state(fleet)
+    traffic = Traffic([model.name for model in models], serving.window_s)
+    desk = Desk(fleet, traffic)
+    pad = Launchpad(config, launcher)
+    keeper = Keeper(
+        fleet,
+        pad.start,
+        {model.name: str(model.folder) for model in models},
+        start_s=serving.start_s,
+        drain_s=serving.drain_s,
+        lost_devices=launcher.lost_devices,
+    )
+    replanner = Replanner(
+        keeper,
+        traffic,
+        settings=engine_settings(config),
+        slack=serving.slack,
+        bytes_per_s=serving.load_bytes_per_s,
+        least_gain=serving.least_gain,
+        every_s=serving.replan_every_s,
+        devices_per_node=config.cluster.devices_per_node,
+        planned=planned,
+    )
+    return Lobby(
+        server,
+        models,
+        desk,
+        keeper,
+        FrontMetrics(fleet, serving.window_s),
+        events,
+        load_wait_s=serving.load_wait_s,
+        pad=pad,
+        replanner=replanner,
+    )

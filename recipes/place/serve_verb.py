@@ -1,0 +1,101 @@
+"""``python -m recipes.place serve``: many models behind one OpenAI-compatible front door."""
+
+import argparse
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+
+from blocks._checks import check
+from blocks.sched.placement import Placement
+from recipes.place.arguments import config_of, config_parser
+from recipes.place.config import PlaceConfig
+from recipes.place.planning import PlaceTask, find_placement, read_placement
+from recipes.place.planning.profiles_here import profiles_here
+
+DESCRIPTION = """Serve the models of CONFIG on its devices.
+
+The placement is the config's (serving.placement, or --placement), or is searched for first. Groups
+are processes of this machine, or with launcher=ray of a Ray cluster. Loopback only, unless a key is
+given; admin routes (/admin/load, /admin/unload, /admin/replan) need one anyway.
+"""
+KEY_VARIABLE = "LLM_BLOCKS_API_KEY"
+
+
+def main(arguments: list[str]) -> int:
+    """The verb; see ``--help``."""
+    parser = _parser()
+    options = parser.parse_intermixed_args(arguments)
+    more = [] if options.on is None else [f"launcher={options.on}"]
+    more += [] if options.host is None else [f"host={options.host}"]
+    more += [] if options.port is None else [f"port={options.port}"]
+    more += [] if options.placement is None else [f"placement={options.placement}"]
+    config = config_of(options, more)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    return _serve(config, options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = config_parser("serve", DESCRIPTION)
+    add = parser.add_argument
+    add("--placement", type=Path, help="file that plan wrote")
+    add("--host", help="address to listen on (default: the config's)")
+    add("--port", type=int, help="0 for any free one (default: the config's)")
+    add("--api-key", help=f"wanted from clients; better set ${KEY_VARIABLE}")
+    add("--allow-host", action="append", default=[], help="further Host header to accept")
+    add("--on", choices=("local", "ray"), help="where groups run (default: the config's launcher)")
+    add("--ray-address", help="of a Ray cluster that runs; default: one is started here")
+    return parser
+
+
+def _serve(config: PlaceConfig, options: argparse.Namespace) -> int:
+    # torch and the HTTP stack, which the other verbs need not wait for
+    from recipes.place.front import Server, build_lobby, first_of, launcher_of, routes
+    from recipes.serve.config import ServerConfig
+    from recipes.serve.server import listen
+
+    key = options.api_key
+    server = ServerConfig(
+        host=config.serving.host,
+        port=config.serving.port,
+        api_key=os.environ.get(KEY_VARIABLE) or None if key is None else key,
+        allowed_hosts=tuple(options.allow_host),
+    )
+    launcher = launcher_of(config, options.ray_address)  # before anything else imports Ray
+    try:
+        sock = listen(server.host, server.port)
+        task = PlaceTask.of(config, profiles_here(config, _say))
+        check(task.generates, "models", "models that generate, to serve", "single-pass profiles")
+        placement = _placement(config, task)
+        planned = first_of(task.workload)
+        lobby = build_lobby(config, task.profiles, placement, server, launcher, planned)
+        print(_greeting(config, placement, sock), flush=True)
+        Server(lobby, routes(server)).run(sockets=[sock])
+    finally:
+        launcher.close()
+    return 0
+
+
+def _placement(config: PlaceConfig, task: PlaceTask) -> Placement:
+    from recipes.place.fleet.replan import capped
+    from recipes.place.front.service import engine_settings
+
+    if config.serving.placement != "auto":
+        return task.checked(read_placement(Path(config.serving.placement)))
+    _say("searching for a placement ...")
+    plan = find_placement(task, _say)
+    _say(f"{plan.attainment:.1%} of the planned requests in time (simulated)")
+    return capped(plan.placement, engine_settings(config))
+
+
+def _greeting(config: PlaceConfig, placement: Placement, sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    models = ", ".join(model.name for model in config.models)
+    return f"{placement}\nserving    {url}/v1  ({models})\npage       {url}/"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
