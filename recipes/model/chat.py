@@ -1,9 +1,9 @@
 """Chat templates: Jinja programs that come with a model and turn messages into its prompt.
 
 They are rendered as transformers renders them, in Jinja's immutable sandbox. The sandbox stops a
-template from reaching Python, not from spending time and memory: the length of the result, repeated
-sequences and powers are bounded here, other ways of being slow are not. So a template is taken from
-a model folder, which is trusted to that degree, and never from a request.
+template from reaching Python, not from spending time and memory: the processor time, the length of
+the result, repeated sequences and powers are bounded here, other ways of filling memory are not. So
+a template is taken from a model folder, which is trusted to that degree, and never from a request.
 """
 
 import datetime
@@ -19,8 +19,13 @@ import jinja2.sandbox
 import jinja2.utils
 
 from blocks._checks import fail
+from recipes.model.end_after import TookTooLong, end_after
 
 MAX_PROMPT_CHARS = 16 << 20
+MAX_RENDER_S = 2.0
+"""Processor time one conversation may take; the templates of models take about a millisecond."""
+CODE = "<template>"
+"""What Jinja calls the file of the code it makes of a text."""
 Message = Mapping[str, Any]
 
 
@@ -63,7 +68,8 @@ class ChatTemplate:
 
         Raises:
             ValueError: no messages, values that are not plain JSON, a template that refuses the
-                conversation or fails, or a result of more than 16 Mi characters.
+                conversation or fails, that takes longer than ``MAX_RENDER_S``, or a result of
+                more than 16 Mi characters.
         """
         if not messages:
             raise fail("messages", "at least one message", "none")
@@ -76,11 +82,16 @@ class ChatTemplate:
         }
         parts, length = [], 0
         try:
-            for part in self._template.generate({**self.variables, **given}):
-                parts.append(part)
-                length += len(part)
-                if length > MAX_PROMPT_CHARS:
-                    raise fail("chat template", f"at most {MAX_PROMPT_CHARS} characters", "more")
+            with end_after(MAX_RENDER_S, CODE):
+                for part in self._template.generate({**self.variables, **given}):
+                    parts.append(part)
+                    length += len(part)
+                    if length > MAX_PROMPT_CHARS:
+                        limit = f"at most {MAX_PROMPT_CHARS} characters"
+                        raise fail("chat template", limit, "more")
+        except TookTooLong:
+            got = "more: it loops for too long over this conversation"
+            raise fail("chat template", f"at most {MAX_RENDER_S:g} s to render", got) from None
         except (jinja2.TemplateError, TypeError, LookupError, AttributeError) as error:
             raise _refused(error) from None
         except (ArithmeticError, RecursionError, MemoryError) as error:

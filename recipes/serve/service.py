@@ -110,13 +110,14 @@ class Service(Door):
             return self.tokenizer.apply_chat_template(messages, **options)
 
         try:
-            return await self._run(run, sum(len(message["content"]) for message in messages))
+            return await self._aside(run)  # a template may take a while over few words
         except ValueError as error:  # the template's own refusal, or no template at all
             raise errors.bad_request(f"messages: {error}"[:500], "messages") from None
 
     async def _run(self, function: Any, size: int) -> list[int]:
-        if size <= SHORT_TEXT:
-            return function()
+        return function() if size <= SHORT_TEXT else await self._aside(function)
+
+    async def _aside(self, function: Any) -> list[int]:
         return await asyncio.get_running_loop().run_in_executor(self.helpers, function)
 
     async def submit(self, jobs: Sequence[Job], param: str) -> Stream:

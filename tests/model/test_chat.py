@@ -1,10 +1,12 @@
 """Chat templates render as transformers renders them, and cannot reach out of the sandbox."""
 
 import json
+import sys
 import time
 
 import pytest
 
+from recipes.model import chat
 from recipes.model.chat import ChatTemplate
 
 LLAMA2 = (
@@ -157,6 +159,23 @@ def test_a_hostile_template_is_refused_at_once(source):
     with pytest.raises(ValueError, match="chat template"):
         template.render(CHAT)
     assert time.perf_counter() - start < 2.0
+
+
+LOOPS = [
+    "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
+    "{% for i in range(90000) %}{% if range(90000) | select('odd') | list %}{% endif %}{% endfor %}",
+    "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+]
+
+
+@pytest.mark.parametrize("source", LOOPS)
+def test_a_template_that_loops_is_ended(source, monkeypatch):
+    monkeypatch.setattr(chat, "MAX_RENDER_S", 0.05)
+    before, start = sys.gettrace(), time.thread_time()
+    with pytest.raises(ValueError, match=r"at most 0\.05 s to render"):
+        ChatTemplate(source).render(CHAT)
+    assert time.thread_time() - start < 2.0
+    assert sys.gettrace() is before
 
 
 def test_nesting_is_bounded():
