@@ -64,7 +64,11 @@ class Counts:
         return self.parameter_bytes + self.gradient_bytes + self.moment_bytes
 
     def peak_bytes(self, in_flight: int = 1) -> int:
-        """The most that is held at once.
+        """The most that the program holds at once.
+
+        Messages between the stages of a pipeline are not among it, while they are on their way:
+        what has arrived before its pass begins, and what is still being sent after its pass ended.
+        How many these are is up to schedule and transport, which a program knows nothing of.
 
         Args:
             in_flight: microbatches whose forward pass is done and whose backward pass is not, the
