@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,6 +57,10 @@ class LogEntry:
 TIMINGS = ("tokens_per_s", "eta_s", "mfu", "memory_bytes")
 
 
+MEASURED = frozenset(field.name for field in dataclasses.fields(LogEntry) if field.type is float)
+"""Numbers of every entry that need not be finite."""
+
+
 def duration(seconds: float) -> str:
     """``75.2`` -> ``1:15``; hours only where there are some."""
     minutes, rest = divmod(round(seconds), 60)
@@ -70,22 +75,36 @@ class Log(Protocol):
 
 
 class JsonLog:
-    """Appends entries to a file; opening it at a step drops what came after that step."""
+    """Appends entries to a file; opening it at a step drops what came after that step.
+
+    JSON has no infinities: a number that is not finite (the loss of steps that were all skipped,
+    the norm of their gradients) is written as null.
+    """
 
     def __init__(self, path: Path, *, after_step: int) -> None:
         self.path = path
         kept = [entry for entry in read_log(path) if entry["step"] <= after_step]
         draft = path.with_suffix(".draft")
-        draft.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        draft.write_text("".join(map(_line, kept)))
         os.replace(draft, path)
 
     def write(self, entry: LogEntry) -> None:
         with self.path.open("a") as file:
-            file.write(json.dumps(dataclasses.asdict(entry)) + "\n")
+            file.write(_line(dataclasses.asdict(entry)))
+
+
+def _line(entry: dict[str, Any]) -> str:
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in entry.items()
+    }
+    return json.dumps(finite, allow_nan=False) + "\n"
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The entries of a log file; a last line cut short by a crash is left out.
+
+    A null in the place of a number that every entry has is read as ``nan``.
 
     Raises:
         ValueError: a line before the last that is no entry.
@@ -103,7 +122,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
                 break
         known = isinstance(entry, dict) and "step" in entry
         check(known, f"{path}, line {number}", "an entry", repr(line[:60]), "move the file away")
-        entries.append(entry)
+        lost = [name for name in MEASURED if name in entry and entry[name] is None]
+        entries.append(entry | dict.fromkeys(lost, math.nan))
     return entries
 
 

@@ -241,16 +241,19 @@ def _result(config: TrainConfig, out: Path, seconds: float) -> TrainResult:
     hint = f"it is lost; the run is done and its model is in {out / 'model'}"
     check(bool(entries), "log.jsonl", "the log of a finished run", "none", hint)
     last = entries[-1]
-    assert last.held_out_loss is not None, "the last step looks at held-out text"
-    assert last.bits_per_byte is not None, "the last step looks at held-out text"
     plot = out / "loss.png"
     return TrainResult(
         config=config,
         entries=entries,
-        held_out=HeldOut(last.held_out_loss, last.bits_per_byte),
+        held_out=HeldOut(_number(last.held_out_loss), _number(last.bits_per_byte)),
         num_tokens=last.num_tokens,
         num_skipped_steps=last.num_skipped_steps,
         seconds=seconds,
         model=out / "model",
         plot=plot if plot.exists() else None,
     )
+
+
+def _number(seen: float | None) -> float:
+    """What the last step saw of held-out text; the log has null for what is not finite."""
+    return math.nan if seen is None else seen

@@ -236,28 +236,41 @@ class Trainer:
         """Take over a checkpoint of the same run, written in any layout.
 
         Raises:
-            ValueError: it belongs to another configuration or another text.
+            ValueError: it belongs to another configuration or another text, or lacks tensors.
         """
-        state = checkpoint.state
+        state, stored = checkpoint.state, checkpoint.tensors
         digest = self.data.corpus.digest
         hint = "resume on the text the run began with"
         check(state["corpus_digest"] == digest, "corpus", state["corpus_digest"], digest, hint)
         check_same_run(TrainConfig.from_json(state.get("config")), self.config)
+        self._check_complete(list(stored))
         with torch.no_grad():
             for name, parameter in self.replica.parameters.items():
                 held = self.replica.holdings.get(name, _ALL)
-                parameter.copy_(held.of(checkpoint.tensors[f"model.{name}"]))
+                parameter.copy_(held.of(stored[f"model.{name}"]))
         for name, optimizer, parameter in self._optimized():
             prefix, held = f"optimizer.{name}.", self.replica.holdings.get(name, _ALL)
             optimizer.state[parameter] = {
-                key.removeprefix(prefix): held.of(checkpoint.tensors[key]).to(parameter.device)
-                for key in checkpoint.tensors
+                key.removeprefix(prefix): held.of(stored[key]).to(parameter.device)
+                for key in stored
                 if key.startswith(prefix)
             }
         self.step = checkpoint.step
         self.num_skipped_steps = state["num_skipped_steps"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
         self.losses = list(state["losses"])
+
+    def _check_complete(self, stored: list[str]) -> None:
+        """Every parameter is there; and the moments of all of them, or of none before an update."""
+        known = set(stored)
+        missing = [f"model.{n}" for n in self.replica.parameters if f"model.{n}" not in known]
+        optimized = {key.rpartition(".")[0] for key in stored if key.startswith("optimizer.")}
+        if optimized:
+            every = (f"optimizer.{name}" for name, _, _ in self._optimized())
+            missing += [name for name in every if name not in optimized]
+        hint = "resume from a checkpoint that a run wrote, or start over in another folder"
+        got = f"{missing[0]} and {len(missing) - 1} more missing" if missing else ""
+        check(not missing, "checkpoint tensors", "all of the model and its optimizer", got, hint)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Parameters and optimizer moments of this process, by name."""

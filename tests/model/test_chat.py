@@ -163,7 +163,7 @@ def test_a_hostile_template_is_refused_at_once(source):
 
 LOOPS = [
     "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
-    "{% for i in range(90000) %}{% if range(90000) | select('odd') | list %}{% endif %}{% endfor %}",
+    "{% for i in range(90000) %}{% if range(9000) | select('odd') | list %}{% endif %}{% endfor %}",
     "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
 ]
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -61,6 +62,26 @@ def test_numbers_survive_the_log_exactly(tmp_path):
     entry = dataclasses.replace(ENTRY, loss=0.1 + 0.2, grad_norm=1 / 3)
     log.write(entry)
     assert LogEntry(**read_log(log.path)[0]) == entry
+
+
+def test_numbers_that_are_not_finite_are_null_on_disk(tmp_path):
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps({**dataclasses.asdict(ENTRY), "loss": math.inf}) + "\n")  # older
+    log = JsonLog(path, after_step=9)
+    log.write(
+        dataclasses.replace(ENTRY, loss=math.inf, grad_norm=math.nan, held_out_loss=-math.inf)
+    )
+    older, newer = (json.loads(x, parse_constant=refuse) for x in path.read_text().splitlines())
+    assert (older["loss"], older["grad_norm"]) == (None, ENTRY.grad_norm)
+    assert [newer[name] for name in ("loss", "grad_norm", "held_out_loss")] == [None] * 3
+    entry = LogEntry(**read_log(path)[1])
+    assert math.isnan(entry.loss)
+    assert math.isnan(entry.grad_norm)
+    assert entry.held_out_loss is None
+    assert plot_log(read_log(path), tmp_path / "loss.png")
 
 
 def test_the_plot_is_an_image(tmp_path):

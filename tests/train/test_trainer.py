@@ -217,3 +217,19 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path, capsys) ->
     (tmp_path / "file").write_text("")
     assert main(["--preset", "tiny", "num_steps=1", "--out", str(tmp_path / "file" / "run")]) == 2
     assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lacking", ["model.final_norm.weight", "optimizer.final_norm.weight."])
+def test_a_checkpoint_that_lacks_tensors_is_refused(unbroken, tmp_path, lacking):
+    last = load_latest(unbroken[1] / "checkpoints")
+    assert last is not None
+    kept = {name: t for name, t in last.tensors.items() if not name.startswith(lacking)}
+    assert len(kept) < len(last.tensors)
+    save_checkpoint(tmp_path, Checkpoint(last.step, kept, last.state))
+    trainer, cut = Trainer(SMALL, prepare(SMALL)), load_latest(tmp_path)
+    assert cut is not None
+    before = {name: p.clone() for name, p in trainer.replica.parameters.items()}
+    with pytest.raises(ValueError, match=rf"got {lacking.rstrip('.')} and 0 more missing"):
+        trainer.restore(cut)
+    for name, parameter in trainer.replica.parameters.items():
+        assert torch.equal(parameter, before[name]), "nothing is taken over"
