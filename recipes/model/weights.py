@@ -16,7 +16,8 @@ from recipes.model.config import ModelConfig
 from recipes.model.decoder import Decoder
 from recipes.model.folder import find, open_folder, read_json, require, write_json
 from recipes.model.pieces import Piece
-from recipes.model.tensor_file import Named, TensorFile, write_tensors
+from recipes.model.tensor_file import TensorFile
+from recipes.model.write_tensors import Named, write_tensors
 
 if TYPE_CHECKING:
     from recipes.model.tokenizer import Tokenizer

@@ -1,12 +1,12 @@
 """Plan files: what the ``plan`` verb decides and a run follows."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
-from blocks._checks import check, fail, reading
+from blocks._checks import check, reading
 from blocks.pipeline import Action, CostSurface, PipelinePlan, Timeline, simulate
+from recipes.plan.plan_file import read_plan, write_plan
 from recipes.train.config import TrainConfig
 
 
@@ -28,8 +28,7 @@ class PlanFile:
             "costs": [cost.to_json() for cost in self.costs],
             "sizes": self.sizes,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1) + "\n")
+        write_plan(path, content)
 
     @classmethod
     def read(cls, path: str | Path) -> "PlanFile":
@@ -37,7 +36,7 @@ class PlanFile:
         Raises:
             ValueError: no plan there, or a text that is none.
         """
-        content = read_json(Path(path))
+        content = read_plan(path, "the plan verb")
         known = isinstance(content, dict) and set(content) == set(cls.__dataclass_fields__)
         got = content.get("format", sorted(content)) if isinstance(content, dict) else content
         hint = "or a parallel plan of recipes.plan, where a run is meant"
@@ -61,19 +60,6 @@ class PlanFile:
             return self.costs[rank].seconds(action.kind, stop - start, start) / chunks
 
         return simulate(plan.schedule, seconds)
-
-
-def read_json(path: Path) -> Any:
-    """What a plan file holds, whichever kind it is.
-
-    Raises:
-        ValueError: no file there, or no JSON in it.
-    """
-    check(path.is_file(), "plan", "a file written by the plan verb", str(path))
-    try:
-        return json.loads(path.read_bytes())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise fail("plan", f"JSON in {path}", error, "make it again") from error
 
 
 SIZES = (

@@ -8,8 +8,8 @@ from typing import Any
 from blocks._checks import check
 from recipes.plan.config import PlanConfig
 from recipes.plan.parallel_plan import FORMAT, ParallelPlan
+from recipes.plan.plan_file import read_plan
 from recipes.train.config import TrainConfig
-from recipes.train.plan_file import read_json
 
 
 def parallel_plan(config: TrainConfig) -> ParallelPlan | None:
@@ -27,7 +27,7 @@ def parallel_plan(config: TrainConfig) -> ParallelPlan | None:
 
 @functools.lru_cache(4)
 def _read(path: str, _changed: int) -> ParallelPlan | None:
-    content = read_json(Path(path))
+    content = read_plan(path, "recipes.plan or the plan verb")
     if isinstance(content, dict) and content.get("format") == FORMAT:
         return ParallelPlan.from_json(content)
     return None

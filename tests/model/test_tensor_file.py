@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from recipes.model.tensor_file import DTYPES, Named, TensorFile, write_tensors
+from recipes.model.tensor_file import DTYPES, TensorFile
+from recipes.model.write_tensors import Named, write_tensors
 
 TENSORS = {
     "a.weight": torch.arange(12, dtype=torch.float32).view(3, 4),

@@ -11,7 +11,8 @@ from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from torch.distributed.checkpoint.planner import SavePlan, WriteItem
 
 from blocks._checks import check
-from recipes.model.tensor_file import NAMES, Named
+from recipes.model.tensor_file import NAMES
+from recipes.model.write_tensors import Named
 from recipes.train.checkpoint.checkpoint import Checkpoint
 from recipes.train.checkpoint.index import key_in_file
 

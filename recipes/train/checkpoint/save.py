@@ -8,7 +8,7 @@ from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from torch.distributed.checkpoint.planner import SavePlan
 
 from blocks._checks import check, fail
-from recipes.model.tensor_file import Named, file_parts
+from recipes.model.write_tensors import Named, file_parts
 from recipes.train.checkpoint.checkpoint import Checkpoint
 from recipes.train.checkpoint.disk import Disk, LocalDisk
 from recipes.train.checkpoint.index import INDEX, encode_index, make_index

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
 from blocks._checks import check
-from recipes.model.tensor_file import Named
+from recipes.model.write_tensors import Named
 from recipes.train.checkpoint.checkpoint import Checkpoint, CheckpointFailed
 from recipes.train.checkpoint.disk import Disk, LocalDisk
 from recipes.train.checkpoint.ranks import OneRank, Ranks

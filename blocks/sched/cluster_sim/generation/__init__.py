@@ -5,7 +5,6 @@ profile. Needs no torch.
 """
 
 from blocks.sched.cluster_sim.generation.block_counter import BlockCounter
-from blocks.sched.cluster_sim.generation.loop import simulate_generation
 from blocks.sched.cluster_sim.generation.outcome import GenerationOutcome
 from blocks.sched.cluster_sim.generation.predict import Prediction, predict
 from blocks.sched.cluster_sim.generation.settings import (
@@ -14,6 +13,7 @@ from blocks.sched.cluster_sim.generation.settings import (
     EngineSettings,
 )
 from blocks.sched.cluster_sim.generation.shared_cores import SharedCores
+from blocks.sched.cluster_sim.generation.simulate_generation import simulate_generation
 from blocks.sched.cluster_sim.generation.standing import Standing, standing
 from blocks.sched.cluster_sim.generation.step_time import Load, StepTime, load_of
 
