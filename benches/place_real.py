@@ -3,11 +3,14 @@
     python -m benches.place_real                # every setting, 12 minutes, on a quiet machine
     python -m benches.place_real --clock        # engines compute, on a clock of processor time
     python -m benches.place_real --only pair    # placements whose name holds the text
+    python -m benches.place_real --direction    # one model a group against all models on each
 
 Each placement's processes are started once. Right before its settings, on the same cores: the
 profile of its models is timed, then what a request costs beside steps, then how much slower a core
-is while the others work. Rates and limits are multiples of those times; nothing is fitted to what
-is compared. The same arrivals, prompts and lengths go to the groups and to the simulation.
+is while the others work. A few steps are timed again before and after every setting, as processors
+drift: the simulation's profile goes by them. Rates and limits are multiples of the times measured;
+nothing is fitted to what is compared. The same arrivals, prompts and lengths go to the groups and
+to the simulation.
 """
 
 import argparse
@@ -23,35 +26,39 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from blocks.sched.cluster_sim import Overheads
 from blocks.sched.cluster_sim.generation import (
     EngineSettings,
+    GenerationOutcome,
     SharedCores,
-    StepTime,
     simulate_generation,
 )
 from blocks.sched.placement import Group, Placement
 from blocks.sched.profile import Configuration, Profile
 from blocks.sched.workload import Workload, gamma_workload
 from recipes.model import Decoder, ModelConfig, init_weights, save_model
-from recipes.place.group import GroupSpec, fork_group
+from recipes.place.group import GroupHandle, GroupSpec, fork_group
 from recipes.place.measure import (
     ClockedGroup,
     Compared,
     ContentionMeter,
     Gap,
+    GroupTimer,
     Points,
     Probe,
+    StepTimer,
+    at_pace,
     local_groups,
-    measure_overheads,
+    measure_group_profile,
     measure_profile,
     measure_speed,
+    pace,
     processor_time,
     replay,
     run_virtual,
 )
 from recipes.place.measure.compared import HEAD
 from recipes.serve.loading import load
-from recipes.serve.parallel import fork_ranks
 from tests.serve.models import tiny_tokenizer
 
 SETTINGS = EngineSettings(
@@ -236,31 +243,37 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def profiles_of(place: Place, folders: Mapping[str, Path]) -> dict[str, Profile]:
-    """One timing for each size, on the first core; names get their size's."""
-    before = os.sched_getaffinity(0)
-    if place.op * place.pp == 1:
-        os.sched_setaffinity(0, {min(before)})
-    try:
-        found: dict[str, Profile] = {}
-        for model in place.models:
-            like = LIKE.get(model, model)
-            if like not in found:
-                found[like] = measure_profile(
-                    folders[like],
-                    [(place.op, place.pp)],
-                    points=POINTS,
-                    limits=LIMITS,
-                    start_ranks=fork_ranks,
-                )
-            found[model] = found[like].renamed(model)
-        return found
-    finally:
-        os.sched_setaffinity(0, before)
+async def profiles_of(
+    place: Place, folders: Mapping[str, Path], handles: Sequence[GroupHandle]
+) -> tuple[dict[str, Profile], Overheads]:
+    """One timing for each size, on the groups that host it; names get their size's."""
+    found: dict[str, Profile] = {}
+    ways: list[float] = []
+    for model in place.models:
+        if model in LIKE:
+            found[model] = found[LIKE[model]].renamed(model)
+            continue
+        ports = [
+            handle for handle, models in zip(handles, place.hosted, strict=True) if model in models
+        ]
+        found[model], way_s = await measure_group_profile(
+            folders[model], model, (place.op, place.pp), ports, LIMITS, points=POINTS
+        )
+        ways.append(way_s)
+    return found, Overheads(request_s=sum(ways) / len(ways))
 
 
-async def play(place: Place, folders: Mapping[str, Path], seconds: float) -> list[Compared]:
-    """Every setting of a placement on real groups, and simulated."""
+async def play(
+    place: Place,
+    folders: Mapping[str, Path],
+    seconds: float,
+    given: Sequence[Workload] = (),
+) -> list[Compared]:
+    """Every setting of a placement on real groups, and simulated.
+
+    Args:
+        given: workloads of the settings, instead of those by this placement's own profile.
+    """
     cores = sorted(os.sched_getaffinity(0))
     core_of = [cores[core % len(cores)] for core in place.core_of]
     placement = place.placement
@@ -268,51 +281,67 @@ async def play(place: Place, folders: Mapping[str, Path], seconds: float) -> lis
     async with local_groups(
         placement, folders, LIMITS, core_of=core_of, start=fork_group
     ) as handles:
-        profiles = profiles_of(place, folders)
+        profiles, overheads = await profiles_of(place, folders, handles)
+        timers = {
+            model: [
+                GroupTimer(handle, model, VOCAB, f"paced-{model}-{at}")
+                for at, (handle, models) in enumerate(zip(handles, place.hosted, strict=True))
+                if model in models
+            ]
+            for model in place.models
+        }
+        layout = (place.op, place.pp)
         probes = [
-            Probe(handle, model, StepTime(profiles[model].timing(group.configuration)))
+            Probe(handle, group.models[0])
             for handle, group in zip(handles, placement.groups, strict=True)
-            for model in group.models[:1]
         ]
-        overheads = await measure_overheads(probes)
-        alone = [probes[place.core_of.index(core)] for core in sorted(set(place.core_of))]
-        speed = await measure_speed(alone) if len(placement.groups) > 1 else (1.0,)
-        shared = SharedCores(place.core_of, speed) if len(placement.groups) > 1 else None
+        speed, shared = (1.0,), None
+        if len(probes) > 1:  # else a step has all cores, and its times say so
+            apart = [probes[place.core_of.index(core)] for core in sorted(set(place.core_of))]
+            speed = await measure_speed(apart)
+            shared = SharedCores(place.core_of, speed)
         say(
-            f"# {place.name}: request {overheads.request_s * 1e3:.2f} ms, gap "
-            f"{overheads.gap_s[0] * 1e3:.2f} ms, speed {', '.join(f'{one:.2f}' for one in speed)}"
+            f"# {place.name}: request {overheads.request_s * 1e3:.2f} ms, speed "
+            f"{', '.join(f'{one:.2f}' for one in speed)}"
         )
         for at, load in enumerate(place.loads):
-            workload = workload_of(place, load, profiles, at, seconds)
-            simulated = simulate_generation(
-                placement,
-                profiles,
-                workload,
-                settings=SETTINGS,
-                overheads=overheads,
-                cores=shared,
-            )
+            workload = given[at] if given else workload_of(place, load, profiles, at, seconds)
+            before = await pace(timers, profiles, layout)
             meter = ContentionMeter()
             real = await replay(
                 workload,
                 placement,
                 handles,
-                profiles,
+                at_pace(profiles, before),
                 settings=SETTINGS,
                 overheads=overheads,
                 vocab_size=VOCAB,
-                seed=hash((place.name, at)) % 2**31,
+                seed=at,
             )
-            found.append(Compared(f"{place.name}, {load}", real, simulated, meter.read()))
-            say(found[-1].line())
+            contention = meter.read()
+            after = await pace(timers, profiles, layout)
+            simulated = simulate_generation(
+                placement,
+                at_pace(profiles, (before + after) / 2),
+                workload,
+                settings=SETTINGS,
+                overheads=overheads,
+                cores=shared,
+            )
+            found.append(Compared(f"{place.name}, {load}", real, simulated, contention))
+            say(f"{found[-1].line()}, pace {before:.3f} {after:.3f}")
     return found
 
 
-def play_clocked(place: Place, folders: Mapping[str, Path], seconds: float) -> list[Compared]:
+def play_clocked(
+    place: Place,
+    folders: Mapping[str, Path],
+    seconds: float,
+    given: Sequence[Workload] = (),
+) -> list[Compared]:
     """The same on a clock of processor time, a device for each group."""
     placement = place.placement
     profiles: dict[str, Profile] = {}
-    engines = {}
     for model in place.models:
         like = LIKE.get(model, model)
         if like not in profiles:
@@ -325,26 +354,37 @@ def play_clocked(place: Place, folders: Mapping[str, Path], seconds: float) -> l
         {model: load(folders[model], config).engine for model in group.models}
         for group in placement.groups
     ]
+    timers = {
+        model: [
+            StepTimer(hosted[model], time.process_time) for hosted in engines if model in hosted
+        ]
+        for model in place.models
+    }
+
+    async def played(
+        workload: Workload, seed: int, paced: Mapping[str, Profile]
+    ) -> GenerationOutcome:
+        return await replay(
+            workload,
+            placement,
+            [ClockedGroup(hosted, processor_time) for hosted in engines],
+            paced,
+            settings=SETTINGS,
+            vocab_size=VOCAB,
+            seed=seed,
+        )
+
     found = []
     for at, traffic in enumerate(place.loads):
-        workload = workload_of(place, traffic, profiles, at, seconds)
+        workload = given[at] if given else workload_of(place, traffic, profiles, at, seconds)
 
-        async def played(workload: Workload = workload, at: int = at):
-            ports = [ClockedGroup(hosted, processor_time) for hosted in engines]
-            return await replay(
-                workload,
-                placement,
-                ports,
-                profiles,
-                settings=SETTINGS,
-                vocab_size=VOCAB,
-                seed=at,
-            )
-
-        real = run_virtual(played())
-        simulated = simulate_generation(placement, profiles, workload, settings=SETTINGS)
+        before = asyncio.run(pace(timers, profiles, (1, 1)))
+        real = run_virtual(played(workload, at, at_pace(profiles, before)))
+        after = asyncio.run(pace(timers, profiles, (1, 1)))
+        paced = at_pace(profiles, (before + after) / 2)
+        simulated = simulate_generation(placement, paced, workload, settings=SETTINGS)
         found.append(Compared(f"{place.name}, {traffic}", real, simulated))
-        say(found[-1].line())
+        say(f"{found[-1].line()}, pace {before:.3f} {after:.3f}")
     return found
 
 
@@ -365,6 +405,45 @@ def run(only: str = "", clock: bool = False, seconds: float = SECONDS) -> list[C
     return found
 
 
+BURSTY = (
+    Traffic(0.3, 5, 5, 2.0, 1.0),
+    Traffic(0.45, 5, 5, 2.0, 1.0),
+    Traffic(0.6, 5, 5, 2.0, 1.0),
+)
+APART = Place("one model a group", ("a", "b"), BURSTY)
+TOGETHER = Place("all models on every group", ("ab", "ab"), BURSTY)
+
+
+def direction(
+    clock: bool = False, seconds: float = SECONDS
+) -> tuple[list[Compared], list[Compared]]:
+    """One bursty mixed workload after another, on two devices: one model a group, and both on
+    every group."""
+    torch.set_num_threads(1)
+    say(HEAD)
+    with saved_models() as folders:
+
+        def played(place: Place, given: Sequence[Workload] = ()) -> list[Compared]:
+            if clock:
+                return play_clocked(place, folders, seconds, given)
+            return asyncio.run(play(place, folders, seconds, given))
+
+        apart = played(APART)
+        return apart, played(TOGETHER, [one.real.workload for one in apart])
+
+
+def direction_summary(apart: Sequence[Compared], together: Sequence[Compared]) -> str:
+    """Attainments of both, really and simulated, by load."""
+    told = []
+    for traffic, one, other in zip(BURSTY, apart, together, strict=True):
+        told.append(
+            f"load {traffic.load:g}: {other.real.attainment:.1%} against "
+            f"{one.real.attainment:.1%} (simulated {other.simulated.attainment:.1%} against "
+            f"{one.simulated.attainment:.1%})"
+        )
+    return "; ".join(told)
+
+
 def summary(found: Sequence[Compared]) -> str:
     gap = Gap.of(found)
     spread = sorted(one.real.attainment for one in found)
@@ -383,8 +462,12 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--clock", action="store_true")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of traffic, a setting")
+    parser.add_argument("--direction", action="store_true", help="groups apart against shared")
     asked = parser.parse_args()
-    say(summary(run(asked.only, asked.clock, asked.seconds)))
+    if asked.direction:
+        say(direction_summary(*direction(asked.clock, asked.seconds)))
+    else:
+        say(summary(run(asked.only, asked.clock, asked.seconds)))
 
 
 if __name__ == "__main__":

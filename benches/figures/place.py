@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from benches.figures import _place_search, _place_service, _place_sim, _place_workers
+from benches.figures import _place_real, _place_search, _place_service, _place_sim, _place_workers
 from benches.figures.row import Row
 
 
@@ -11,3 +11,4 @@ def rows() -> Iterator[Row]:
     yield from _place_search.rows()
     yield from _place_workers.rows()
     yield from _place_service.rows()
+    yield from _place_real.rows()

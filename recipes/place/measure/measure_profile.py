@@ -1,7 +1,6 @@
 """A profile by running the model: steps of known content, in every layout asked for."""
 
 import contextlib
-import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,20 +11,16 @@ import torch
 from blocks._checks import check, check_count
 from blocks.sched.profile import (
     Configuration,
-    DecodeTime,
-    PrefillTime,
     Profile,
-    Provenance,
-    Timing,
 )
 from recipes.model import read_config
-from recipes.place.group.footprint import block_bytes, weight_bytes
+from recipes.place.group.footprint import block_bytes
 from recipes.place.group.spec import GroupSpec
-from recipes.place.measure.machine import machine_line, processor
+from recipes.place.measure.measured_timing import measured, spec_of, timing_of
 from recipes.place.measure.points import Points
 from recipes.place.measure.step_timer import StepTimer
 from recipes.serve.loading import load
-from recipes.serve.parallel import Layout, Start, exec_ranks
+from recipes.serve.parallel import Start, exec_ranks
 
 LIMITS = GroupSpec(group="timed", max_model_len=None)
 Progress = Callable[[int, int], object]
@@ -74,35 +69,12 @@ def measure_profile(
             for one in wanted
         }
         found = _visit(timers, points, progress)
-    lines = (
-        Provenance("measured", machine_line(limits.num_threads)),
-        Provenance("note", f"medians of {points.rounds} rounds over all points in turn"),
-    )
-    if any(one.pp > 1 for one in wanted):
-        text = "steps of several stages were timed whole; stages have their layers' share of them"
-        lines += (Provenance("note", text),)
     timings = []
     for one in wanted:
-        spec = _spec(limits, one)
-        weights = weight_bytes(config, spec)
-        layers = [len(held) for held in Layout(one.op, one.pp).layers(config)]
-        timings.append(
-            Timing(
-                one,
-                tuple(max(weights[at : at + one.op]) for at in range(0, len(weights), one.op)),
-                kv_bytes_per_token=max(block_bytes(config, spec)) // spec.block_size,
-                prefill=tuple(
-                    PrefillTime(tokens, _stages(found[one, tokens, 0], layers))
-                    for tokens in points.prefill
-                ),
-                decode=tuple(
-                    DecodeTime(batch, context, _stages(found[one, batch, context], layers))
-                    for batch, context in points.decodes()
-                ),
-            )
-        )
+        seconds = {key[1:]: taken for key, taken in found.items() if key[0] == one}
+        timings.append(timing_of(config, limits, one, points, seconds))
     name = model or Path(folder).resolve().name
-    return Profile(name, f"{processor()}, {limits.num_threads} threads", lines, tuple(timings))
+    return measured(name, limits, timings, f"medians of {points.rounds} rounds over all points")
 
 
 Key = tuple[Configuration, int, int]
@@ -145,15 +117,6 @@ def _count(
     return done + 1
 
 
-def _stages(seconds: float, layers: Sequence[int]) -> tuple[float, ...]:
-    return tuple(seconds * count / sum(layers) for count in layers)
-
-
-def _spec(limits: GroupSpec, one: Configuration) -> GroupSpec:
-    devices = tuple(range(one.num_devices))
-    return dataclasses.replace(limits, tp=one.op, pp=one.pp, devices=devices)
-
-
 @contextlib.contextmanager
 def _timer(
     folder: str | Path,
@@ -165,7 +128,7 @@ def _timer(
 ) -> Iterator[StepTimer]:
     """A timer over an engine of its own, which has room for the largest point."""
     check_count("num_threads", limits.num_threads)
-    spec, config = _spec(limits, one), read_config(folder)
+    spec, config = spec_of(limits, one), read_config(folder)
     longest = points.contexts[-1] + points.num_drawn(spec.token_budget)
     tokens = max(points.batches[-1] * longest, points.prefill[-1]) + 64 * spec.block_size
     room = (tokens // spec.block_size + points.batches[-1] + 1) * max(block_bytes(config, spec))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blocks.sched.cluster_sim.generation import Admission, EngineSettings, StepTime
+from blocks.sched.cluster_sim.generation import Admission, EngineSettings
 from blocks.sched.placement import Group, Placement
 from blocks.sched.profile import Configuration
 from recipes.place.group import GroupSpec, fork_group
@@ -15,9 +15,11 @@ from recipes.place.measure import (
     Compared,
     ContentionMeter,
     Gap,
+    Points,
     Probe,
     local_groups,
-    measure_overheads,
+    measure_group_profile,
+    measure_speed,
     replay,
 )
 from tests.place.group.groups import save_models
@@ -50,9 +52,12 @@ def test_a_replay_to_processes_answers_everything(tmp_path: Path) -> None:
         ):
             pids = [handle.process.pid for handle in handles]  # type: ignore[attr-defined]
             cores = [os.sched_getaffinity(pid) for pid in pids]
-            step_time = StepTime(PROFILES["m0"].timing((1, 1)))
-            probes = [Probe(handle, "m0", step_time) for handle in handles]
-            overheads = await measure_overheads(probes, rounds=1, prompt_len=8, num_tokens=3)
+            few = Points(prefill=(1, 9), batches=(1, 3), contexts=(8,), rounds=2, decode_steps=2)
+            timed = await measure_group_profile(
+                folders["m0"], "m0", (1, 1), handles, LIMITS, points=few
+            )
+            probes = [Probe(handle, "m0") for handle in handles]
+            speed = await measure_speed(probes, rounds=1, prompt_len=8, num_tokens=3)
             outcome = await replay(
                 workload,
                 placement,
@@ -66,10 +71,10 @@ def test_a_replay_to_processes_answers_everything(tmp_path: Path) -> None:
             refused = await replay(
                 tight, placement, handles, PROFILES, settings=SETTINGS, vocab_size=300, seed=1
             )
-            return outcome, refused, overheads, cores
+            return outcome, refused, timed, speed, cores
 
     meter = ContentionMeter()
-    outcome, refused, overheads, cores = asyncio.run(played())
+    outcome, refused, (timed, way_s), speed, cores = asyncio.run(played())
     seen = meter.read()
     assert os.sched_getaffinity(0) == before
     assert cores == [{core}, {core}]
@@ -78,7 +83,12 @@ def test_a_replay_to_processes_answers_everything(tmp_path: Path) -> None:
     assert (outcome.ttft_s > 0).all()
     assert set(np.unique(outcome.group)) == {0, 1}
     assert refused.counts["rejected"] == workload.num_requests
-    assert overheads.request_s >= 0
+    assert timed.configurations == (Configuration(1, 1),)
+    assert [row[:2] for row in timed.timings[0].decode] == [(1, 8), (3, 8)]
+    assert way_s >= 0
+    assert speed[0] == 1.0
+    assert len(speed) == 2
+    assert 0 < speed[1] <= 1
     assert seen.own_s > 0
     assert 0 <= seen.others <= 1.05
     line = Compared("a setting", outcome, refused, seen).line()

@@ -1,14 +1,16 @@
 """Profiles measured on tiny models: what is written, and steps of known content."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from blocks.sched.cluster_sim.generation import Load, StepTime
 from blocks.sched.profile import Configuration, format_profile, parse_profile
-from recipes.place.measure import Points, StepTimer, measure_profile
+from recipes.place.measure import Points, StepTimer, at_pace, measure_profile, pace
 from recipes.serve.parallel import fork_ranks
 from tests.place.group.groups import save_models
+from tests.place.measure.made_up import IdleRunner, idle_engine, made_up
 from tests.serve.models import tiny_engine
 
 FEW = Points(prefill=(1, 8, 16), batches=(1, 3), contexts=(4, 24), rounds=2, decode_steps=2)
@@ -85,3 +87,21 @@ def test_points_stay_within_an_engines_limits() -> None:
     assert found.contexts[-1] + found.num_drawn(128) <= 256
     with pytest.raises(ValueError, match="rising"):
         Points(batches=(4, 2))
+
+
+def test_the_pace_is_the_ratio_to_the_profile() -> None:
+    profile = made_up("m0")
+    engine = idle_engine(profile, (1, 1))
+    runner = engine.runner
+    assert isinstance(runner, IdleRunner)
+    now_s = 0.0
+
+    def clock() -> float:
+        nonlocal now_s
+        now_s, runner.seconds = now_s + 1.25 * runner.seconds, 0.0  # of the step just run
+        return now_s
+
+    found = asyncio.run(pace({"m0": [StepTimer(engine, clock)]}, {"m0": profile}, (1, 1)))
+    assert found == pytest.approx(1.25, rel=0.05), "contexts are those asked for nearly"
+    slower = at_pace({"m0": profile}, 2.0)["m0"]
+    assert slower.timing((1, 1)).prefill_s(64) == (2 * profile.timing((1, 1)).prefill_s(64)[0],)

@@ -1,4 +1,4 @@
-"""What a request costs beside the steps of its engine, measured on idle groups."""
+"""How much slower groups are beside one another, measured on idle ones."""
 
 import asyncio
 import dataclasses
@@ -7,8 +7,6 @@ import random
 import statistics
 from collections.abc import Sequence
 
-from blocks.sched.cluster_sim import Overheads
-from blocks.sched.cluster_sim.generation import Load, StepTime
 from recipes.place.measure.replay import Port
 from recipes.serve.async_engine import Stream
 from recipes.serve.job import Job
@@ -20,12 +18,11 @@ from recipes.serve.sampling_params import SamplingParams
 class Probe:
     """A model on a group that is to be asked one thing at a time.
 
-    port: the group. model: its name there. step_time: by its profile.
+    port: the group. model: its name there.
     """
 
     port: Port
     model: str
-    step_time: StepTime
 
 
 class Answers:
@@ -60,31 +57,6 @@ async def ask(probe: Probe, prompt_len: int, num_tokens: int, rng: random.Random
     return answers
 
 
-async def measure_overheads(
-    probes: Sequence[Probe], *, rounds: int = 12, prompt_len: int = 48, num_tokens: int = 12
-) -> Overheads:
-    """Seconds beside steps: ``gap_s`` between two of them, ``request_s`` to a lone one and back.
-
-    Lone requests go to the probes in turn. What their first tokens take beyond the profile's prompt
-    step is ``request_s``; what later tokens take beyond its decode steps is ``gap_s``. Medians;
-    nothing is below 0.
-    """
-    rng = random.Random(0)
-    gaps: list[float] = []
-    ways: list[float] = []
-    for turn in range(rounds + 2):
-        for probe in probes:
-            answers = await ask(probe, prompt_len, num_tokens, rng)
-            if turn < 2:
-                continue
-            step_s = sum(probe.step_time(Load(prompt_len, (), 0, 0)))
-            ways.append(answers.came_s[0] - answers.sent_s - step_s)
-            for at, (before, after) in enumerate(itertools.pairwise(answers.came_s)):
-                gaps.append(after - before - sum(probe.step_time(_decode(prompt_len + 1 + at))))
-    request_s, gap_s = statistics.median(ways), statistics.median(gaps)
-    return Overheads(request_s=max(0.0, request_s), gap_s=(max(0.0, gap_s),))
-
-
 async def measure_speed(
     probes: Sequence[Probe], *, rounds: int = 12, prompt_len: int = 48, num_tokens: int = 12
 ) -> tuple[float, ...]:
@@ -114,7 +86,3 @@ async def _keep_busy(probe: Probe, over: asyncio.Event) -> None:
     rng = random.Random(2)
     while not over.is_set():
         await ask(probe, 96, 6, rng)
-
-
-def _decode(context_len: int) -> Load:
-    return Load(0, (), 1, context_len)
