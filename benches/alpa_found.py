@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 from benches.alpa_models import graphs_of, sequences_a_row
 from benches.alpa_paper import FOUND, Family
-from benches.alpa_replay import OPTIMIZERS, cluster_of, step_of
 from benches.alpa_runs import Run, runs
+from benches.alpa_step import OPTIMIZERS, cluster_of, step_of
 from blocks.sharding import OpGraph
 from recipes.plan.chain import LayerChain
 from recipes.plan.compiled import compiled
@@ -62,7 +62,9 @@ def compare(run: Run, choices: int = 6) -> Compared:
     def graph(of: int) -> OpGraph:
         return compiled(graphs(of))
 
-    theirs = step_of(run, run.counts[0], graph(rows // run.counts[0]), lambda one: one)
+    theirs = step_of(
+        run, run.counts[0], graph(rows // run.counts[0]), lambda one: one, as_run=False
+    )
     config = PlanConfig(
         run.model.name,
         cluster="p3.16xlarge",

@@ -7,7 +7,11 @@ of the two ablations. Where a row is the best of several numbers of microbatches
 import dataclasses
 from typing import Literal
 
-from benches.alpa_paper import TFLOPS, Family, Model, models
+from benches.alpa_paper import TFLOPS, Family, Method, Model, models
+
+Recompute = Literal["", "blocks", "layers"]
+"""Whose forward pass is done again: nothing's; the blocks' of a transformer, which its code wraps;
+that of all that layers were made of by clustering, the head among it."""
 
 Restriction = Literal["", "data", "zero2", "zero3"]
 """What parameters may do: anything; lie whole with their state; whole but for gradients and state;
@@ -22,10 +26,11 @@ class Run:
     published: TFLOP/s per GPU; None where it ran out of memory.
     counts: numbers of microbatches, of which the best one counts.
     meshes: (data, tensor) of every stage; a stage's devices are consecutive.
-    shares: of the layers of every stage; empty where as even as can be.
+    shares: of every stage: blocks where a model's code marks the stages, or is a Wide-ResNet, else
+        clusters of as many FLOPs; empty where as even as can be.
     batch: rows of a step where they are others than the model's.
-    forced: whether the batch is cut along the first axis and nowhere else, as Alpa was told for
-        GPT and for stages of its plans; not for experts, whose products have other axes.
+    forced: for every stage whether the batch is cut along the first axis and nowhere else, as Alpa
+        was told for GPT and for some stages of its plans; empty where for none.
     """
 
     model: Model
@@ -34,10 +39,10 @@ class Run:
     counts: tuple[int, ...]
     meshes: tuple[tuple[int, int], ...]
     shares: tuple[int, ...] = ()
-    recompute: bool = True
+    recompute: Recompute = "blocks"
     restriction: Restriction = ""
     batch: int | None = None
-    forced: bool = False
+    forced: tuple[bool, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -67,7 +72,9 @@ _INTER: dict[Family, tuple[tuple[int, tuple[int, ...]], ...]] = {
         *((16, (32, 96, 384, 1536)), (33, (38, 95, 380, 1520))),
     ),
 }
-"""Stages of one device, as even as can be where nothing else is on record, and microbatches."""
+"""Stages of one device, and microbatches. Transformers whose blocks can be dealt evenly have as
+many in every stage, marked in the model's code; other stages are as even as can be where nothing
+else is on record."""
 
 _INTER_SHARES: dict[tuple[Family, int], tuple[int, ...]] = {
     ("wide_resnet", 4): (6, 5, 3, 2),
@@ -86,7 +93,7 @@ _AUTO: dict[Family, tuple[_Auto, ...]] = {
         (1024, ((1, 4),) * 16, ()),
     ),
     "moe": (
-        (512, ((1, 1),), ()),
+        (32, ((1, 1),), ()),  # the very figure of the row without a pipeline, not a run of its own
         (32, ((2, 1),), ()),
         (32, ((2, 1),) * 2, ()),
         (32, ((4, 1),) * 2, ()),
@@ -106,6 +113,22 @@ _AUTO: dict[Family, tuple[_Auto, ...]] = {
 }
 """The plans that Alpa found: microbatches, meshes and layers of the stages."""
 
+_FORCED: dict[Family, dict[int, tuple[bool, ...]]] = {
+    "gpt": {8: (True, False, False)},
+    "moe": {1: (False,), 16: (False,) * 2, 32: (False,) * 8, 64: (False,) * 8},
+    "wide_resnet": {
+        **dict.fromkeys((1, 2, 4), (False,)),
+        8: (False, True),
+        16: (True, True, False),
+        32: (True, False, False, False),
+    },
+}
+"""By GPUs, the stages of Alpa's plans in which the batch had to be cut along the first axis; where
+nothing is said, in all."""
+
+_WIDER = Model("wide_resnet", "13B", 64, 320, 50, width_factor=32, global_batch=1520)
+"""What the 64 GPUs ran without a pipeline: as many parameters, in fewer and wider layers."""
+
 
 def runs(family: Family) -> tuple[Run, ...]:
     """The rows of weak scaling of one family, by model and then by method."""
@@ -113,30 +136,42 @@ def runs(family: Family) -> tuple[Run, ...]:
     for at, model in enumerate(models(family)):
         published = {method: TFLOPS[family][method][at] for method in TFLOPS[family]}
         first, second, count = _INTRA[family][at]
+        last = model.num_gpus == 64
+        ran = _WIDER if last and family == "wide_resnet" else model
         found.append(
             Run(
-                *(model, "intra", published["intra"], (count,), ((first, second),)),
-                recompute=family != "wide_resnet",
-                forced=family == "gpt",
+                *(ran, "intra", published["intra"], (count,), ((first, second),)),
+                recompute="" if family == "wide_resnet" else "blocks",
+                forced=(family == "gpt" or (last and family == "moe"),),
             )
         )
+        if family == "wide_resnet" and model.num_gpus == 2:
+            found.append(_auto(model, at, "inter"))  # no run of its own: the plan's very figure
+            found.append(_auto(model, at, "auto"))
+            continue
         stages, counts = _INTER[family][at]
         shares = _INTER_SHARES.get((family, model.num_gpus), ())
         by_hand = family == "wide_resnet" and model.num_gpus == 16
+        marked = family != "wide_resnet" and model.num_layers % stages == 0
+        if marked:
+            shares = (model.num_layers // stages,) * stages
         found.append(
             Run(
                 *(model, "inter", published["inter"], counts, ((1, 1),) * stages, shares),
+                recompute="blocks" if marked else "layers",
                 batch=16 if by_hand else None,  # nothing larger fitted
             )
         )
-        count, meshes, shares = _AUTO[family][at]
-        found.append(
-            Run(
-                *(model, "auto", published["auto"], (count,), meshes, shares),
-                forced=family != "moe",
-            )
-        )
+        found.append(_auto(model, at, "auto"))
     return tuple(found)
+
+
+def _auto(model: Model, at: int, method: Method) -> Run:
+    """The plan that Alpa found for a model."""
+    count, meshes, shares = _AUTO[model.family][at]
+    published = TFLOPS[model.family][method][at]
+    forced = _FORCED[model.family].get(model.num_gpus, (True,) * len(meshes))
+    return Run(model, method, published, (count,), meshes, shares, "layers", forced=forced)
 
 
 def _gpt(num_gpus: int, hidden: int, num_heads: int) -> Model:
@@ -224,9 +259,9 @@ def one_node_runs(family: Family) -> tuple[Run, ...]:
     return tuple(
         Run(
             *(model, f"one node {restriction}".strip(), published, (1,), (mesh,)),
-            recompute=family != "wide_resnet",
+            recompute="" if family == "wide_resnet" else "blocks",
             restriction=restriction,
-            forced=family == "gpt",
+            forced=(family == "gpt",),
         )
         for model, rows in zip(ONE_NODE_MODELS[family], _ONE_NODE[family], strict=True)
         for restriction, mesh, published in rows

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from blocks.sharding import Mesh, OpGraph, repeat_forward
 from blocks.sharding.repeat_forward import AGAIN, first_name
@@ -40,11 +40,21 @@ class Reduced:
         pins: Mapping[str, Placements] | None = None,
         repeated: bool = False,
     ) -> "Reduced":
-        stands_for = chain.reduced(first, chain.num_layers if stop is None else stop, longest)
+        stop = chain.num_layers if stop is None else stop
+        stands_for = chain.reduced(first, stop, longest)
         graph, origins = chain.compose([layers[0] for layers in stands_for])
-        if repeated:
-            graph, origins = _repeat(graph, origins)
-        return cls(graph, origins, stands_for, pins or {}, chain, repeated)
+        once = cls(graph, origins, stands_for, pins or {}, chain)
+        return once.repeating(range(first, stop)) if repeated else once
+
+    def repeating(self, layers: Container[int]) -> "Reduced":
+        """With the forward pass of these layers of the model done again."""
+        layer_of = [layer for layer, _ in self.origins]
+        wanted = {place for place, of in enumerate(self.stands_for) if of[0] in layers}
+        again = repeat_forward(self.graph, layer_of, wanted).graph
+        pairs = zip(self.graph.nodes, self.origins, strict=True)
+        known = {node.name: origin for node, origin in pairs}
+        origins = tuple(known[first_name(node.name)] for node in again.nodes)
+        return dataclasses.replace(self, graph=again, origins=origins, repeated=True)
 
     def name(self, at: int) -> str:
         """What a plan calls a node within its layer."""
@@ -71,13 +81,3 @@ class Reduced:
     def counts(self) -> tuple[int, ...]:
         """How many layers each of those left stands for."""
         return tuple(map(len, self.stands_for))
-
-
-def _repeat(
-    graph: OpGraph, origins: tuple[tuple[int, int], ...]
-) -> tuple[OpGraph, tuple[tuple[int, int], ...]]:
-    """The graph with the forward pass of every layer done again."""
-    layer_of = [layer for layer, _ in origins]
-    again = repeat_forward(graph, layer_of, set(layer_of)).graph
-    known = {node.name: origin for node, origin in zip(graph.nodes, origins, strict=True)}
-    return again, tuple(known[first_name(node.name)] for node in again.nodes)

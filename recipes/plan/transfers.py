@@ -18,7 +18,9 @@ def transfer_of(cluster: Cluster, chain: LayerChain) -> Transfer:
 
     @functools.cache
     def send_s(num_bytes: int, lanes: int, link: str) -> float:
-        return cluster.link(link).seconds("send", num_bytes / lanes, 2) if num_bytes else 0.0
+        wire = cluster.link(link)
+        wire = wire.part(1) if wire.lanes > 1 else wire  # which devices meet is not known yet
+        return wire.seconds("send", num_bytes / lanes, 2) if num_bytes else 0.0
 
     def transfer(bound: int, before: SubmeshShape, after: SubmeshShape) -> tuple[float, float]:
         together = before.size + after.size <= cluster.nodes[0].num_devices

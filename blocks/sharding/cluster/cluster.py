@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from blocks._checks import check, check_count, fail, reading
 from blocks.sharding.cluster.device_kind import DeviceKind
 from blocks.sharding.cluster.link import Link
+from blocks.sharding.cluster.wiring import Lanes, check_lanes, rings
 
 VERSION = 1
 
@@ -25,12 +26,14 @@ class Node(NamedTuple):
     link: name of the link that joins them.
     cores: processor cores that the devices are ranks on, where they are no accelerators: more
         ranks at work than cores take turns. None for accelerators.
+    lanes: of the link between each two devices; empty where all are joined alike.
     """
 
     kind: str
     num_devices: int
     link: str
     cores: int | None = None
+    lanes: Lanes = ()
 
 
 class SlowPair(NamedTuple):
@@ -75,6 +78,7 @@ class Cluster:
             check_count(f"num_devices of {node}", node.num_devices)
             if node.cores is not None:
                 check_count(f"cores of {node}", node.cores)
+            check_lanes(node.lanes, node.num_devices)
             self.kind(node.kind)
             self.link(node.link)
         if len(self.nodes) > 1:
@@ -128,13 +132,28 @@ class Cluster:
 
     def link_of(self, devices: Sequence[int]) -> Link:
         """The link a group of devices is joined by: the slowest of those between its nodes, or
-        the one inside of their node."""
+        the one inside of their node, with the lanes that the group has of it."""
         nodes = sorted({self.node_of(device) for device in devices})
         if len(nodes) == 1:
-            return self.link(self.nodes[nodes[0]].link)
+            first = self._firsts[nodes[0]]
+            return self._inside(nodes[0], tuple(sorted({device - first for device in devices})))
         other = {(pair.first, pair.second): pair.link for pair in self.pairs}
         names = {other.get(two, self.between) for two in itertools.combinations(nodes, 2)}
         return min((self.link(name) for name in sorted(names)), key=lambda link: link.bytes_per_s)
+
+    def _inside(self, node: int, devices: tuple[int, ...]) -> Link:
+        """The link between devices of one node, numbered there."""
+        key = self.nodes[node].link, self.nodes[node].lanes, devices
+        if key not in self._parts:
+            link = self.link(key[0])
+            wired = key[1] and len(devices) > 1
+            self._parts[key] = link.part(rings(key[1], devices)) if wired else link
+        return self._parts[key]
+
+    @functools.cached_property
+    def _parts(self) -> dict[tuple[str, Lanes, tuple[int, ...]], Link]:
+        """Links of groups met before."""
+        return {}
 
     def resized(self, *, num_nodes: int | None = None, num_devices: int | None = None) -> "Cluster":
         """The same with more or fewer nodes, or devices in each, all like the first node.
@@ -157,7 +176,11 @@ class Cluster:
                 memory_bytes = kind.memory_bytes * node.num_devices // num_devices
                 shared = dataclasses.replace(kind, memory_bytes=memory_bytes)
                 kinds = tuple(shared if kind.name == node.kind else kind for kind in self.kinds)
-            node = node._replace(num_devices=num_devices)
+            if num_devices > node.num_devices and node.lanes:
+                hint = "the wiring of more is not known"
+                raise fail("num_devices", f"{node.num_devices} or fewer", num_devices, hint)
+            lanes = tuple(row[:num_devices] for row in node.lanes[:num_devices])
+            node = node._replace(num_devices=num_devices, lanes=lanes)
         return dataclasses.replace(self, kinds=kinds, nodes=(node,) * count, pairs=())
 
     def fingerprint(self) -> str:
@@ -173,7 +196,7 @@ class Cluster:
             "name": self.name,
             "kinds": [kind.to_json() for kind in self.kinds],
             "links": [link.to_json() for link in self.links],
-            "nodes": [{"count": count, **node._asdict()} for count, node in runs],
+            "nodes": [{"count": count, **_plain(node)} for count, node in runs],
             "between": self.between,
             "pairs": [pair._asdict() for pair in self.pairs],
         }
@@ -190,7 +213,8 @@ class Cluster:
             nodes: list[Node] = []
             for node in data["nodes"]:
                 plain = {key: value for key, value in node.items() if key != "count"}
-                nodes += [Node(**plain)] * node["count"]
+                lanes = tuple(map(tuple, plain.pop("lanes", ())))
+                nodes += [Node(**plain, lanes=lanes)] * node["count"]
             return cls(
                 data["name"],
                 tuple(DeviceKind.from_json(kind) for kind in data["kinds"]),
@@ -219,3 +243,9 @@ class Cluster:
         except json.JSONDecodeError as error:
             raise fail(f"cluster file {path}", "JSON", error) from error
         return cls.from_json(data)
+
+
+def _plain(node: Node) -> dict[str, Any]:
+    """Without lanes where there are none, as in files from before there were any."""
+    plain = node._asdict()
+    return plain if node.lanes else {key: plain[key] for key in plain if key != "lanes"}

@@ -64,6 +64,8 @@ class Link:
     sources: for each of the numbers above where it comes from.
     tables: what was measured; they go before latency and bandwidth. One table each for a
         collective, a number of ranks and a clock.
+    lanes: equal parts that a device's bandwidth is made of, where devices are wired with them one
+        by one (``Node.lanes``).
 
     >>> link = Link("wire", 1e-6, 1e9, None, dict.fromkeys(NUMBERS, "assumption"))
     >>> link.seconds("all_gather", 10**6, 4)  # 2 hops and a millisecond
@@ -76,14 +78,23 @@ class Link:
     node_bytes_per_s: Number | None
     sources: Mapping[str, str] = dataclasses.field(hash=False)
     tables: tuple[CollectiveTable, ...] = ()
+    lanes: int = 1
 
     def __post_init__(self) -> None:
         check(self.latency_s >= 0, f"latency_s of {self.name}", "0 or more", self.latency_s)
         check_positive(f"bytes_per_s of {self.name}", self.bytes_per_s)
         check_positive(f"node_bytes_per_s of {self.name}", self.node_bytes_per_s)
+        check_count(f"lanes of {self.name}", self.lanes)
         check_sources(self.name, self.sources, NUMBERS)
         keys = [(table.collective, table.num_ranks, table.clock) for table in self.tables]
         check(len(set(keys)) == len(keys), f"tables of {self.name}", "each once", keys)
+
+    def part(self, lanes: int) -> "Link":
+        """As devices see it that are joined by so many of the lanes."""
+        if lanes == self.lanes:
+            return self
+        rate = self.bytes_per_s * lanes / self.lanes
+        return dataclasses.replace(self, bytes_per_s=rate, tables=(), lanes=lanes)
 
     def hops(self, collective: Moving, num_ranks: int) -> int:
         """Messages behind one another that a collective of few bytes takes."""
@@ -127,6 +138,7 @@ class Link:
         Raises:
             ValueError: data that is no link.
         """
+        data = {"lanes": 1, **data}  # files from before there were such
         with reading("link", data, cls):
             tables = tuple(CollectiveTable.from_json(table) for table in data["tables"])
             return cls(**{**data, "tables": tables})

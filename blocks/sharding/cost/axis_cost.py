@@ -6,6 +6,7 @@ import dataclasses
 from blocks._checks import fail
 from blocks.sharding.cluster.cluster import Cluster
 from blocks.sharding.cluster.link import Clock, Link, Moving
+from blocks.sharding.cluster.wiring import exchange_share
 from blocks.sharding.mesh import Mesh
 
 
@@ -37,16 +38,17 @@ class AxisCost:
         links = {cluster.link_of(group) for group in groups}
         link = min(links, key=lambda one: (one.bytes_per_s, one.name))
         crossing = [g for g in groups if len({cluster.node_of(rank) for rank in g}) > 1]
-        inside, shares = None, (1.0, 1.0)
+        inside, shares, size = None, (1.0, 1.0), mesh.size(axis)
         if crossing:
             nodes = {cluster.node_of(rank) for group in crossing for rank in group}
             own = [cluster.link(cluster.nodes[node].link) for node in sorted(nodes)]
             inside = min(own, key=lambda one: one.bytes_per_s)
             shares = _shares(cluster, crossing, link)
+        elif size > 1:
+            shares = 1.0, max(_exchange(cluster, group, link) for group in groups)
         counts = collections.Counter(map(cluster.node_of, groups[0]))
         cores = [(count, cluster.nodes[node].cores) for node, count in counts.items()]
         per_core = max(0.0 if there is None else count / there for count, there in cores)
-        size = mesh.size(axis)
         return cls(size, mesh.num_ranks, link, inside, shares, per_core, max(turns, per_core))
 
     def seconds(self, collective: Moving, sent: int | float, clock: Clock) -> float:
@@ -69,6 +71,16 @@ class AxisCost:
         measured = self.num_ranks if table is None else table.num_ranks
         alone = max(1.0, self.per_core * measured / self.num_ranks)  # in the seconds already
         return (latency + moving) * max(1.0, self.turns / alone)
+
+
+def _exchange(cluster: Cluster, group: tuple[int, ...], link: Link) -> float:
+    """How long a byte takes in an all-to-all inside of a node, in those of a ring."""
+    node = cluster.node_of(group[0])
+    if not cluster.nodes[node].lanes:
+        return 1.0
+    first = cluster.devices_of(node)[0]
+    own = tuple(sorted(device - first for device in group))
+    return exchange_share(cluster.nodes[node].lanes, own) * link.lanes
 
 
 def _shares(cluster: Cluster, groups: list[tuple[int, ...]], link: Link) -> tuple[float, float]:
