@@ -1,8 +1,8 @@
 """``Line``: a group's connection to the front door, with threads that read and write it."""
 
+import collections
 import contextlib
 import logging
-import queue
 import socket
 import threading
 from collections.abc import Callable
@@ -22,9 +22,10 @@ READ_BYTES = 1 << 16
 class Line:
     """Calls the front door, proves to know the key and has it proved.
 
-    A thread puts what is ordered into a queue, and None once no more will come. Another writes, so
-    that who tells something never waits, and sends a heartbeat whenever nothing else was sent for
-    a while: in the middle of a long step too.
+    A thread hands on what is ordered, and None once no more will come. What is told is sent at once
+    as far as the connection takes it; another thread sends the rest, so that who tells something
+    never waits, and a heartbeat whenever nothing was told for a while: in the middle of a long step
+    too.
 
     Args:
         take: is given every order, and None at the end. beat: how the group is.
@@ -43,7 +44,10 @@ class Line:
         self._spec, self._take, self._beat = spec, take, beat
         self._frames = Frames(proof.MAX_PROOF_BYTES)
         self._socket = _connect(spec.address)
-        self._out: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._change = threading.Condition()  # guards what follows
+        self._rest: collections.deque[bytes] = collections.deque()
+        self._busy = False  # the writing thread is at the rest
+        self._told = self._closing = False
         try:
             early = self._prove()
         except BaseException:
@@ -59,16 +63,33 @@ class Line:
         self._writing.start()
 
     def tell(self, report: Report) -> None:
-        for one in report_frames(report):
-            self._out.put(one)
+        for data in report_frames(report):
+            with self._change:
+                self._told = True
+                if not self._rest and not self._busy:
+                    data = data[self._send_some(data) :]
+                if data:
+                    self._rest.append(data)
+                    self._change.notify()
 
     def close(self, patience_s: float = 2.0) -> None:
         """Send what is still to be sent, and hang up."""
-        self._out.put(None)
+        with self._change:
+            self._closing = True
+            self._change.notify()
         self._writing.join(patience_s)
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+    def _send_some(self, data: bytes) -> int:
+        """Send what the connection takes just now; how much that was."""
+        try:
+            return self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError:  # it is gone, as the reading thread sees too
+            return len(data)
 
     def _prove(self) -> list[bytes]:
         """The handshake; returns frames that came behind it."""
@@ -109,16 +130,23 @@ class Line:
 
     def _write(self) -> None:
         while True:
-            try:
-                data = self._out.get(timeout=self._spec.heartbeat_s / 2)
-            except queue.Empty:
-                (data,) = report_frames(Beat(self._beat()))
-            if data is None:
-                return
-            try:
-                self._socket.sendall(data)
-            except OSError:
-                return  # the reading thread sees it too
+            with self._change:
+                self._busy = False
+                if not self._rest and not self._closing:
+                    self._change.wait(self._spec.heartbeat_s / 2)
+                silent = not self._told
+                self._told = False
+                data = self._rest.popleft() if self._rest else b""
+                self._busy = bool(data)
+                if self._closing and not data:
+                    return
+            if data:
+                try:
+                    self._socket.sendall(data)
+                except OSError:
+                    return
+            elif silent:
+                self.tell(Beat(self._beat()))
 
 
 def _connect(address: str) -> socket.socket:

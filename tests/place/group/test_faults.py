@@ -12,7 +12,6 @@ import msgspec
 import pytest
 
 from recipes.place.group import (
-    GroupHandle,
     GroupLost,
     GroupSpec,
     Listener,
@@ -26,7 +25,6 @@ from recipes.place.group import (
     worker,
 )
 from recipes.place.group.frames import Frames, frame
-from recipes.place.group.local import LocalProcess
 from recipes.serve.engine import Engine
 from tests.place.group.groups import (
     LIMIT_S,
@@ -39,6 +37,7 @@ from tests.place.group.groups import (
     running_group,
     save_models,
 )
+from tests.place.group.storm import pid_of
 from tests.place.group.test_group import endless
 from tests.serve.ranks import is_alive
 from tests.serve.test_engine import job
@@ -61,11 +60,6 @@ def descendants(pid: int) -> list[int]:
             child = int(path.parent.name)
             found += [child, *descendants(child)]
     return found
-
-
-def pid_of(handle: GroupHandle) -> int:
-    assert isinstance(handle.process, LocalProcess)
-    return handle.process.pid
 
 
 def slowly(monkeypatch, seconds: float) -> None:
@@ -180,6 +174,30 @@ async def test_a_group_ends_when_its_front_door_is_gone_or_babbles(folder):
                 writer.write(babble)
             await eventually(lambda: handle.process.exit_code() is not None)
             assert (await handle.wait_lost()).kind == "ended"
+
+
+@on_loop
+async def test_a_front_door_that_does_not_read_for_a_while_misses_nothing(folder):
+    asked = [
+        job(f"r{at}", list(range(1, 200)), max_tokens=8, logprobs=20, prompt_logprobs=20)
+        for at in range(24)
+    ]
+    async with running_group(folder, heartbeat_s=0.1, silence_s=30) as handle:
+        assert handle._writer is not None
+        expected = await ask(handle, "tiny-0", asked[0])
+        stream = await handle.submit("tiny-0", asked)
+        handle._writer.transport.pause_reading()  # type: ignore[attr-defined]
+        stat = Path(f"/proc/{pid_of(handle)}/schedstat")
+        used_ns = -(10**9)
+        while (now_ns := int(stat.read_text().split()[0])) - used_ns > 20e6:
+            used_ns = now_ns  # until it has nothing more to compute
+            await asyncio.sleep(0.3)
+        handle._writer.transport.resume_reading()  # type: ignore[attr-defined]
+        answers = await collect(stream)
+        for one in answers.values():
+            assert one.token_ids == expected[0].token_ids
+            assert one.prompt_logprobs == expected[0].prompt_logprobs
+        assert (await ask(handle, "tiny-0", job("again", [5, 6])))[0].finished
 
 
 def answer_as(group: str, key: bytes):

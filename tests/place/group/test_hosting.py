@@ -23,7 +23,7 @@ from tests.place.group.groups import (
     running_group,
     save_models,
 )
-from tests.place.group.test_faults import pid_of
+from tests.place.group.storm import pid_of
 from tests.place.group.test_group import endless
 from tests.serve.models import tiny_decoder
 from tests.serve.test_engine import job
