@@ -79,15 +79,12 @@ def _serve(config: PlaceConfig, options: argparse.Namespace) -> int:
 
 
 def _placement(config: PlaceConfig, task: PlaceTask) -> Placement:
-    from recipes.place.fleet.replan import capped
-    from recipes.place.front.service import engine_settings
-
     if config.serving.placement != "auto":
         return task.checked(read_placement(Path(config.serving.placement)))
     _say("searching for a placement ...")
     plan = find_placement(task, _say)
     _say(f"{plan.attainment:.1%} of the planned requests in time (simulated)")
-    return capped(plan.placement, engine_settings(config))
+    return plan.placement
 
 
 def _greeting(config: PlaceConfig, placement: Placement, sock: socket.socket) -> str:

@@ -99,6 +99,24 @@ def test_models_that_generate_get_rooms_and_are_compared(tmp_path):
     assert task.outcome(plan.placement).attainment == plan.attainment
 
 
+def test_rooms_leave_memory_for_the_block_that_holds_no_tokens(tmp_path):
+    task = task_of(writers(tmp_path))
+    plan = find_placement(task, beam_simulations=0, local_simulations=0)
+    for group in plan.placement.groups:
+        timings = [task.profiles[model].timing(group.configuration) for model in group.models]
+        needed = sum(
+            max(timing.weight_bytes) + (room + 16) * timing.kv_bytes_per_token
+            for timing, room in zip(timings, group.kv_tokens, strict=True)
+        )
+        assert needed <= task.memory_bytes
+        assert all(room % 16 == 0 for room in group.kv_tokens)
+        assert max(group.kv_tokens) <= 64 * 2048  # what 64 sequences of full length can fill
+    (first, *others) = plan.placement.groups
+    full = Placement((first._replace(kv_tokens=tuple(r + 2**20 for r in first.kv_tokens)), *others))
+    with pytest.raises(ValueError, match=r"memory: .* bytes a device for 2 models"):
+        task.checked(full)
+
+
 def test_models_of_two_kinds_are_not_simulated_together(tmp_path):
     two_models(tmp_path)
     path = writers(tmp_path)
@@ -112,14 +130,11 @@ def test_models_of_two_kinds_are_not_simulated_together(tmp_path):
 def test_progress_is_told_as_time_goes_by(tmp_path):
     task, now, lines = task_of(two_models(tmp_path)), [0.0], []
 
-    class Slow:
-        simulator = task.simulator()
+    def clock():
+        now[0] += 2
+        return now[0]
 
-        def run(self, placement):
-            now[0] += 2
-            return self.simulator.run(placement)
-
-    watched = Watched(Slow(), lines.append, 5.0, clock=lambda: now[0])
+    watched = Watched(task, lines.append, 5.0, clock=clock)
     for placement in (APART, SPREAD, APART, SPREAD, APART):
         watched.run(placement)
     assert lines == ["  6 s: 3 simulated, best 100.00%"]

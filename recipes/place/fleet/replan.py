@@ -21,6 +21,7 @@ from blocks.sched.placement import Placement
 from blocks.sched.profile import Profile
 from blocks.sched.workload import Workload
 from recipes.place.fleet.deal import deal
+from recipes.place.planning.rooms import capped
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,14 +63,6 @@ def replan_generating(task: ReplanTask) -> Replan:
         if (attainment, -change.away_device_s) > best[:2]:
             best = (attainment, -change.away_device_s, change)
     return Replan(best[2], stay, stay if best[2] is None else best[0])
-
-
-def capped(placement: Placement, settings: EngineSettings) -> Placement:
-    """Caches no larger than an engine can ever fill, which leaves room for models on demand."""
-    most = settings.max_num_seqs * settings.max_model_len
-    rooms = [tuple(min(room, most) for room in group.kv_tokens) for group in placement.groups]
-    pairs = zip(placement.groups, rooms, strict=True)
-    return Placement(tuple(group._replace(kv_tokens=room) for group, room in pairs))
 
 
 def _candidates(task: ReplanTask) -> list[Placement]:

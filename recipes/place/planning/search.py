@@ -1,10 +1,11 @@
 """``find_placement``: the search, told to whoever waits for it."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
 
-from blocks.sched.place_search import PlacementPlan, Simulated, Simulator, place
+from blocks.sched.place_search import PlacementPlan, Simulated, place
 from blocks.sched.placement import Placement
 from recipes.place.planning.infeasible import impossible
 from recipes.place.planning.task import PlaceTask
@@ -19,24 +20,25 @@ QUICK: dict[str, Any] = {"beam_simulations": 0, "local_simulations": 0}
 
 
 class Watched:
-    """A simulator that says every ``every_s`` seconds how far the search has come."""
+    """Simulates placements with the rooms they will have, and says every ``every_s`` seconds how
+    far the search has come."""
 
     def __init__(
         self,
-        simulator: Simulator,
+        task: PlaceTask,
         say: Say,
         every_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.batching = getattr(simulator, "batching", True)
-        self._simulator, self._say = simulator, say
+        self._task, self._simulator, self._say = task, task.simulator(), say
+        self.batching = getattr(self._simulator, "batching", True)
         self._every_s, self._clock = every_s, clock
         self._began_s = self._told_s = clock()
         self._count, self._best = 0, 0.0
 
     def run(self, placement: Placement) -> Simulated:
         """Serve the workload."""
-        outcome = self._simulator.run(placement)
+        outcome = self._simulator.run(self._task.roomed(placement))
         self._count += 1
         self._best = max(self._best, float(outcome.attainment))
         now_s = self._clock()
@@ -60,13 +62,14 @@ def find_placement(task: PlaceTask, say: Say = lambda line: None, **effort: Any)
     if problems:
         told = "".join(f"\n  {problem.kind}: {problem.text}" for problem in problems)
         raise ValueError(f"this cannot be placed, whatever else is on the cluster:{told}")
-    return place(
+    found = place(
         task.workload,
         task.profiles,
         task.num_devices,
         task.memory_bytes,
-        simulator=Watched(task.simulator(), say),
+        simulator=Watched(task, say),
         kv_tokens=task.kv_tokens,
         tell=say,
         **(effort or EFFORT[task.generates]),
     )
+    return dataclasses.replace(found, placement=task.roomed(found.placement))

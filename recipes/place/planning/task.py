@@ -18,6 +18,7 @@ from blocks.sched.profile import Profile
 from blocks.sched.workload import Workload
 from recipes.place.config import PlaceConfig, PlacedModel
 from recipes.place.planning.change import Change, workload_at
+from recipes.place.planning.rooms import capped, taken
 
 NO_OVERHEADS = Overheads()
 AnyOutcome = Outcome | GenerationOutcome
@@ -72,26 +73,38 @@ class PlaceTask:
 
     @property
     def kv_tokens(self) -> dict[str, int] | None:
-        """Least room of each model's key-value cache; None where no model generates."""
+        """Least memory of each model's key-value cache in tokens: whole blocks, and the one that
+        holds none. None where no model generates."""
         if not self.generates:
             return None
-        return {model.name: model.kv_tokens for model in self.config.models}
+        size = self.config.engine.block_size
+        return {
+            model.name: (-(-model.kv_tokens // size) + 1) * size for model in self.config.models
+        }
 
     @property
     def settings(self) -> dict[str, Any]:
         """Keyword arguments of the simulation."""
         if not self.generates:
             return {"overheads": self.overheads}
+        admission = Admission(slack=self.config.serving.slack)
+        return {"settings": self.engine, "admission": admission, "overheads": self.overheads}
+
+    @property
+    def engine(self) -> EngineSettings:
+        """Of every engine, where models generate."""
         limits = self.config.engine
-        engine = EngineSettings(
+        return EngineSettings(
             token_budget=limits.token_budget,
             max_num_seqs=limits.max_num_seqs,
             max_model_len=limits.max_model_len,
             block_size=limits.block_size,
             overlap=False,  # groups compute one step at a time
         )
-        admission = Admission(slack=self.config.serving.slack)
-        return {"settings": engine, "admission": admission, "overheads": self.overheads}
+
+    def roomed(self, placement: Placement) -> Placement:
+        """A placement whose rooms take all memory that is left, with rooms as engines have them."""
+        return capped(placement, self.engine) if self.generates else placement
 
     def simulator(self) -> Simulator:
         """For searches: it remembers what it has simulated."""
@@ -116,7 +129,8 @@ class PlaceTask:
         """
         unknown = sorted(set(placement.models) - set(self.profiles))
         check(not unknown, "placement", f"models of {sorted(self.profiles)}", unknown)
-        problems = placement.problems(self.profiles, self.memory_bytes, self.num_devices)
+        whole = taken(placement, self.engine) if self.generates else placement
+        problems = whole.problems(self.profiles, self.memory_bytes, self.num_devices)
         if problems:
             raise fail("placement", "one that fits", "; ".join(map(str, problems)))
         roomless = [

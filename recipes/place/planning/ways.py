@@ -68,14 +68,15 @@ def replicated(task: PlaceTask) -> Placement:
     empty = [(SINGLE, ())] * task.num_devices
     useful = useful_configurations(task.workload, task.profiles)
     found = greedy_selection(evaluate, memory, empty, task.workload.models, useful=useful)
-    return memory.with_rooms(found.placement)
+    return task.roomed(memory.with_rooms(found.placement))
 
 
 def dealt(task: PlaceTask) -> Placement:
     """Models dealt in turn over groups of four stages, or what comes nearest."""
     arguments = task.workload, task.profiles, task.num_devices, task.memory_bytes
     found = round_robin(*arguments, _even(task))
-    return Memory(task.profiles, task.memory_bytes, task.kv_tokens).with_rooms(found)
+    memory = Memory(task.profiles, task.memory_bytes, task.kv_tokens)
+    return task.roomed(memory.with_rooms(found))
 
 
 def swapped(task: PlaceTask) -> float:
