@@ -9,6 +9,8 @@ from recipes.place.fleet.router import Refusal, Route
 from recipes.place.fleet.seat import Seat
 from recipes.place.fleet.slo import Slo
 
+NO_ROOM = "no device has room for it"
+
 
 class Part(NamedTuple):
     """One prompt of a request, with ``num_samples`` answers."""
@@ -19,7 +21,7 @@ class Part(NamedTuple):
 
 
 class Nowhere(NamedTuple):
-    """The model has no replica; ``coming`` where one will be loaded, else ``why`` not."""
+    """The model has no replica; ``coming`` where one will be loaded soon, else ``why`` not."""
 
     coming: bool
     why: str = ""
@@ -78,8 +80,9 @@ class Desk:
         if found is not None:
             return found
         why = self.fleet.why_not(ask.model)
-        coming = self.fleet.want(ask.model, now_s)
-        return Nowhere(coming, why or "" if coming else why or "no device has room for it")
+        if self.fleet.want(ask.model, now_s):
+            return Nowhere(why is None, why or "")
+        return Nowhere(False, why or NO_ROOM)
 
     def lost(self, ask: Ask) -> bool:
         """The group that has it is lost; whether it may be asked for once more, which it is not

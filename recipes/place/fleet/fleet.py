@@ -295,7 +295,9 @@ class Fleet:
         return True
 
     def why_not(self, model: str) -> str | None:
-        """Why the last load of a model failed; None where it did not."""
+        """Why the last load of a model failed; None where it did not, or another is under way."""
+        if any(model in group.replicas for group in self.groups.values()):
+            return None
         return self._why.get(model)
 
     def check_invariants(self) -> None:

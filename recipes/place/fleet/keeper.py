@@ -64,8 +64,11 @@ class Keeper:
         try:
             while True:
                 self._wake.clear()
-                self._look_at_devices()
-                self._round()
+                try:
+                    self._look_at_devices()
+                    self._round()
+                except Exception:  # its groups serve on; the next look may find a way
+                    log.exception("looking after the groups failed")
                 wait_s = min(POLL_S, max(0.0, self.fleet.next_s(self.clock()) - self.clock()))
                 try:
                     async with asyncio.timeout(max(wait_s, 0.01)):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from recipes.place.fleet import Desk, LiveGroup, Slo
+from recipes.place.fleet import Desk, Devices, LiveGroup, Slo
 from recipes.serve.page import (
     ClusterState,
     GroupView,
@@ -20,6 +20,7 @@ def cluster_view(
     recent: RecentRequests,
     events: RecentEvents,
     uptime_s: float,
+    devices_per_node: int,
 ) -> ClusterState:
     """Groups that are there and those that should be, models, and the last minutes' requests.
 
@@ -39,13 +40,21 @@ def cluster_view(
         )
         for name, view in views.items()
     )
-    groups = [_group(group) for group in fleet.groups.values()]
+
+    def node(devices: Devices) -> str:
+        return ", ".join(sorted({f"node {device // devices_per_node}" for device in devices}))
+
+    groups = [_group(group, node(group.devices)) for group in fleet.groups.values()]
     for wanted in fleet.desired.groups:
         if wanted.devices not in fleet.groups:
             lost = fleet.lost.intersection(wanted.devices)
             state = "lost" if lost else "waiting"
             shape = str(wanted.configuration)
-            groups.append(GroupView("-", wanted.devices, "", shape, state, (), "to be started"))
+            groups.append(
+                GroupView(
+                    "-", wanted.devices, node(wanted.devices), shape, state, (), "to be started"
+                )
+            )
     return ClusterState(
         f"llm-blocks serves {len(slos)} models",
         uptime_s,
@@ -57,7 +66,7 @@ def cluster_view(
     )
 
 
-def _group(group: LiveGroup) -> GroupView:
+def _group(group: LiveGroup, node: str) -> GroupView:
     told = {} if group.handle is None else group.handle.state.models
     replicas = []
     for model, replica in group.replicas.items():
@@ -75,7 +84,7 @@ def _group(group: LiveGroup) -> GroupView:
         )
     shape = str(group.configuration)
     state = {"stopping": "draining"}.get(group.state, group.state)
-    return GroupView(group.name, group.devices, "", shape, state, tuple(replicas))
+    return GroupView(group.name, group.devices, node, shape, state, tuple(replicas))
 
 
 def _limit(seconds: float) -> float | None:

@@ -41,6 +41,7 @@ class Lobby(Door):
         events: RecentEvents,
         *,
         load_wait_s: float = 60.0,
+        devices_per_node: int = 1,
         pad: Launchpad,
         replanner: Replanner,
     ) -> None:
@@ -48,7 +49,7 @@ class Lobby(Door):
         self.desk, self.keeper, self.metrics, self.events = desk, keeper, metrics, events
         self.models = {model.name: model for model in models}
         self.replanner = replanner
-        self._load_wait_s, self._pad = load_wait_s, pad
+        self._load_wait_s, self._pad, self._per_node = load_wait_s, pad, devices_per_node
         self._services = {model.name: self._service(model) for model in models}
         self._began_s = keeper.clock()
 
@@ -103,7 +104,9 @@ class Lobby(Door):
     def cluster(self) -> ClusterState | None:
         slos = {name: model.slo for name, model in self.models.items()}
         uptime_s = self.keeper.clock() - self._began_s
-        return cluster_view(self.desk, slos, self.metrics.recent, self.events, uptime_s)
+        return cluster_view(
+            self.desk, slos, self.metrics.recent, self.events, uptime_s, self._per_node
+        )
 
     def _service(self, model: FrontModel) -> Service:
         return Service(

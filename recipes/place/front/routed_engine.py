@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from blocks.sched import QueueFull
 from recipes.place.fleet import Ask, Desk, LiveGroup, Nowhere, Part, Refusal, Slo
+from recipes.place.fleet.desk import NO_ROOM
 from recipes.place.fleet.keeper import Keeper
 from recipes.place.front.errors import not_in_time, not_loaded
 from recipes.place.front.metrics import FrontMetrics
@@ -131,7 +132,8 @@ class RoutedEngine:
                 return self._desk.fleet.groups[found.seat.devices]
             self._keeper.wake()
             left_s = began_s + self._load_wait_s - self._clock()
-            if left_s <= 0 or (found.why and not found.coming):
+            broken = not found.coming and found.why != NO_ROOM  # room may come, as others end
+            if left_s <= 0 or broken:
                 raise self._unavailable(ask, found.why or "it is not loaded yet")
             await self._keeper.changed(min(left_s, 0.5))
 
