@@ -124,5 +124,5 @@ def _time(request: tuple[str, ...], target: float) -> Measured:
 def _size(request: tuple[str, ...]) -> Measured:
     found = _planned(request)
     predicted = found.plan.predicted
-    step = f"step {predicted.step_s * 1e3:.0f} ms, {predicted.gap:.1%} above its bound"
+    step = f"step {predicted.step_s * 1e3:.0f} ms, {predicted.gap:+.1%} of its bound"
     return Measured(f"{found.file_bytes / 1e3:.0f} kB; {step}", found.file_bytes < 200_000)

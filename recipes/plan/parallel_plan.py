@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from blocks._checks import check, check_count, fail, reading
+from blocks.pipeline.schedules import SCHEDULES
 from recipes.plan.plan_file import check_version, read_plan, write_plan
 from recipes.plan.prediction import Prediction
 from recipes.plan.stage_plan import Boundary, Pattern, StagePlan
@@ -49,7 +50,8 @@ class ParallelPlan:
     Invariants, which the constructor checks:
     1. stages cover the layers in order, each layer once;
     2. no device is in two stages, or none of the cluster;
-    3. every pattern named exists, and every pattern is named.
+    3. every pattern named exists, and every pattern is named;
+    4. there is a schedule of that name.
 
     model, cluster: what it was made for.
     settings: what was asked for; ``whatif`` and ``pin`` start from it.
@@ -75,6 +77,8 @@ class ParallelPlan:
 
     def __post_init__(self) -> None:
         check_count("num_microbatches", self.num_microbatches)
+        known = self.schedule in SCHEDULES
+        check(known, "schedule", f"one of {', '.join(SCHEDULES)}", repr(self.schedule))
         at = 0
         for stage in self.stages:
             check(stage.first == at, "stages", f"one from layer {at}", stage.first)

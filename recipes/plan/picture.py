@@ -26,7 +26,7 @@ def _lines(plan: ParallelPlan, devices_per_node: int | None) -> Iterator[str]:
     yield (
         f"step {time_text(predicted.step_s, 's')} predicted, "
         f"bound {time_text(predicted.bound_s, 's')} "
-        f"({predicted.gap:.1%}), waiting {predicted.bubble:.0%}; "
+        f"({predicted.gap:+.1%}), waiting {predicted.bubble:.0%}; "
         f"{plan.schedule}, {plan.num_microbatches} microbatches"
     )
     yield ""

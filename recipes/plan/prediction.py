@@ -60,8 +60,8 @@ class Prediction:
     """Of the step.
 
     step_s: predicted seconds, those the simulated schedule takes.
-    bound_s: no stages, submeshes, schedule and microbatches take less with the strategies that
-        were looked at, under the same cost model.
+    bound_s: no stages, submeshes, schedule and microbatches take less by the costs of layers that
+        stages were chosen by. Stages are solved once more on their own, so the step may take less.
     bubble: share of the devices' time that they wait in, over all stages.
     cost_source: where the cost model's numbers come from.
     error: relative error of the cost model where it was measured; None where it was not.
@@ -75,7 +75,8 @@ class Prediction:
 
     @property
     def gap(self) -> float:
-        """How much longer than the bound the step takes, as a share of the bound."""
+        """How much longer than the bound the step takes, as a share of the bound; below 0 where
+        strategies of single layers were better than the costs that stages were chosen by."""
         return self.step_s / self.bound_s - 1 if self.bound_s else 0.0
 
     def to_json(self) -> dict[str, Any]:

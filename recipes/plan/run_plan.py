@@ -24,6 +24,7 @@ from recipes.plan.execute import (
 )
 from recipes.plan.model import call_of
 from recipes.plan.parallel_plan import ParallelPlan
+from recipes.plan.this_machine import check_here
 from recipes.plan.trace import TracedModule, trace
 from recipes.plan.trace.loss_module import loss_of
 
@@ -52,9 +53,11 @@ def run_plan(
         The loss of every step.
 
     Raises:
-        ValueError: a model without weights or numbers of its own, or other than the plan's.
+        ValueError: a model without weights or numbers of its own, or other than the plan's; more
+            devices than there are processes, or than this machine has room for.
     """
     check_count("num_steps", num_steps)
+    _check_devices(plan, how)
     config = PlanConfig.from_json(plan.settings)
     rows = config.rows(plan.num_microbatches)
     torch.manual_seed(seed)
@@ -80,14 +83,23 @@ def run_plan(
     return losses
 
 
+def _check_devices(plan: ParallelPlan, how: How) -> None:
+    """Before anything is traced or started."""
+    if how != "torchrun":
+        check_here(plan)
+        return
+    world = int(os.environ.get("WORLD_SIZE", 0))
+    check(bool(world), "how", "torchrun around it", "none", "torchrun --nproc-per-node N -m ...")
+    expected = f"{plan.num_devices} or more, the plan's devices"
+    check(world >= plan.num_devices, "processes", expected, world)
+
+
 def _run(job: PlannedJob, steps: Steps, how: How) -> list[float] | None:
     def work(pipeline: PlannedPipeline, mesh: Any = None) -> list[float] | None:
         losses = [pipeline.step(microbatches) for microbatches in steps]
         return None if losses[0] is None else [float(loss) for loss in losses if loss is not None]
 
     if how == "torchrun":
-        ready = "WORLD_SIZE" in os.environ
-        check(ready, "how", "torchrun around it", "none", "torchrun --nproc-per-node N -m ...")
         dist.init_process_group("gloo")
         try:
             return in_process_group(job, work)

@@ -77,7 +77,7 @@ def search(
     solutions = solve_stages(found, chain, tables, cluster, config, say)
     plan = _assemble(found, chain, cluster, config, solutions)
     plan = dataclasses.replace(plan, notes=notes_of(plan, partition, found, cluster, config))
-    say(f"step {plan.predicted.step_s * 1e3:.1f} ms, {plan.predicted.gap:.1%} above the bound")
+    say(f"step {plan.predicted.step_s * 1e3:.1f} ms, {plan.predicted.gap:+.1%} of its bound")
     return Searched(plan, chain, found, tables, solutions)
 
 
@@ -123,7 +123,7 @@ def _prediction(
     sources = sorted({source for kind in cluster.kinds for source in kind.sources.values()})
     return Prediction(
         step_s,
-        min(found.bound_s, step_s),
+        found.bound_s,
         bubble,
         f"cluster file {cluster.name}: {'; '.join(sources)}"[:300],
     )

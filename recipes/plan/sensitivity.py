@@ -1,5 +1,7 @@
 """What binds a plan and what would change it, in sentences. Needs numpy, no torch."""
 
+from collections.abc import Iterator
+
 from blocks.pipeline.inter_op import DoesNotFit, InterOpPlan
 from blocks.pipeline.view.scale import bytes_text
 from blocks.sharding import Cluster
@@ -10,6 +12,9 @@ from recipes.plan.partition import Partition, memory_bytes
 FEWER_CELLS = 40
 """Stretches of layers of a plan that is only compared with."""
 
+SHOWN = 5e-4
+"""Share of a step that is told of."""
+
 
 def notes_of(
     plan: ParallelPlan,
@@ -18,12 +23,23 @@ def notes_of(
     cluster: Cluster,
     config: PlanConfig,
 ) -> tuple[str, ...]:
-    """The largest part of the step, how near memory is, and what other limits would bring.
+    """The largest part of the step, how near memory is, what the bound does not speak of, and what
+    other limits would bring.
 
     Other limits are tried on the tables of layer costs that the plan was chosen from.
     """
     caps = memory_bytes(cluster, config)
-    return (_largest_part(plan), _memory(plan, caps, cluster), *_others(partition, found, caps))
+    others = _others(partition, found, caps)
+    return (_largest_part(plan), _memory(plan, caps, cluster), *_bound(plan, found), *others)
+
+
+def _bound(plan: ParallelPlan, found: InterOpPlan) -> Iterator[str]:
+    """What the bound does not speak of."""
+    less = 1 - plan.predicted.step_s / found.bound_s if found.bound_s else 0.0
+    if less > SHOWN:
+        yield f"the bound is that of the costs of layers; stages solved alone take {less:.1%} less"
+    if found.granularity > 1:
+        yield f"the bound is that of stages cut at every {found.granularity}th layer"
 
 
 def _largest_part(plan: ParallelPlan) -> str:

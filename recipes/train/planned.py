@@ -73,10 +73,15 @@ def follow_plan(config: TrainConfig, plan: ParallelPlan) -> TrainConfig:
     }
     if (tokens := _tokens(asked)) is not None:
         made_for["context_len"] = (tokens, config.context_len)
+    sizes = _sizes(asked)
+    made_for |= {name: (size, getattr(config, name)) for name, size in sizes.items()}
     for name, (planned, got) in made_for.items():
         expected = f"{planned!r}, which the plan was made for"
         setting = "seq_len" if name == "context_len" else name
-        check(planned == got, name, expected, repr(got), f"plan again with {setting}={got}")
+        hint = f"plan again with {setting}={got}"
+        if name in sizes:
+            hint = "the plan verb makes one for this run"
+        check(planned == got, name, expected, repr(got), hint)
     return dataclasses.replace(config, **decided, dtype=dtype)
 
 
@@ -91,6 +96,27 @@ def check_plannable(config: TrainConfig) -> None:
     narrow = config.dtype not in ("auto", "float32")
     hint = "planned runs keep parameters and sums in float32"
     check(not narrow, "dtype", "'float32' with a parallel plan", repr(config.dtype), hint)
+
+
+SIZES = (
+    *("num_layers", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads"),
+    "tie_embeddings",
+)
+"""Settings of a run that its decoder has too; its vocabulary is known once the text is read."""
+
+
+def _sizes(asked: PlanConfig) -> dict[str, Any]:
+    """Of the plan's decoder; none where it is a factory's, or its folder is gone."""
+    kind, _, size = asked.model.partition(":")
+    if kind != "decoder":
+        return {}
+    from recipes.plan.families.decoder_sizes import DECODERS, decoder_config
+
+    name = size.split(",")[0]
+    if name not in DECODERS and not (Path(name) / "config.json").is_file():
+        return {}
+    planned = decoder_config(size)
+    return {name: getattr(planned, name) for name in SIZES}
 
 
 def _tokens(asked: PlanConfig) -> int | None:

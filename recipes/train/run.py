@@ -10,6 +10,7 @@ import torch
 
 from blocks._checks import check, fail
 from blocks.pipeline import check_schedule
+from recipes.plan.this_machine import check_here
 from recipes.train.checkpoint import (
     CheckpointWriter,
     list_checkpoints,
@@ -112,7 +113,10 @@ def _check_processes(config: TrainConfig, max_restarts: int, starts: bool) -> No
     got, wanted = world_size() if in_workers() else None, layout_of(config).num_ranks
     hint = "pass dp=, pp= and tp= of that product, or --elastic"
     expected = f"dp * pp * tp = {wanted}"
-    if parallel_plan(config) is not None:
+    plan = parallel_plan(config)
+    if plan is not None and starts:
+        check_here(plan)
+    if plan is not None:
         expected, hint = f"{wanted}, the plan's devices", "start as many, or plan again for these"
     check(got in (None, wanted), "processes", expected, got, hint)
 

@@ -145,6 +145,41 @@ def test_no_cut_has_a_faster_slowest_stage(times: list[int], pp: int, memory: in
     assert max(sum(times[a:b]) for a, b in found) == min(fitting)
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=6), st.integers(1, 3), st.integers(2, 30))
+def test_tied_weights_fit_once(sizes: list[int], pp: int, memory: int) -> None:
+    """The last layer reads the first one's weights: a stage with both holds them once."""
+    pp = min(pp, len(sizes))
+    layers = [
+        dataclasses.replace(layer_of(1.0, size), weight_bytes={f"{at}.weight": size})
+        for at, size in enumerate(sizes)
+    ]
+    tied = {"0.weight copy": sizes[0], "head.bias": 1}
+    layers[-1] = dataclasses.replace(layers[-1], weight_bytes=tied)
+    held = [*sizes[:-1], sizes[0] + 1]
+
+    def most(cut: list[tuple[int, int]]) -> int:
+        both = [a == 0 and b == len(sizes) for a, b in cut]
+        return max(
+            sum(held[a:b]) - sizes[0] * all_of_it
+            for (a, b), all_of_it in zip(cut, both, strict=True)
+        )
+
+    cuts = [
+        list(itertools.pairwise((0, *inner, len(sizes))))
+        for inner in itertools.combinations(range(1, len(sizes)), pp - 1)
+    ]
+    fitting = [max(b - a for a, b in cut) for cut in cuts if most(cut) <= memory]
+    seconds = [1.0] * len(sizes)
+    if not fitting:
+        with pytest.raises(ValueError, match="memory"):
+            cut_layers(layers, seconds, 1, pp, memory)
+        return
+    found = cut_layers(layers, seconds, 1, pp, memory)
+    assert most(found) <= memory
+    assert max(b - a for a, b in found) == min(fitting)
+
+
 def test_uneven_layers_are_cut_unevenly() -> None:
     times = [1.0] * 12 + [4.0]  # a heavy head
     cuts = cut_layers([layer_of(one, 1) for one in times], times, 2, 4, 1e9)

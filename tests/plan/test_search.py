@@ -57,7 +57,8 @@ def plans() -> Plans:
 def test_every_plan_holds_together(plans: Plans, case: str):
     plan, settings = plans[case], CASES[case]
     assert ParallelPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
-    assert plan.predicted.bound_s <= plan.predicted.step_s
+    told = any("stages solved alone take" in note for note in plan.notes)
+    assert told == (plan.predicted.gap < -4.9e-4), "a step below the bound is said to be so"
     assert plan.num_devices == cluster_of().num_devices
     step_s, _ = step_time(plan.stages, plan.boundaries, plan.schedule, plan.num_microbatches)
     assert step_s == plan.predicted.step_s

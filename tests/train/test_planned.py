@@ -54,7 +54,11 @@ PLAIN = dataclasses.replace(
     clip_norm=1.2,  # some steps are clipped, others are not
 )
 ASKED = PlanConfig(
-    "decoder:tiny", batch_size=4, num_microbatches=2, seq_len=TOKENS, dtype="float32"
+    "decoder:tiny,num_heads=4,num_kv_heads=2",
+    batch_size=4,
+    num_microbatches=2,
+    seq_len=TOKENS,
+    dtype="float32",
 )
 ONE, OTHER = Mesh(("x",), (1,), (0,)), Mesh(("x",), (1,), (1,))
 PLANS: dict[str, tuple[tuple[Mesh, ...], Wanted]] = {
@@ -253,6 +257,9 @@ def test_a_gradient_that_is_not_finite_changes_nothing(
         ({"context_len": 32}, "context_len: expected 16, .* plan again with seq_len=32"),
         ({"dtype": "bfloat16"}, "dtype: expected 'float32' with a parallel plan"),
         ({"document_mask": True}, "document_mask: expected False with a parallel plan"),
+        ({"num_layers": 3}, "num_layers: expected 2, which the plan was made for, got 3; the plan"),
+        ({"num_kv_heads": 4}, "num_kv_heads: expected 2, which the plan was made for, got 4"),
+        ({"tie_embeddings": False}, "tie_embeddings: expected True, which the plan was made for"),
     ],
 )
 def test_settings_that_do_not_go_with_the_plan(
@@ -281,9 +288,26 @@ def test_plans_of_others(
     monkeypatch.setenv("WORLD_SIZE", "3")
     arguments = ["--preset", "tiny", "optimizer=adamw", f"context_len={TOKENS}"]
     arguments += ["--plan", str(tmp_path / "data.json"), "--out", str(tmp_path / "run")]
-    assert main(arguments) == 2
+    assert main([*arguments, "num_heads=4", "num_kv_heads=2"]) == 2
     said = capsys.readouterr().err
     assert "processes: expected 2, the plan's devices, got 3" in said
+    assert main(arguments) == 2
+    assert "num_heads: expected 4, which the plan was made for" in capsys.readouterr().err
+
+
+def test_a_plan_this_machine_has_no_room_for_starts_nothing(
+    traced: TracedModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(plan: ParallelPlan) -> None:
+        raise ValueError(f"no room for {plan.num_devices} devices")
+
+    monkeypatch.setattr("recipes.train.run.check_here", full)
+    monkeypatch.setattr("recipes.train.run.launch", lambda *_: pytest.fail("processes started"))
+    path = plan_of("data", traced.graph).write(tmp_path / "data.json")
+    with pytest.raises(ValueError, match="no room for 2 devices"):
+        train(dataclasses.replace(PLAIN, plan=str(path)), out=tmp_path / "run")
+    with pytest.raises(ValueError, match="hidden_size: expected 32, which the plan was made for"):
+        train(dataclasses.replace(PLAIN, plan=str(path), hidden_size=64), out=tmp_path / "run")
 
 
 def test_plans_are_read_once_and_again_when_they_change(

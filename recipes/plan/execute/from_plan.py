@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from blocks._checks import check
 from blocks.pipeline.schedules import SCHEDULES
 from blocks.sharding import Mesh, lower
 from recipes.plan.apply_plan import stages_of
@@ -35,8 +34,6 @@ def job_of(
     Raises:
         ValueError: a trace of another model.
     """
-    known = plan.schedule in SCHEDULES
-    check(known, "schedule", f"one of {', '.join(SCHEDULES)}", repr(plan.schedule))
     devices = sorted(rank for stage in plan.stages for rank in stage.mesh.ranks)
     number = {device: at for at, device in enumerate(devices)}
     stages = []

@@ -1,6 +1,6 @@
 """``staged``: layers cut into stages, the slowest of which is as fast as can be. Needs numpy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from blocks.pipeline import partition_inference
 from blocks.pipeline.inter_op import LayerSums
@@ -31,7 +31,7 @@ def cut_layers(
     shape = SubmeshShape(1, op)
     held = [float(sum(layer.weight_bytes.values())) for layer in layers]
     transient = [max(layer.transient_bytes.values()) for layer in layers]
-    table = LayerSums(
+    sums = LayerSums(
         (shape,),
         ("only",),
         {
@@ -40,6 +40,9 @@ def cut_layers(
             "transient_bytes": [[[one]] for one in transient],
         },
     )
+    table = sums.at(range(len(layers) + 1))
+    for low, high, size in _held_twice(layers):
+        table.cells["fixed_bytes"][: low + 1, high + 1 :] -= size
     found = partition_inference(
         table, 1, op * pp, num_stages=pp, memory_cap_bytes=memory_bytes, idle_devices=True
     )
@@ -88,6 +91,16 @@ def staged(
         name: text for layer in layers for name, text in layer.placements.items() if text.strip("R")
     }
     return Configuration(op, pp, stages, tuple(passes), round(transient), overheads, placements)
+
+
+def _held_twice(layers: Sequence[LayerTime]) -> Iterator[tuple[int, int, int]]:
+    """The lower and the higher layer of parameters that two layers read, and their bytes."""
+    at = {name: number for number, layer in enumerate(layers) for name in layer.weight_bytes}
+    for name, number in at.items():
+        first = at.get(name.removesuffix(COPY)) if name.endswith(COPY) else None
+        if first is not None:
+            low, high = sorted((first, number))
+            yield low, high, layers[number].weight_bytes[name]
 
 
 def _weight_bytes(layers: Sequence[LayerTime]) -> int:

@@ -80,7 +80,7 @@ def _facts(plan: ParallelPlan) -> Sequence[tuple[str, str]]:
     predicted = plan.predicted
     return (
         ("predicted step", time_text(predicted.step_s, "s")),
-        ("above the lower bound", f"{predicted.gap:.2%}"),
+        ("against the lower bound", f"{predicted.gap:+.2%}"),
         ("bubble", f"{predicted.bubble:.1%}"),
         ("stages", str(len(plan.stages))),
         ("devices", str(plan.num_devices)),
