@@ -61,7 +61,7 @@ class GroupWorker:
         self._shelf = Shelf(spec, start_ranks, host, self._inbox.put, self._answer)
         self._step: tuple[str, float, Load | None] | None = None
         self._num_steps = self._seen = 0
-        self._next_state_s = 0.0
+        self._told = (0.0, 0.0)  # when a state was told last, and how long that took
         self._state = GroupState(used_bytes=self._shelf.memory.used())
         torch.set_num_threads(spec.num_threads)
         self._line = Line(spec, self._take, self._beat)
@@ -178,10 +178,13 @@ class GroupWorker:
             self._tell_state()
 
     def _begun(self, hosted: Hosted, batch: Batch) -> None:
-        """A step has been scheduled and is computed next; long ones are always told of."""
-        load = load_of(batch)
-        self._step = (hosted.model, time.monotonic(), load)
-        if load.num_prompt or time.monotonic() >= self._next_state_s:
+        """A step has been scheduled and is computed next; it is told of, for a share of the time
+        that is larger where the step will be long.
+        """
+        load, now_s = load_of(batch), time.monotonic()
+        self._step = (hosted.model, now_s, load)
+        told_s, took_s = self._told
+        if now_s - told_s >= (4 if load.num_prompt else 20) * took_s:
             self._tell_state()
 
     def _contain(self, hosted: Hosted) -> list[Delta]:
@@ -232,5 +235,4 @@ class GroupWorker:
         used_bytes = self._shelf.memory.used()
         self._state = GroupState(models, used_bytes, self._num_steps, self._seen)
         self._line.tell(Beat(self._beat()))
-        took_s = time.monotonic() - now_s
-        self._next_state_s = now_s + 20 * took_s  # at most a twentieth of the time
+        self._told = (now_s, time.monotonic() - now_s)

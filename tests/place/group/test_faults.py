@@ -25,6 +25,7 @@ from recipes.place.group import (
     worker,
 )
 from recipes.place.group.frames import Frames, frame
+from recipes.place.group.local import visible_devices
 from recipes.serve.engine import Engine
 from tests.place.group.groups import (
     LIMIT_S,
@@ -295,6 +296,13 @@ async def test_babble_of_a_group_ends_that_group_only(folder, caplog):
         assert (await ask(good, "m", job("r", [5, 6])))[0].finished
     finally:
         await listener.close()
+
+
+def test_a_group_sees_its_own_accelerators_only(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_devices((2, 3)) == "2,3"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,5,4")
+    assert visible_devices((0, 2)) == "7,4"
 
 
 @on_loop
