@@ -178,6 +178,87 @@ def test_a_request_is_sent_to_two_groups_at_most():
     assert desk.router.num_live == 0
 
 
+# --- the fleet ----------------------------------------------------------------------------------
+
+
+def small_fleet(*groups: Group, num_devices: int = 4) -> Fleet:
+    return Fleet(Placement(groups), CAPACITY, num_devices, Router(SETTINGS), max_restarts=2)
+
+
+def carry_out(fleet: Fleet, now_s: float) -> list[str]:
+    """One round in which everything succeeds."""
+    told = []
+    for action in fleet.steps(now_s):
+        assert fleet.begin(action, now_s) is not None
+        fleet.done(action, now_s)
+        told.append(str(action))
+    fleet.check_invariants()
+    return told
+
+
+def test_a_start_whose_device_was_lost_meanwhile_is_skipped():
+    fleet = small_fleet(group([0], "c"))
+    start, load = fleet.steps(0.0)
+    fleet.lose_devices({0}, 0.0, "gone")
+    assert fleet.begin(start, 0.0) is None
+    fleet.skip(start)
+    assert fleet.begin(load, 0.0) is None
+    fleet.skip(load)
+    assert not fleet.observed(0.0).busy
+    assert carry_out(fleet, 0.0) == []  # c had no other device: nobody asks for it
+    fleet.ask("c", 0.0)
+    assert fleet.want("c", 0.0)
+    assert all("devices 0" not in told for told in carry_out(fleet, 0.0))
+
+
+def test_a_group_that_was_to_stop_and_dies_is_no_failure():
+    fleet = small_fleet(group([0], "c"))
+    carry_out(fleet, 0.0)
+    fleet.desired = Placement(())
+    (stop,) = fleet.steps(1.0)
+    live = fleet.begin(stop, 1.0)
+    assert live is not None
+    fleet.lose(live, 1.0, "its process ended")
+    fleet.failed(stop, 1.0, "it is gone")
+    assert fleet.counts["lost_groups"] == 0
+    fleet.desired = Placement((group([0], "c"),))
+    assert len(carry_out(fleet, 1.0)) == 2  # at once
+
+
+@pytest.mark.parametrize("passed_s", [-1e6, 1e6])
+def test_devices_that_were_given_up_come_back_also_when_the_clock_jumps(passed_s):
+    fleet = small_fleet(group([0], "c"), num_devices=1)
+    now_s = 5000.0
+    for _ in range(2):
+        start = fleet.steps(now_s)[0]
+        fleet.begin(start, now_s)
+        fleet.failed(start, now_s, "it does not start")
+        fleet.skip(Load((0,), "c", 50))
+        now_s += 100.0
+    assert fleet.unusable(now_s) == {0}
+    assert fleet.steps(now_s) == ()
+    later_s = now_s + passed_s
+    assert fleet.unusable(later_s) == set()
+    fleet.wants_search = False
+    fleet.steps(later_s)
+    assert fleet.wants_search
+
+
+def test_a_failed_load_is_told_and_tried_again_after_a_wait():
+    fleet = small_fleet(group([0], "c"))
+    start, load = fleet.steps(0.0)
+    fleet.begin(start, 0.0)
+    fleet.done(start, 0.0)
+    fleet.begin(load, 0.0)
+    assert fleet.why_not("c") is None
+    fleet.failed(load, 0.0, "no such file")
+    assert fleet.why_not("c") == "no such file"
+    assert fleet.steps(0.1) == ()
+    assert fleet.next_s(0.1) == 0.5
+    assert carry_out(fleet, 0.6) == ["load c on devices 0"]
+    assert fleet.why_not("c") is None
+
+
 # --- placements ---------------------------------------------------------------------------------
 
 
