@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from recipes.place.arguments import config_of, config_parser
-from recipes.place.config import PlaceConfig
 from recipes.place.planning import PlaceTask, write_placement
+from recipes.place.planning.asked_for import asked_for
 from recipes.place.planning.planned import Planned, planned
 from recipes.place.planning.profiles_here import profiles_here
 from recipes.place.planning.tables import points, share, table
@@ -42,29 +42,6 @@ def main(arguments: list[str]) -> int:
         options.page.write_text(plan_page(found), encoding="utf-8")
         _say(f"page: {options.page}")
     return 0
-
-
-def asked_for(task: PlaceTask) -> str:
-    """One line: models, devices, traffic."""
-    config, workload = task.config, task.workload
-    cluster = config.cluster
-    nodes = f" on {cluster.num_nodes} nodes" if cluster.num_nodes > 1 else ""
-    devices = _count(task.num_devices, f"{cluster.device} device")
-    return (
-        f"{_count(len(workload.models), 'model')}, {devices}{nodes} of {cluster.memory}; "
-        f"{workload.num_requests:,} requests in {workload.duration_s:g} s ({_source(config)})"
-    )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _source(config: PlaceConfig) -> str:
-    traffic = config.traffic
-    if traffic.trace is not None:
-        return Path(traffic.trace).name
-    return f"drawn, CV {traffic.cv:g}"
 
 
 def told(found: Planned) -> Iterator[str]:

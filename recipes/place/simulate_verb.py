@@ -5,8 +5,8 @@ from pathlib import Path
 
 from blocks.sched.cluster_sim import Event
 from recipes.place.arguments import config_of, config_parser
-from recipes.place.plan_verb import asked_for
 from recipes.place.planning import Change, PlaceTask, curves, read_placement
+from recipes.place.planning.asked_for import asked_for
 from recipes.place.planning.curves import Curve
 from recipes.place.planning.events_file import read_events
 from recipes.place.planning.profiles_here import profiles_here

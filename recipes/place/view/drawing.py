@@ -46,9 +46,17 @@ svg .muted {{ fill: var(--muted); }} svg .head {{ font-size: 12.5px; font-weight
 """The colours by name and the texts of drawings; a page has it once, a lone SVG too."""
 
 
-def hue(number: int) -> str:
-    """The colour of a model, by its index."""
-    return HUES[number % len(HUES)]
+SHADES = (0.6, 0.4, 0.8)
+"""Of models that share a hue."""
+
+
+def look(number: int) -> tuple[str, float]:
+    """Hue and opacity of a model, by its index.
+
+    >>> look(0), look(9)
+    (('#0072b2', 0.6), ('#e69f00', 0.4))
+    """
+    return HUES[number % len(HUES)], SHADES[number // len(HUES) % len(SHADES)]
 
 
 def svg(

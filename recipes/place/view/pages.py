@@ -6,6 +6,7 @@ from html import escape
 from blocks.pipeline.view.scale import bytes_text
 from blocks.sched.cluster_sim import Event
 from blocks.sched.placement import Placement
+from recipes.place.planning.asked_for import asked_for
 from recipes.place.planning.change import Change
 from recipes.place.planning.curves import Curve
 from recipes.place.planning.planned import Planned
@@ -50,7 +51,7 @@ def plan_page(found: Planned) -> str:
         ),
         *_run(outcome, ()),
     ]
-    return frame("Placement", _asked_for(task), [part for part in body if part])
+    return frame("Placement", asked_for(task), [part for part in body if part])
 
 
 def simulation_page(
@@ -69,16 +70,7 @@ def simulation_page(
         )
         drawn = curve_charts(curves, lone=False)
         body.append(section("Attainment over rate, CV, limits and devices", drawn, note))
-    return frame("Simulated placement", _asked_for(task), body)
-
-
-def _asked_for(task: PlaceTask) -> str:
-    workload = task.workload
-    return (
-        f"{len(workload.models)} models, {task.num_devices} devices of "
-        f"{bytes_text(float(task.memory_bytes))}, {workload.num_requests:,} requests in "
-        f"{workload.duration_s:g} s"
-    )
+    return frame("Simulated placement", asked_for(task), body)
 
 
 def _placement(task: PlaceTask, placement: Placement) -> str:

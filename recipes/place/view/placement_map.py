@@ -7,10 +7,10 @@ from typing import NamedTuple
 from blocks.pipeline.view.scale import bytes_text
 from blocks.sched.placement import Group, Placement
 from blocks.sched.profile import Profile
-from recipes.place.view.drawing import box, fitted, hue, svg, text
+from recipes.place.view.drawing import box, fitted, look, svg, text
 
 WIDTH = 1120
-_TALL, _HEAD, _GAP, _PAD, _MAX_WIDE = 176, 62, 6, 10, 110
+_TALL, _HEAD, _GAP, _PAD, _MIN_WIDE, _MAX_WIDE = 176, 62, 6, 10, 44, 110
 
 
 class Held(NamedTuple):
@@ -53,12 +53,13 @@ def placement_map(
         for at, group in enumerate(placement.groups)
         for place, device in enumerate(group.devices)
     }
-    colours = {model: hue(number) for number, model in enumerate(profiles)}
+    colours = {model: look(number) for number, model in enumerate(profiles)}
     num_nodes = -(-num_devices // devices_per_node)
-    room = (WIDTH - 2 * _PAD) / devices_per_node
-    wide = min(_MAX_WIDE, room)
+    half = ((WIDTH - 16) / 2 - 2 * _PAD) / devices_per_node
+    whole = (WIDTH - 2 * _PAD) / devices_per_node
+    wide = min(_MAX_WIDE, half if num_nodes > 1 and half >= _MIN_WIDE else whole)
     node_width = devices_per_node * wide + 2 * _PAD
-    beside = max(1, int(WIDTH / (node_width + 16)))
+    beside = max(1, int((WIDTH + 16) / (node_width + 16)))
     tall = _HEAD + _TALL + 2 * _PAD
     parts: list[str] = []
     for node in range(num_nodes):
@@ -101,11 +102,12 @@ def _run(
     devices: Sequence[int],
     held_by: Sequence[tuple[Held, ...]],
     memory_bytes: int,
-    colours: Mapping[str, str],
+    colours: Mapping[str, tuple[str, float]],
 ) -> Iterator[str]:
     """Neighbouring devices of a group, or one that is idle: then nobody holds anything."""
     width = len(devices) * wide - _GAP
     top = y + _HEAD - 24
+    names: list[str] = []
     yield text(x + 2, y + 14, fitted(title, width), "head" if held_by else "muted")
     for number, device in enumerate(devices):
         left = x + number * wide + 1
@@ -117,16 +119,17 @@ def _run(
         for one in held_by[number] if held_by else ():
             height = one.bytes / memory_bytes * _TALL
             bottom -= height
-            colour = colours[one.model] if one.model else "var(--muted)"
-            shade = 0.6 if one.what == "weights" else 0.25
+            colour, shade = colours[one.model] if one.model else ("var(--muted)", 0.5)
+            shade *= 1.0 if one.what == "weights" else 0.42
             name = f"{one.model}: " if one.model else ""
             tip = f"{name}{one.what}, {bytes_text(float(one.bytes))}; device {device}"
-            more = f'fill-opacity="{shade}" stroke="var(--card)" stroke-width="0.7"'
+            more = f'fill-opacity="{shade:.2f}" stroke="var(--card)" stroke-width="0.7"'
             yield box(left + 0.5, bottom, wide - _GAP - 3, height, colour, tip, more)
             if number == 0 and height >= 11:
                 words = one.model or one.what
                 words += ": KV" if one.model and one.what != "weights" else ""
-                yield text(left + 4, bottom + height / 2 + 4, fitted(words, width - 8))
+                names.append(text(left + 4, bottom + height / 2 + 4, fitted(words, width - 8)))
+    yield from names  # over the columns that they reach across
     if held_by:
         outline = 'fill-opacity="0" stroke="var(--ink)" stroke-width="1.2"'
         yield box(x - 1.5, top - 17, width + 2, _TALL + 20, "none", "", outline)

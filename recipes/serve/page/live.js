@@ -38,7 +38,7 @@ function size(bytes) {
 }
 function span(value) {
   const whole = Math.round(value);
-  if (whole < 60) return whole + " s";
+  if (whole < 60 || whole < 120 && whole % 60) return whole + " s";
   const two = (large, unit, small, less) => large + unit + (small ? " " + small + less : "");
   if (whole < 3600) return two(Math.floor(whole / 60), " min", whole % 60, " s");
   if (whole < 86400) return two(Math.floor(whole / 3600), " h", Math.floor(whole / 60) % 60, " min");
@@ -109,7 +109,8 @@ function facts(state) {
   const limited = sum(state.history.limited), ready =
     state.groups.filter((group) => group.state === "ready").length;
   const share = limited ? sum(state.history.met) / limited : null;
-  const lately = "last " + span(Math.min(state.window_s, state.uptime_s));
+  const seen = Math.min(state.window_s, state.uptime_s);
+  const lately = "last " + (seen < 120 ? span(seen) : Math.floor(seen / 60) + " min");
   return [
     fact(percent(share), "in time, " + lately, share !== null && share < 0.99),
     fact(rate(sum(state.models.map((model) => model.requests_per_s))) + "/s", "requests"),
