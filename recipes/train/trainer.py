@@ -1,11 +1,10 @@
 """``Trainer``: a model, its optimizers, and one step after another."""
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blocks._checks import check
 from blocks.pipeline import Transport
@@ -27,6 +26,7 @@ from recipes.train.rate import learning_rate
 from recipes.train.replica import Replica
 from recipes.train.same_run import check_same_run
 from recipes.train.stage import tied_weights
+from recipes.train.state_tensors import StateTensors
 from recipes.train.tokenizer import tokenizer_tensor
 
 MAX_SKIPPED_IN_A_ROW = 25
@@ -64,6 +64,7 @@ class Trainer:
         self.replica = self._make_replica(transport)
         holdings = self.replica.holdings
         self.optimizers = build_optimizers(self.replica.parameters, self.config, holdings)
+        self._state = StateTensors(self.replica.parameters, self.optimizers, holdings)
         self.step = 0
         self.num_skipped_steps = 0
         self.skipped_in_a_row = 0
@@ -209,7 +210,7 @@ class Trainer:
         Raises:
             TrainingDiverged: a parameter is not finite, so this is not worth keeping.
         """
-        tensors = self.state_tensors()
+        tensors = self._state.tensors()
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise TrainingDiverged(f"{name}: expected finite values at step {self.step}")
@@ -221,16 +222,10 @@ class Trainer:
             "losses": self.losses,
             "torch": torch.__version__,
         }
-        parts = {f"model.{name}": held for name, held in self.replica.holdings.items()}
-        for name, optimizer, parameter in self._optimized():
-            for key in optimizer.state[parameter]:
-                if name in self.replica.holdings:
-                    parts[f"optimizer.{name}.{key}"] = self.replica.holdings[name]
-        tensors = {
-            name: parts[name].in_checkpoint(tensor) if name in parts else tensor
-            for name, tensor in tensors.items()
-        }
-        return Checkpoint(self.step, tensors, state)
+        kept = self._state.in_checkpoint(tensors)
+        return Checkpoint(
+            self.step, kept | {"tokenizer": tokenizer_tensor(self.data.tokenizer)}, state
+        )
 
     def restore(self, checkpoint: StoredCheckpoint) -> None:
         """Take over a checkpoint of the same run, written in any layout.
@@ -238,57 +233,20 @@ class Trainer:
         Raises:
             ValueError: it belongs to another configuration or another text, or lacks tensors.
         """
-        state, stored = checkpoint.state, checkpoint.tensors
+        state = checkpoint.state
         digest = self.data.corpus.digest
         hint = "resume on the text the run began with"
         check(state["corpus_digest"] == digest, "corpus", state["corpus_digest"], digest, hint)
         check_same_run(TrainConfig.from_json(state.get("config")), self.config)
-        self._check_complete(list(stored))
-        with torch.no_grad():
-            for name, parameter in self.replica.parameters.items():
-                held = self.replica.holdings.get(name, _ALL)
-                parameter.copy_(held.of(stored[f"model.{name}"]))
-        for name, optimizer, parameter in self._optimized():
-            prefix, held = f"optimizer.{name}.", self.replica.holdings.get(name, _ALL)
-            optimizer.state[parameter] = {
-                key.removeprefix(prefix): held.of(stored[key]).to(parameter.device)
-                for key in stored
-                if key.startswith(prefix)
-            }
+        self._state.take(checkpoint.tensors)
         self.step = checkpoint.step
         self.num_skipped_steps = state["num_skipped_steps"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
         self.losses = list(state["losses"])
 
-    def _check_complete(self, stored: list[str]) -> None:
-        """Every parameter is there; and the moments of all of them, or of none before an update."""
-        known = set(stored)
-        missing = [f"model.{n}" for n in self.replica.parameters if f"model.{n}" not in known]
-        optimized = {key.rpartition(".")[0] for key in stored if key.startswith("optimizer.")}
-        if optimized:
-            every = (f"optimizer.{name}" for name, _, _ in self._optimized())
-            missing += [name for name in every if name not in optimized]
-        hint = "resume from a checkpoint that a run wrote, or start over in another folder"
-        got = f"{missing[0]} and {len(missing) - 1} more missing" if missing else ""
-        check(not missing, "checkpoint tensors", "all of the model and its optimizer", got, hint)
-
     def state_tensors(self) -> dict[str, Tensor]:
         """Parameters and optimizer moments of this process, by name."""
-        tensors: dict[str, Tensor] = {
-            f"model.{name}": parameter.detach()
-            for name, parameter in self.replica.parameters.items()
-        }
-        for name, optimizer, parameter in self._optimized():
-            for key, tensor in optimizer.state[parameter].items():
-                tensors[f"optimizer.{name}.{key}"] = tensor
-        tensors["tokenizer"] = tokenizer_tensor(self.data.tokenizer)
-        return tensors
-
-    def _optimized(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
-        names = {id(parameter): name for name, parameter in self.replica.parameters.items()}
-        for optimizer in self.optimizers:
-            for parameter in itertools.chain(*(g["params"] for g in optimizer.param_groups)):
-                yield names[id(parameter)], optimizer, parameter
+        return self._state.tensors()
 
 
 _ALL = Holding()
