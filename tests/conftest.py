@@ -10,23 +10,14 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read by triton at import, so set it first
 
 import hypothesis
-import jaxtyping
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
-
-def _host_modules() -> list[str]:
-    """Every module of ``blocks`` that holds host code; jit code must not be wrapped."""
-    return [
-        ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for path in sorted((ROOT / "blocks").rglob("*.py"))
-        if "_triton" not in path.parts and path.name != "__init__.py"
-    ]
-
-
 if importlib.util.find_spec("beartype"):  # a borrowed interpreter may lack it
-    jaxtyping.install_import_hook(_host_modules(), "beartype.beartype")
+    from tests.annotations import execute_annotations
+
+    execute_annotations(ROOT)
 
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=2000)
