@@ -12,20 +12,24 @@ from typing import Any
 import psutil
 import pytest
 
+from blocks.sched.placement import Placement
 from recipes.model import save_model
+from recipes.place.front import Launcher
 from recipes.place.group import GroupHandle, GroupSpec, Listener, LoadFailed, LostReason, Replica
 from recipes.place.ray import RayCluster, RayGroup, bundles_of
 from recipes.place.ray.group import reserve
 from recipes.place.ray.library import ray_library
 from recipes.place.ray.ranks import SHARE
+from tests.place.faults import break_load, kill_groups, kill_rank, lose_node
 from tests.place.group.groups import SMALL, ask, collect, eventually, first_delta, running_group
 from tests.place.group.test_group import varied
 from tests.place.ray_nodes import ray_nodes
+from tests.place.real_service import group, real_service, save_models
 from tests.serve.models import tiny_decoder, tiny_engine, tiny_tokenizer
 from tests.serve.test_engine import job, run
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]
-LIMIT_S = 300.0
+LIMIT_S = 600.0
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +175,27 @@ async def test_a_group_over_two_nodes_and_the_loss_of_one(nodes, cluster, folder
         assert tokens(await ask(handle, "tiny", *varied("r"))) == expected
 
 
+@on_ray
+async def test_a_service_on_ray_answers_through_every_fault(nodes, cluster, folder):
+    """A group's process, one rank of two, a load, a whole node: the same as on one machine."""
+    folders = save_models(folder.parent / "served")
+    (first, pair), (_, alone) = by_size(cluster)
+    placement = Placement((group(pair, "a", tp=2), group(alone, "a", "b")))
+    launcher = Launcher(cluster.start_group, cluster.host, lambda: cluster.lost_devices)
+    async with (
+        real_service(placement, folders, num_devices=3, launcher=launcher) as service,
+        service.asked() as answers,
+    ):
+        await kill_groups(service, answers, alone)
+        await kill_groups(service, answers, pair, alone)
+        await break_load(service, answers, alone, folders["b"])
+        await lose_node(service, answers, pair, lambda: nodes.remove(first), lambda: nodes.add(2))
+        ranks = lambda: processes("ray::RankActor")  # noqa: E731
+        await kill_rank(service, answers, pair, ranks, [alone])
+    assert answers.right["a"] > 20
+    assert answers.right["b"] > 20
+
+
 class Shown:
     """What Ray shows a process of a bundle."""
 
@@ -212,6 +237,7 @@ from recipes.place.ray import RayCluster, RayGroup, bundles_of
 from recipes.place.ray.group import reserve
 from recipes.place.ray.library import ray_library
 from recipes.place.ray.ranks import SHARE
+from tests.place.faults import break_load, kill_groups, kill_rank, lose_node
 from tests.place.group.groups import ask, running_group
 from tests.serve.test_engine import job
 from pathlib import Path
