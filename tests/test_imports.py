@@ -55,6 +55,14 @@ def test_clusters_are_simulated_without_torch() -> None:
     )
 
 
+def test_placements_are_planned_without_torch() -> None:
+    run(
+        "import sys\n"
+        "sys.modules['torch'] = None  # importing it now raises\n"
+        "import recipes.place.plan_verb, recipes.place.simulate_verb, recipes.place.view\n"
+    )
+
+
 def test_planning_side_of_sharding_imports_without_torch() -> None:
     run(
         "import sys\n"

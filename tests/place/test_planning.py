@@ -32,6 +32,7 @@ from recipes.place.planning import (
 )
 from recipes.place.planning.events_file import read_events
 from recipes.place.planning.profiles_here import profiles_here
+from recipes.place.planning.replicas import replicated, swapped
 from recipes.place.planning.search import Watched
 from recipes.place.planning.served import by_group, by_model, by_time
 from tests.place.planning_cases import two_models, writers
@@ -94,9 +95,30 @@ def test_models_that_generate_get_rooms_and_are_compared(tmp_path):
     assert set(plan.placement.models) == {"write", "draft"}
     assert all(min(group.kv_tokens) >= 1024 for group in plan.placement.groups)
     found = ways(task, plan.placement)
-    assert [way.name for way in found] == ["this placement", "selective replication", "round robin"]
+    assert [way.name for way in found] == [
+        *("this placement", "selective replication", "round robin", "swapping")
+    ]
+    assert found[3].searched == found[1].searched  # one window, the same traffic
     assert found[0].searched == plan.attainment >= found[1].searched
     assert task.outcome(plan.placement).attainment == plan.attainment
+
+
+def test_models_that_generate_are_swapped_where_one_at_a_time_fits(tmp_path):
+    """The first half of the trace asks for one model, the second for the other."""
+    path = writers(tmp_path)
+    rows = [f"{at_s},8,2,write" for at_s in range(0, 20, 2)]
+    rows += [f"{at_s}.5,8,2,draft" for at_s in range(20, 40, 2)]
+    head = "TIMESTAMP,ContextTokens,GeneratedTokens,Model"
+    (tmp_path / "log.csv").write_text("\n".join([head, *rows]) + "\n")
+    data = json.loads(path.read_text())
+    data["traffic"] = {"trace": "log.csv", "trace_model": "Model"}
+    data["cluster"] = {"num_devices": 1, "memory": "3GiB"}  # weights are 2 GB
+    path.write_text(json.dumps(data))
+    quick = ("replan_every_s=20", "load_bytes_per_s=1e15")
+    assert swapped(task_of(path, *quick)) == 1.0
+    task = task_of(path, *quick[:1])
+    assert task.simulator().run(replicated(task)).attainment == 0.5
+    assert swapped(task) == 0.95  # one request comes while the other model is loaded, for 2 s
 
 
 def test_rooms_leave_memory_for_the_block_that_holds_no_tokens(tmp_path):

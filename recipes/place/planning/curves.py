@@ -8,9 +8,10 @@ from typing import NamedTuple
 from blocks._checks import check
 from blocks.sched.placement import Placement
 from recipes.place.planning.change import Change
+from recipes.place.planning.replicas import replicated, swapped
 from recipes.place.planning.search import QUICK, Say, find_placement
 from recipes.place.planning.task import PlaceTask
-from recipes.place.planning.ways import OURS, REPLICATION, SWAPPING, replicated, swapped
+from recipes.place.planning.ways import OURS, REPLICATION, SWAPPING
 from recipes.place.traffic import rates_of
 
 FACTORS = {

@@ -2,23 +2,15 @@
 
 from typing import NamedTuple
 
-from blocks.sched.place_search import (
-    Evaluator,
-    Memory,
-    greedy_selection,
-    round_robin,
-    selective_replication,
-    swapping,
-)
-from blocks.sched.place_search.useful import useful_configurations
+from blocks.sched.place_search import Memory, round_robin
 from blocks.sched.placement import Placement
 from blocks.sched.profile import Configuration
 from recipes.place.planning.change import Change
+from recipes.place.planning.replicas import SINGLE, every_s, replicated, swapped
 from recipes.place.planning.task import PlaceTask
 
 OURS, REPLICATION = "this placement", "selective replication"
 ROUND_ROBIN, SWAPPING = "round robin", "swapping"
-SINGLE = Configuration(1, 1)
 
 
 class Way(NamedTuple):
@@ -49,26 +41,12 @@ def ways(task: PlaceTask, placement: Placement) -> tuple[Way, ...]:
         way(REPLICATION, replicated(task), "groups of one device"),
         way(ROUND_ROBIN, dealt(task), f"groups of {_even(task)}, models in turn"),
     ]
-    if not task.generates:
-        note = (
-            f"replicas anew every {_every_s(task):g} s, knowing what comes, "
-            f"loaded at {task.config.serving.load_bytes_per_s / 1e9:g} GB/s"
-        )
-        found.append(Way(SWAPPING, swapped(draws[0]), swapped(draws[1]), note))
+    note = (
+        f"replicas anew every {every_s(task):g} s, knowing what comes, "
+        f"loaded at {task.config.serving.load_bytes_per_s / 1e9:g} GB/s"
+    )
+    found.append(Way(SWAPPING, swapped(draws[0]), swapped(draws[1]), note))
     return tuple(found)
-
-
-def replicated(task: PlaceTask) -> Placement:
-    """Selective replication: models on single devices, as many of each as its traffic wants."""
-    arguments = task.workload, task.profiles, task.num_devices, task.memory_bytes
-    if not task.generates:
-        return selective_replication(*arguments, task.settings)
-    memory = Memory(task.profiles, task.memory_bytes, task.kv_tokens)
-    evaluate = Evaluator(task.simulator(), task.workload, memory)
-    empty = [(SINGLE, ())] * task.num_devices
-    useful = useful_configurations(task.workload, task.profiles)
-    found = greedy_selection(evaluate, memory, empty, task.workload.models, useful=useful)
-    return task.roomed(memory.with_rooms(found.placement))
 
 
 def dealt(task: PlaceTask) -> Placement:
@@ -77,25 +55,6 @@ def dealt(task: PlaceTask) -> Placement:
     found = round_robin(*arguments, _even(task))
     memory = Memory(task.profiles, task.memory_bytes, task.kv_tokens)
     return task.roomed(memory.with_rooms(found))
-
-
-def swapped(task: PlaceTask) -> float:
-    """What selective replication attains, solved anew for every window with its traffic known;
-    loading takes the time it takes."""
-    timeline = swapping(
-        task.workload,
-        task.profiles,
-        task.num_devices,
-        task.memory_bytes,
-        every_s=_every_s(task),
-        bytes_per_s=task.config.serving.load_bytes_per_s,
-        settings=task.settings,
-    )
-    return timeline.serve(task.profiles, task.workload, **task.settings).attainment
-
-
-def _every_s(task: PlaceTask) -> float:
-    return task.config.serving.replan_every_s or 60.0
 
 
 def _even(task: PlaceTask) -> Configuration:
