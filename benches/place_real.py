@@ -85,7 +85,7 @@ POINTS = Points(
     rounds=4,
     decode_steps=3,
 )
-SECONDS = 25.0
+SECONDS = 20.0
 """Of traffic, a setting."""
 
 

@@ -17,7 +17,7 @@ async def pace(
     profiles: Mapping[str, Profile],
     configuration: tuple[int, int],
     *,
-    rounds: int = 4,
+    rounds: int = 2,
 ) -> float:
     """Seconds of a few steps over the profile's: above 1 where the machine is slower now.
 
