@@ -140,51 +140,78 @@ PLACES = (
     Place(
         "pair apart",
         ("a", "b"),
-        (Traffic(0.5, 1, 4, 1.5), Traffic(0.7, 2, 3, 1.0), Traffic(0.9, 4, 3, 0.8)),
+        (
+            Traffic(0.5, 1, 5, 2.0),
+            Traffic(0.6, 2, 6, 2.0),
+            Traffic(0.7, 3, 8, 2.5),
+        ),
     ),
     Place(
         "pair shared",
         ("ab", "ab"),
         (
-            Traffic(0.5, 1, 3, 1.5),
-            Traffic(0.7, 3, 3, 1.5),
-            Traffic(0.9, 2, 4, 1.0),
-            Traffic(1.1, 1, 5, 1.2),
+            Traffic(0.5, 1, 4, 2.0),
+            Traffic(0.6, 3, 6, 2.0),
+            Traffic(0.8, 2, 8, 2.5),
+            Traffic(1.0, 1, 8, 2.5),
         ),
     ),
     Place(
         "three of four each",
         ("abc", "bcd"),
-        (Traffic(0.5, 3, 2, 1.0), Traffic(0.7, 1, 2, 1.5), Traffic(0.9, 3, 6, 1.5, 0.5)),
+        (
+            Traffic(0.5, 2, 3, 2.0),
+            Traffic(0.7, 1, 4, 2.0),
+            Traffic(0.8, 3, 10, 3.0, 0.5),
+        ),
     ),
     Place(
         "two ranks a layer",
         ("ab",),
-        (Traffic(0.5, 1, 3, 1.5), Traffic(0.7, 2, 3, 1.0), Traffic(0.9, 4, 5, 1.5)),
+        (
+            Traffic(0.5, 1, 4, 2.0),
+            Traffic(0.6, 2, 6, 2.0),
+            Traffic(0.8, 3, 10, 3.0),
+        ),
         op=2,
     ),
     Place(
         "two stages",
         ("ab",),
-        (Traffic(0.5, 1, 3, 1.5), Traffic(0.7, 2, 3, 1.0), Traffic(0.9, 4, 5, 1.5)),
+        (
+            Traffic(0.5, 1, 4, 2.0),
+            Traffic(0.6, 2, 6, 2.0),
+            Traffic(0.8, 3, 10, 3.0),
+        ),
         pp=2,
     ),
     Place(
         "four apart on two cores",
         ("a", "b", "c", "d"),
-        (Traffic(0.4, 1, 6, 2.5), Traffic(0.6, 2, 4, 1.5), Traffic(0.8, 4, 5, 2.0)),
+        (
+            Traffic(0.3, 1, 6, 3.0),
+            Traffic(0.5, 2, 8, 3.0),
+            Traffic(0.6, 3, 12, 4.0),
+        ),
         core_of=(0, 1, 0, 1),
     ),
     Place(
         "four shared on two cores",
         ("ab", "cd", "ab", "cd"),
-        (Traffic(0.4, 3, 5, 2.0), Traffic(0.6, 1, 4, 1.5), Traffic(0.8, 2, 6, 2.5)),
+        (
+            Traffic(0.4, 2, 6, 3.0),
+            Traffic(0.6, 1, 6, 3.0),
+            Traffic(0.8, 2, 10, 4.0),
+        ),
         core_of=(0, 1, 1, 0),
     ),
     Place(
         "three on two cores",
         ("ab", "ab", "c"),
-        (Traffic(0.5, 2, 4, 1.5), Traffic(0.8, 2, 5, 1.5)),
+        (
+            Traffic(0.5, 2, 6, 2.5),
+            Traffic(0.7, 2, 8, 3.0),
+        ),
         core_of=(0, 1, 0),
     ),
 )
@@ -432,9 +459,9 @@ def run(only: str = "", clock: bool = False, seconds: float = SECONDS) -> list[C
 
 
 BURSTY = (
-    Traffic(0.3, 5, 5, 2.0, 1.0),
-    Traffic(0.45, 5, 5, 2.0, 1.0),
-    Traffic(0.6, 5, 5, 2.0, 1.0),
+    Traffic(0.2, 4, 10, 3.0, 1.0),
+    Traffic(0.35, 4, 10, 3.0, 1.0),
+    Traffic(0.5, 4, 10, 3.0, 1.0),
 )
 APART = Place("one model a group", ("a", "b"), BURSTY)
 TOGETHER = Place("all models on every group", ("ab", "ab"), BURSTY)
