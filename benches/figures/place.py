@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from benches.figures import (
+    _place_faults,
     _place_groups,
     _place_real,
     _place_search,
@@ -19,4 +20,5 @@ def rows() -> Iterator[Row]:
     yield from _place_workers.rows()
     yield from _place_groups.rows()
     yield from _place_service.rows()
+    yield from _place_faults.rows()
     yield from _place_real.rows()

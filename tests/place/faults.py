@@ -11,7 +11,7 @@ from typing import Any
 from blocks.sched.placement import Placement
 from recipes.place.fleet import LiveGroup
 from recipes.place.ray import RayGroup
-from tests.place.real_service import Answers, RealService, eventually
+from tests.place.real_service import Answers, RealService, eventually, group
 from tests.serve.ranks import is_alive
 
 MODELS = ("a", "b")
@@ -128,3 +128,42 @@ async def lose_node(
     before = len(service.rounds)
     service.keeper.wake()
     await recovers(service, answers, before)
+
+
+NUM_FAULTS = 5
+
+
+async def every_fault(
+    service: RealService,
+    answers: Answers,
+    pair: Sequence[int],
+    alone: Sequence[int],
+    folder: Path,
+    *,
+    go: Callable[[], object],
+    back: Callable[[], object],
+    ranks: Callable[[], list[int]],
+) -> None:
+    """All of them, one after another, on ``layout(pair, alone)``; ``NUM_FAULTS`` in all.
+
+    Args:
+        folder: of ``b``, which may be damaged.
+        go, back: take the node of ``pair`` away, and give another.
+        ranks: processes that are ranks.
+    """
+    faults = (
+        lambda: kill_groups(service, answers, alone),
+        lambda: kill_groups(service, answers, pair, alone),
+        lambda: break_load(service, answers, alone, folder),
+        lambda: lose_node(service, answers, pair, go, back),
+        lambda: kill_rank(service, answers, pair, ranks, [alone]),
+    )
+    assert len(faults) == NUM_FAULTS
+    for fault in faults:
+        await fault()
+        answers.survived += 1
+
+
+def layout(pair: Sequence[int], alone: Sequence[int]) -> Placement:
+    """``a`` on two ranks, and both models on one."""
+    return Placement((group(pair, "a", tp=2), group(alone, "a", "b")))

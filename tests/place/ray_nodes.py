@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from recipes.place.ray.library import keep_to_this_machine, ray_library
 
 
@@ -64,3 +66,16 @@ def ray_nodes(*num_devices: int) -> Iterator[RayNodes]:
         else:
             os.environ["RAY_TMPDIR"] = before
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def processes(title: str) -> list[int]:
+    """Of Ray below this process, by what they are."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            running = process.status() != psutil.STATUS_ZOMBIE
+            if running and process.cmdline()[:1] and title in process.cmdline()[0]:
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found

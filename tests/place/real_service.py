@@ -59,12 +59,16 @@ def group(devices: Sequence[int], *models: str, tp: int = 1) -> Group:
 
 @dataclasses.dataclass
 class Answers:
-    """What became of requests: right ones and told errors, by model; anything else is ``wrong``."""
+    """What became of requests: right ones and told errors, by model; anything else is ``wrong``.
+
+    survived: faults so far.
+    """
 
     right: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     told: list[str] = dataclasses.field(default_factory=list)
     wrong: list[str] = dataclasses.field(default_factory=list)
     asked: int = 0
+    survived: int = 0
 
     @property
     def answered(self) -> int:
@@ -170,9 +174,11 @@ class RealService:
             writer.close()
 
     @contextlib.asynccontextmanager
-    async def asked(self, num_clients: int = 4) -> AsyncIterator[Answers]:
+    async def asked(
+        self, num_clients: int = 4, *, into: Answers | None = None
+    ) -> AsyncIterator[Answers]:
         """Clients that ask one thing after another; afterwards every request has been answered."""
-        answers, over = Answers(), asyncio.Event()
+        answers, over = Answers() if into is None else into, asyncio.Event()
 
         async def client(seed: int) -> None:
             rng, model = random.Random(seed), list(SEEDS)[seed % len(SEEDS)]
@@ -204,7 +210,7 @@ async def real_service(
         tuple(PlacedModel(name=name, folder=str(folders[name])) for name in SEEDS),
         Cluster(num_devices=num_devices, memory="1GiB"),
         EngineLimits(token_budget=64, max_num_seqs=8, block_size=4, max_model_len=256),
-        serving=Serving(replan_every_s=0, start_s=LIMIT_S, load_wait_s=LIMIT_S),
+        serving=Serving(replan_every_s=0, start_s=LIMIT_S, load_wait_s=LIMIT_S, max_restarts=20),
     )
     profiles = {name: profile(name) for name in SEEDS}
     server_config = ServerConfig(port=1)

@@ -9,22 +9,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from blocks.sched.placement import Placement
 from recipes.model import save_model
 from recipes.place.front import Launcher
 from recipes.place.group import GroupHandle, GroupSpec, Listener, LoadFailed, LostReason, Replica
+from recipes.place.group.faults import how_it_ended
 from recipes.place.ray import RayCluster, RayGroup, bundles_of
 from recipes.place.ray.group import reserve
 from recipes.place.ray.library import ray_library
 from recipes.place.ray.ranks import SHARE
-from tests.place.faults import break_load, kill_groups, kill_rank, lose_node
+from recipes.serve.parallel.start import UNKNOWN
+from tests.place.faults import NUM_FAULTS, every_fault, layout
 from tests.place.group.groups import SMALL, ask, collect, eventually, first_delta, running_group
 from tests.place.group.test_group import varied
-from tests.place.ray_nodes import ray_nodes
-from tests.place.real_service import group, real_service, save_models
+from tests.place.ray_nodes import processes, ray_nodes
+from tests.place.real_service import real_service, save_models
 from tests.serve.models import tiny_decoder, tiny_engine, tiny_tokenizer
 from tests.serve.test_engine import job, run
 
@@ -60,19 +60,6 @@ def by_size(cluster):
     found = sorted(cluster.nodes().items(), key=lambda one: -len(one[1]))
     assert [len(devices) for _, devices in found] == [2, 1]
     assert sorted(device for _, devices in found for device in devices) == [0, 1, 2]
-    return found
-
-
-def processes(title: str) -> list[int]:
-    """Of Ray below this process, by what they are."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            running = process.status() != psutil.STATUS_ZOMBIE
-            if running and process.cmdline()[:1] and title in process.cmdline()[0]:
-                found.append(process.pid)
-        except psutil.Error:
-            continue
     return found
 
 
@@ -123,7 +110,7 @@ async def test_ranks_on_one_node_answer_as_the_engine_in_this_process(nodes, clu
         await first_delta(stream)
         os.kill(process_of(handle).pid(), signal.SIGKILL)
         reason = await handle.wait_lost()
-        assert reason == LostReason("ended", "its process or its machine is gone")
+        assert reason == LostReason("ended", how_it_ended(UNKNOWN))
         assert "Worker" in process_of(handle).why
         (lost,) = (await collect(stream)).values()
         assert lost.completions[0].finish_reason == "error"
@@ -180,18 +167,23 @@ async def test_a_service_on_ray_answers_through_every_fault(nodes, cluster, fold
     """A group's process, one rank of two, a load, a whole node: the same as on one machine."""
     folders = save_models(folder.parent / "served")
     (first, pair), (_, alone) = by_size(cluster)
-    placement = Placement((group(pair, "a", tp=2), group(alone, "a", "b")))
     launcher = Launcher(cluster.start_group, cluster.host, lambda: cluster.lost_devices)
+    places = layout(pair, alone)
     async with (
-        real_service(placement, folders, num_devices=3, launcher=launcher) as service,
+        real_service(places, folders, num_devices=3, launcher=launcher) as service,
         service.asked() as answers,
     ):
-        await kill_groups(service, answers, alone)
-        await kill_groups(service, answers, pair, alone)
-        await break_load(service, answers, alone, folders["b"])
-        await lose_node(service, answers, pair, lambda: nodes.remove(first), lambda: nodes.add(2))
-        ranks = lambda: processes("ray::RankActor")  # noqa: E731
-        await kill_rank(service, answers, pair, ranks, [alone])
+        await every_fault(
+            service,
+            answers,
+            pair,
+            alone,
+            folders["b"],
+            go=lambda: nodes.remove(first),
+            back=lambda: nodes.add(2),
+            ranks=lambda: processes("ray::RankActor"),
+        )
+    assert answers.survived == NUM_FAULTS
     assert answers.right["a"] > 20
     assert answers.right["b"] > 20
 
@@ -233,11 +225,13 @@ def test_a_ray_that_is_started_here_listens_on_loopback_alone(folder):
 
     code = """
 import asyncio, logging, os, psutil, sys
+from recipes.place.group.faults import how_it_ended
 from recipes.place.ray import RayCluster, RayGroup, bundles_of
 from recipes.place.ray.group import reserve
 from recipes.place.ray.library import ray_library
 from recipes.place.ray.ranks import SHARE
-from tests.place.faults import break_load, kill_groups, kill_rank, lose_node
+from recipes.serve.parallel.start import UNKNOWN
+from tests.place.faults import NUM_FAULTS, every_fault, layout
 from tests.place.group.groups import ask, running_group
 from tests.serve.test_engine import job
 from pathlib import Path
