@@ -55,6 +55,15 @@ def test_the_known_best_placement_is_found_and_certified(tmp_path):
     assert (plan.attainment, plan.bound, plan.gap) == (1.0, 1.0, 0.0)
 
 
+def test_groups_stay_within_nodes(tmp_path):
+    task = task_of(two_models(tmp_path), "num_devices=6", "num_nodes=2")  # of three devices
+    plan = find_placement(task, configurations=[Configuration(1, 2)])
+    assert [group.configuration for group in plan.placement.groups] == [(1, 2)] * 3
+    nodes = [{device // 3 for device in group.devices} for group in plan.placement.groups]
+    assert sorted(map(len, nodes)) == [1, 1, 2]  # a pair from each node, and what is left
+    assert task.checked(plan.placement) is plan.placement
+
+
 def test_every_way_attains_what_can_be_worked_out(tmp_path):
     found = {way.name: way for way in ways(task_of(two_models(tmp_path)), SPREAD)}
     searched = {name: way.searched for name, way in found.items()}

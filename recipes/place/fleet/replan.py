@@ -20,7 +20,7 @@ from blocks.sched.place_search.trial import contents
 from blocks.sched.placement import Placement
 from blocks.sched.profile import Profile
 from blocks.sched.workload import Workload
-from recipes.place.fleet.deal import deal
+from recipes.place.planning.deal import deal
 from recipes.place.planning.rooms import capped
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from blocks.sched.place_search import PlacementPlan, Simulated, place
 from blocks.sched.placement import Placement
+from recipes.place.planning.deal import deal
 from recipes.place.planning.infeasible import impossible
 from recipes.place.planning.task import PlaceTask
 
@@ -50,7 +51,7 @@ class Watched:
 
 
 def find_placement(task: PlaceTask, say: Say = lambda line: None, **effort: Any) -> PlacementPlan:
-    """The best placement found for a task.
+    """The best placement found for a task, its groups within nodes where they can be.
 
     Args:
         effort: of ``place``, instead of ``EFFORT``.
@@ -72,4 +73,6 @@ def find_placement(task: PlaceTask, say: Say = lambda line: None, **effort: Any)
         tell=say,
         **(effort or EFFORT[task.generates]),
     )
-    return dataclasses.replace(found, placement=task.roomed(found.placement))
+    devices = range(task.num_devices)
+    dealt = deal(task.roomed(found.placement), devices, task.config.cluster.devices_per_node)
+    return dataclasses.replace(found, placement=dealt)

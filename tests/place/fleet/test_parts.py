@@ -27,8 +27,8 @@ from recipes.place.fleet import (
     repair,
     waits_for,
 )
-from recipes.place.fleet.deal import deal
 from recipes.place.fleet.drift import Traffic
+from recipes.place.planning.deal import deal
 from tests.place.fleet.clusters import (
     MEMORY,
     NAMES,
