@@ -1,6 +1,8 @@
 """Seats, router, repairs, places for one more model, dealing of devices, waits, traffic."""
 
 import random
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -176,6 +178,14 @@ def test_a_request_is_sent_to_two_groups_at_most():
     desk.gain("z", 0, 1, over=False)
     assert not desk.lost(late)
     assert desk.router.num_live == 0
+
+
+def test_decisions_and_searches_need_no_torch():
+    code = (
+        "import sys; sys.modules['torch'] = None; "  # importing it now raises
+        "import recipes.place.fleet, recipes.place.fleet.replan, recipes.place.arguments"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # --- the fleet ----------------------------------------------------------------------------------
