@@ -18,8 +18,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from benches.alpa_models import graphs_of, sequences_a_row
+from benches.alpa_one_node import one_node_runs
 from benches.alpa_paper import Family
-from benches.alpa_runs import Run, one_node_runs, runs
+from benches.alpa_runs import Run, runs
 from benches.alpa_step import Replayed, step_of
 from benches.plan_ranking import spearman
 from blocks.sharding import OpGraph

@@ -9,8 +9,9 @@ from benches.alpa_bounds import even_bounds, stage_bounds
 from benches.alpa_ceiling import ceiling, far_pairs, pairs_right, published
 from benches.alpa_choices import allowed_of, dim_factors
 from benches.alpa_models import graph_of
+from benches.alpa_one_node import one_node_runs
 from benches.alpa_paper import Family, Model
-from benches.alpa_runs import Run, one_node_runs, runs
+from benches.alpa_runs import Run, runs
 from benches.alpa_step import in_turn
 from blocks.sharding import Mesh, OpGraph, Replicate, strategies
 from recipes.plan.chain import LayerChain
