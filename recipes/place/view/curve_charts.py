@@ -60,10 +60,10 @@ def _panel(curve: Curve, x: float, y: float, floor: float) -> Iterator[str]:
     def at_y(share: float) -> float:
         return y + (1 - (share - floor) / (1 - floor)) * _TALL
 
-    steps = round((1 - floor) * 10)
-    every = 1 if steps <= 5 else 2
-    for tenth in range(0, steps + 1, every):
-        share = 1 - tenth / 10
+    span = round((1 - floor) * 100)
+    every = 2 if span <= 10 else 10 if span <= 50 else 20
+    for percent in range(0, span + 1, every):
+        share = 1 - percent / 100
         yield line(x, at_y(share), x + _PANEL, at_y(share))
         yield text(x - 8, at_y(share) + 4, f"{share:.0%}", "muted", "end")
     yield line(x, at_y(TARGET), x + _PANEL, at_y(TARGET), "var(--muted)", 'stroke-dasharray="5 4"')
