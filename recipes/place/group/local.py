@@ -41,7 +41,7 @@ class LocalProcess:
 
     Args:
         pid: of the group's process. poll: its exit code, None while it runs.
-        folder: removed once it has ended.
+        folder: removed once it has ended, should the process not have come to it.
     """
 
     def __init__(self, pid: int, poll: Callable[[], int | None], folder: str) -> None:
@@ -77,7 +77,7 @@ def exec_group(spec: GroupSpec) -> LocalProcess:
     if spec.device == "cuda":
         environment["CUDA_VISIBLE_DEVICES"] = visible_devices(spec.devices)
     process = subprocess.Popen(
-        [sys.executable, "-m", "recipes.place.group"],
+        [sys.executable, "-m", "recipes.place.group", folder],
         stdin=subprocess.PIPE,
         env=environment,
         process_group=0,
@@ -108,7 +108,7 @@ def fork_group(spec: GroupSpec) -> LocalProcess:
             os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)  # signals must not wake the loop of the process it came from
             tempfile.tempdir = folder
-            be_group(spec.to_json(), fork_ranks)
+            be_group(spec.to_json(), folder, fork_ranks)
         os._exit(1)
     with contextlib.suppress(OSError):  # both sides, for it must be so before either goes on
         os.setpgid(pid, pid)
@@ -133,8 +133,12 @@ class _Waited:
         return self._code
 
 
-def be_group(text: str, start_ranks: Start = exec_ranks) -> None:
-    """The whole life of a process that is a group and nothing else; does not return."""
+def be_group(text: str, folder: str | None = None, start_ranks: Start = exec_ranks) -> None:
+    """The whole life of a process that is a group and nothing else; does not return.
+
+    Args:
+        text: a ``GroupSpec`` as JSON. folder: of its own, removed at the end.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front door, which may drain, says when
     logging.basicConfig(format="%(levelname)s %(message)s")
     gc.freeze()  # what was imported need not be looked at when a model is unloaded
@@ -144,4 +148,6 @@ def be_group(text: str, start_ranks: Start = exec_ranks) -> None:
     except BaseException:
         logging.getLogger("recipes.place").exception("a group ends")
         code = 1
+    if folder is not None:  # whoever started it may be gone
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(code)  # what torch would still tidy up may wait for ranks that are gone

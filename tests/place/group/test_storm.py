@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import shutil
 import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +32,7 @@ async def test_every_request_of_a_storm_is_answered_once(tmp_path, seed, num_fau
 async def test_a_front_door_that_is_killed_takes_its_groups_along(tmp_path):
     (folder,) = save_models(tmp_path, 0)
     told = tmp_path / "told"
+    temporary = tempfile.mkdtemp(prefix="door-")  # a short path, for sockets
 
     async def front_door() -> None:
         listener = await Listener.open()
@@ -46,6 +50,7 @@ async def test_a_front_door_that_is_killed_takes_its_groups_along(tmp_path):
     pid = os.fork()
     if pid == 0:
         try:
+            tempfile.tempdir = temporary
             asyncio.run(front_door())
         finally:
             os._exit(1)
@@ -59,3 +64,6 @@ async def test_a_front_door_that_is_killed_takes_its_groups_along(tmp_path):
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     await eventually(lambda: not any(map(is_alive, pids)))
+    left = [path.name for path in Path(temporary).iterdir()]
+    shutil.rmtree(temporary)
+    assert not [name for name in left if not name.startswith("blocks-place-")]
