@@ -2,25 +2,25 @@
 
 import collections
 import itertools
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from typing import Literal
 
 from blocks.sched.placement import Placement
+from recipes.place.fleet._invariants import check_fleet
 from recipes.place.fleet.action import Action, Devices, Load, Replace, Start, Stop, Unload
-from recipes.place.fleet.admit import admit
 from recipes.place.fleet.backoff import Backoff
 from recipes.place.fleet.capacity import Capacity
 from recipes.place.fleet.live_group import LiveGroup, LiveReplica
 from recipes.place.fleet.observed import Observed
+from recipes.place.fleet.on_demand import with_model
 from recipes.place.fleet.reconcile import reconcile
 from recipes.place.fleet.repair import repair
 from recipes.place.fleet.router import Router
+from recipes.place.fleet.trouble import Trouble
 
 Tell = Callable[[Literal["good", "bad", "note"], str], None]
 STEADY_S = 60.0
 """A group that has lived so long counts as one that works."""
-GIVEN_UP_S = 600.0
-"""After so long, devices that were given up may be tried again."""
 
 
 class Fleet:
@@ -60,14 +60,10 @@ class Fleet:
         self.desired, self.capacity, self.num_devices = desired, capacity, num_devices
         self.router, self.tell = router, tell
         self.groups: dict[Devices, LiveGroup] = {}
-        self.lost: set[int] = set()
         self.wants_search = False  # the placement was mended in haste; a search may know better
         self.counts: collections.Counter[str] = collections.Counter()
-        self._wanted_s, self._max_restarts = wanted_s, max_restarts
-        self._starts = Backoff() if starts is None else starts
-        self._loads = Backoff() if loads is None else loads
-        self._why: dict[str, str] = {}  # model: why its last load failed
-        self._given_up: dict[int, float] = {}
+        self._wanted_s = wanted_s
+        self._trouble = Trouble(max_restarts, starts, loads)
         self._busy: collections.Counter[int] = collections.Counter()
         self._asked_s: dict[str, float] = {}
         self._numbers = itertools.count()
@@ -76,19 +72,22 @@ class Fleet:
 
     def observed(self, now_s: float) -> Observed:
         """The moment as plain data."""
-        starts = {(devices, "") for devices in self._starts.waiting(now_s)}
         return Observed(
             tuple(group.observed() for group in self.groups.values()),
             frozenset(+self._busy),
-            frozenset(starts) | self._loads.waiting(now_s),
+            self._trouble.waiting(now_s),
             frozenset(self.unusable(now_s)),
             frozenset(self.wanted(now_s)),
         )
 
+    @property
+    def lost(self) -> frozenset[int]:
+        """Devices of nodes that are gone."""
+        return frozenset(self._trouble.lost)
+
     def unusable(self, now_s: float) -> set[int]:
         """Devices that are lost or were given up."""
-        given_up = {d for d, at_s in self._given_up.items() if 0 <= now_s - at_s < GIVEN_UP_S}
-        return self.lost | given_up
+        return self._trouble.unusable(now_s)
 
     def usable(self, now_s: float) -> list[int]:
         """All others."""
@@ -103,10 +102,7 @@ class Fleet:
 
     def steps(self, now_s: float) -> tuple[Action, ...]:
         """What to do now; until it is told otherwise, each of the actions counts as under way."""
-        over = [d for d, at_s in self._given_up.items() if not 0 <= now_s - at_s < GIVEN_UP_S]
-        for device in over:
-            del self._given_up[device]
-            self.wants_search = True
+        self.wants_search |= self._trouble.recover(now_s)
         found = reconcile(self.desired, self.observed(now_s), self.capacity.fits)
         if found and isinstance(found[0], Replace):
             self.desired = repair(self.desired, self.unusable(now_s), self.capacity)
@@ -120,8 +116,7 @@ class Fleet:
 
     def next_s(self, now_s: float) -> float:
         """When a wait after a failure is over."""
-        back_s = [at_s + GIVEN_UP_S for at_s in self._given_up.values()]
-        return min([self._starts.next_s(now_s), self._loads.next_s(now_s), *back_s])
+        return self._trouble.next_s(now_s)
 
     # --- what comes of it -----------------------------------------------------------------------
 
@@ -187,8 +182,7 @@ class Fleet:
                 max_model_len=max_model_len,
                 now_s=now_s,
             )
-            self._loads.clear((action.devices, action.model))
-            self._why.pop(action.model, None)
+            self._trouble.loaded(action.devices, action.model)
             self.counts["loads"] += 1
             self.tell("good", f"{action.model} is loaded on group {group.name}")
         elif isinstance(action, Unload):
@@ -207,8 +201,7 @@ class Fleet:
         group = self.groups.get(action.devices)
         if isinstance(action, Load) and group is not None and action.model in group.replicas:
             del group.replicas[action.model]
-            num = self._loads.fail((action.devices, action.model), now_s)
-            self._why[action.model] = why
+            num = self._trouble.load_failed(action.devices, action.model, now_s, why)
             self.counts["failed_loads"] += 1
             self.tell("bad", f"{action.model} cannot be loaded on {group.name} ({num}): {why}")
             return self.router.drop(action.devices, action.model)
@@ -232,29 +225,25 @@ class Fleet:
         if stopping:
             return left
         if group.state == "ready" and now_s - group.since_s > STEADY_S:
-            self._starts.clear(group.devices)
-        num = self._starts.fail(group.devices, now_s)
+            self._trouble.group_works(group.devices)
+        num = self._trouble.group_failed(group.devices, now_s)
         self.counts["lost_groups"] += 1
         self.tell("bad", f"group {group.name} is lost, {_where(group)}: {why}")
-        if num >= self._max_restarts:
-            self._starts.clear(group.devices)
-            self._given_up.update(dict.fromkeys(group.devices, now_s))
-            self.tell("bad", f"{_where(group)} are given up after {num} failures")
+        if num == 0:
+            self.tell("bad", f"{_where(group)} are given up after failures in a row")
         return left
 
     def lose_devices(self, devices: Collection[int], now_s: float, why: str) -> list[str]:
         """A node is gone; ids of the requests that its groups had."""
         left: list[str] = []
-        self.lost.update(devices)
+        self._trouble.lose(devices)
         for group in [g for g in self.groups.values() if set(g.devices) & set(devices)]:
             left += self.lose(group, now_s, why)
         return left
 
     def regain_devices(self, devices: Collection[int]) -> None:
         """A node is back; the next search uses it."""
-        back = self.lost.intersection(devices)
-        self.lost -= back
-        self.wants_search |= bool(back)
+        self.wants_search |= self._trouble.regain(devices)
 
     def _remove(self, group: LiveGroup) -> list[str]:
         del self.groups[group.devices]
@@ -272,55 +261,23 @@ class Fleet:
 
     def want(self, model: str, now_s: float) -> bool:
         """See that a model is loaded somewhere, as soon as can be; False where there is no room."""
-        unusable = self.unusable(now_s)
-        if any(not unusable & set(self.desired.groups[at].devices)
-               for at in self.desired.groups_of(model)):  # fmt: skip
-            return True
-        taken = {d for group in self.desired.groups for d in group.devices}
-        free = [device for device in self.usable(now_s) if device not in taken]
-        idle = sorted(
-            (seat for seat in self.router.seats() if not seat.live), key=lambda seat: seat.used_s
-        )
-        found = admit(
-            self.desired,
-            model,
-            self.capacity,
-            free=free,
-            idle=[(seat.devices, seat.model) for seat in idle],
-        )
+        found = with_model(self, model, now_s)
         if found is None:
             return False
-        self.desired = found
-        self.tell("note", f"{model} is asked for and will be loaded")
+        if found is not self.desired:
+            self.desired = found
+            self.tell("note", f"{model} is asked for and will be loaded")
         return True
 
     def why_not(self, model: str) -> str | None:
         """Why the last load of a model failed; None where it did not, or another is under way."""
         if any(model in group.replicas for group in self.groups.values()):
             return None
-        return self._why.get(model)
+        return self._trouble.why_not(model)
 
     def check_invariants(self) -> None:
         """Assert invariants 1 to 3."""
-        self.router.check_invariants()
-        devices: Iterable[int] = [d for group in self.groups.values() for d in group.devices]
-        devices = list(devices)
-        assert len(devices) == len(set(devices)), f"devices in two groups: {devices}"
-        assert all(0 <= device < self.num_devices for device in devices)
-        for group in self.groups.values():
-            assert self.capacity.fits(group.observed().as_group()), group
-        ready = {
-            (group.devices, model)
-            for group in self.groups.values()
-            for model, replica in group.replicas.items()
-            if replica.state == "ready"
-        }
-        seats = {
-            (seat.devices, model)
-            for model in self.capacity.profiles
-            for seat in self.router.hosts(model)
-        }
-        assert ready == seats, (ready, seats)
+        check_fleet(self)
 
 
 def _where(group: LiveGroup) -> str:

@@ -133,6 +133,7 @@ class Router:
             yield from seats.values()
 
     def seat(self, devices: Devices, model: str) -> Seat | None:
+        """Of a model on a group, open or shut."""
         return self._seats.get(devices, {}).get(model)
 
     # --- requests -------------------------------------------------------------------------------
