@@ -391,10 +391,15 @@ def play_clocked(
     folders: Mapping[str, Path],
     seconds: float,
     given: Sequence[Workload] = (),
+    known: dict[str, Profile] | None = None,
 ) -> list[Compared]:
-    """The same on a clock of processor time, a device for each group."""
+    """The same on a clock of processor time, a device for each group.
+
+    Args:
+        known: profiles that were timed before; new ones are added.
+    """
     placement = place.placement
-    profiles: dict[str, Profile] = {}
+    profiles = {} if known is None else known
     for model in place.models:
         like = LIKE.get(model, model)
         if like not in profiles:
@@ -445,6 +450,7 @@ def run(only: str = "", clock: bool = False, seconds: float = SECONDS) -> list[C
     """Play the placements whose names hold ``only``."""
     torch.set_num_threads(1)
     found: list[Compared] = []
+    known: dict[str, Profile] = {}
     say(HEAD)
     with saved_models() as folders:
         for place in PLACES:
@@ -452,7 +458,7 @@ def run(only: str = "", clock: bool = False, seconds: float = SECONDS) -> list[C
                 continue
             if clock:
                 if place.op * place.pp == 1:
-                    found += play_clocked(place, folders, seconds)
+                    found += play_clocked(place, folders, seconds, known=known)
             else:
                 found += on_exact_timers(play(place, folders, seconds))
     return found
