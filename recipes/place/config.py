@@ -45,8 +45,9 @@ class PlacedModel:
         named = "a name of letters, digits and ._:/-, at most 100"
         check(plain, "models: name", named, repr(self.name)[:110])
         check(bool(self.profile), f"{self.name}.profile", "a file, a name or measure", "''")
-        for field in ("ttft_s", "tpot_s", "slo_s", "cv"):
+        for field in ("ttft_s", "tpot_s", "slo_s"):
             _positive(f"{self.name}.{field}", getattr(self, field))
+        _bursty(f"{self.name}.cv", self.cv)
         ok = self.rate is None or (self.rate >= 0 and math.isfinite(self.rate))
         check(ok, f"{self.name}.rate", "0 or more requests a second", self.rate)
         for field in ("prompt_len", "output_len"):
@@ -89,7 +90,9 @@ class Cluster:
         check(found is not None, "memory", "a size such as 80GiB", repr(self.memory))
         assert found is not None
         power = " kmgt".index(found[2].lower() or " ")
-        return int(float(found[1]) * 1024**power)
+        value = float(found[1]) * 1024**power
+        check(math.isfinite(value), "memory", "a finite size", f"{self.memory[:40]}...")
+        return int(value)
 
     @property
     def devices_per_node(self) -> int:
@@ -149,8 +152,9 @@ class Traffic:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("total_rate", "cv", "duration_s", "scale"):
+        for name in ("total_rate", "duration_s", "scale"):
             _positive(name, getattr(self, name))
+        _bursty("cv", self.cv)
         ok = self.exponent >= 0 and math.isfinite(self.exponent)
         check(ok, "exponent", "0 or more", self.exponent)
         check_count("prompt_len", self.prompt_len)
@@ -246,3 +250,7 @@ class PlaceConfig:
 def _positive(name: str, value: float | None) -> None:
     ok = value is None or (value > 0 and math.isfinite(value))
     check(ok, name, "more than 0, finite", value)
+
+
+def _bursty(name: str, value: float | None) -> None:
+    check(value is None or 0.001 <= value <= 1000, name, "0.001 to 1000", value)

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import os
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
@@ -44,7 +45,7 @@ def read_config(path: Path, settings: Sequence[str] = ()) -> PlaceConfig:
     try:
         text = path.read_text()
         data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except ValueError as error:  # also what is not UTF-8
+    except (ValueError, RecursionError) as error:  # also what is not UTF-8, or nested too deeply
         raise fail(f"config {path.name}", "TOML, or JSON in a .json file", error) from None
     return parse_config(data, settings, folder=path.parent)
 
@@ -115,6 +116,7 @@ def _value(name: str, kind: Any, value: Any) -> Any:
         kinds = get_args(kind) or (kind,)
     whole = isinstance(value, int) and not isinstance(value, bool)
     if whole and float in kinds and int not in kinds:
+        check(abs(value) < 1 << 1000, name, "a number that a float can hold", f"{value!r}"[:80])
         return float(value)
     fits = type(value) in kinds
     shown = " or ".join({str: "a text", int: "a whole number"}.get(k, "a number")
@@ -142,5 +144,7 @@ def _kind(value: Any) -> str:
 def _beside(table: dict[str, Any], key: str, folder: Path) -> None:
     """A path that exists beside the file is meant so; names of bundled things stay names."""
     value = table.get(key)
-    if isinstance(value, str) and not Path(value).is_absolute() and (folder / value).exists():
+    if not isinstance(value, str) or not value or Path(value).is_absolute():
+        return
+    if os.path.exists(folder / value):  # what is no path at all is a name too
         table[key] = str(folder / value)

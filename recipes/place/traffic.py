@@ -17,6 +17,9 @@ from blocks.sched.workload import (
 )
 from recipes.place.config import PlaceConfig
 
+MOST_REQUESTS = 1e8
+"""That are drawn; some gigabytes of them."""
+
 
 def rates_of(config: PlaceConfig) -> dict[str, float]:
     """Requests a second of every model, ``scale`` counted in."""
@@ -42,6 +45,11 @@ def workload_of(config: PlaceConfig) -> Workload:
     traffic = config.traffic
     if traffic.trace is None:
         rates = rates_of(config)
+        count = sum(rates.values()) * traffic.duration_s
+        hint = "lower the rates, scale or duration_s"
+        check(
+            count <= MOST_REQUESTS, "traffic", f"at most {MOST_REQUESTS:.0e} requests", count, hint
+        )
         cvs = [model.cv or traffic.cv for model in config.models]
         drawn = gamma_workload([rates[n] for n in names], cvs, traffic.duration_s, rng, names)
     elif traffic.trace_kind == "functions":

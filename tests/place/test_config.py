@@ -67,6 +67,8 @@ def test_settings_lie_over_any_table_and_over_models():
         (("models", 0, "ttft"), 1, "did you mean ttft_s?"),
         (("models", 0, "ttft_s"), "1", "models[0].ttft_s: expected a number"),
         (("models", 0, "ttft_s"), float("nan"), "chat.ttft_s: expected more than 0"),
+        (("models", 0, "rate"), 10**400, "models[0].rate: expected a number that a float can hold"),
+        (("models", 0, "cv"), 1e300, "chat.cv: expected 0.001 to 1000"),
         (("models", 0, "kv_tokens"), True, "models[0].kv_tokens: expected a whole number"),
         (("models", 0, "name"), "a b", "models: name: expected a name"),
         (("models", 1, "name"), "chat", "['chat'] twice"),
@@ -77,6 +79,8 @@ def test_settings_lie_over_any_table_and_over_models():
         (("clusters",), {}, "did you mean cluster?"),
         (("cluster",), 4, "cluster: expected a table"),
         (("cluster", "memory"), "lots", "memory: expected a size such as 80GiB"),
+        (("cluster", "memory"), "9" * 400, "memory: expected a finite size"),
+        (("serving",), {"placement": ""}, "placement: expected auto or a file"),
         (("cluster", "num_nodes"), 3, "num_nodes: expected a divisor of num_devices (4)"),
         (("cluster", "device"), "tpu", "device: expected cpu or cuda"),
         (("engine",), {"token_budget": 8}, "token_budget: expected at least max_num_seqs (64)"),
@@ -114,12 +118,27 @@ def test_a_model_without_folder_needs_a_profile():
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path):
-    for name, text in (("a.toml", b"x = ["), ("a.json", b"{"), ("b.toml", b"\xff")):
+    for name, text in (
+        ("a.toml", b"x = ["),
+        ("a.json", b"["),
+        ("b.toml", b"\xff"),
+        ("b.json", b"[" * 100000),
+    ):
         (tmp_path / name).write_bytes(text)
         with pytest.raises(ValueError, match="expected TOML"):
             read_config(tmp_path / name)
     with pytest.raises(ValueError, match="check the path"):
         read_config(tmp_path / "none.toml")
+
+
+def test_more_traffic_than_can_be_drawn_is_refused():
+    with pytest.raises(ValueError, match="traffic: expected at most"):
+        workload_of(two("scale=1e9"))
+
+
+def test_a_folder_that_cannot_be_a_path_is_a_name(tmp_path):
+    (tmp_path / "c.toml").write_text('models = [{name = "a", folder = "%s"}]' % ("a" * 5000))
+    assert read_config(tmp_path / "c.toml").model("a").folder == "a" * 5000
 
 
 def test_traffic_has_the_rates_limits_and_lengths_that_were_asked_for():
