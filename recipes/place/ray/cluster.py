@@ -5,9 +5,11 @@ import errno
 import ipaddress
 import logging
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Self
 
 from blocks._checks import check
@@ -62,10 +64,13 @@ class RayCluster:
         self._groups: list[RayGroup] = []  # that have not ended
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._folder: Path | None = None  # of a Ray that was started here
         if address is None:
             hint = "say how many devices to start with, or name a cluster"
             check(num_devices is not None, "num_devices", "a number", None, hint)
-            self._ray = start_here(num_devices or 0, device=device, cpus=cpus_per_device)
+            self._ray, self._folder = start_here(
+                num_devices or 0, device=device, cpus=cpus_per_device
+            )
         else:
             self._ray = _join(address)
         try:
@@ -159,6 +164,8 @@ class RayCluster:
         """Leave the cluster; what was started on it ends."""
         self._closed.set()
         self._ray.shutdown()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self

@@ -4,6 +4,7 @@ import importlib
 import ipaddress
 import os
 import secrets
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,11 @@ def keep_to_this_machine() -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # of this process and its children
 
 
-def start_here(num_devices: int, *, device: str, cpus: float) -> Any:
+def start_here(num_devices: int, *, device: str, cpus: float) -> tuple[Any, Path]:
     """Start a Ray of one node on this machine, with as many devices, and join it.
 
-    It ends with this process. Its files are in a folder of its own, readable by this user alone.
+    It ends with this process. Its files are in a folder of its own, readable by this user alone,
+    which is the caller's to remove.
 
     Raises:
         ValueError: Ray was imported before with other settings, and would listen to other machines.
@@ -69,9 +71,10 @@ def start_here(num_devices: int, *, device: str, cpus: float) -> Any:
     address = ray.util.get_node_ip_address()
     if not ipaddress.ip_address(address).is_loopback:
         ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
         hint = "make the RayCluster before anything imports ray, or name the address of a cluster"
         raise fail("Ray", "one that listens on loopback alone", address, hint)
-    return ray
+    return ray, folder
 
 
 def _short_folder() -> str | None:
