@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blocks._checks import check, check_count, check_positive, fail
+from blocks.sched.workload.csv_file import open_csv
 from blocks.sched.workload.workload import Number, Workload
 
 
@@ -72,7 +73,7 @@ def read_function_counts(path: Path) -> FunctionCounts:
 
     Reference: Shahrad et al., Serverless in the Wild, 2020 (the data set).
     """
-    with path.open(newline="") as file:
+    with open_csv(path) as file:
         rows = csv.reader(file)
         header = next(rows, [])
         found = [(_minute(heading), at) for at, heading in enumerate(header)]
@@ -84,7 +85,7 @@ def read_function_counts(path: Path) -> FunctionCounts:
         names, counts = [], []
         for number, row in enumerate(rows, 2):
             try:
-                counts.append([int(float(row[at] or 0)) for at in columns])
+                counts.append([_count(row[at]) for at in columns])
             except (ValueError, IndexError) as error:
                 raise fail(f"{path.name} line {number}", "counts of invocations", error) from error
             seen[row[named]] += 1
@@ -92,6 +93,12 @@ def read_function_counts(path: Path) -> FunctionCounts:
             names.append(row[named] if again == 1 else f"{row[named]}#{again}")
     table = np.array(counts, np.int64).reshape(len(names), len(columns))
     return FunctionCounts(tuple(names), table)
+
+
+def _count(text: str) -> int:
+    number = float(text or 0)
+    check(0 <= number < 1 << 31, "count", "0 or more, less than 2**31", text[:40])
+    return int(number)
 
 
 def _minute(heading: str) -> int | None:

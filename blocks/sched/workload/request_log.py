@@ -1,6 +1,7 @@
 """Logs of requests: one line each, with its moment and its lengths."""
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blocks._checks import check, fail
+from blocks.sched.workload.csv_file import open_csv
 from blocks.sched.workload.workload import Workload
 
 
@@ -38,7 +40,7 @@ def read_request_log(
     moments: list[Any] = []
     lengths: list[tuple[int, int]] = []
     names: list[str] = []
-    with path.open(newline="") as file:
+    with open_csv(path) as file:
         lines = csv.DictReader(file)
         missing = [heading for heading in wanted if heading not in (lines.fieldnames or ())]
         check(not missing, f"{path.name} line 1", f"the headings {wanted}", lines.fieldnames)
@@ -47,7 +49,7 @@ def read_request_log(
                 moments.append(_moment(line[time]))
                 same = isinstance(moments[-1], float) == isinstance(moments[0], float)
                 check(same, time, "all seconds, or all dates", line[time])
-                lengths.append((int(line[prompt]), int(line[output])))
+                lengths.append((_count(line[prompt]), _count(line[output])))
                 names.append(line[model] if model is not None else name)
             except (ValueError, TypeError) as error:
                 where = f"{path.name} line {lines.line_num}"
@@ -64,12 +66,22 @@ def read_request_log(
     )
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    check(0 <= number < 1 << 31, "tokens", "0 or more, less than 2**31", text[:40])
+    return number
+
+
 def _moment(text: str) -> float | np.datetime64:
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
         plain = text.strip().removesuffix("Z").removesuffix("+00:00")
-        return np.datetime64(plain, "ns")
+        date = np.datetime64(plain, "ns")
+        check(not np.isnat(date), "moment", "a date", text[:40])
+        return date
+    check(math.isfinite(seconds), "moment", "seconds", text[:40])
+    return seconds
 
 
 def _from_first(moments: list[Any]) -> npt.NDArray[np.float64]:

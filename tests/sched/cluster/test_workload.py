@@ -178,12 +178,25 @@ def test_function_counts_are_read_in_order_of_minutes(tmp_path: Path) -> None:
     assert counts.counts.tolist() == [[4, 1, 0], [7, 0, 0], [0, 0, 2]]
     path.write_text("who,1,2\nx,3,4\n")
     assert read_function_counts(path).replay(np.random.default_rng(0)).models == ("x",)
-    path.write_text(FUNCTIONS.replace("4\n", "many\n"))
-    with pytest.raises(ValueError, match="line 2: expected counts"):
-        read_function_counts(path)
+    for wrong in ("many", "-1", "nan", "1e300"):
+        path.write_text(FUNCTIONS.replace("4\n", f"{wrong}\n"))
+        with pytest.raises(ValueError, match="line 2: expected counts"):
+            read_function_counts(path)
     path.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="line 1: expected columns minute_1"):
         read_function_counts(path)
+
+
+@pytest.mark.parametrize("read", [read_request_log, read_function_counts])
+@pytest.mark.parametrize("more", [b"\xff", b"9" * 200_000], ids=["bytes", "long"])
+def test_what_is_no_csv_is_refused_with_its_name(tmp_path: Path, read, more: bytes) -> None:
+    path = tmp_path / "log.csv"
+    head = "TIMESTAMP,ContextTokens,GeneratedTokens,1\n"
+    path.write_bytes(b"\xef\xbb\xbf" + head.encode() + b"1,2,3,4\n")
+    read(path)  # a mark of the byte order is no part of the first heading
+    path.write_bytes(head.encode() + more)
+    with pytest.raises(ValueError, match=r"log\.csv: expected CSV in UTF-8"):
+        read(path)
 
 
 def test_a_log_is_replayed_exactly(tmp_path: Path) -> None:
@@ -202,12 +215,18 @@ def test_a_log_is_replayed_exactly(tmp_path: Path) -> None:
         read_request_log(path)
     for old, new in (
         ("374", "many"),
+        ("374", "-1"),
+        ("374", "9" * 20),
+        ("2023-11-16 18:15:50", "NaT"),
         ("2023-11-16 18:15:50", "today"),
         ("2023-11-16 18:15:50", ""),
     ):
         path.write_text(LOG.replace(old, new))
         with pytest.raises(ValueError, match=r"line [23]: expected a moment"):
             read_request_log(path)
+    path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\ninf,1,2\n")
+    with pytest.raises(ValueError, match="line 2: expected a moment"):
+        read_request_log(path)
     path.write_text(LOG.splitlines()[0])
     assert read_request_log(path).num_requests == 0
 
