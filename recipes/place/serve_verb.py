@@ -1,13 +1,14 @@
 """``python -m recipes.place serve``: many models behind one OpenAI-compatible front door."""
 
 import argparse
+import contextlib
 import logging
 import os
 import socket
 import sys
 from pathlib import Path
 
-from blocks._checks import check
+from blocks._checks import check, fail
 from blocks.sched.placement import Placement
 from recipes.place.arguments import config_of, config_parser
 from recipes.place.config import PlaceConfig
@@ -54,7 +55,6 @@ def _serve(config: PlaceConfig, options: argparse.Namespace) -> int:
     # torch and the HTTP stack, which the other verbs need not wait for
     from recipes.place.front import Server, build_lobby, first_of, launcher_of, routes
     from recipes.serve.config import ServerConfig
-    from recipes.serve.server import listen
 
     key = options.api_key
     server = ServerConfig(
@@ -63,19 +63,30 @@ def _serve(config: PlaceConfig, options: argparse.Namespace) -> int:
         api_key=os.environ.get(KEY_VARIABLE) or None if key is None else key,
         allowed_hosts=tuple(options.allow_host),
     )
-    launcher = launcher_of(config, options.ray_address)  # before anything else imports Ray
-    try:
-        sock = listen(server.host, server.port)
-        task = PlaceTask.of(config, profiles_here(config, _say))
-        check(task.generates, "models", "models that generate, to serve", "single-pass profiles")
-        placement = _placement(config, task)
-        planned = first_of(task.workload)
-        lobby = build_lobby(config, task.profiles, placement, server, launcher, planned)
-        print(_greeting(config, placement, sock), flush=True)
-        Server(lobby, routes(server)).run(sockets=[sock])
-    finally:
-        launcher.close()
+    with contextlib.closing(_bound(server.host, server.port)) as sock:
+        launcher = launcher_of(config, options.ray_address)  # before anything else imports Ray
+        try:
+            task = PlaceTask.of(config, profiles_here(config, _say))
+            needed = "models that generate, to serve"
+            check(task.generates, "models", needed, "single-pass profiles")
+            placement = _placement(config, task)
+            planned = first_of(task.workload)
+            lobby = build_lobby(config, task.profiles, placement, server, launcher, planned)
+            print(_greeting(config, placement, sock), flush=True)
+            Server(lobby, routes(server)).run(sockets=[sock])
+        finally:
+            launcher.close()
     return 0
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    from recipes.serve.server import listen
+
+    try:
+        return listen(host, port)
+    except OSError as error:
+        got = f"{host}:{port}: {error.strerror}"
+        raise fail("port", "an address to listen on", got, "choose another --port") from None
 
 
 def _placement(config: PlaceConfig, task: PlaceTask) -> Placement:

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import socket
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -40,6 +41,15 @@ class Page(html.parser.HTMLParser):
 
     def handle_data(self, data):
         self.words.append(data.strip())
+
+
+def test_a_port_that_is_taken_is_told_of_before_any_work(tmp_path, capsys):
+    config = two_models(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", str(config), "--port", str(port)]) == 2
+    told = capsys.readouterr().err
+    assert f"got 127.0.0.1:{port}: Address already in use; choose another --port" in told
 
 
 def test_plan_prints_writes_and_draws_the_known_best(tmp_path, capsys):

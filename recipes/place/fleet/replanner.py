@@ -4,7 +4,9 @@ import asyncio
 import concurrent.futures
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 
 from blocks.sched.cluster_sim.generation import Admission, EngineSettings
 from blocks.sched.place_search import Replan
@@ -120,9 +122,21 @@ class Replanner:
 def _process() -> concurrent.futures.ProcessPoolExecutor:
     """One process without torch, behind everything else that runs here."""
     context = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(
-        1, mp_context=context, initializer=os.nice, initargs=(10,)
-    )
+    return concurrent.futures.ProcessPoolExecutor(1, mp_context=context, initializer=_begin)
+
+
+def _begin() -> None:
+    """Of the searching process."""
+    os.nice(10)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A service that was killed has told nobody; its queue would be waited at for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _end(executor: concurrent.futures.ProcessPoolExecutor) -> None:

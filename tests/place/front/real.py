@@ -52,7 +52,7 @@ async def serving(folders: list[Path], placement: Placement) -> AsyncIterator[tu
             ],
             "cluster": {"num_devices": 3, "memory": "16MiB"},
             "engine": {"token_budget": 64, "max_num_seqs": 8, "block_size": 4},
-            "serving": {"replan_every_s": 0, "heartbeat_s": 0.2},
+            "serving": {"replan_every_s": 0, "heartbeat_s": 1.0},
         }
     )
     profiles = {name: tiny_profile(name) for name in names}

@@ -49,7 +49,7 @@ class Storm:
 
     async def start(self, number: int) -> None:
         spec = GroupSpec(group=f"g{number}", heartbeat_s=0.1, **SMALL)
-        handle = self.listener.start(spec, fork_group, silence_s=2.0)
+        handle = self.listener.start(spec, fork_group, silence_s=5.0)
         try:
             await handle.ready()
             await handle.load(Replica("m", self.folder, 512))
