@@ -333,6 +333,7 @@ def test_placement_files_are_read_back_and_so_are_bare_placements(tmp_path):
     "text",
     [
         *("", "[]", "{", '{"format": "llm-blocks placement", "version": 2, "plan": {}}'),
+        pytest.param("[" * 100_000, id="deep"),
         '{"format": "llm-blocks placement", "version": 1}',
         *('{"format": "other", "version": 1}', '{"version": 1, "groups": [{}]}', "\x00"),
     ],
@@ -358,6 +359,7 @@ def test_events_are_read_in_order_of_time(tmp_path):
     "text",
     [
         *("{}", "[1]", "nonsense", '[{"at_s": 1, "kind": "down"}]'),
+        pytest.param("[" * 100_000, id="deep"),
         '[{"at_s": "1", "kind": "down", "group": 0}]',
         '[{"at_s": true, "kind": "down", "group": 0}]',
         '[{"at_s": 1, "kind": "down", "group": 0.5}]',

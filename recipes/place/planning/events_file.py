@@ -19,7 +19,7 @@ def read_events(path: Path) -> tuple[Event, ...]:
     check(path.is_file(), "events", "a JSON file", str(path), hint)
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise fail(f"events {path.name}", "JSON", error, hint) from None
     check(isinstance(rows, list), f"events {path.name}", "a list", type(rows).__name__, hint)
     return tuple(sorted((_event(at, row) for at, row in enumerate(rows)), key=lambda e: e.at_s))

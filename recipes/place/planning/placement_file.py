@@ -49,5 +49,5 @@ def _read(path: Path) -> Any:
     check(path.is_file(), "placement", "a placement file", str(path), hint)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise fail(f"placement file {path}", "JSON", error) from None
