@@ -16,3 +16,8 @@ def bundled_model() -> Path:
         hint = "train one with python -m recipes.train, or pass the folder of another model"
         raise fail("bundled model", f"config.json in {folder}", "none", hint)
     return folder
+
+
+def model_folder(name: str) -> Path:
+    """The folder that a user names; ``bundled`` is the model that comes with the package."""
+    return bundled_model() if name == "bundled" else Path(name)

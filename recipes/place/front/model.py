@@ -6,7 +6,7 @@ from pathlib import Path
 
 from blocks._checks import check
 from recipes.model import read_config
-from recipes.model.bundled import bundled_model
+from recipes.model.bundled import model_folder
 from recipes.model.tokenizer import Tokenizer
 from recipes.place.config import PlaceConfig, PlacedModel
 from recipes.place.fleet import Slo
@@ -36,7 +36,7 @@ def front_model(config: PlaceConfig, model: PlacedModel) -> FrontModel:
     """
     hint = "name its folder, or leave the model out to serve the others"
     check(model.folder is not None, f"{model.name}.folder", "one to serve", "none", hint)
-    folder = bundled_model() if model.folder == "bundled" else Path(model.folder or "")
+    folder = model_folder(model.folder or "")
     known = read_config(folder)
     return FrontModel(
         model.name,

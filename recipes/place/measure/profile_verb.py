@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blocks.sched.profile import Configuration, format_profile
 from recipes.model import read_config
-from recipes.model.bundled import bundled_model
+from recipes.model.bundled import model_folder
 from recipes.place.group.spec import GroupSpec
 from recipes.place.measure.layouts import layouts
 from recipes.place.measure.measure_profile import measure_profile
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     )
     options = parser.parse_intermixed_args(arguments)
     check_writable(options.out)
-    folder = bundled_model() if options.folder == "bundled" else Path(options.folder)
+    folder = model_folder(options.folder)
     model = read_config(folder)
     timed = [one for one in options.settings if one.split("=")[0] in TIMED]
     others = [one for one in options.settings if one not in timed]

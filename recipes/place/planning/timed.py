@@ -70,9 +70,9 @@ def timed(config: PlaceConfig, model: PlacedModel, say: Say) -> Profile:
 
 def folder_of(model: PlacedModel) -> Path:
     """Where a model's files are."""
-    from recipes.model.bundled import bundled_model
+    from recipes.model.bundled import model_folder
 
-    return bundled_model() if model.folder == "bundled" else Path(model.folder or "")
+    return model_folder(model.folder or "")
 
 
 def kept_at(config: PlaceConfig, folder: Path) -> Path:
