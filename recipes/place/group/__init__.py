@@ -12,6 +12,7 @@ from recipes.place.group.replica import Loaded, Replica
 from recipes.place.group.run import run_group
 from recipes.place.group.spec import GroupSpec
 from recipes.place.group.state import GroupState, ModelState
+from recipes.place.group.step_log import Step, StepLog, read_steps
 
 __all__ = [
     "GroupHandle",
@@ -27,7 +28,10 @@ __all__ = [
     "NotHosted",
     "Replica",
     "StartGroup",
+    "Step",
+    "StepLog",
     "exec_group",
     "fork_group",
+    "read_steps",
     "run_group",
 ]

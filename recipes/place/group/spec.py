@@ -27,6 +27,7 @@ class GroupSpec:
     turns: which model's engine takes the next step: the one whose most urgent token is due first,
         or the one that has waited longest.
     heartbeat_s: longest the group is silent. step_timeout_s: longest a step may take.
+    step_log: file that a line is added to for every step, see ``StepLog``; empty for none.
     """
 
     group: str
@@ -48,6 +49,7 @@ class GroupSpec:
     turns: Literal["due", "round"] = "due"
     heartbeat_s: float = 1.0
     step_timeout_s: float = 120.0
+    step_log: str = ""
 
     def __post_init__(self) -> None:
         check(self.group != "", "group", "a name", repr(self.group))

@@ -31,6 +31,7 @@ from recipes.place.group.messages import (
 from recipes.place.group.shelf import Event, Shelf, in_thread, why
 from recipes.place.group.spec import GroupSpec
 from recipes.place.group.state import GroupState
+from recipes.place.group.step_log import Step, StepLog
 from recipes.serve.admission import ContextTooLong
 from recipes.serve.outputs import Delta
 from recipes.serve.parallel import ParallelRunner, Start
@@ -61,6 +62,8 @@ class GroupWorker:
         self._shelf = Shelf(spec, start_ranks, host, self._inbox.put, self._answer)
         self._step: tuple[str, float, Load | None] | None = None
         self._num_steps = self._seen = 0
+        self._log = StepLog(spec.step_log) if spec.step_log else None
+        self._free_s: float | None = None  # since when, if it has not waited for orders since
         self._told = (0.0, 0.0)  # when a state was told last, and how long that took
         self._state = GroupState(used_bytes=self._shelf.memory.used())
         torch.set_num_threads(spec.num_threads)
@@ -80,6 +83,8 @@ class GroupWorker:
         finally:
             self._line.close()
             self._shelf.close()
+            if self._log is not None:
+                self._log.close()
             self._last_resort.cancel()  # before its start too
 
     def end(self) -> None:
@@ -108,6 +113,8 @@ class GroupWorker:
         while True:
             try:
                 wait_s = self._patience_s()
+                if wait_s != 0:
+                    self._free_s = None
                 item = self._inbox.get(block=wait_s != 0, timeout=wait_s or None)
             except queue.Empty:
                 return True
@@ -166,14 +173,21 @@ class GroupWorker:
             return
         self._num_steps += 1
         hosted.turn = self._num_steps
+        began_s = time.monotonic() if self._free_s is None else self._free_s
         self._step = (hosted.model, time.monotonic(), None)
+        load = None
         try:
             deltas = hosted.step(self._begun)
         except Exception:  # the engine contains what requests cause; this is its own fault
             deltas = self._contain(hosted)
         finally:
+            if self._step is not None:
+                load = self._step[2]
             self._step = None
         self._tell_deltas(deltas)
+        self._free_s = time.monotonic()
+        if self._log is not None and load is not None:
+            self._log.add(Step(began_s, self._free_s - began_s, hosted.model, load))
         if not hosted.may_step:
             self._tell_state()
 

@@ -10,6 +10,7 @@ from recipes.place.measure.pace import at_pace, pace
 from recipes.place.measure.points import Points
 from recipes.place.measure.replay import Port, replay
 from recipes.place.measure.speed import Probe, measure_speed
+from recipes.place.measure.step_pace import StepPace
 from recipes.place.measure.step_timer import StepTimer
 from recipes.place.measure.virtual_time import VirtualTimeLoop, run_virtual
 from recipes.place.measure.watch import Sent, Watch
@@ -25,6 +26,7 @@ __all__ = [
     "Port",
     "Probe",
     "Sent",
+    "StepPace",
     "StepTimer",
     "VirtualTimeLoop",
     "Watch",

@@ -5,9 +5,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from blocks.sched import Batch
+from blocks.sched.cluster_sim.generation import Load, load_of
 from recipes.place.group.hosted import Hosted
 from recipes.place.group.messages import Host
 from recipes.place.group.replica import Replica
+from recipes.place.group.step_log import Step
 from recipes.serve.async_engine import Stream
 from recipes.serve.engine import Engine
 from recipes.serve.job import Job
@@ -28,6 +30,8 @@ class ClockedGroup:
         engines: by model.
         cost: what a step counts for.
         turns: as ``GroupSpec``.
+
+    steps: all that it has taken, on the loop's clock.
     """
 
     def __init__(self, engines: Mapping[str, Engine], cost: Cost, turns: str = "due") -> None:
@@ -41,6 +45,8 @@ class ClockedGroup:
             self._hosted[model] = hosted
         self._streams: dict[str, Stream] = {}
         self._is_planned, self._turn = False, 0
+        self._load: Load | None = None
+        self.steps: list[Step] = []
 
     async def submit(
         self, model: str, jobs: Sequence[Job], *, ttft_s: float, tpot_s: float
@@ -70,13 +76,15 @@ class ClockedGroup:
         self._turn += 1
         hosted.turn = self._turn
         deltas, seconds = self._stepped(hosted)
+        if self._load is not None:
+            self.steps.append(Step(self._loop.time(), seconds, hosted.model, self._load))
         self._loop.call_at(self._loop.time() + seconds, self._end, deltas)
 
     def _stepped(self, hosted: Hosted) -> tuple[list[Delta], float]:
         """The step, with the clock ahead by its seconds once it is computed."""
         engine = hosted.engine
         assert engine is not None
-        step = engine.step
+        step, self._load = engine.step, None
 
         def timed() -> list[Delta]:
             deltas, self._ahead_s = self._cost(engine, step)
@@ -84,10 +92,13 @@ class ClockedGroup:
 
         engine.step = timed  # type: ignore[method-assign]
         try:
-            return hosted.step(_untold), self._ahead_s
+            return hosted.step(self._begun), self._ahead_s
         finally:
             self._ahead_s = 0.0
             del engine.step  # the method is seen again
+
+    def _begun(self, hosted: Hosted, batch: Batch) -> None:
+        self._load = load_of(batch)
 
     def _end(self, deltas: list[Delta]) -> None:
         for delta in deltas:
@@ -96,10 +107,6 @@ class ClockedGroup:
             if stream.done:
                 del self._streams[delta.request_id]
         self._begin()
-
-
-def _untold(hosted: Hosted, batch: Batch) -> None:
-    """What a step computes is told nobody."""
 
 
 def processor_time(engine: Engine, step: Callable[[], list[Delta]]) -> tuple[list[Delta], float]:

@@ -8,17 +8,35 @@ import numpy as np
 from blocks.sched.cluster_sim.generation import GenerationOutcome
 from recipes.place.measure.contention import Contention
 
+MOST_OTHERS = 0.05
+"""Share of the cores that others may have while a setting counts."""
+
 
 class Compared(NamedTuple):
     """What became of one workload, really and simulated.
 
-    name: of the setting. contention: of the machine while it was played; None on another clock.
+    name: of the setting.
+    simulated: with the pace of the groups' own steps, where that was measured.
+    contention: of the machine while it was played; None on another clock.
+    by_profile: simulated without that pace; None where there was none.
     """
 
     name: str
     real: GenerationOutcome
     simulated: GenerationOutcome
     contention: Contention | None = None
+    by_profile: GenerationOutcome | None = None
+
+    @property
+    def is_undisturbed(self) -> bool:
+        """Whether others had so little of the machine that wall time means something."""
+        return self.contention is None or self.contention.others <= MOST_OTHERS
+
+    @property
+    def profile_points(self) -> float:
+        """As ``points``, by the profile alone."""
+        simulated = self.simulated if self.by_profile is None else self.by_profile
+        return 100 * (simulated.attainment - self.real.attainment)
 
     @property
     def points(self) -> float:
@@ -39,6 +57,8 @@ class Compared(NamedTuple):
             f"{self.name:<44} {real.attainment:7.1%} {simulated.attainment:7.1%} "
             f"{self.points:+5.1f}  {real.workload.num_requests} requests, refused {refused}{both}"
         )
+        if self.by_profile is not None:
+            text += f"  by profile alone {self.by_profile.attainment:.1%}"
         if self.contention is not None:
             text += f"  others {self.contention.others:.1%}"
         return text
@@ -58,7 +78,16 @@ class Gap(NamedTuple):
         Raises:
             ValueError: none.
         """
-        points = np.array([one.points for one in found])
+        return cls.between([one.points for one in found])
+
+    @classmethod
+    def between(cls, found: Sequence[float]) -> "Gap":
+        """Over differences.
+
+        Raises:
+            ValueError: none.
+        """
+        points = np.array(found)
         if not len(points):
             raise ValueError("found: expected at least one setting, got none")
         return cls(float(np.abs(points).mean()), float(np.abs(points).max()), float(points.mean()))

@@ -27,6 +27,7 @@ async def local_groups(
     *,
     core_of: Sequence[int] | None = None,
     start: StartGroup = exec_group,
+    step_logs: Sequence[Path] = (),
 ) -> AsyncIterator[list[GroupHandle]]:
     """Start every group, load its models, and end them all.
 
@@ -37,6 +38,7 @@ async def local_groups(
         core_of: for each device the processor core that its rank runs on, and on no other; a
             group's processes share the cores of its devices. None leaves them to the machine.
         start: brings a group's process to life.
+        step_logs: for each group the file that its steps are written to; empty for none.
 
     Raises:
         LoadFailed, GroupLost: a model that does not load, a process that does not come up.
@@ -51,6 +53,7 @@ async def local_groups(
                 devices=group.devices,
                 tp=group.configuration.op,
                 pp=group.configuration.pp,
+                step_log=str(step_logs[at]) if step_logs else "",
             )
             cores = None if core_of is None else {core_of[device] for device in group.devices}
             handles.append(listener.start(spec, _on(cores, start)))

@@ -89,8 +89,14 @@ class Replay:
         self.sends: set[asyncio.Task[None]] = set()
         self.error: BaseException | None = None
 
-    async def run(self, progress: Callable[[int, int], object] | None) -> GenerationOutcome:
+    async def run(
+        self,
+        progress: Callable[[int, int], object] | None,
+        begun: Callable[[float], object] | None,
+    ) -> GenerationOutcome:
         self.zero_s = self.loop.time() + LEAD_S
+        if begun is not None:
+            begun(self.zero_s)
         arrivals = self.workload.arrival_s.tolist()
         for request, arrival_s in enumerate(arrivals):
             await self._until(self.zero_s + arrival_s)
@@ -219,6 +225,7 @@ async def replay(
     vocab_size: int,
     seed: int = 0,
     progress: Callable[[int, int], object] | None = None,
+    begun: Callable[[float], object] | None = None,
 ) -> GenerationOutcome:
     """Play a workload to groups that serve; what became of every request.
 
@@ -235,6 +242,7 @@ async def replay(
         vocab_size: prompts are random tokens below it.
         seed: of the prompts; another one for every replay to the same groups.
         progress: told how many requests have come, and of how many.
+        begun: told when the workload's zero is, on the loop's clock.
 
     Returns:
         An outcome without busy times and preemptions.
@@ -253,4 +261,4 @@ async def replay(
         vocab_size,
         seed,
     )
-    return await one.run(progress)
+    return await one.run(progress, begun)

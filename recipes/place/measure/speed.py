@@ -58,32 +58,37 @@ async def ask(probe: Probe, prompt_len: int, num_tokens: int, rng: random.Random
 
 
 async def measure_speed(
-    probes: Sequence[Probe], *, rounds: int = 12, prompt_len: int = 160, num_tokens: int = 2
+    probes: Sequence[Probe], *, rounds: int = 30, prompt_len: int = 160, num_tokens: int = 2
 ) -> tuple[float, ...]:
     """How fast each of 1, 2, ... groups on cores of their own goes while all of them are at work,
     against one alone: ``SharedCores(speed=)``.
 
-    The first probe is asked alone and beside the others, in turn; what counts is the ratio of its
-    median times. Whoever asks runs on these cores too: prompts are long and answers short, so that
-    it has no more to do than usual.
+    The first probe is asked alone, beside the others, and alone again; what counts is the median
+    over rounds of the ratio within one, as machines drift from round to round. Whoever asks runs on
+    these cores too: prompts are long and answers short, so that it has no more to do than usual.
     """
     rng = random.Random()  # a prompt seen before would be found in the cache
-    took: dict[int, list[float]] = {count: [] for count in range(1, len(probes) + 1)}
+
+    async def beside(others: Sequence[Probe]) -> float:
+        over = asyncio.Event()
+        busy = [
+            asyncio.create_task(_keep_busy(one, prompt_len, num_tokens, over)) for one in others
+        ]
+        await asyncio.sleep(0.02 if busy else 0)
+        answers = await ask(probes[0], prompt_len, num_tokens, rng)
+        over.set()
+        await asyncio.gather(*busy)
+        return answers.came_s[-1] - answers.sent_s
+
+    ratios: dict[int, list[float]] = {count: [] for count in range(2, len(probes) + 1)}
     for turn in range(rounds + 1):
-        for count in took:
-            over = asyncio.Event()
-            busy = [
-                asyncio.create_task(_keep_busy(one, prompt_len, num_tokens, over))
-                for one in probes[1:count]
-            ]
-            await asyncio.sleep(0.02 if busy else 0)
-            answers = await ask(probes[0], prompt_len, num_tokens, rng)
-            over.set()
-            await asyncio.gather(*busy)
+        for count, found in ratios.items():
+            before_s = await beside(())
+            together_s = await beside(probes[1:count])
+            after_s = await beside(())
             if turn:
-                took[count].append(answers.came_s[-1] - answers.sent_s)
-    alone_s = statistics.median(took[1])
-    return tuple(min(1.0, alone_s / statistics.median(seconds)) for seconds in took.values())
+                found.append((before_s + after_s) / 2 / together_s)
+    return (1.0, *(min(1.0, statistics.median(found)) for found in ratios.values()))
 
 
 async def _keep_busy(probe: Probe, prompt_len: int, num_tokens: int, over: asyncio.Event) -> None:

@@ -20,6 +20,7 @@ from blocks.sched.profile import (
 )
 from blocks.sched.workload import Workload, gamma_workload
 from recipes.place.measure import ClockedGroup
+from recipes.place.measure.clocked_group import Cost
 from recipes.serve import Engine, EngineConfig
 from recipes.serve.loading import detokenizers
 from recipes.serve.model_runner import StepResult
@@ -113,12 +114,29 @@ def traffic(seed: int, rates: list[float], cv: float, duration_s: float) -> Work
     return made.with_lengths(rng.integers(4, 100, count), rng.integers(1, 12, count))
 
 
-def groups_of(placement: Placement, profiles: dict[str, Profile]) -> list[ClockedGroup]:
-    """On the running loop."""
+def groups_of(
+    placement: Placement,
+    profiles: dict[str, Profile],
+    pace: Callable[[int], float] = lambda group: 1.0,
+) -> list[ClockedGroup]:
+    """On the running loop.
+
+    Args:
+        pace: of a group just now; its steps take so many times what the profile says.
+    """
+
+    def at_pace(group: int) -> Cost:
+        def cost(engine: Engine, step: Callable[[], list[Delta]]) -> tuple[list[Delta], float]:
+            factor = pace(group)
+            deltas, seconds = profile_s(engine, step)
+            return deltas, factor * seconds
+
+        return cost
+
     return [
         ClockedGroup(
             {model: idle_engine(profiles[model], group.configuration) for model in group.models},
-            profile_s,
+            at_pace(at),
         )
-        for group in placement.groups
+        for at, group in enumerate(placement.groups)
     ]

@@ -1,16 +1,17 @@
 """Real processes: a placement's groups, a replay to them, and what the machine gave."""
 
 import asyncio
+import itertools
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from blocks.sched.cluster_sim.generation import Admission, EngineSettings
+from blocks.sched.cluster_sim.generation import Admission, EngineSettings, GenerationOutcome
 from blocks.sched.placement import Group, Placement
 from blocks.sched.profile import Configuration
-from recipes.place.group import GroupSpec, fork_group
+from recipes.place.group import GroupSpec, Step, fork_group, read_steps
 from recipes.place.measure import (
     Compared,
     ContentionMeter,
@@ -42,12 +43,19 @@ def test_a_replay_to_processes_answers_everything(tmp_path: Path) -> None:
     workload = traffic(0, [15.0, 15.0], 1.0, 1.0).with_slo(10.0, 10.0)
     core = min(os.sched_getaffinity(0))
     before = os.sched_getaffinity(0)
+    logs = [tmp_path / f"steps-{at}" for at in range(2)]
+    zero_s: list[float] = []
 
     async def played():
         async with (
             asyncio.timeout(60),
             local_groups(
-                placement, folders, LIMITS, core_of=[core, core], start=fork_group
+                placement,
+                folders,
+                LIMITS,
+                core_of=[core, core],
+                start=fork_group,
+                step_logs=logs,
             ) as handles,
         ):
             pids = [handle.process.pid for handle in handles]  # type: ignore[attr-defined]
@@ -66,6 +74,7 @@ def test_a_replay_to_processes_answers_everything(tmp_path: Path) -> None:
                 settings=SETTINGS,
                 admission=OPEN,
                 vocab_size=300,
+                begun=zero_s.append,
             )
             tight = workload.with_slo(1e-6, 1e-6)
             refused = await replay(
@@ -83,6 +92,7 @@ def test_a_replay_to_processes_answers_everything(tmp_path: Path) -> None:
     assert (outcome.ttft_s > 0).all()
     assert set(np.unique(outcome.group)) == {0, 1}
     assert refused.counts["rejected"] == workload.num_requests
+    check_steps([read_steps(log) for log in logs], outcome, zero_s[0])
     assert timed.configurations == (Configuration(1, 1),)
     assert [row[:2] for row in timed.timings[0].decode] == [(1, 8), (3, 8)]
     assert way_s >= 0
@@ -96,3 +106,22 @@ def test_a_replay_to_processes_answers_everything(tmp_path: Path) -> None:
     assert Gap.of([Compared("a", outcome, refused)]).worst == pytest.approx(100.0)
     with pytest.raises(ValueError, match="at least one"):
         Gap.of([])
+
+
+def check_steps(logs: list[list[Step]], outcome: GenerationOutcome, zero_s: float) -> None:
+    """Every token is in a step, and no two steps of a group are at a time."""
+    tokens = 0
+    for at, steps in enumerate(logs):
+        assert {step.model for step in steps} == set(BOTH)
+        for one, other in itertools.pairwise(steps):
+            assert one.began_s + one.seconds <= other.began_s + 1e-6
+        own = [step for step in steps if step.began_s >= zero_s]
+        assert all(step.seconds > 0 for step in own)
+        mine = outcome.group == at
+        prompts = int(outcome.workload.prompt_len[mine].sum())
+        assert sum(step.load.num_prompt for step in own) == prompts
+        tokens += sum(step.load.num_decodes for step in own)
+    later = outcome.workload.output_len - 1
+    assert tokens == later.sum()
+    last_s = max(step.began_s + step.seconds for steps in logs for step in steps) - zero_s
+    assert last_s > float(outcome.answered_s.max()) - 0.5

@@ -1,12 +1,22 @@
 """Replays against engines on a clock: the rules are the simulator's, event for event."""
 
+import asyncio
+
 import pytest
 
-from blocks.sched.cluster_sim.generation import Admission, GenerationOutcome, simulate_generation
+from blocks.sched.cluster_sim.generation import (
+    Admission,
+    GenerationOutcome,
+    Load,
+    Pace,
+    StepTime,
+    simulate_generation,
+)
 from blocks.sched.placement import Group, Placement
 from blocks.sched.profile import Configuration
 from blocks.sched.workload import Workload
-from recipes.place.measure import replay, run_virtual
+from recipes.place.group import Step
+from recipes.place.measure import StepPace, replay, run_virtual
 from tests.place.measure.made_up import KV_TOKENS, SETTINGS, groups_of, made_up, traffic
 
 PROFILES = {"m0": made_up("m0"), "m1": made_up("m1", 1.7), "m2": made_up("m2", 0.6)}
@@ -34,10 +44,23 @@ PLACEMENTS = (
 )
 
 
-def replayed(workload: Workload, placement: Placement, admission: Admission) -> GenerationOutcome:
+def replayed(
+    workload: Workload,
+    placement: Placement,
+    admission: Admission,
+    pace: Pace = lambda group, now_s: 1.0,
+    found: list[StepPace] | None = None,
+) -> GenerationOutcome:
+    """On groups whose steps take ``pace`` times what the profile says.
+
+    Args:
+        found: gets the pace that their steps tell.
+    """
+
     async def played() -> GenerationOutcome:
-        ports = groups_of(placement, PROFILES)
-        return await replay(
+        loop, zero_s = asyncio.get_running_loop(), [0.0]
+        ports = groups_of(placement, PROFILES, lambda group: pace(group, loop.time() - zero_s[-1]))
+        outcome = await replay(
             workload,
             placement,
             ports,
@@ -45,7 +68,18 @@ def replayed(workload: Workload, placement: Placement, admission: Admission) -> 
             settings=SETTINGS,
             admission=admission,
             vocab_size=300,
+            begun=zero_s.append,
         )
+        if found is not None:
+            known = [
+                {
+                    model: StepTime(PROFILES[model].timing(group.configuration))
+                    for model in group.models
+                }
+                for group in placement.groups
+            ]
+            found.append(StepPace.of([one.steps for one in ports], known, zero_s[-1], WINDOW_S))
+        return outcome
 
     return run_virtual(played())
 
@@ -58,7 +92,60 @@ def test_a_replay_on_a_clock_is_the_simulation(at: int, admission: Admission) ->
     expected = simulate_generation(
         placement, PROFILES, workload, settings=SETTINGS, admission=admission
     )
-    got = replayed(workload, placement, admission)
+    same(replayed(workload, placement, admission), expected)
+    assert 0 < expected.met.sum() < workload.num_requests, "limits that some miss"
+
+
+WINDOW_S = 0.05
+DRIFTING = StepPace(
+    WINDOW_S,
+    tuple(
+        tuple(1.0 + 0.5 * ((7 * window + 3 * group) % 5 - 1) for window in range(40))
+        for group in range(3)
+    ),
+)
+"""From half as long as the profile says to two and a half times."""
+
+
+@pytest.mark.parametrize("at", range(len(PLACEMENTS)))
+def test_engines_whose_pace_changes_are_the_simulation_with_that_pace(at: int) -> None:
+    placement = PLACEMENTS[at]
+    workload = traffic(at, [50.0, 20.0, 30.0], 2.0, 0.6).with_slo(0.04, 0.012)
+    found: list[StepPace] = []
+    got = replayed(workload, placement, Admission(), DRIFTING, found)
+    simulated = [
+        simulate_generation(placement, PROFILES, workload, settings=SETTINGS, pace=pace)
+        for pace in (DRIFTING, None)
+    ]
+    same(got, simulated[0])
+    assert got.answered_s.tolist() != pytest.approx(simulated[1].answered_s.tolist())
+    for group, own in enumerate(found[0].factors):  # as far as steps were taken in a window
+        assert len(own) > 3
+        steady = [one == pytest.approx(DRIFTING.factors[group][k]) for k, one in enumerate(own)]
+        assert sum(steady) > 0.6 * len(own)
+    same(
+        got,
+        simulate_generation(placement, PROFILES, workload, settings=SETTINGS, pace=found[0]),
+    )
+
+
+def test_the_pace_of_steps_is_by_group_in_windows() -> None:
+    load = Load(10, (), 0, 0)
+
+    def step(began_s: float, seconds: float) -> Step:
+        return Step(began_s, seconds, "m", load)
+
+    taken = [step(9.9, 50.0), step(10.6, 1.0), step(10.7, 5.0), step(12.2, 6.0)]
+    known = {"m": lambda load: (1.0, 1.0)}
+    pace = StepPace.of([taken, []], [known, known], 10.0, 0.5)
+    assert pace.factors == ((2.0, 1.5, 1.5, 1.5, 3.0), (1.0,))
+    assert [pace(0, at_s) for at_s in (-1.0, 0.0, 0.5, 1.9, 2.0, 99.0)] == [2, 2, 1.5, 1.5, 3, 3]
+    assert pace(1, 3.0) == 1.0
+    assert pace.spread == (1.0, 3.0)
+
+
+def same(got: GenerationOutcome, expected: GenerationOutcome) -> None:
+    """Event for event."""
     got.check_invariants()
     assert got.status.tolist() == expected.status.tolist()
     assert got.group.tolist() == expected.group.tolist()
@@ -67,4 +154,3 @@ def test_a_replay_on_a_clock_is_the_simulation(at: int, admission: Admission) ->
     assert got.first_token_s == pytest.approx(expected.first_token_s, **near)
     assert got.answered_s == pytest.approx(expected.answered_s, **near)
     assert got.met.tolist() == expected.met.tolist()
-    assert 0 < got.met.sum() < workload.num_requests, "limits that some miss"

@@ -395,3 +395,43 @@ def test_cores_that_do_not_fit_are_refused() -> None:
         run(ask([0.0], 1, 1), on([["a"]], (2, 1)), settings=ALONE, cores=SharedCores((0, 0)))
     with pytest.raises(ValueError, match="core for each device"):
         run(ask([0.0], 1, 1), settings=ALONE, cores=SharedCores(()))
+
+
+@given(seeds, st.floats(0.2, 5.0), st.booleans())
+def test_a_constant_pace_is_a_profile_scaled_by_it(seed: int, pace: float, pipeline: bool) -> None:
+    rng = np.random.default_rng(seed)
+    workload = gamma_workload([4.0, 4.0], 2.0, 5.0, rng, ["a", "b"])
+    count = workload.num_requests
+    workload = workload.with_lengths(rng.integers(1, 200, count), rng.integers(1, 9, count))
+    placement = on([["a"], ["b"]], (1, 2) if pipeline else (1, 1))  # nobody chooses by predictions
+    paced = run(workload, placement, settings=ALONE, admission=OPEN, pace=lambda group, now_s: pace)
+    slowed = {
+        name: one.scaled(name, time=pace, why="slower") for name, one in profiles("a", "b").items()
+    }
+    scaled = simulate_generation(placement, slowed, workload, settings=ALONE, admission=OPEN)
+    assert paced.first_token_s == pytest.approx(scaled.first_token_s)
+    assert paced.answered_s == pytest.approx(scaled.answered_s)
+    assert paced.busy_s == pytest.approx(scaled.busy_s)
+
+
+def test_a_pace_counts_by_group_and_where_a_step_begins() -> None:
+    both = Workload.of(["a", "b"], [0.0, 0.0], [0, 1], prompt_len=100, output_len=2)
+
+    def pace(group: int, now_s: float) -> float:
+        return 3.0 if group == 1 and now_s >= 0.2 else 1.0
+
+    got = run(both, on([["a"], ["b"]]), settings=ALONE, pace=pace)
+    step_s = decode_s(1, 101)
+    assert got.first_token_s == pytest.approx([0.2, 0.2]), "begun before"
+    assert got.answered_s == pytest.approx([0.2 + step_s, 0.2 + 3 * step_s])
+    assert got.predicted_ttft_s == pytest.approx([0.2, 0.2])
+    shared = SharedCores((0, 0))
+    got = run(both, on([["a"], ["b"]]), settings=ALONE, cores=shared, pace=lambda *_: 0.5)
+    assert got.first_token_s == pytest.approx([0.2, 0.2]), "half the seconds at half the speed"
+
+
+def test_a_pace_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="overlap"):
+        run(ask([0.0], 1, 1), pace=lambda *_: 1.0)
+    with pytest.raises(ValueError, match="pace of group 0"):
+        run(ask([0.0], 1, 1), settings=ALONE, pace=lambda *_: 0.0)

@@ -6,6 +6,7 @@ profile. Needs no torch.
 
 from blocks.sched.cluster_sim.generation.block_counter import BlockCounter
 from blocks.sched.cluster_sim.generation.outcome import GenerationOutcome
+from blocks.sched.cluster_sim.generation.pace import Pace
 from blocks.sched.cluster_sim.generation.predict import Prediction, predict
 from blocks.sched.cluster_sim.generation.settings import (
     Admission,
@@ -24,6 +25,7 @@ __all__ = [
     "EngineSettings",
     "GenerationOutcome",
     "Load",
+    "Pace",
     "Prediction",
     "SharedCores",
     "Standing",

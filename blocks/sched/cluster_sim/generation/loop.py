@@ -12,6 +12,7 @@ from blocks.sched.admission import QueueFull, Unservable
 from blocks.sched.cluster_sim.generation.engine import Engine
 from blocks.sched.cluster_sim.generation.group_run import GroupRun
 from blocks.sched.cluster_sim.generation.outcome import GenerationOutcome
+from blocks.sched.cluster_sim.generation.pace import Pace
 from blocks.sched.cluster_sim.generation.predict import predict
 from blocks.sched.cluster_sim.generation.settings import (
     Admission,
@@ -46,11 +47,15 @@ class GenerationLoop:
         retry: bool,
         make_allocator: AllocatorFactory,
         cores: SharedCores | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.placement, self.workload = placement, workload
         self.settings, self.admission, self.overheads = settings, admission, overheads
         self.retry, self.make_allocator = retry, make_allocator
+        if cores is None and pace is not None:  # whose ends the profile does not tell either
+            cores = _of_their_own(placement)
         self.under_way = None if cores is None else StepsUnderWay(cores, placement)
+        self.pace = pace
         self.now_s, self.clock_off_s = 0.0, 0.0
         self.answers = Answers.pending(workload.num_requests, len(placement.groups))
         self.first_token_s = np.full(workload.num_requests, np.nan)
@@ -246,7 +251,13 @@ class GenerationLoop:
                 self._push(engine.free_s, STEP_ENDS, at, engine)
             else:
                 engine.free_s = math.inf  # until it is planned
-                self.under_way.begin(at, group.stage_s, self.now_s)
+                stage_s = group.stage_s
+                if self.pace is not None:
+                    factor = self.pace(at, self.now_s)
+                    check(0 < factor < math.inf, f"pace of group {at}", "above 0", factor)
+                    stage_s = tuple(factor * seconds for seconds in stage_s)
+                    group.work_s += sum(stage_s) - sum(group.stage_s)
+                self.under_way.begin(at, stage_s, self.now_s)
                 self._plan_ends()
             if group.has_more():
                 self._wake(at)
@@ -335,3 +346,9 @@ class GenerationLoop:
     def _count_preemptions(self, at: int) -> None:
         counted = [engine.scheduler.counters.num_preemptions for engine in self.groups[at].engines]
         self.num_preemptions[at] += sum(counted)
+
+
+def _of_their_own(placement: Placement) -> SharedCores:
+    """A core for every device."""
+    most = max((device for group in placement.groups for device in group.devices), default=0)
+    return SharedCores(tuple(range(most + 1)))

@@ -6,6 +6,7 @@ from blocks._checks import check, fail
 from blocks.sched.cluster_sim.generation.block_counter import BlockCounter
 from blocks.sched.cluster_sim.generation.loop import GenerationLoop
 from blocks.sched.cluster_sim.generation.outcome import GenerationOutcome
+from blocks.sched.cluster_sim.generation.pace import Pace
 from blocks.sched.cluster_sim.generation.settings import (
     Admission,
     AllocatorFactory,
@@ -30,6 +31,7 @@ def simulate_generation(
     retry: bool = True,
     make_allocator: AllocatorFactory = BlockCounter,
     cores: SharedCores | None = None,
+    pace: Pace | None = None,
 ) -> GenerationOutcome:
     """What becomes of a workload for models that generate, under one placement.
 
@@ -51,6 +53,9 @@ def simulate_generation(
         make_allocator: of the cache blocks of an engine, as ``blocks.kv.BlockManager``.
         cores: where devices share processor cores; then each group computes one step at a time
             (``EngineSettings(overlap=False)``).
+        pace: by group and by the moment a step begins, how many times what its profile says it
+            takes; for machines whose speed changes. Nobody knows it: predictions go by the
+            profile. Needs ``EngineSettings(overlap=False)`` too.
 
     Raises:
         ValueError: what does not fit together, with names.
@@ -68,6 +73,7 @@ def simulate_generation(
     if cores is not None:
         check(not settings.overlap, "overlap", "False on shared cores", settings.overlap)
         cores.checked(placement)
+    check(pace is None or not settings.overlap, "overlap", "False with a pace", settings.overlap)
     loop = GenerationLoop(
         placement,
         profiles,
@@ -79,5 +85,6 @@ def simulate_generation(
         retry,
         make_allocator,
         cores,
+        pace,
     )
     return loop.run()
