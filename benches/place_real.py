@@ -88,15 +88,15 @@ POINTS = Points(
     prefill=(1, 8, 32, 64, 65, 96, 128, 129, 160, 192, 224, 256, 320, 384, 448, 512),
     batches=(1, 2, 4, 8),
     contexts=(48, 192),
-    rounds=4,
+    rounds=3,
     decode_steps=3,
 )
-SECONDS = 16.0
+SECONDS = 14.0
 """Of traffic, a setting."""
 TRIES = 3
 """How often a setting is played, at most, until others leave the machine alone meanwhile."""
-REPEAT_UNTIL_S = 570.0
-"""After which nothing is played again, so that a run has an end."""
+REPEAT_S = 85.0
+"""How long all that is played again may take, so that a run has an end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +122,7 @@ class Place:
     """A placement and its traffic.
 
     hosted: a group's models, a letter each. op, pp: of every group. core_of: of every device.
+    stretch: of the seconds of traffic, where requests are few.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Place:
     op: int = 1
     pp: int = 1
     core_of: tuple[int, ...] = (0, 1)
+    stretch: float = 1.0
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -184,6 +186,7 @@ PLACES = (
             Traffic(0.8, 3, 10, 3.0),
         ),
         op=2,
+        stretch=1.5,
     ),
     Place(
         "two stages",
@@ -271,7 +274,7 @@ def workload_of(
     num_cores = len(set(place.core_of)) // (place.op * place.pp)
     rate = load.load * num_cores / request_s
     rng = np.random.default_rng(seed)
-    made = gamma_workload(rate * shares, load.cv, seconds, rng, names)
+    made = gamma_workload(rate * shares, load.cv, place.stretch * seconds, rng, names)
     count = made.num_requests
     prompts = rng.integers(PROMPT[0], PROMPT[1] + 1, count)
     outputs = rng.integers(OUTPUT[0], OUTPUT[1] + 1, count)
@@ -303,6 +306,24 @@ def on_exact_timers(coroutine: Coroutine[Any, Any, T]) -> T:
 
 def say(text: str) -> None:
     print(text, flush=True)
+
+
+BESIDE_S = 4.0
+"""About what a setting takes beside its traffic."""
+
+
+class Spare:
+    """Seconds for what is played again."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._left_s = seconds
+
+    def take(self, seconds: float) -> bool:
+        """Whether there are so many left, which are gone then."""
+        if seconds > self._left_s:
+            return False
+        self._left_s -= seconds
+        return True
 
 
 async def profiles_of(
@@ -341,13 +362,13 @@ async def play(
     folders: Mapping[str, Path],
     seconds: float,
     given: Sequence[Workload] = (),
-    repeat_until_s: float = 0.0,
+    spare: Spare | None = None,
 ) -> list[Compared]:
     """Every setting of a placement on real groups, and simulated.
 
     Args:
         given: workloads of the settings, instead of those by this placement's own profile.
-        repeat_until_s: until then, on the monotonic clock, disturbed settings are played again.
+        spare: seconds for settings that were disturbed; None plays nothing again.
     """
     cores = sorted(os.sched_getaffinity(0))
     core_of = [cores[core % len(cores)] for core in place.core_of]
@@ -358,7 +379,7 @@ async def play(
             placement, folders, LIMITS, core_of=core_of, start=fork_group, step_logs=logs
         ) as handles:
             make_urgent()
-            return await _played(place, folders, seconds, given, repeat_until_s, handles, logs)
+            return await _played(place, folders, seconds, given, spare or Spare(), handles, logs)
 
 
 async def _played(
@@ -366,7 +387,7 @@ async def _played(
     folders: Mapping[str, Path],
     seconds: float,
     given: Sequence[Workload],
-    repeat_until_s: float,
+    spare: Spare,
     handles: Sequence[GroupHandle],
     logs: Sequence[Path],
 ) -> list[Compared]:
@@ -413,7 +434,7 @@ async def _played(
 
         one, told = await compared(name, workload, at)
         for turn in range(1, TRIES):
-            if one.is_undisturbed or time.monotonic() >= repeat_until_s:
+            if one.is_undisturbed or not spare.take(place.stretch * seconds + BESIDE_S):
                 break
             say(f"  disturbed, once more: {one.line()}")
             one, told = await compared(name, workload, at + 100 * turn)
@@ -536,14 +557,13 @@ def run(
     only: str = "",
     clock: bool = False,
     seconds: float = SECONDS,
-    repeat_s: float = REPEAT_UNTIL_S,
+    repeat_s: float = REPEAT_S,
 ) -> list[Compared]:
     """Play the placements whose names hold ``only``."""
     torch.set_num_threads(1)
     found: list[Compared] = []
     known: dict[str, Profile] = {}
-    begun_s = time.monotonic()
-    until_s = begun_s + repeat_s
+    begun_s, spare = time.monotonic(), Spare(repeat_s)
     say(HEAD)
     with saved_models() as folders:
         for place in PLACES:
@@ -553,7 +573,7 @@ def run(
                 if place.op * place.pp == 1:
                     found += play_clocked(place, folders, seconds, known=known)
             else:
-                found += on_exact_timers(play(place, folders, seconds, (), until_s))
+                found += on_exact_timers(play(place, folders, seconds, (), spare))
             say(f"  {time.monotonic() - begun_s:.0f} s so far")
     return found
 
@@ -632,8 +652,8 @@ def main() -> None:
     parser.add_argument(
         "--repeat-s",
         type=float,
-        default=REPEAT_UNTIL_S,
-        help="seconds from the start in which disturbed settings are played again",
+        default=REPEAT_S,
+        help="how long all that is played again, for others disturbed it, may take",
     )
     parser.add_argument("--direction", action="store_true", help="groups apart against shared")
     asked = parser.parse_args()

@@ -4,8 +4,9 @@ import asyncio
 import dataclasses
 import itertools
 import random
-import statistics
 from collections.abc import Sequence
+
+import numpy as np
 
 from recipes.place.measure.replay import Port
 from recipes.serve.async_engine import Stream
@@ -63,9 +64,10 @@ async def measure_speed(
     """How fast each of 1, 2, ... groups on cores of their own goes while all of them are at work,
     against one alone: ``SharedCores(speed=)``.
 
-    The first probe is asked alone, beside the others, and alone again; what counts is the median
-    over rounds of the ratio within one, as machines drift from round to round. Whoever asks runs on
-    these cores too: prompts are long and answers short, so that it has no more to do than usual.
+    The first probe is asked alone and beside the others, in turn; what counts is the ratio of the
+    lower quartiles of its times, for whatever else runs on the machine only makes them longer.
+    Whoever asks runs on these cores too: prompts are long and answers short, so that it has no more
+    to do than usual.
     """
     rng = random.Random()  # a prompt seen before would be found in the cache
 
@@ -80,15 +82,14 @@ async def measure_speed(
         await asyncio.gather(*busy)
         return answers.came_s[-1] - answers.sent_s
 
-    ratios: dict[int, list[float]] = {count: [] for count in range(2, len(probes) + 1)}
+    took: dict[int, list[float]] = {count: [] for count in range(1, len(probes) + 1)}
     for turn in range(rounds + 1):
-        for count, found in ratios.items():
-            before_s = await beside(())
-            together_s = await beside(probes[1:count])
-            after_s = await beside(())
+        for count, found in took.items():
+            seconds = await beside(probes[1:count])
             if turn:
-                found.append((before_s + after_s) / 2 / together_s)
-    return (1.0, *(min(1.0, statistics.median(found)) for found in ratios.values()))
+                found.append(seconds)
+    usual_s = [float(np.quantile(found, 0.25)) for found in took.values()]
+    return tuple(min(1.0, usual_s[0] / seconds) for seconds in usual_s)
 
 
 async def _keep_busy(probe: Probe, prompt_len: int, num_tokens: int, over: asyncio.Event) -> None:
