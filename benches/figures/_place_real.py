@@ -41,8 +41,8 @@ def rows() -> Iterator[Row]:
         nightly=True,
     )
     yield Row(
-        "the same with engines that compute on a clock of processor time, which neighbours on the "
-        f"machine move less: placements of one-device groups, simulated {MEASURED}",
+        "attainment simulated against engines that compute on a clock of processor time, which "
+        f"neighbours move less: placements of one-device groups, simulated {MEASURED}",
         "within 2 points on average, 4 at worst",
         f"{REAL} --clock --seconds {CLOCK_SECONDS:g}",
         _clocked,

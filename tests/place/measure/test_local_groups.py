@@ -14,6 +14,7 @@ from blocks.sched.profile import Configuration
 from recipes.place.group import GroupSpec, Step, fork_group, read_steps
 from recipes.place.measure import (
     Compared,
+    Contention,
     ContentionMeter,
     Gap,
     Points,
@@ -104,6 +105,12 @@ def test_a_replay_to_processes_answers_everything(tmp_path: Path) -> None:
     line = Compared("a setting", outcome, refused, seen).line()
     assert "a setting" in line
     assert Gap.of([Compared("a", outcome, refused)]).worst == pytest.approx(100.0)
+    quiet, loud = (Contention(10.0, 2, 5.0, 5.0 + others_s) for others_s in (0.9, 1.1))
+    both = Compared("a", outcome, outcome, quiet, by_profile=refused)
+    assert (both.points, both.profile_points) == (0.0, pytest.approx(-100.0))
+    assert both.is_undisturbed
+    assert not both._replace(contention=loud).is_undisturbed
+    assert "by profile alone 0.0%" in both.line()
     with pytest.raises(ValueError, match="at least one"):
         Gap.of([])
 
