@@ -141,8 +141,11 @@ def store(tmp_path, monkeypatch):
 
 def test_a_change_of_source_or_choice_is_compiled_anew(store, monkeypatch):
     case = importlib.import_module("tests.attention.aot_cases").CASES[0]
+    case = dataclasses.replace(case, claims=("HMMA",))
     path = aot._stored(case, "sm_90")
     assert path == aot._stored(dataclasses.replace(case, claims=("HGMMA",)), "sm_90")
+    uncounted = dataclasses.replace(case, claims=(), counted=False)
+    assert path != aot._stored(uncounted, "sm_90"), "its instructions were not read"
     assert path != aot._stored(dataclasses.replace(case, num_warps=16), "sm_90")
     assert path != aot._stored(case, "sm_80")
     names = {p.name for p in aot._sources("blocks.attention._triton.decode")}
