@@ -15,7 +15,8 @@ from benches.figures.row import Measured, Row
 from blocks.sched.placement import Group, Placement
 from tests.place.fleet.storm import storm
 from tests.place.front.real import ONE, TWO, serving, settled
-from tests.place.group.groups import eventually, save_models
+from tests.place.group.groups import save_models
+from tests.place.on_loop import eventually
 from tests.serve.models import EOS, tiny_decoder, tiny_tokenizer
 from tests.serve.oracle import greedy
 

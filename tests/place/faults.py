@@ -11,7 +11,8 @@ from typing import Any
 from blocks.sched.placement import Placement
 from recipes.place.fleet import LiveGroup
 from recipes.place.ray import RayGroup
-from tests.place.real_service import Answers, RealService, eventually, group
+from tests.place.on_loop import eventually
+from tests.place.real_service import Answers, RealService, group
 from tests.serve.ranks import is_alive
 
 MODELS = ("a", "b")

@@ -11,8 +11,7 @@ import dataclasses
 import functools
 import json
 import random
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from recipes.place.front import Launcher, Server, build_lobby
 from recipes.serve.config import ServerConfig
 from recipes.serve.server import listen
 from tests.place.fleet.clusters import profile
+from tests.place.on_loop import LIMIT_S, eventually
 from tests.serve.models import EOS, tiny_decoder, tiny_tokenizer
 from tests.serve.oracle import greedy
 
@@ -34,8 +34,6 @@ SEEDS = {"a": 0, "b": 1}
 PROMPTS = ([5, 6, 7], [40, 41, 42, 43], [9, 8, 7, 6, 5], [30, 31])
 MAX_TOKENS = 16
 KV_TOKENS = 1024
-LIMIT_S = 150.0
-"""No test waits longer for anything."""
 
 
 @functools.cache
@@ -226,24 +224,3 @@ async def real_service(
         server.should_exit = True
         await asyncio.wait([serving], timeout=LIMIT_S)
         sock.close()
-
-
-async def eventually(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        await asyncio.sleep(0.01)
-
-
-def on_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """A test that is a coroutine, on a loop of its own."""
-
-    @functools.wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        async def limited() -> None:
-            async with asyncio.timeout(2 * LIMIT_S):
-                await test(*args, **kwargs)
-
-        asyncio.run(limited())
-
-    return run

@@ -23,8 +23,9 @@ from recipes.place.ray.library import ray_library
 from recipes.place.ray.ranks import SHARE
 from recipes.serve.parallel.start import UNKNOWN
 from tests.place.faults import NUM_FAULTS, every_fault, layout
-from tests.place.group.groups import SMALL, ask, collect, eventually, first_delta, running_group
+from tests.place.group.groups import SMALL, ask, collect, first_delta, running_group
 from tests.place.group.test_group import varied
+from tests.place.on_loop import eventually
 from tests.place.ray_nodes import processes, ray_nodes
 from tests.place.real_service import real_service, save_models
 from tests.serve.models import tiny_decoder, tiny_engine, tiny_tokenizer

@@ -16,7 +16,8 @@ from tests.place.faults import (
     lose_node,
     pid_of,
 )
-from tests.place.real_service import group, on_loop, real_service, save_models
+from tests.place.on_loop import on_loop
+from tests.place.real_service import group, real_service, save_models
 from tests.serve.ranks import is_alive
 
 LOCAL = Launcher(fork_group)

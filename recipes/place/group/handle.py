@@ -120,6 +120,11 @@ class GroupHandle:
         """Whether requests can be handed to it."""
         return self.lost is None and self._up.is_set()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it is lost and nothing is left to be done about it."""
+        return self.lost is not None and all(task.done() for task in self._tasks)
+
     # ---- models ----
 
     async def load(self, replica: Replica) -> Loaded:

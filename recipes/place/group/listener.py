@@ -80,6 +80,7 @@ class Listener:
         there = self._handles.get(spec.group)
         if there is not None and there.lost is None:
             raise ValueError(f"group: expected a name that is free, got {spec.group!r}")
+        self._handles = {name: one for name, one in self._handles.items() if not one.is_over}
         spec = dataclasses.replace(spec, address=self.address, key=os.urandom(32).hex())
         handle = self._handles[spec.group] = GroupHandle(
             spec,

@@ -28,11 +28,6 @@ class ModelState:
     standing: Standing = dataclasses.field(default_factory=Standing)
     stats: EngineStats = dataclasses.field(default_factory=EngineStats)
 
-    @property
-    def free_blocks(self) -> int:
-        """Blocks of the cache that nobody holds."""
-        return self.standing.num_free_blocks
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GroupState:

@@ -49,18 +49,6 @@ class StepTimer:
         self._finish()
         return seconds
 
-    def mixed_s(self, batch_size: int, context_len: int, prompts: list[int]) -> float:
-        """Seconds of a step of decodes and whole prompts."""
-        for _ in range(batch_size):
-            self._add(context_len, 64)
-        while self._num_decoding() < batch_size:
-            self._step()
-        for num_tokens in prompts:
-            self._add(num_tokens, 1)
-        seconds = self._step()
-        self._finish()
-        return seconds
-
     def _add(self, prompt_len: int, max_tokens: int) -> None:
         last = self._engine.vocab_size - 1
         prompt = [self._draws.randint(0, last) for _ in range(prompt_len)]

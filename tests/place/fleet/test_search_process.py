@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 from recipes.place.fleet.replanner import _process
-from tests.place.group.groups import eventually, on_loop
+from tests.place.on_loop import eventually, on_loop
 from tests.serve.ranks import is_alive
 
 

@@ -247,6 +247,17 @@ class World:
     def hosting(self, model: str) -> list[FakeHandle]:
         return [handle for handle in self.alive if model in handle.models]
 
+    def hold(self) -> None:
+        """Groups give no token until their ``pace`` is set."""
+        for handle in self.alive:
+            handle.pace.clear()
+
+    async def holder(self) -> FakeHandle:
+        """Wait for the one group that has a request."""
+        await self.until(lambda: any(handle.streams for handle in self.alive))
+        (found,) = [handle for handle in self.alive if handle.streams]
+        return found
+
     async def until(self, condition: Any) -> None:
         async with asyncio.timeout(LIMIT_S):
             while not condition():

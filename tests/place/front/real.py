@@ -20,7 +20,7 @@ from recipes.place.front import Launcher, Lobby, Server, build_lobby, routes
 from recipes.place.group import fork_group
 from recipes.serve.config import ServerConfig
 from recipes.serve.server import listen
-from tests.place.group.groups import LIMIT_S, eventually
+from tests.place.on_loop import LIMIT_S, eventually
 
 ONE, TWO = Configuration(1, 1), Configuration(2, 1)
 

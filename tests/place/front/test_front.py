@@ -12,7 +12,7 @@ from recipes.serve.page import ClusterState
 from recipes.serve.sampling_params import SamplingParams
 from tests.place.fleet.clusters import SHAPES, group
 from tests.place.front.fakes import World, opened
-from tests.place.group.groups import on_loop
+from tests.place.on_loop import on_loop
 
 
 def two(*models: str) -> Placement:
@@ -45,8 +45,7 @@ async def test_a_request_goes_to_the_shortest_queue():
     world = World(two("c"))
     async with opened(world) as client:
         await world.settled()
-        for handle in world.alive:
-            handle.pace.clear()
+        world.hold()
         asks = []
         for _ in range(4):
             asks.append(asyncio.create_task(client.ask("c", 40)))
@@ -143,14 +142,11 @@ async def test_a_request_without_a_token_goes_elsewhere_once():
     world = World(two("c"))
     async with opened(world) as client:
         await world.settled()
-        for handle in world.alive:
-            handle.pace.clear()
+        world.hold()
         ask = asyncio.create_task(client.ask("c"))
-        await world.until(lambda: any(handle.streams for handle in world.alive))
-        (first,) = [handle for handle in world.alive if handle.streams]
+        first = await world.holder()
         first.kill()
-        await world.until(lambda: any(handle.streams for handle in world.alive))
-        (second,) = [handle for handle in world.alive if handle.streams]
+        second = await world.holder()
         second.pace.set()
         text = (await ask).json()["choices"][0]["text"]
         assert text == f"cc@{second.group.name}"
@@ -166,12 +162,10 @@ async def test_a_request_whose_second_group_is_lost_too_ends_with_an_error():
     world = World(two("c"))
     async with opened(world) as client:
         await world.settled()
-        for handle in world.alive:
-            handle.pace.clear()
+        world.hold()
         ask = asyncio.create_task(client.ask("c"))
         for _ in range(2):
-            await world.until(lambda: any(handle.streams for handle in world.alive))
-            (holder,) = [handle for handle in world.alive if handle.streams]
+            holder = await world.holder()
             holder.kill()
         answer = await ask
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "group_lost")
@@ -184,11 +178,9 @@ async def test_a_request_with_tokens_ends_with_an_error_event():
     async with opened(world) as client:
         await world.settled()
         body = {"model": "c", "prompt": [7], "max_tokens": 20, "stream": True}
-        for handle in world.alive:
-            handle.pace.clear()
+        world.hold()
         ask = asyncio.create_task(client.post("/v1/completions", body))
-        await world.until(lambda: any(handle.streams for handle in world.alive))
-        (holder,) = [handle for handle in world.alive if handle.streams]
+        holder = await world.holder()
         holder.stop_after = 1
         holder.pace.set()
         await world.until(lambda: holder.seen)
@@ -277,8 +269,7 @@ async def test_a_client_that_leaves_is_forgotten():
     world = World(two("c"))
     async with opened(world) as client:
         await world.settled()
-        for handle in world.alive:
-            handle.pace.clear()
+        world.hold()
         engine = world.lobby.of("c", {}).engine
         stream = await engine.submit([Job(engine.new_id(), [1, 2], SamplingParams(n=1))])
         assert engine.num_in_flight == 1

@@ -9,7 +9,8 @@ import pytest
 
 from blocks.sched.placement import Group, Placement
 from tests.place.front.real import ONE, TWO, serving, settled
-from tests.place.group.groups import eventually, on_loop, save_models
+from tests.place.group.groups import save_models
+from tests.place.on_loop import eventually, on_loop
 from tests.serve.models import EOS, tiny_decoder, tiny_tokenizer
 from tests.serve.oracle import greedy
 

@@ -1,9 +1,7 @@
 """Groups that are forks of the test, serving tiny models; and what comes of streams."""
 
-import asyncio
 import contextlib
-import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,9 @@ from recipes.place.group import GroupHandle, GroupSpec, Listener, Replica, fork_
 from recipes.serve.async_engine import Stream
 from recipes.serve.job import Job
 from recipes.serve.outputs import Completion, RequestOutput
+from tests.place.on_loop import LIMIT_S
 from tests.serve.models import tiny_decoder, tiny_tokenizer
 
-LIMIT_S = 60.0
-"""No test waits longer for anything."""
 SMALL: dict[str, Any] = {"max_num_seqs": 16, "token_budget": 64, "block_size": 4}
 
 
@@ -69,26 +66,6 @@ async def first_delta(stream: Stream) -> list[Any]:
     async for batch in stream.batches(limit=LIMIT_S, heartbeat=LIMIT_S):
         return batch
     raise AssertionError("the stream ended")
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-def on_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """A test that is a coroutine, on a loop of its own."""
-
-    @functools.wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        async def limited() -> None:
-            async with asyncio.timeout(2 * LIMIT_S):
-                await test(*args, **kwargs)
-
-        asyncio.run(limited())
-
-    return run
 
 
 def texts(outputs: Sequence[RequestOutput]) -> list[str]:

@@ -21,7 +21,8 @@ from recipes.place.group import (
 from recipes.place.group.local import LocalProcess
 from recipes.serve.async_engine import Stream, StreamCancelled
 from recipes.serve.job import Job
-from tests.place.group.groups import LIMIT_S, SMALL, collect, eventually
+from tests.place.group.groups import SMALL, collect
+from tests.place.on_loop import LIMIT_S, eventually
 from tests.serve.models import EOS, tiny_decoder
 from tests.serve.oracle import greedy
 from tests.serve.ranks import is_alive

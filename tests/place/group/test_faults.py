@@ -27,19 +27,10 @@ from recipes.place.group import (
 from recipes.place.group.frames import Frames, frame
 from recipes.place.group.local import visible_devices
 from recipes.serve.engine import Engine
-from tests.place.group.groups import (
-    LIMIT_S,
-    SMALL,
-    ask,
-    collect,
-    eventually,
-    first_delta,
-    on_loop,
-    running_group,
-    save_models,
-)
+from tests.place.group.groups import SMALL, ask, collect, first_delta, running_group, save_models
 from tests.place.group.storm import pid_of
 from tests.place.group.test_group import endless
+from tests.place.on_loop import LIMIT_S, eventually, on_loop
 from tests.serve.ranks import is_alive
 from tests.serve.test_engine import job
 
@@ -322,6 +313,20 @@ async def test_a_group_that_does_not_start_is_told_of(folder):
         await handle.close()
         assert handle.lost is not None
         assert handle.lost.kind == "closed"
+    finally:
+        await listener.close()
+
+
+@on_loop
+async def test_groups_that_are_over_are_forgotten_when_others_start():
+    listener = await Listener.open()
+    try:
+        for at in range(3):
+            handle = listener.start(GroupSpec(group=f"g{at}"), fork_group)
+            handle.process.kill()
+            await handle.wait_lost()
+            await eventually(lambda one=handle: one.is_over)
+            assert len(listener._handles) == 1
     finally:
         await listener.close()
 

@@ -11,15 +11,8 @@ from recipes.place.group.footprint import weight_bytes
 from recipes.serve import Engine
 from recipes.serve.admission import ContextTooLong
 from recipes.serve.async_engine import Stream
-from tests.place.group.groups import (
-    ask,
-    collect,
-    eventually,
-    first_delta,
-    on_loop,
-    running_group,
-    save_models,
-)
+from tests.place.group.groups import ask, collect, first_delta, running_group, save_models
+from tests.place.on_loop import eventually, on_loop
 from tests.serve.models import tiny_decoder, tiny_engine
 from tests.serve.test_engine import job, run
 
@@ -69,7 +62,7 @@ async def test_answers_are_those_of_the_engine_in_this_process(folders):
             lambda: all(m.standing.num_live == 0 for m in handle.state.models.values())
         )
         for state in handle.state.models.values():
-            assert state.free_blocks == state.usable_blocks == 2048 // 4
+            assert state.standing.num_free_blocks == state.usable_blocks == 2048 // 4
             assert state.stats.num_failed_steps == 0
 
 
@@ -134,7 +127,7 @@ async def test_a_stream_that_is_given_up_is_work_no_more(folders):
         assert len(answer.token_ids) == 60
         await eventually(lambda: handle.state.models["tiny-0"].standing.num_live == 0)
         state = handle.state.models["tiny-0"]
-        assert state.free_blocks == state.usable_blocks
+        assert state.standing.num_free_blocks == state.usable_blocks
         assert handle.unseen("tiny-0") == ()
 
 

@@ -13,18 +13,10 @@ from recipes.place.group.footprint import device_bytes, kv_bytes, weight_bytes
 from recipes.place.group.memory import DeviceMemory
 from recipes.place.group.shelf import Shelf
 from recipes.serve.memory import make_cache
-from tests.place.group.groups import (
-    SMALL,
-    ask,
-    collect,
-    eventually,
-    first_delta,
-    on_loop,
-    running_group,
-    save_models,
-)
+from tests.place.group.groups import SMALL, ask, collect, first_delta, running_group, save_models
 from tests.place.group.storm import pid_of
 from tests.place.group.test_group import endless
+from tests.place.on_loop import eventually, on_loop
 from tests.serve.models import tiny_decoder
 from tests.serve.test_engine import job
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from recipes.place.group import GroupSpec, Listener, Replica, fork_group
-from tests.place.group.groups import SMALL, eventually, on_loop, save_models
+from tests.place.group.groups import SMALL, save_models
 from tests.place.group.storm import pid_of, run_storm
 from tests.place.group.test_faults import descendants
+from tests.place.on_loop import eventually, on_loop
 from tests.serve.ranks import is_alive
 
 
