@@ -130,7 +130,7 @@ PLACES = (
             Traffic(0.8, 3, 10, 3.0),
         ),
         op=2,
-        stretch=1.5,
+        stretch=3.0,
     ),
     Place(
         "two stages",
