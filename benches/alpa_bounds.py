@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from benches.alpa_runs import Run
 from blocks.sharding import OpGraph
-from recipes.plan.chain import LayerChain
-from recipes.plan.layers import layers_of
+from recipes.plan.layers.chain import LayerChain
+from recipes.plan.layers.layers_of import layers_of
 
 
 def layers_for(run: Run, graph: OpGraph) -> tuple[int, ...]:

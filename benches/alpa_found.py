@@ -19,9 +19,9 @@ from benches.alpa_paper import FOUND, Family
 from benches.alpa_runs import Run, runs
 from benches.alpa_step import OPTIMIZERS, cluster_of, step_of
 from blocks.sharding import OpGraph
-from recipes.plan.chain import LayerChain
-from recipes.plan.compiled import compiled
 from recipes.plan.config import PlanConfig
+from recipes.plan.layers.chain import LayerChain
+from recipes.plan.layers.compiled import compiled
 from recipes.plan.search import search
 
 FAMILIES: tuple[Family, ...] = ("gpt", "moe", "wide_resnet")

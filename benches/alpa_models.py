@@ -19,7 +19,7 @@ from benches.alpa_paper import Model
 from blocks.sharding import OpGraph
 from recipes.plan.families.static_moe import Experts, FeedForward, StaticMoEConfig
 from recipes.plan.families.wide_resnet import DEPTHS, WideResNet, WideResNetConfig
-from recipes.plan.scaled_graph import graphs_by_rows
+from recipes.plan.layers.scaled_graph import graphs_by_rows
 from recipes.plan.trace import trace
 
 

@@ -13,13 +13,13 @@ from blocks.pipeline import Action, simulate
 from blocks.pipeline.action import Kind
 from blocks.pipeline.schedules import SCHEDULES
 from blocks.sharding import Cluster, Mesh, MeshCost, OpGraph, bundled_cluster
-from recipes.plan.boundaries import boundaries
-from recipes.plan.chain import LayerChain
-from recipes.plan.compiled import compiled
-from recipes.plan.reduced import Reduced
+from recipes.plan.layers.chain import LayerChain
+from recipes.plan.layers.compiled import compiled
+from recipes.plan.layers.reduced import Reduced
+from recipes.plan.search.boundaries import boundaries
+from recipes.plan.search.stage_solution import StageSolution, solve_stage
+from recipes.plan.search.step_time import step_time
 from recipes.plan.stage_plan import Boundary, StagePlan
-from recipes.plan.stage_solution import StageSolution, solve_stage
-from recipes.plan.step_time import step_time
 
 OPTIMIZERS = {"gpt": "adamw", "moe": "sgd", "wide_resnet": "momentum"}
 """MoE was trained with Adafactor, whose state is next to nothing beside the float32 copy."""

@@ -1,6 +1,6 @@
 """Plans of parallel training: made for a model and a cluster, read, compared, executed.
 
-Reading, comparing and applying plans needs no planner; that is ``recipes.plan.search``.
+Reading, comparing and applying plans needs no planner; that is ``recipes.plan.search.search``.
 """
 
 from recipes.plan.apply_plan import AppliedStage, stages_of

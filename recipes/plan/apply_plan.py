@@ -18,9 +18,9 @@ from blocks.sharding import (
 )
 from blocks.sharding.repeat_forward import AGAIN, first_name
 from blocks.sharding.stage_graph import RECEIVE
-from recipes.plan.chain import LayerChain
 from recipes.plan.choice_text import parse_choice
-from recipes.plan.layers import layers_of
+from recipes.plan.layers.chain import LayerChain
+from recipes.plan.layers.layers_of import layers_of
 from recipes.plan.parallel_plan import Fingerprint, ParallelPlan
 from recipes.plan.stage_plan import StagePlan
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from blocks._checks import check, fail
 from blocks.sharding import OpGraph
-from recipes.plan.chain import LayerChain
 from recipes.plan.config import PlanConfig
-from recipes.plan.scaled_graph import graphs_by_rows
+from recipes.plan.layers.chain import LayerChain
+from recipes.plan.layers.scaled_graph import graphs_by_rows
 
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
 """A module or what makes it, and what it is called with: positional and by name."""
@@ -66,7 +66,7 @@ def chains_of(
     missing: dict[int, int] = {}
 
     def graph_of(rows: int) -> OpGraph:
-        from recipes.plan.short_trace import short_trace
+        from recipes.plan.layers.short_trace import short_trace
         from recipes.plan.trace import trace
 
         called = call(rows)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from blocks._checks import check, fail
 from blocks.sharding import OpGraph
-from recipes.plan.chain import LayerChain
+from recipes.plan.layers.chain import LayerChain
 from recipes.plan.stage_plan import Placements, parse_placements
 
 

@@ -10,8 +10,8 @@ from blocks._checks import check
 from recipes.plan.config import PlanConfig
 from recipes.plan.diff import diff
 from recipes.plan.parallel_plan import ParallelPlan
-from recipes.plan.picture import picture
 from recipes.plan.settings import check_cluster, cluster_of, override
+from recipes.plan.view.picture import picture
 from recipes.plan.writable import check_writable
 
 
@@ -25,8 +25,8 @@ def plan(config: PlanConfig, out: Path | None, page: Path | None = None) -> Para
 
 def explain_plan(path: Path) -> None:
     """Print why every choice."""
-    from recipes.plan.explain import explain
     from recipes.plan.model import layers_by_rows
+    from recipes.plan.view.explain import explain
 
     read, config = _read_here(path)
     rows = config.rows(read.num_microbatches)
@@ -74,7 +74,7 @@ def show(path: Path, out: Path | None) -> None:
 
 def run(path: Path, num_steps: int, seed: int, how: Any, compare: bool) -> None:
     """Train a few steps as a plan has them."""
-    from recipes.plan.run_plan import run_plan
+    from recipes.plan.execute.run_plan import run_plan
 
     found, _ = _read_here(path)
     run_plan(found, num_steps=num_steps, seed=seed, how=how, compare=compare, say=_say)

@@ -14,10 +14,10 @@ from benches.alpa_paper import Family, Model
 from benches.alpa_runs import Run, runs
 from benches.alpa_step import in_turn
 from blocks.sharding import Mesh, OpGraph, Replicate, strategies
-from recipes.plan.chain import LayerChain
+from recipes.plan.layers.chain import LayerChain
 from recipes.plan.prediction import StagePrediction
+from recipes.plan.search.step_time import step_time
 from recipes.plan.stage_plan import Boundary, StagePlan
-from recipes.plan.step_time import step_time
 
 TINY = Model("gpt", "tiny", 4, 64, 2, 4, seq_len=16, vocab_size=96)
 FAMILIES: tuple[Family, ...] = ("gpt", "moe", "wide_resnet")

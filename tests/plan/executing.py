@@ -31,7 +31,7 @@ from recipes.plan.execute import (
     on_threads,
     state_of,
 )
-from recipes.plan.layers import layers_of
+from recipes.plan.layers.layers_of import layers_of
 from recipes.plan.trace import TracedModule
 
 Batch = Mapping[str, Tensor]

@@ -15,12 +15,12 @@ from torch import nn
 
 from blocks.sharding import Mesh, MeshCost, OpGraph, OpNode, Shard, Strategy, bundled_cluster
 from blocks.sharding.intra_op import IntraOpPlan, solve
-from recipes.plan.chain import LayerChain
 from recipes.plan.config import PlanConfig
 from recipes.plan.families.hugging_face import LLAMA, model
 from recipes.plan.families.static_moe import StaticMoE, StaticMoEConfig
 from recipes.plan.families.wide_resnet import WideResNet, WideResNetConfig
-from recipes.plan.scaled_graph import graphs_by_rows
+from recipes.plan.layers.chain import LayerChain
+from recipes.plan.layers.scaled_graph import graphs_by_rows
 from recipes.plan.search import search
 from recipes.plan.trace import trace
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from blocks.sharding import Cluster, bundled_cluster
-from recipes.plan.chain import LayerChain
 from recipes.plan.config import PlanConfig
+from recipes.plan.layers.chain import LayerChain
 from recipes.plan.parallel_plan import ParallelPlan
 from tests.plan.graphs import mlp
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocks.sharding import OpGraph
-from recipes.plan.chain import LayerChain
-from recipes.plan.layers import layers_of
+from recipes.plan.layers.chain import LayerChain
+from recipes.plan.layers.layers_of import layers_of
 from tests.plan.graphs import mlp
 
 

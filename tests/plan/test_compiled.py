@@ -5,7 +5,7 @@ import dataclasses
 from blocks.sharding import Mesh, OpGraph, bundled_cluster, strategies
 from blocks.sharding.intra_op.node_labels import touched_bytes
 from blocks.sharding.rules import view_rule
-from recipes.plan.compiled import compiled
+from recipes.plan.layers.compiled import compiled
 from tests.sharding.training_steps import Step
 
 ROWS, WIDTH = 8, 16

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from recipes.plan.execute.run_plan import run_plan
 from recipes.plan.parallel_plan import ParallelPlan
-from recipes.plan.run_plan import run_plan
 from tests.plan.family_cases import TINY
 
 ROOT = Path(__file__).parents[2]

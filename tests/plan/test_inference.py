@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from blocks.sched.profile import load_profile, save_profile
 from blocks.sharding import Cluster, Mesh, Shard, bundled_cluster, strategies
-from recipes.plan.chain import LayerChain
 from recipes.plan.families.decoder_sizes import decoder_config
 from recipes.plan.inference import search
 from recipes.plan.inference.config import InferenceConfig
@@ -24,6 +23,7 @@ from recipes.plan.inference.served_model import served_layers
 from recipes.plan.inference.stage_times import cut_layers
 from recipes.plan.inference.table import table
 from recipes.plan.inference.token_cuts import cuts_weights, token_factors
+from recipes.plan.layers.chain import LayerChain
 
 SIZE = "tiny,hidden_size=256,intermediate_size=1024,num_heads=4,num_kv_heads=4"
 MODEL = f"decoder:{SIZE}"

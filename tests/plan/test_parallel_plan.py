@@ -118,7 +118,7 @@ def test_plans_load_without_planner_numpy_and_torch():
         "import sys\n"
         "for name in ('torch', 'numpy', 'highspy', 'transformers'): sys.modules[name] = None\n"
         "from recipes.plan.parallel_plan import ParallelPlan\n"
-        "assert 'recipes.plan.search' not in sys.modules\n"
+        "assert 'recipes.plan.search.search' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

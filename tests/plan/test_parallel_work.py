@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.plan.parallel_work import in_parallel
+from recipes.plan.search.parallel_work import in_parallel
 
 
 def test_results_come_in_order():

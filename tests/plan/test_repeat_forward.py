@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from blocks.sharding import Mesh, count, lower, repeat_forward, strategies
-from recipes.plan.layers import layers_of
+from recipes.plan.layers.layers_of import layers_of
 from tests.plan.execute_cases import conv_net, ranker, transformer
 from tests.plan.executing import assert_same_run, random_program, run_alone, run_on_threads
 

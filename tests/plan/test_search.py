@@ -11,10 +11,10 @@ from blocks.pipeline import check_schedule
 from blocks.pipeline.schedules import SCHEDULES
 from recipes.plan.apply_plan import stages_of
 from recipes.plan.diff import diff
-from recipes.plan.explain import explain
 from recipes.plan.parallel_plan import ParallelPlan
-from recipes.plan.picture import picture
-from recipes.plan.step_time import step_time
+from recipes.plan.search.step_time import step_time
+from recipes.plan.view.explain import explain
+from recipes.plan.view.picture import picture
 from tests.plan.graphs import mlp
 from tests.plan.searching import chain_of, cluster_of, mixed, search_all
 

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recipes.plan.chain import LayerChain
 from recipes.plan.config import PlanConfig
+from recipes.plan.layers.chain import LayerChain
+from recipes.plan.layers.short_trace import short_trace
 from recipes.plan.model import call_of, layers_by_rows
-from recipes.plan.short_trace import short_trace
 from recipes.plan.trace import trace
 
 NUM_BLOCKS = 9

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from blocks._checks import check
-from recipes.plan import run_plan as module
+from recipes.plan.execute import run_plan as module
+from recipes.plan.execute.run_plan import run_plan
 from recipes.plan.parallel_plan import ParallelPlan
-from recipes.plan.run_plan import run_plan
 from recipes.plan.this_machine import DEVICES_PER_CORE, check_here
 from tests.plan.plans import drawn_plan
 

@@ -4,7 +4,7 @@ that count as equal."""
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.plan.useful_options import SLOWER, SMALLER, OptionTotal, useful_options
+from recipes.plan.search.useful_options import SLOWER, SMALLER, OptionTotal, useful_options
 
 sizes = st.sampled_from([1.0, 1.0004, 1.0008, 1.01, 1.03, 2.0, 2.001, 3.0, 9.0])
 some_options = st.lists(st.builds(OptionTotal, sizes, sizes, sizes), min_size=1, max_size=12)

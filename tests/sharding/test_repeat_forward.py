@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blocks.sharding import Mesh, count, first_name, lower, repeat_forward, strategies
-from recipes.plan.layers import layers_of
+from recipes.plan.layers.layers_of import layers_of
 from tests.plan.graphs import mlp
 
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 
 from blocks.sharding import Mesh, OpGraph, OpNode, Replicate, Shard, Strategy, cut_graph, strategies
 from blocks.sharding.stage_graph import RECEIVE
-from recipes.plan.chain import LayerChain
 from recipes.plan.choice_text import choice_text
 from recipes.plan.config import PlanConfig
-from recipes.plan.layers import layers_of
+from recipes.plan.layers.chain import LayerChain
+from recipes.plan.layers.layers_of import layers_of
 from recipes.plan.parallel_plan import Fingerprint, ParallelPlan
 from recipes.plan.prediction import Prediction, StagePrediction
 from recipes.plan.stage_plan import Pattern, StagePlan

@@ -7,12 +7,12 @@ from blocks.sharding import Cluster, Mesh, MeshCost, OpGraph, Strategy, TensorVa
 from blocks.sharding.intra_op import minimise, pose
 from blocks.sharding.intra_op.node_labels import local_elements
 from blocks.sharding.placement import Placement
-from recipes.plan.candidates import Candidate, Reduced
-from recipes.plan.chain import LayerChain
 from recipes.plan.inference.forward_graph import COPY
 from recipes.plan.inference.token_cuts import cuts_weights
-from recipes.plan.layer_price import layer_prices
-from recipes.plan.node_names import name_pattern
+from recipes.plan.layers.chain import LayerChain
+from recipes.plan.layers.node_names import name_pattern
+from recipes.plan.search.candidates import Candidate, Reduced
+from recipes.plan.search.layer_price import layer_prices
 from recipes.plan.stage_plan import placements_text
 
 BYTES_SHARE = 0.02

@@ -6,14 +6,14 @@ from blocks._checks import check, fail
 from blocks.pipeline.inter_op import DoesNotFit
 from blocks.pipeline.view.scale import bytes_text
 from blocks.sharding import Cluster
-from recipes.plan.chain import LayerChain
 from recipes.plan.inference.config import InferenceConfig, numbers
 from recipes.plan.inference.op_mesh import LayerTime, OpMesh
 from recipes.plan.inference.plan import Configuration, InferencePlan
 from recipes.plan.inference.served_model import generates, served_layers, tokens_of
 from recipes.plan.inference.stage_times import cut_layers, staged
+from recipes.plan.layers.chain import LayerChain
 from recipes.plan.parallel_plan import Fingerprint
-from recipes.plan.transfers import boundary_bytes
+from recipes.plan.search.transfers import boundary_bytes
 
 Key = tuple[str, int, int]
 """Kind, size and context of a pass."""

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from blocks._checks import fail
-from recipes.plan.chain import LayerChain
 from recipes.plan.config import PlanConfig
 from recipes.plan.inference.config import InferenceConfig
 from recipes.plan.inference.forward_graph import forward_graph
+from recipes.plan.layers.chain import LayerChain
 from recipes.plan.model import Call, call_of, chains_of
 
 GENERATE = ("decoder", "llama", "gpt2", "mixtral")

@@ -7,8 +7,8 @@ from string import Template
 from blocks.pipeline.view import figure, to_svg
 from blocks.pipeline.view.scale import bytes_text, time_text
 from recipes.plan.parallel_plan import ParallelPlan
+from recipes.plan.search.step_time import step_timeline
 from recipes.plan.stage_plan import StagePlan
-from recipes.plan.step_time import step_timeline
 from recipes.plan.view.device_map import device_map
 from recipes.plan.view.drawing import stage_colour
 from recipes.plan.view.memory_bars import memory_bars

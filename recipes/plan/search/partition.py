@@ -9,7 +9,7 @@ from blocks.pipeline.inter_op import DoesNotFit, InterOpPlan, SubmeshShape, subm
 from blocks.pipeline.view.scale import bytes_text
 from blocks.sharding import Cluster
 from recipes.plan.config import PlanConfig
-from recipes.plan.stage_options import OptionTables
+from recipes.plan.search.stage_options import OptionTables
 
 EPSILON = 1e-3
 """Share by which the partition may miss the least closed formula; the bound is not touched."""

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from blocks._checks import check
 from blocks.sharding import OpGraph, OpNode, StageGraph, TensorValue, cut_graph
 from blocks.sharding.stage_graph import RECEIVE, SEND
-from recipes.plan.layers import layers_of
-from recipes.plan.node_names import name_pattern, node_names
+from recipes.plan.layers.layers_of import layers_of
+from recipes.plan.layers.node_names import name_pattern, node_names
 
 
 @dataclasses.dataclass(frozen=True)

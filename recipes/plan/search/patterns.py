@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from recipes.plan.chain import LayerChain
 from recipes.plan.choice_text import choice_text
-from recipes.plan.node_names import name_pattern
+from recipes.plan.layers.chain import LayerChain
+from recipes.plan.layers.node_names import name_pattern
+from recipes.plan.search.stage_solution import StageSolution
 from recipes.plan.stage_plan import ParameterPlacement, Pattern, placements_text
-from recipes.plan.stage_solution import StageSolution
 
 Runs = tuple[tuple[int, int, str], ...]
 

@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping
 
 from blocks.sharding import Mesh, OpGraph, repeat_forward
 from blocks.sharding.repeat_forward import AGAIN, first_name
-from recipes.plan.chain import LayerChain
+from recipes.plan.layers.chain import LayerChain
 from recipes.plan.pins import pins_of
 from recipes.plan.stage_plan import Placements
 

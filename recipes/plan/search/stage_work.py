@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from blocks.pipeline.inter_op import InterOpPlan
 from blocks.sharding import Cluster, Mesh, MeshCost
-from recipes.plan.chain import LayerChain
 from recipes.plan.config import PlanConfig
-from recipes.plan.parallel_work import in_parallel
-from recipes.plan.partition import memory_bytes
+from recipes.plan.layers.chain import LayerChain
+from recipes.plan.layers.reduced import Reduced
 from recipes.plan.pins import parse_pins
-from recipes.plan.reduced import Reduced
-from recipes.plan.stage_options import Note, OptionTables
-from recipes.plan.stage_solution import StageSolution, solve_stage
+from recipes.plan.search.parallel_work import in_parallel
+from recipes.plan.search.partition import memory_bytes
+from recipes.plan.search.stage_options import Note, OptionTables
+from recipes.plan.search.stage_solution import StageSolution, solve_stage
 
 
 class StageTask(NamedTuple):

@@ -17,11 +17,11 @@ from blocks.sharding import (
 from blocks.sharding.intra_op import minimise, pose
 from blocks.sharding.intra_op.pose import Allowed
 from blocks.sharding.strategy import REPLICATE
-from recipes.plan.candidates import state_bytes
-from recipes.plan.hull import DEAR
-from recipes.plan.layer_price import LayerPrice, layer_prices, total_price
+from recipes.plan.layers.reduced import Reduced
 from recipes.plan.prediction import StagePrediction
-from recipes.plan.reduced import Reduced
+from recipes.plan.search.candidates import state_bytes
+from recipes.plan.search.hull import DEAR
+from recipes.plan.search.layer_price import LayerPrice, layer_prices, total_price
 
 MAX_PRICES = 12
 """Prices of a byte that are tried on the way to the one at which a stage just fits."""

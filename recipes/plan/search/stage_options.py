@@ -8,17 +8,17 @@ from blocks._checks import fail
 from blocks.pipeline import LayerSums
 from blocks.pipeline.inter_op import StageCost, SubmeshShape
 from blocks.sharding import Cluster
-from recipes.plan.candidates import Candidate
-from recipes.plan.chain import LayerChain
 from recipes.plan.config import PlanConfig
-from recipes.plan.layer_price import LayerPrice
-from recipes.plan.mesh_work import MeshWork, Prices
-from recipes.plan.parallel_work import in_parallel
+from recipes.plan.layers.chain import LayerChain
+from recipes.plan.layers.reduced import Reduced
 from recipes.plan.pins import parse_pins
-from recipes.plan.reduced import Reduced
-from recipes.plan.stage_meshes import stage_meshes
-from recipes.plan.transfers import Transfer, transfer_of
-from recipes.plan.useful_options import OptionTotal, useful_options
+from recipes.plan.search.candidates import Candidate
+from recipes.plan.search.layer_price import LayerPrice
+from recipes.plan.search.mesh_work import MeshWork, Prices
+from recipes.plan.search.parallel_work import in_parallel
+from recipes.plan.search.stage_meshes import stage_meshes
+from recipes.plan.search.transfers import Transfer, transfer_of
+from recipes.plan.search.useful_options import OptionTotal, useful_options
 
 Note = Callable[[str], None]
 

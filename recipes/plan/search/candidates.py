@@ -6,9 +6,9 @@ from collections.abc import Callable
 from blocks.sharding import Mesh, MeshCost, OpGraph, Strategy, TensorValue, fits, strategy_of
 from blocks.sharding.intra_op import pose
 from recipes.plan.config import STATE_BYTES
-from recipes.plan.hull import Choices, Hull
-from recipes.plan.layer_price import LayerPrice, layer_prices
-from recipes.plan.reduced import Reduced
+from recipes.plan.layers.reduced import Reduced
+from recipes.plan.search.hull import Choices, Hull
+from recipes.plan.search.layer_price import LayerPrice, layer_prices
 
 
 def state_bytes(optimizer: str) -> Callable[[TensorValue], float]:

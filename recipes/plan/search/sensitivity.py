@@ -7,7 +7,7 @@ from blocks.pipeline.view.scale import bytes_text
 from blocks.sharding import Cluster
 from recipes.plan.config import PlanConfig
 from recipes.plan.parallel_plan import ParallelPlan
-from recipes.plan.partition import Partition, memory_bytes
+from recipes.plan.search.partition import Partition, memory_bytes
 
 FEWER_CELLS = 40
 """Stretches of layers of a plan that is only compared with."""

@@ -10,20 +10,20 @@ from collections.abc import Callable
 
 from blocks.pipeline.inter_op import InterOpPlan
 from blocks.sharding import Cluster, Mesh
-from recipes.plan.boundaries import boundaries
-from recipes.plan.chain import LayerChain
 from recipes.plan.config import PlanConfig
+from recipes.plan.layers.chain import LayerChain
 from recipes.plan.parallel_plan import Fingerprint, ParallelPlan
-from recipes.plan.partition import Partition, memory_bytes, submesh_shapes
-from recipes.plan.patterns import patterns_of
 from recipes.plan.pins import check_pins, parse_pins
 from recipes.plan.prediction import Prediction
-from recipes.plan.sensitivity import notes_of
-from recipes.plan.stage_options import Note, OptionTables, option_tables
+from recipes.plan.search.boundaries import boundaries
+from recipes.plan.search.partition import Partition, memory_bytes, submesh_shapes
+from recipes.plan.search.patterns import patterns_of
+from recipes.plan.search.sensitivity import notes_of
+from recipes.plan.search.stage_options import Note, OptionTables, option_tables
+from recipes.plan.search.stage_solution import StageSolution
+from recipes.plan.search.stage_work import solve_stages
+from recipes.plan.search.step_time import step_time
 from recipes.plan.stage_plan import Boundary, StagePlan
-from recipes.plan.stage_solution import StageSolution
-from recipes.plan.stage_work import solve_stages
-from recipes.plan.step_time import step_time
 
 Chains = Callable[[int], LayerChain]
 """From the rows of a microbatch to the layers of the model."""

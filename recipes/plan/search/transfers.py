@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from blocks.pipeline.inter_op import SubmeshShape
 from blocks.sharding import Cluster
-from recipes.plan.chain import LayerChain
+from recipes.plan.layers.chain import LayerChain
 
 Transfer = Callable[[int, SubmeshShape, SubmeshShape], tuple[float, float]]
 """Seconds over a boundary from one shape to another and back."""

@@ -7,12 +7,12 @@ from blocks._checks import check
 from blocks.pipeline.view.scale import time_text
 from blocks.sharding import Cluster, MeshCost, Strategy, strategy_of
 from blocks.sharding.intra_op import Posed, pose
-from recipes.plan.candidates import state_bytes
-from recipes.plan.chain import LayerChain
 from recipes.plan.choice_text import choice_text, parse_choice
 from recipes.plan.config import PlanConfig
+from recipes.plan.layers.chain import LayerChain
+from recipes.plan.layers.reduced import Reduced
 from recipes.plan.parallel_plan import Fingerprint, ParallelPlan
-from recipes.plan.reduced import Reduced
+from recipes.plan.search.candidates import state_bytes
 from recipes.plan.settings import check_cluster
 from recipes.plan.stage_plan import StagePlan
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from blocks.sharding import MeshCost, TensorValue
 from blocks.sharding.intra_op import Posed, Problem, minimise
-from recipes.plan.layer_price import layer_prices, total_price
-from recipes.plan.reduced import Reduced
+from recipes.plan.layers.reduced import Reduced
+from recipes.plan.search.layer_price import layer_prices, total_price
 
 Choices = tuple[tuple[int, ...], ...]
 """Of every node, what each mesh axis cuts."""

@@ -39,7 +39,7 @@ def layers_of(graph: OpGraph, forward: Sequence[int] | None = None) -> tuple[int
         at_block.setdefault(node.block, last)
         at_module.setdefault(node.module, last)
     if forward is None and last == 0 and all(node.block < 0 for node in graph.nodes):
-        from recipes.plan.cluster_layers import cluster_layers
+        from recipes.plan.layers.cluster_layers import cluster_layers
 
         found = cluster_layers(graph, [at for at, number in enumerate(layer) if number >= 0])
         if found is not None:

@@ -5,10 +5,10 @@ import math
 from collections.abc import Mapping
 
 from blocks.sharding import Cluster, Mesh, MeshCost
-from recipes.plan.candidates import Candidate, candidates, priced
 from recipes.plan.config import PlanConfig
-from recipes.plan.layer_price import LayerPrice
-from recipes.plan.reduced import Reduced
+from recipes.plan.layers.reduced import Reduced
+from recipes.plan.search.candidates import Candidate, candidates, priced
+from recipes.plan.search.layer_price import LayerPrice
 
 Prices = dict[int, tuple[LayerPrice, ...]]
 """Of every layer, by number of microbatches."""

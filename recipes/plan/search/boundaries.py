@@ -7,9 +7,9 @@ from typing import NamedTuple
 from blocks.sharding import Cluster, Mesh, ShardingSpec, StageGraph
 from blocks.sharding.cross_mesh import cross_mesh_s, plan_cross_mesh
 from blocks.sharding.stage_graph import SEND
-from recipes.plan.chain import LayerChain
+from recipes.plan.layers.chain import LayerChain
+from recipes.plan.search.stage_solution import StageSolution
 from recipes.plan.stage_plan import Boundary, Placements
-from recipes.plan.stage_solution import StageSolution
 
 MODE = "all_gather"
 """How parts that several ranks want are sent: once, and gathered there."""
