@@ -9,11 +9,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from recipes.serve import errors
-from recipes.serve.async_engine import Stream, StreamCancelled
 from recipes.serve.errors import ApiError
 from recipes.serve.outputs import Delta
 from recipes.serve.service import Service, json_response
 from recipes.serve.sse import DONE, KEEP_ALIVE, EventStream, frame, watch_disconnect
+from recipes.serve.stream import Stream, StreamCancelled
 
 log = logging.getLogger("recipes.serve")
 

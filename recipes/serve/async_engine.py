@@ -11,7 +11,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -21,6 +21,7 @@ from blocks.sched import QueueFull
 from recipes.serve.job import Job
 from recipes.serve.metrics import Metrics
 from recipes.serve.outputs import Delta
+from recipes.serve.stream import Stream
 
 log = logging.getLogger("recipes.serve")
 
@@ -57,107 +58,7 @@ class ServingEngine(Protocol):
 
     def new_id(self) -> str: ...
 
-    async def submit(self, jobs: Sequence[Job]) -> "Stream": ...
-
-
-class Stream:
-    """The deltas of one or more jobs, in the order they are made.
-
-    Iterating ends when every sample has finished. ``cancel`` may be called at any time, twice too.
-    """
-
-    def __init__(self, jobs: Sequence[Job], cancel: Callable[["Stream", str], None]) -> None:
-        self.jobs = jobs
-        self.positions = {job.request_id: at for at, job in enumerate(jobs)}
-        self.started = time.perf_counter()
-        self.cancelled: str | None = None
-        self.failed: Exception | None = None
-        self._cancel = cancel
-        self._deltas: collections.deque[Delta] = collections.deque()
-        self._ready = asyncio.Event()
-        self.num_samples = self._open = sum(job.params.n for job in jobs)
-        self._observers: list[Callable[[Delta], object]] = []
-        self._on_cancel: list[Callable[[str], object]] = []
-
-    @property
-    def remaining(self) -> int:
-        """Samples that have not ended."""
-        return self._open
-
-    @property
-    def done(self) -> bool:
-        return self._open == 0
-
-    def observe(self, observer: Callable[[Delta], object]) -> None:
-        """Call ``observer`` with every delta too; with those that nobody has read yet, at once."""
-        for delta in self._deltas:
-            observer(delta)
-        self._observers.append(observer)
-
-    def on_cancel(self, told: Callable[[str], object]) -> None:
-        """Call ``told`` with the cause when the stream is cancelled."""
-        self._on_cancel.append(told)
-
-    def put(self, delta: Delta) -> None:
-        self._deltas.append(delta)
-        self._open -= delta.finish_reason is not None
-        for observer in self._observers:
-            observer(delta)
-        self._ready.set()
-
-    def cancel(self, cause: str) -> None:
-        """Stop the work; waiting readers wake up with ``StreamCancelled``."""
-        if self.cancelled is None and not self.done:
-            self.cancelled = cause
-            self._cancel(self, cause)
-            for told in self._on_cancel:
-                told(cause)
-        self._ready.set()
-
-    def fail(self, error: Exception) -> None:
-        """No more deltas will come: readers get what there is, then this error."""
-        if not self.done:
-            self.failed = error
-        self._ready.set()
-
-    def hand_over(self, cancel: Callable[["Stream", str], None]) -> None:
-        """Another engine takes up the work of a stream that failed; ``cancel`` stops it there."""
-        self.failed = None
-        self._cancel = cancel
-
-    async def batches(self, *, limit: float, heartbeat: float) -> AsyncIterator[list[Delta]]:
-        """All deltas there are, as lists; an empty list after ``heartbeat`` seconds of silence.
-
-        Raises:
-            StreamCancelled: somebody called ``cancel`` before the end, or ``limit`` seconds have
-                passed since the stream began.
-            Exception: what the stream was failed with.
-        """
-        while True:
-            while not self._deltas:
-                if self.cancelled is not None:
-                    raise StreamCancelled(self.cancelled)
-                if self.failed is not None:
-                    raise self.failed
-                if self.done:
-                    return
-                self._ready.clear()
-                left = self.started + limit - time.perf_counter()
-                if left <= 0:
-                    self.cancel("timeout")
-                    continue
-                try:
-                    async with asyncio.timeout(min(heartbeat, left)):
-                        await self._ready.wait()
-                except TimeoutError:
-                    yield []
-            batch = list(self._deltas)
-            self._deltas.clear()
-            yield batch
-
-
-class StreamCancelled(Exception):
-    """The stream was given up; the argument says why."""
+    async def submit(self, jobs: Sequence[Job]) -> Stream: ...
 
 
 class AsyncEngine:

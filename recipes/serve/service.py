@@ -16,12 +16,13 @@ from blocks.sched import QueueFull
 from recipes.model.tokenizer import Tokenizer
 from recipes.serve import errors
 from recipes.serve.admission import ContextTooLong, check_prompt
-from recipes.serve.async_engine import ServingEngine, Stream
+from recipes.serve.async_engine import ServingEngine
 from recipes.serve.config import ServerConfig
 from recipes.serve.door import Door
 from recipes.serve.job import Job
 from recipes.serve.metrics import ServiceMetrics
 from recipes.serve.page import ClusterState, Observer, RecentRequests
+from recipes.serve.stream import Stream
 
 SHORT_TEXT = 4096
 """Characters up to which a text is tokenized on the event loop (well under a millisecond)."""

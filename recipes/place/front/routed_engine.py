@@ -13,10 +13,10 @@ from recipes.place.fleet.keeper import Keeper
 from recipes.place.front.errors import not_in_time, not_loaded
 from recipes.place.front.metrics import FrontMetrics
 from recipes.place.group import GroupLost, NotHosted
-from recipes.serve.async_engine import Stream, StreamCancelled
 from recipes.serve.errors import ApiError
 from recipes.serve.job import Job
 from recipes.serve.outputs import Delta
+from recipes.serve.stream import Stream, StreamCancelled
 
 log = logging.getLogger("recipes.place")
 MOST_TRIES = 4

@@ -35,8 +35,8 @@ from recipes.place.group.state import GroupState
 from recipes.place.group.streams import Streams
 from recipes.place.group.taken import Taken
 from recipes.place.group.watch import Pulse, exit_of, watch_pulse, watch_start
-from recipes.serve.async_engine import Stream, StreamCancelled
 from recipes.serve.job import Job
+from recipes.serve.stream import Stream, StreamCancelled
 
 log = logging.getLogger("recipes.place")
 READ_BYTES = 1 << 18

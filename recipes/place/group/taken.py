@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from recipes.place.group.faults import GroupLost
-from recipes.serve.async_engine import Stream
 from recipes.serve.outputs import Delta
+from recipes.serve.stream import Stream
 
 
 class Taken:

@@ -23,11 +23,11 @@ from recipes.place.front.metrics import FrontMetrics
 from recipes.place.front.model import FrontModel
 from recipes.place.group import GroupLost, GroupState, Loaded, LoadFailed, LostReason, NotHosted
 from recipes.serve.app import build_app
-from recipes.serve.async_engine import Stream, StreamCancelled
 from recipes.serve.config import ServerConfig
 from recipes.serve.job import Job
 from recipes.serve.outputs import Delta
 from recipes.serve.page import RecentEvents
+from recipes.serve.stream import Stream, StreamCancelled
 from tests.place.fleet.clusters import MEMORY, NAMES, PROFILES
 from tests.serve.models import tiny_tokenizer
 

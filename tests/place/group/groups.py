@@ -7,9 +7,9 @@ from typing import Any
 
 from recipes.model import save_model
 from recipes.place.group import GroupHandle, GroupSpec, Listener, Replica, fork_group
-from recipes.serve.async_engine import Stream
 from recipes.serve.job import Job
 from recipes.serve.outputs import Completion, RequestOutput
+from recipes.serve.stream import Stream
 from tests.place.on_loop import LIMIT_S
 from tests.serve.models import tiny_decoder, tiny_tokenizer
 

@@ -19,8 +19,8 @@ from recipes.place.group import (
     fork_group,
 )
 from recipes.place.group.local import LocalProcess
-from recipes.serve.async_engine import Stream, StreamCancelled
 from recipes.serve.job import Job
+from recipes.serve.stream import Stream, StreamCancelled
 from tests.place.group.groups import SMALL, collect
 from tests.place.on_loop import LIMIT_S, eventually
 from tests.serve.models import EOS, tiny_decoder

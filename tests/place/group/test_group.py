@@ -10,7 +10,7 @@ from recipes.place.group import NotHosted
 from recipes.place.group.footprint import weight_bytes
 from recipes.serve import Engine
 from recipes.serve.admission import ContextTooLong
-from recipes.serve.async_engine import Stream
+from recipes.serve.stream import Stream
 from tests.place.group.groups import ask, collect, first_delta, running_group, save_models
 from tests.place.on_loop import eventually, on_loop
 from tests.serve.models import tiny_decoder, tiny_engine
