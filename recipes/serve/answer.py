@@ -50,10 +50,9 @@ async def answer(
         return EventStream(_frames(service, stream, writer), stream.cancel)
     watch = watch_disconnect(request.receive, stream.cancel)
     try:
-        async for deltas in _batches(service, stream):
-            for delta in deltas:
-                _raise_failure(delta)
-                writer.add(delta)
+        for delta in await stream.whole(limit=service.config.request_timeout):
+            _raise_failure(delta)
+            writer.add(delta)
     except StreamCancelled as error:
         raise _cancelled(str(error)) from None
     finally:
@@ -65,7 +64,9 @@ async def answer(
 async def _frames(service: Service, stream: Stream, writer: Writer) -> AsyncIterator[bytes]:
     opening = writer.opening()
     try:
-        async for deltas in _batches(service, stream):
+        config = service.config
+        limits = {"limit": config.request_timeout, "heartbeat": config.keep_alive_comment}
+        async for deltas in stream.batches(**limits):
             if not deltas:
                 yield KEEP_ALIVE
                 continue
@@ -86,12 +87,9 @@ async def _frames(service: Service, stream: Stream, writer: Writer) -> AsyncIter
         yield frame(errors.internal().body()) + DONE
 
 
-def _batches(service: Service, stream: Stream) -> AsyncIterator[list[Delta]]:
-    config = service.config
-    return stream.batches(limit=config.request_timeout, heartbeat=config.keep_alive_comment)
-
-
 def _raise_failure(delta: Delta) -> None:
+    if delta.finish_reason == "error" and delta.lost:
+        raise errors.lost(delta.error or "what computed the request is gone")
     if delta.finish_reason == "error":
         raise errors.failed(delta.error or "the request failed")
     if delta.finish_reason == "cancelled":

@@ -160,15 +160,21 @@ class Engine:
         except RunnerLost as error:
             log.error("step %d: %s", batch.step, error)
             self._num_failed_steps += 1
-            return self.abort_all(str(error).splitlines()[0])
+            return self.abort_all(str(error).splitlines()[0], lost=True)
         except Exception as error:
             return self._roll_back(batch, error)
         return self._take(batch, result.drawn, errors)
 
-    def abort_all(self, error: str) -> list[Delta]:
-        """Fail every request and start over with an empty cache, after an error of our own."""
+    def abort_all(self, error: str, *, lost: bool = False) -> list[Delta]:
+        """Fail every request and start over with an empty cache, after an error of our own.
+
+        Args:
+            lost: see ``Delta``.
+        """
         deltas = [
-            delta for live in self._live.values() for delta in self._end_with_error(live, error)
+            delta
+            for live in self._live.values()
+            for delta in self._end_with_error(live, error, lost=lost)
         ]
         self._live.clear()
         self._reset()
@@ -317,8 +323,8 @@ class Engine:
         self.scheduler.fail_sequences(ids)
         return self._end_with_error(live, error)
 
-    def _end_with_error(self, live: Live, error: str) -> list[Delta]:
-        deltas = live.fail(error)
+    def _end_with_error(self, live: Live, error: str, *, lost: bool = False) -> list[Delta]:
+        deltas = live.fail(error, lost=lost)
         for _ in deltas:
             self.metrics.finished(None, "error")
         return deltas

@@ -91,6 +91,11 @@ def failed(message: str) -> ApiError:
     return ApiError(500, message, code="engine_error", headers={"x-should-retry": "false"})
 
 
+def lost(message: str) -> ApiError:
+    """What computed the request is gone, through no fault of the request: it may be sent again."""
+    return ApiError(503, message, code="group_lost", headers={"retry-after": "1"})
+
+
 def internal() -> ApiError:
     """Something nobody foresaw; what it was stands in the log only."""
     message = "internal error; the server's log has more"

@@ -61,13 +61,13 @@ class Live:
     def done(self) -> bool:
         return all(sample.finished for sample in self.samples)
 
-    def fail(self, error: str) -> list[Delta]:
-        """The last deltas of the samples that have not finished."""
+    def fail(self, error: str, *, lost: bool = False) -> list[Delta]:
+        """The last deltas of the samples that have not finished; ``lost`` as in ``Delta``."""
         deltas = []
         for index, sample in enumerate(self.samples):
             if not sample.finished:
                 sample.finished = True
-                delta = Delta(self.job.request_id, index, [], "")
+                delta = Delta(self.job.request_id, index, [], "", lost=lost)
                 delta.finish_reason, delta.error = "error", error
                 deltas.append(delta)
         return deltas

@@ -28,6 +28,7 @@ class Delta:
     error: what went wrong, with finish_reason ``error``.
     prompt_logprobs: with a request's first delta when asked for; the first entry is None.
     num_cached_tokens: prompt tokens whose keys and values were found in the cache.
+    lost: with ``error``: what computed it is gone, and the same may be asked again.
     """
 
     request_id: str
@@ -40,6 +41,7 @@ class Delta:
     error: str | None = None
     prompt_logprobs: list[TokenLogprob | None] | None = None
     num_cached_tokens: int = 0
+    lost: bool = False
 
 
 @dataclasses.dataclass(slots=True)

@@ -162,6 +162,7 @@ class Service(Door):
             tpot_s=self.tpot_s,
         )
         stream.observe(observer)
+        stream.on_restart(observer.restart)
         return stream
 
 

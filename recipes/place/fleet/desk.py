@@ -33,7 +33,8 @@ class Ask:
 
     total_len: longest prompt with its output. slo: its limits.
     arrival: its entry in the traffic.
-    tried: replicas it was sent to, in order. delivered: whether a token of it has come.
+    tried: replicas it was sent to, in order.
+    delivered: whether a token of it has come that counts.
     """
 
     model: str
@@ -51,7 +52,7 @@ class Ask:
 
 
 class Desk:
-    """Sends requests to groups, and once more where a group is lost before it has answered.
+    """Sends requests to groups, and once more where what computes one is lost before it was seen.
 
     Args:
         traffic: is told what was asked for.
@@ -59,7 +60,7 @@ class Desk:
     **Invariants**
 
     1. The parts of a request that have not ended are all at one seat.
-    2. A request is sent to two groups at most, and to a second one only if it has no token yet.
+    2. A request is sent out twice at most, and a second time only if no token of it counts.
     """
 
     def __init__(self, fleet: Fleet, traffic: Traffic) -> None:
@@ -72,9 +73,10 @@ class Desk:
         self.fleet.ask(ask.model, now_s)
         if ask.arrival is None:
             ask.arrival = self.traffic.arrive(ask.model, ask.prompt_len, ask.slo, now_s)
-        found = self.router.choose(
-            ask.model, ask.prompt_len, ask.slo, total_len=ask.total_len, avoid=ask.tried
-        )
+        wanted = ask.model, ask.prompt_len, ask.slo
+        found = self.router.choose(*wanted, total_len=ask.total_len, avoid=ask.tried)
+        if found is None and ask.tried:  # one that goes on, for its processes are started anew
+            found = self.router.choose(*wanted, total_len=ask.total_len)
         if isinstance(found, Route):
             self._send(ask, found, now_s)
         if found is not None:
@@ -85,12 +87,18 @@ class Desk:
         return Nowhere(False, why or NO_ROOM)
 
     def lost(self, ask: Ask) -> bool:
-        """The group that has it is lost; whether it may be asked for once more, which it is not
-        refused then."""
+        """What computes it is lost; whether it may be asked for once more, which it is not refused
+        then."""
         if not self._drop(ask) or ask.delivered or len(ask.tried) > 1:
             return False
         ask.slo = Slo()
         return True
+
+    def restart(self, ask: Ask) -> None:
+        """Its tokens so far count no more: nobody has seen them, and it is asked for anew."""
+        ask.delivered = False
+        if ask.arrival is not None:
+            ask.arrival.output_len = 0
 
     def gain(self, part_id: str, sample: int, num_tokens: int, *, over: bool) -> None:
         """Tokens have come; ``over`` with a sample's last."""
@@ -131,4 +139,3 @@ class Desk:
         for part_id, ask in self._asks.items():
             assert any(part.part_id == part_id for part in ask.parts)
             assert len(ask.tried) in (1, 2), ask
-            assert len(set(map(id, ask.tried))) == len(ask.tried), ask

@@ -90,7 +90,7 @@ class FrontMetrics:
         self.registry.register(_FleetCollector(fleet))
         self.recent = CountedRequests(self.registry, window_s)
         self._again = _counter(
-            self.registry, "requests_sent_again", "Requests whose group was lost before a token."
+            self.registry, "requests_sent_again", "Requests whose group was lost unread."
         )
         self._cancelled = _counter(
             self.registry, "requests_cancelled", "Requests given up.", "cause"

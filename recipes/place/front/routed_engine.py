@@ -12,7 +12,8 @@ from recipes.place.fleet.desk import NO_ROOM
 from recipes.place.fleet.keeper import Keeper
 from recipes.place.front.errors import not_in_time, not_loaded
 from recipes.place.front.metrics import FrontMetrics
-from recipes.place.group import GroupLost, NotHosted
+from recipes.place.group import GroupLost, NotHosted, WorkLost
+from recipes.serve import errors
 from recipes.serve.errors import ApiError
 from recipes.serve.job import Job
 from recipes.serve.outputs import Delta
@@ -26,7 +27,7 @@ ids = itertools.count()
 
 class RoutedEngine:
     """Hands jobs to the group with the shortest queue; has a model loaded that is nowhere; sends
-    jobs elsewhere, once, whose group is lost before it has answered.
+    jobs elsewhere, once, whose group is lost before anybody has read of them.
 
     Args:
         model: whose engine it seems to be.
@@ -90,6 +91,7 @@ class RoutedEngine:
         stream = await self._hand_over(ask, jobs, None)
         stream.started = min(stream.started, started)  # waits for a model count
         stream.observe(self._gained)
+        stream.on_restart(lambda: self._desk.restart(ask))
         stream.on_cancel(lambda cause: self._left(ask, cause))
         return stream
 
@@ -149,10 +151,10 @@ class RoutedEngine:
         self._desk.forget(ask)
         self._metrics.cancelled(ask.model, cause)
 
-    # --- a group is lost ------------------------------------------------------------------------
+    # --- what computes it is lost ---------------------------------------------------------------
 
-    def _lost(self, ask: Ask, stream: Stream, lost: GroupLost) -> None:
-        """Called by the group's handle, before anything of the stream was seen."""
+    def _lost(self, ask: Ask, stream: Stream, lost: WorkLost) -> None:
+        """Called by the group's handle, before anybody has read of the stream."""
         self._keeper.notice(ask.tried[-1].devices)
         if not self._desk.lost(ask):
             stream.fail(_gone(lost))
@@ -161,7 +163,7 @@ class RoutedEngine:
         self._again.add(task)
         task.add_done_callback(self._again.discard)
 
-    async def _send_again(self, ask: Ask, stream: Stream, lost: GroupLost) -> None:
+    async def _send_again(self, ask: Ask, stream: Stream, lost: WorkLost) -> None:
         self._metrics.sent_again(ask.model)
         try:
             await self._hand_over(ask, stream.jobs, stream)
@@ -169,15 +171,20 @@ class RoutedEngine:
             pass
         except (ApiError, QueueFull, ValueError) as error:
             log.info("%s: %s, and then: %s", ask.parts[0].part_id, lost, error)
-            stream.fail(error if isinstance(error, ApiError) else _gone(lost))
+            stream.fail(_gone(lost, error))
         except BaseException:
             stream.fail(_gone(lost))
             raise
 
 
-def _gone(lost: GroupLost) -> ApiError:
-    message = f"the group that had the request was lost ({lost.reason.text})"
-    return ApiError(503, message, code="group_lost", headers={"retry-after": "1"})
+def _gone(lost: WorkLost, then: Exception | None = None) -> ApiError:
+    """503: its group is gone, and why there is no other."""
+    found = errors.lost(f"the group that had the request was lost ({lost})")
+    if then is not None:
+        found.message += f", and then: {then}"
+    if isinstance(then, ApiError):
+        found.headers |= then.headers
+    return found
 
 
 def _limited(slo: Slo) -> bool:

@@ -4,7 +4,7 @@
 returns its ``GroupHandle``; the process runs ``run_group(spec)``.
 """
 
-from recipes.place.group.faults import GroupLost, LoadFailed, LostReason, NotHosted
+from recipes.place.group.faults import GroupLost, LoadFailed, LostReason, NotHosted, WorkLost
 from recipes.place.group.handle import GroupHandle
 from recipes.place.group.listener import Listener
 from recipes.place.group.local import GroupProcess, StartGroup, exec_group, fork_group
@@ -30,6 +30,7 @@ __all__ = [
     "StartGroup",
     "Step",
     "StepLog",
+    "WorkLost",
     "exec_group",
     "fork_group",
     "read_steps",

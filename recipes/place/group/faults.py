@@ -22,8 +22,12 @@ class LostReason:
     text: str
 
 
-class GroupLost(Exception):
-    """The group is at an end, and nothing of what it was asked for has been seen yet."""
+class WorkLost(Exception):
+    """What a group computed is gone, and nobody has read of it; the group itself may go on."""
+
+
+class GroupLost(WorkLost):
+    """The group is at an end, and nobody has read anything of what it was asked for."""
 
     def __init__(self, group: str, reason: LostReason) -> None:
         super().__init__(f"group {group}: {reason.text}")

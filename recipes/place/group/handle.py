@@ -5,7 +5,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from blocks._checks import check
 from blocks.sched import QueueFull
@@ -33,7 +33,7 @@ from recipes.place.group.replica import Loaded, Replica
 from recipes.place.group.spec import GroupSpec
 from recipes.place.group.state import GroupState
 from recipes.place.group.streams import Streams
-from recipes.place.group.taken import Taken
+from recipes.place.group.taken import OnLost, Taken
 from recipes.place.group.watch import Pulse, exit_of, watch_pulse, watch_start
 from recipes.serve.job import Job
 from recipes.serve.stream import Stream, StreamCancelled
@@ -45,15 +45,14 @@ GRACE_S = 0.5
 RANKS_SLACK_S = 30.0
 """That ranks which hang are left to the group itself, before the whole group counts as stuck."""
 
-OnLost = Callable[[Stream, GroupLost], object]
-
 
 class GroupHandle:
     """One group that was started; made by ``Listener.start``, used on its event loop only.
 
     Invariants:
-        1. Every stream handed out ends: with its last delta, with ``GroupLost`` if none was made
-           before the group was lost, else with deltas whose ``finish_reason`` is ``error``.
+        1. Every stream handed out ends: with its last delta, or where what computed it is lost, by
+           ``on_lost`` if nobody has read of it; else with deltas whose ``finish_reason`` is
+           ``error``, or with ``GroupLost`` if there was none yet.
         2. Every call that waits for the group returns, or raises ``GroupLost`` once it is lost.
 
     spec: of the group. process: that it runs in.
@@ -185,8 +184,8 @@ class GroupHandle:
             ttft_s: seconds from now in which the first token is wanted; which of the group's
                 models takes the next step goes by it. tpot_s: seconds for every later one.
             stream: that another group was lost with, to be gone on with here; of the same jobs.
-            on_lost: called with the stream where the group is lost before any of its deltas was
-                made, instead of failing the stream.
+            on_lost: called with the stream where what computes it is lost before anybody has read
+                of it, instead of failing the stream; deltas so far are forgotten.
 
         Raises:
             QueueFull: too much in flight, or the model's queue is full.

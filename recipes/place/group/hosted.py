@@ -127,10 +127,10 @@ class Hosted:
         if self._begun is not None:
             self._begun(self, batch)
 
-    def abort(self, error: str) -> list[Delta]:
-        """End every request with an error."""
+    def abort(self, error: str, *, lost: bool = False) -> list[Delta]:
+        """End every request with an error; ``lost`` as in ``Delta``."""
         assert self.engine is not None
-        return self._noted(self.engine.abort_all(error), self._clock())
+        return self._noted(self.engine.abort_all(error, lost=lost), self._clock())
 
     def due_s(self) -> float:
         """When the most urgent of the next tokens is due, by the rule that clusters are simulated

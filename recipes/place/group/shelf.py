@@ -90,7 +90,7 @@ class Shelf:
             if until_s is not None and until_s <= time.monotonic() and not hosted.busy:
                 hosted.drain_until_s = None
                 if hosted.engine is not None and hosted.engine.has_work():
-                    deltas += hosted.abort("the model was unloaded")
+                    deltas += hosted.abort("the model was unloaded", lost=True)
         return deltas
 
     def close_drained(self) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from blocks._checks import check
-from recipes.place.group.faults import GroupLost
+from recipes.place.group.faults import GroupLost, WorkLost
 from recipes.place.group.taken import Taken
 from recipes.serve.job import Job
 from recipes.serve.outputs import Delta
@@ -54,7 +54,10 @@ class Streams:
     def deliver(self, deltas: Iterable[Delta]) -> None:
         for delta in deltas:
             taken = self._taken.get(delta.request_id)
-            if taken is not None and taken.put(delta):
+            if taken is not None and delta.lost and taken.may_restart:
+                self.forget(taken)  # of its other jobs nothing good will come either
+                taken.end(WorkLost(delta.error or "it was lost"))
+            elif taken is not None and taken.put(delta):
                 self.num_sequences -= 1
                 if not taken.num_open(delta.request_id):
                     del self._taken[delta.request_id]

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 
-from recipes.place.group.faults import GroupLost
+from recipes.place.group.faults import WorkLost
 from recipes.serve.outputs import Delta
 from recipes.serve.stream import Stream
+
+OnLost = Callable[[Stream, WorkLost], object]
+"""Told that a stream, of which nobody has read anything, can be gone on with elsewhere."""
 
 
 class Taken:
@@ -13,9 +16,7 @@ class Taken:
     accepted: the group has queued them. touched: a delta was delivered.
     """
 
-    def __init__(
-        self, stream: Stream, model: str, on_lost: Callable[[Stream, GroupLost], object] | None
-    ) -> None:
+    def __init__(self, stream: Stream, model: str, on_lost: OnLost | None) -> None:
         self.stream, self.model = stream, model
         self.accepted = self.touched = False
         self._on_lost = on_lost
@@ -24,6 +25,11 @@ class Taken:
     def num_open(self, request_id: str) -> int:
         """Samples of a job that have not ended."""
         return len(self._open[request_id])
+
+    @property
+    def may_restart(self) -> bool:
+        """Whether it can be made anew: nobody has read of it, and somebody sees to it."""
+        return self._on_lost is not None and not self.stream.was_read
 
     def put(self, delta: Delta) -> bool:
         """Deliver a delta; whether it was the last of its sample."""
@@ -36,16 +42,19 @@ class Taken:
         self.stream.put(delta)
         return delta.finish_reason is not None
 
-    def end(self, lost: GroupLost) -> None:
-        """The group is gone: what nothing was seen of may be tried elsewhere."""
+    def end(self, lost: WorkLost) -> None:
+        """What computed it is gone: what nobody has read of may be made anew elsewhere."""
         if self.stream.cancelled is not None:
             return
-        if self.touched:
+        if self._on_lost is not None and self.may_restart:
+            if self.touched:
+                self.stream.restart()
+            self._on_lost(self.stream, lost)
+        elif self.touched:
             for request_id, left in self._open.items():
                 for index in sorted(left):
-                    delta = Delta(request_id, index, [], "", finish_reason="error", error=str(lost))
+                    delta = Delta(request_id, index, [], "", None, "error", lost=True)
+                    delta.error = str(lost)
                     self.stream.put(delta)
-        elif self._on_lost is not None:
-            self._on_lost(self.stream, lost)
         else:
             self.stream.fail(lost)

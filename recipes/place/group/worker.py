@@ -229,7 +229,7 @@ class GroupWorker:
     def _started_again(self, hosted: Hosted, error: str) -> None:
         hosted.busy = False
         if error:
-            self._tell_deltas(hosted.abort(error))
+            self._tell_deltas(hosted.abort(error, lost=True))
 
     # ---- telling ----
 

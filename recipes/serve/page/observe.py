@@ -30,7 +30,7 @@ class Observer:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._recent, self._model = recent, model
-        self._open = num_samples
+        self._open = self._num_samples = num_samples
         self._started_s = started_s
         self._limits = ttft_s, tpot_s
         self._clock = clock
@@ -38,6 +38,13 @@ class Observer:
         self._after_s, self._after = 0.0, 0
         self._counts: dict[tuple[str, int], int] = {}
         self._failed = False
+
+    def restart(self) -> None:
+        """What has come so far is made anew; give it to ``Stream.on_restart``."""
+        self._open, self._failed = self._num_samples, False
+        self._first_s.clear()
+        self._counts.clear()
+        self._after_s, self._after = 0.0, 0
 
     def __call__(self, delta: Delta) -> None:
         """A delta has come."""

@@ -74,6 +74,7 @@ class Storm:
         self.processes: dict[str, tuple[Devices, dict[str, int]]] = {}
         self.asks: dict[str, Ask] = {}
         self.waiting: dict[str, Ask] = {}
+        self.unread: set[str] = set()  # of clients who want their answers whole
         self.answers: collections.Counter[str] = collections.Counter()
         self.kinds: collections.Counter[str] = collections.Counter()
         self.num_events = self.num_faults = 0
@@ -109,6 +110,8 @@ class Storm:
         slo = self.rng.choice((Slo(), Slo(2.0, 0.2), Slo(0.2, 0.05)))
         ask = Ask(model, (part,), part.prompt_len + 10, slo)
         self.asks[part.part_id] = ask
+        if self.rng.random() < 0.3:
+            self.unread.add(part.part_id)
         self.ask(ask, self.now_s + LOAD_WAIT_S)
 
     def ask(self, ask: Ask, until_s: float) -> None:
@@ -176,6 +179,8 @@ class Storm:
     def lost(self, asks: list[Ask]) -> None:
         """Their group has gone, as its handle notices."""
         for ask in asks:
+            if ask.parts[0].part_id in self.unread:
+                self.desk.restart(ask)
             had = ask.delivered
             if self.desk.lost(ask):
                 assert not had, "a request that had tokens was sent again"

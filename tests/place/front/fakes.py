@@ -80,11 +80,15 @@ class FakeHandle:
         self._ended.set()
         lost = GroupLost(self.group.name, self.lost)
         for stream, on_lost in list(self.streams.values()):
-            if any(job.request_id in self.seen for job in stream.jobs):
+            if stream.was_read:
                 for job in stream.jobs:
-                    stream.put(Delta(job.request_id, 0, [], "", None, "error", error=str(lost)))
-            else:
-                on_lost(stream, lost)
+                    delta = Delta(job.request_id, 0, [], "", None, "error", lost=True)
+                    delta.error = str(lost)
+                    stream.put(delta)
+                continue
+            if any(job.request_id in self.seen for job in stream.jobs):
+                stream.restart()
+            on_lost(stream, lost)
         self.streams.clear()
 
     async def load(self, replica: Any) -> Loaded:

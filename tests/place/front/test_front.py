@@ -158,6 +158,48 @@ async def test_a_request_without_a_token_goes_elsewhere_once():
 
 
 @on_loop
+async def test_a_request_that_nobody_has_read_of_is_made_anew_elsewhere():
+    world = World(two("c"), slos={"c": Slo(60.0, 60.0)})
+    async with opened(world) as client:
+        await world.settled()
+        world.hold()
+        ask = asyncio.create_task(client.ask("c"))
+        first = await world.holder()
+        first.stop_after = 3
+        first.pace.set()
+        await world.until(lambda: len(first.seen) == 3)
+        first.kill()
+        second = await world.holder()
+        second.pace.set()
+        answer = await ask
+        assert answer.status_code == 200
+        assert answer.json()["choices"][0]["text"] == f"cc@{second.group.name}"
+        assert answer.json()["usage"]["completion_tokens"] == len(f"cc@{second.group.name}")
+        shown = (await client.get("/metrics")).text
+        assert 'blocks_cluster_requests_sent_again_total{model="c"} 1.0' in shown
+        assert 'blocks_cluster_requests_total{model="c",outcome="served"} 1.0' in shown
+        assert 'blocks_cluster_slo_requests_total{met="true",model="c"} 1.0' in shown
+        assert world.desk.router.num_live == 0
+
+
+@on_loop
+async def test_a_request_with_tokens_and_nowhere_to_go_is_answered_503_with_the_cause():
+    world = World(Placement((group([0], "c"),)), num_devices=1, load_wait_s=0.2)
+    async with opened(world) as client:
+        await world.settled()
+        (handle,) = world.alive
+        handle.stop_after = 2
+        ask = asyncio.create_task(client.ask("c"))
+        await world.until(lambda: len(handle.seen) == 2)
+        world.bad_starts = 1000
+        handle.kill()
+        answer = await ask
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "group_lost")
+        assert "it ended" in answer.json()["error"]["message"]
+        assert int(answer.headers["retry-after"]) >= 1
+
+
+@on_loop
 async def test_a_request_whose_second_group_is_lost_too_ends_with_an_error():
     world = World(two("c"))
     async with opened(world) as client:
@@ -187,7 +229,7 @@ async def test_a_request_with_tokens_ends_with_an_error_event():
         holder.kill()
         raw = (await ask).text
         assert '"text":"c"' in raw
-        assert '"error"' in raw
+        assert '"code":"group_lost"' in raw
         assert raw.endswith("data: [DONE]\n\n")
         assert (
             "blocks_cluster_requests_sent_again_total{" not in (await client.get("/metrics")).text

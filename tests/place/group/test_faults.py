@@ -91,22 +91,37 @@ async def test_streams_of_a_group_that_is_killed_end(folder, monkeypatch, kill):
 
 
 @on_loop
-async def test_what_nothing_was_seen_of_goes_on_at_another_group(folder, monkeypatch):
+async def test_what_nobody_has_read_of_goes_on_at_another_group(folder, monkeypatch):
     slowly(monkeypatch, 0.01)
+    begun = [
+        *endless("greedy", 1, temperature=0.0),
+        *endless("seeded", 1, temperature=1.0, seed=5, n=2),
+        job("short", [5, 6], temperature=0.0, max_tokens=2),
+    ]
     async with running_group(folder) as one, running_group(folder) as other:
         wanted = (await ask(other, "tiny-0", job("r", list(range(20, 190)), max_tokens=9)))[0]
+        others = await ask(other, "tiny-0", *begun)
         again: list[asyncio.Task] = []
 
         def retry(stream, lost):
             assert lost.reason.kind == "ended"
             again.append(asyncio.create_task(other.submit("tiny-0", stream.jobs, stream=stream)))
 
+        had_tokens = await one.submit("tiny-0", begun, on_lost=retry)
+        counted: list[int] = []
+        had_tokens.observe(lambda delta: counted.append(len(delta.token_ids)))
+        had_tokens.on_restart(counted.clear)
+        await eventually(lambda: len(counted) > 12)
         asked = [job("r", list(range(20, 190)), max_tokens=9)]
         stream = await one.submit("tiny-0", asked, on_lost=retry)
         os.kill(pid_of(one), signal.SIGKILL)
         (answer,) = (await collect(stream)).values()
         assert (answer.text, answer.token_ids) == (wanted.text, wanted.token_ids)
-        assert await again[0] is stream
+        assert [await task for task in again] == [had_tokens, stream]
+        for found, expected in zip((await collect(had_tokens)).values(), others, strict=True):
+            for got, made in zip(found.completions, expected.completions, strict=True):
+                assert (got.text, got.token_ids) == (made.text, made.token_ids)
+        assert sum(counted) == 60 + 2 * 60 + 2
         assert (one.num_in_flight, other.num_in_flight) == (0, 0)
         stream = await other.submit("tiny-0", endless("c", 1))
         await first_delta(stream)
@@ -138,11 +153,23 @@ async def test_ranks_are_ended_with_their_group_and_replaced_within_it(folder):
     async with running_group(folder, tp=2, devices=(0, 1)) as handle:
         ranks = descendants(pid_of(handle))
         assert len(ranks) == 2
-        stream = await handle.submit("tiny-0", endless("r", 2))
+        wanted = (await ask(handle, "tiny-0", *endless("unread", 1)))[0]
+        again: list[asyncio.Task] = []
+
+        def retry(stream, lost):
+            assert "was killed by SIGKILL" in str(lost)
+            again.append(asyncio.create_task(handle.submit("tiny-0", stream.jobs, stream=stream)))
+
+        unread = await handle.submit("tiny-0", endless("unread", 1), on_lost=retry)
+        stream = await handle.submit("tiny-0", endless("r", 2), on_lost=retry)
         await first_delta(stream)
         os.kill(ranks[1], signal.SIGKILL)
         for answer in (await collect(stream)).values():
             assert "was killed by SIGKILL" in (answer.completions[0].error or "")
+        (answer,) = (await collect(unread)).values()
+        assert answer.token_ids == wanted.token_ids
+        assert await again.pop() is unread
+        assert not again
         assert (await ask(handle, "tiny-0", job("again", [5, 6])))[0].finished
         assert handle.lost is None
         ranks = descendants(pid_of(handle))
