@@ -27,7 +27,7 @@ def check_scheduler(scheduler: "Scheduler") -> None:
 def _check_sequence(scheduler: "Scheduler", sequence: Sequence) -> None:
     computed, slots, total = sequence.num_computed, sequence.num_slots, len(sequence.tokens)
     if sequence.state is State.WAITING:
-        assert computed == slots == 0, f"3: {sequence}, {slots} slots"
+        assert computed == slots == sequence.num_scheduled == 0, f"3: {sequence}, {slots} slots"
     elif sequence.state is State.PREFILLING:
         assert computed < total <= slots, f"4: {sequence}, {slots} slots"
     else:
@@ -41,13 +41,18 @@ def _check_sequence(scheduler: "Scheduler", sequence: Sequence) -> None:
 
 
 def _check_in_flight(scheduler: "Scheduler") -> None:
-    batch = scheduler._in_flight
-    if batch is None:
-        return
-    total = sum(entry.num_tokens for entry in batch.entries)
-    assert 0 < total == batch.num_tokens <= scheduler.token_budget, f"2: {total} tokens"
-    assert len({entry.sequence for entry in batch.entries}) == len(batch.entries), f"2: {batch}"
-    for sequence, start, num_tokens, _, epoch in batch.entries:
-        if sequence.epoch == epoch:
-            stop = start + num_tokens
-            assert start == sequence.num_computed < stop <= len(sequence.tokens), f"2: {sequence}"
+    batches = scheduler._in_flight
+    assert len(batches) <= scheduler.max_in_flight, f"2: {len(batches)} batches are out"
+    reached: dict[Sequence, int] = {}
+    for batch in batches:
+        total = sum(entry.num_tokens for entry in batch.entries)
+        assert 0 < total == batch.num_tokens <= scheduler.token_budget, f"2: {total} tokens"
+        assert len({entry.sequence for entry in batch.entries}) == len(batch.entries), f"2: {batch}"
+        for sequence, start, num_tokens, _, epoch in batch.entries:
+            if sequence.epoch == epoch:
+                first, stop = reached.get(sequence, sequence.num_computed), start + num_tokens
+                assert start == first < stop <= len(sequence.tokens), f"2: {sequence}"
+                reached[sequence] = stop
+    for sequence in scheduler._roster.sequences.values():
+        stop = reached.get(sequence, sequence.num_computed)
+        assert stop == sequence.num_scheduled, f"2: {sequence}, {sequence.num_scheduled} scheduled"

@@ -45,7 +45,8 @@ class Allocator(Protocol):
 
     def commit(self, sequence_id: int, tokens: Sequence[int], num_tokens: int) -> None:
         """``tokens[:num_tokens]`` have their keys and values written by the end of the step now
-        being scheduled: their full blocks become findable."""
+        being scheduled: their full blocks become findable. Not those that `allocate` claimed: they
+        are, or whoever is to write them has given up."""
         ...
 
     def fork(self, parent_id: int, child_id: int) -> None:

@@ -15,11 +15,12 @@ Prefix = tuple[str, tuple[int, ...]]
 
 @dataclasses.dataclass(slots=True)
 class Table:
-    """The blocks of one sequence."""
+    """The blocks of one sequence; the first ``num_committed`` were found or are committed."""
 
     block_ids: list[int]
     namespace: str
     block_size: int
+    num_committed: int
 
     def slots(self, start: int, stop: int) -> list[int]:
         """Slot of each position in ``[start, stop)``."""
@@ -75,7 +76,7 @@ class ReferenceAllocator:
         for block in hits:
             self._refs[block] += 1
             self._free.pop(block, None)
-        table = Table(hits, namespace, self.block_size)
+        table = Table(hits, namespace, self.block_size, len(hits))
         self._tables[sequence_id] = table
         num_cached = len(hits) * self.block_size
         table.block_ids += [self._take() for _ in range(num_new)]
@@ -99,7 +100,8 @@ class ReferenceAllocator:
 
     def commit(self, sequence_id: int, tokens: abc.Sequence[int], num_tokens: int) -> None:
         table = self._tables[sequence_id]
-        for i in range(num_tokens // self.block_size):
+        for i in range(table.num_committed, num_tokens // self.block_size):
+            table.num_committed += 1
             block = table.block_ids[i]
             if self._label[block] is None:
                 prefix = (table.namespace, tuple(tokens[: (i + 1) * self.block_size]))

@@ -89,6 +89,7 @@ class Sequence:
     tokens: prompt then output token ids.
     num_prompt: tokens of the prompt.
     num_computed: leading tokens whose keys and values are in the cache, as of the last update.
+    num_scheduled: leading tokens computed or to be computed by batches that are out.
     num_slots: leading positions that can be written without asking the allocator.
     state: see `State`.
     epoch: grows whenever the blocks are given up; a batch entry of an older epoch is stale.
@@ -118,6 +119,7 @@ class Sequence:
         "num_failures",
         "num_preemptions",
         "num_prompt",
+        "num_scheduled",
         "num_slots",
         "request",
         "samples_due",
@@ -134,6 +136,7 @@ class Sequence:
         self.tokens = list(request.prompt_tokens)
         self.num_prompt = len(self.tokens)
         self.num_computed = 0
+        self.num_scheduled = 0
         self.num_slots = 0
         self.state = State.WAITING
         self.epoch = 0

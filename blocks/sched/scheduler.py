@@ -1,5 +1,6 @@
 """The token-budget loop: who runs next, and who gives way when cache blocks run short."""
 
+import collections
 import time
 from collections import abc
 from collections.abc import Callable
@@ -25,17 +26,27 @@ class Scheduler:
     later; a step that preempted admits nobody. The samples of a request are scheduled, preempted
     and finished one by one.
 
+    Up to ``max_in_flight`` batches may be out at a time, as a pipeline of stages wants them. A
+    decoding sequence is in one of them at most, for its next token must be known; chunks of a
+    prompt may follow one another. A step then takes no more than its share of the decoding
+    sequences, so that the other batches have theirs. What a batch reads is given to others at once
+    when its sequences end or give way: **whoever computes the batches must do so in the order in
+    which they were scheduled**, on every device that holds a part of the cache.
+
     Why every accepted request finishes: keys are fixed and unique, so of all running sequences one
     is best. It is never preempted, for alone it fits (checked by `add`) and everyone else gives way
-    first; and it gains a position each step, for the budget holds one token per running sequence.
-    So it finishes; when nothing runs, the best waiting sequence is admitted.
+    first; and it is in every step that is scheduled while it is in no other, for the budget holds
+    one token per running sequence. So it finishes; when nothing runs, the best waiting sequence is
+    admitted.
 
     **Invariants**
 
     1. Those of the `Roster`: every live sequence is in the one queue of its state, by key.
-    2. At most ``max_num_seqs`` sequences run; a batch has at most ``token_budget`` tokens and at
-       most one entry per sequence.
-    3. A waiting sequence holds nothing: no blocks, ``num_computed == num_slots == 0``.
+    2. At most ``max_num_seqs`` sequences run and ``max_in_flight`` batches are out; a batch has at
+       most ``token_budget`` tokens and at most one entry per sequence. The entries of a sequence
+       that are out cover ``num_computed`` to ``num_scheduled``; of a decoding one there is at most
+       one.
+    3. A waiting sequence holds nothing: no blocks, no position computed or scheduled, no slot.
     4. A prefilling sequence has slots for all its tokens and at least one left to compute.
     5. A decoding sequence has all but its last token computed.
     6. A live sequence is shorter than its ``max_len`` and would fit into an empty pool.
@@ -57,6 +68,7 @@ class Scheduler:
         watermark: share of the usable blocks kept free at admission while others run, so that
             a newcomer does not take the blocks that running sequences need next.
         max_failures: failed steps after which a sequence found to be the only suspect is ended.
+        max_in_flight: most batches that are out at a time, scheduled and not yet updated.
     """
 
     def __init__(
@@ -72,6 +84,7 @@ class Scheduler:
         max_waiting_tokens: int | None = None,
         watermark: float = 0.01,
         max_failures: int = 2,
+        max_in_flight: int = 1,
     ) -> None:
         check(max_num_seqs >= 1, "max_num_seqs", "at least 1", max_num_seqs)
         check(
@@ -83,12 +96,14 @@ class Scheduler:
         check(max_model_len >= 2, "max_model_len", "at least 2 (prompt and output)", max_model_len)
         check(0 <= watermark < 1, "watermark", "a share in [0, 1)", watermark)
         check(max_failures >= 1, "max_failures", "at least 1", max_failures)
+        check(max_in_flight >= 1, "max_in_flight", "at least 1", max_in_flight)
         self.allocator = allocator
         self.token_budget = token_budget
         self.max_num_seqs = max_num_seqs
         self.max_model_len = max_model_len
         self.queue_bound = QueueBound(max_waiting, max_waiting_tokens)
         self.max_failures = max_failures
+        self.max_in_flight = max_in_flight
         self.suspect_limit = max_num_seqs
         self.counters = Counters()
         self._policy = choose_policy(policy)
@@ -99,7 +114,7 @@ class Scheduler:
         self._roster = Roster()
         self._next_id = 0
         self._last_arrival = float("-inf")
-        self._in_flight: Batch | None = None
+        self._in_flight: collections.deque[Batch] = collections.deque()
         self._blocked: tuple[int, int] | None = None
 
     # --- gauges ---------------------------------------------------------------------------------
@@ -118,6 +133,11 @@ class Scheduler:
     def num_waiting_tokens(self) -> int:
         """Tokens of the waiting sequences."""
         return self._roster.num_waiting_tokens
+
+    @property
+    def num_in_flight(self) -> int:
+        """Batches that are out."""
+        return len(self._in_flight)
 
     @property
     def num_requests(self) -> int:
@@ -183,13 +203,14 @@ class Scheduler:
     def schedule(self) -> Batch:
         """Decide the next step; its blocks are claimed when this returns.
 
-        Raises RuntimeError while a batch is out: it must be given to `update` or `fail` first.
-        An empty batch (nothing to do, or nothing fits just now) needs neither.
+        Raises RuntimeError while ``max_in_flight`` batches are out: the first of them must be given
+        to `update` or `fail` first. An empty batch (nothing to do, or nothing can be done before
+        another batch is through) needs neither.
         """
-        if self._in_flight is not None:
+        if len(self._in_flight) >= self.max_in_flight:
             raise RuntimeError(
-                f"schedule: expected no batch in flight, got step {self._in_flight.step}; "
-                "pass it to update() or fail() first"
+                f"schedule: expected at most {self.max_in_flight} batches in flight, got another "
+                f"beside step {self._in_flight[0].step}; pass that to update() or fail() first"
             )
         entries: list[Entry] = []
         preempted = self._schedule_decodes(entries)
@@ -201,21 +222,28 @@ class Scheduler:
         counters.num_scheduled_tokens += self.token_budget - budget
         batch = Batch(counters.num_steps, entries, self.token_budget - budget, tuple(preempted))
         if entries:
-            self._in_flight = batch
+            self._in_flight.append(batch)
         return batch
 
     def update(self, batch: Batch, sampled: abc.Sequence[abc.Sequence[int]]) -> list[Output]:
         """Take in what a step drew: ``sampled[i]`` holds ``entries[i].num_samples`` token ids.
 
         Returns the tokens gained, in batch order, samples of one request in index order. Entries
-        of sequences that ended meanwhile are dropped, and so is a batch that is not the one in
+        of sequences that ended or gave way meanwhile are dropped, and so is a batch that is not in
         flight (late or twice).
+
+        Raises RuntimeError for a batch that is out, but not the first of those that are.
         """
-        if not self._take(batch):
+        if not self._is_out(batch):
             return []
+        if batch is not self._in_flight[0]:
+            raise RuntimeError(
+                f"update: expected step {self._in_flight[0].step}, the first that is out, got step "
+                f"{batch.step}; batches end in the order in which they were scheduled"
+            )
         entries = batch.entries
         self._check_sampled(entries, sampled)
-        self._in_flight = None
+        self._in_flight.popleft()
         now = self._clock()
         outputs: list[Output] = []
         for (sequence, start, num_tokens, num_samples, epoch), tokens in zip(
@@ -243,25 +271,31 @@ class Scheduler:
     def fail(self, batch: Batch) -> list[Output]:
         """The step raised or was lost: all its sequences go back to waiting and are recomputed.
 
+        So do those of batches scheduled after it that are out: they may read what it was to write.
+        Those batches stay out; their `update` or `fail` finds nothing to do.
+
         To find a request that breaks every step it is in, the sequences of a failed step become
         suspects, and half as many of them run at a time after each further failure, until each has
         gained a token; a suspect that fails as the only one, more than ``max_failures`` times in
         all, is ended. Returns such ends. The step must not be running any more.
         """
-        if not self._take(batch):
+        if not self._is_out(batch):
             return []
         self.counters.num_failed_steps += 1
-        live = [entry.sequence for entry in batch.entries if entry.sequence.epoch == entry.epoch]
+        live = _live(batch)
+        later = [s for other in self._in_flight if other.step > batch.step for s in _live(other)]
         suspects = [sequence for sequence in live if sequence.num_failures] or live
-        self.suspect_limit = max(1, len(suspects) // 2)
+        idle: list[Sequence] = []
+        if suspects:
+            self.suspect_limit = max(1, len(suspects) // 2)
+            idle = [s for s in self._roster.prefilling if s.num_failures]
         for sequence in suspects:
             sequence.num_failures += 1
-        idle = [s for s in self._roster.prefilling if s.num_failures and s not in live]
-        for sequence in live + idle:
+        for sequence in dict.fromkeys(live + later + idle):
             self._release(sequence)
             self._roster.move(sequence, State.WAITING)
             self.counters.num_rollbacks += 1
-        self._in_flight = None
+        self._in_flight.remove(batch)
         if len(suspects) == 1 and suspects[0].num_failures > self.max_failures:
             return self.fail_sequences([suspects[0].sequence_id])
         return []
@@ -285,16 +319,24 @@ class Scheduler:
     # --- the three parts of a batch -------------------------------------------------------------
 
     def _schedule_decodes(self, entries: list[Entry]) -> list[Sequence]:
-        """One token for every decoding sequence, best first; returns whom that preempted.
+        """One token for decoding sequences, best first; returns whom that preempted.
 
-        Victims are worse than the sequence at hand, so they come off the end of the list being
-        walked or out of the prefills, which are scheduled after it.
+        For all of them, or for so many that every batch that may be out has as many. Victims are
+        worse than the sequence at hand, so they come off the end of the list being walked or out of
+        the prefills, which are scheduled after it.
         """
         preempted: list[Sequence] = []
-        for sequence in self._roster.decoding:
+        decoding = self._roster.decoding
+        share = -(-len(decoding) // self.max_in_flight)
+        for sequence in decoding:
             start = sequence.num_computed
+            if sequence.num_scheduled > start:
+                continue  # its token is not known yet
+            if len(entries) >= share:
+                break
             if start >= sequence.num_slots and not self._grow(sequence, preempted):
                 break
+            sequence.num_scheduled = start + 1
             entries.append(Entry(sequence, start, 1, 1, sequence.epoch))
         return preempted
 
@@ -303,7 +345,8 @@ class Scheduler:
         for sequence in self._roster.prefilling:
             if budget == 0:
                 break
-            budget -= self._schedule_chunk(sequence, entries, budget)
+            if sequence.num_scheduled < len(sequence.tokens):
+                budget -= self._schedule_chunk(sequence, entries, budget)
         return budget
 
     def _admit(self, entries: list[Entry], budget: int) -> int:
@@ -318,9 +361,9 @@ class Scheduler:
 
     def _schedule_chunk(self, sequence: Sequence, entries: list[Entry], budget: int) -> int:
         """As much of a prompt as the budget allows; returns the tokens scheduled."""
-        start = sequence.num_computed
+        start = sequence.num_scheduled
         num_tokens = min(budget, len(sequence.tokens) - start)
-        stop = start + num_tokens
+        stop = sequence.num_scheduled = start + num_tokens
         self.allocator.commit(sequence.sequence_id, sequence.tokens, stop)
         num_samples = sequence.samples_due if stop == len(sequence.tokens) else 0
         entries.append(Entry(sequence, start, num_tokens, num_samples, sequence.epoch))
@@ -364,7 +407,7 @@ class Scheduler:
             return False
         self._blocked = None
         self._roster.move(sequence, State.PREFILLING)
-        sequence.num_computed = sequence.num_cached = num_cached
+        sequence.num_computed = sequence.num_scheduled = sequence.num_cached = num_cached
         sequence.num_slots = self._num_blocks(len(tokens)) * self._block_size
         if sequence.first_scheduled is None:
             sequence.first_scheduled = self._clock()
@@ -415,6 +458,7 @@ class Scheduler:
             self.allocator.fork(parent.sequence_id, child.sequence_id)
             # The last block is shared now: whoever writes it next must ask for a copy.
             child.num_computed = child.num_slots = parent.num_slots = parent.num_computed
+            child.num_scheduled = child.num_computed
         self._roster.add(child, State.DECODING if has_place else State.WAITING)
         reason = child.stop_reason(token)
         outputs.append(Output(child, token, reason))
@@ -437,15 +481,15 @@ class Scheduler:
     def _release(self, sequence: Sequence, num_valid_tokens: int | None = None) -> None:
         """Give up a sequence's blocks: the only place that does.
 
-        Blocks stay findable as far as updates have confirmed them, or ``num_valid_tokens``. While
-        a step is out nothing new becomes findable: the prefix may be one that this step fills.
+        Blocks stay findable as far as updates have confirmed them, or ``num_valid_tokens``. They
+        may be read and written yet by batches that are out, before any batch to come.
         """
         if sequence.state is not State.WAITING:
             num_valid = sequence.num_computed if num_valid_tokens is None else num_valid_tokens
-            if self._in_flight is None:
-                self.allocator.commit(sequence.sequence_id, sequence.tokens, num_valid)
+            self.allocator.commit(sequence.sequence_id, sequence.tokens, num_valid)
             self.allocator.free(sequence.sequence_id, num_valid)
             sequence.num_computed = sequence.num_slots = 0
+            sequence.num_scheduled = 0
         sequence.epoch += 1
 
     def _new_id(self) -> int:
@@ -461,9 +505,9 @@ class Scheduler:
         suspects = sum(1 for other in self._roster.prefilling if other.num_failures)
         return suspects < self.suspect_limit
 
-    def _take(self, batch: Batch) -> bool:
-        """Whether this is the batch in flight; an empty one never is, any other is stale."""
-        if batch is self._in_flight:
+    def _is_out(self, batch: Batch) -> bool:
+        """Whether this batch is in flight; an empty one never is, any other is stale."""
+        if any(batch is out for out in self._in_flight):
             return True
         self.counters.num_stale_batches += bool(batch.entries)
         return False
@@ -498,3 +542,8 @@ class Scheduler:
     def check_invariants(self) -> None:
         """Assert invariants 1 to 8; O(live sequences)."""
         check_scheduler(self)
+
+
+def _live(batch: Batch) -> list[Sequence]:
+    """The sequences of a batch that neither ended nor gave way since."""
+    return [entry.sequence for entry in batch.entries if entry.sequence.epoch == entry.epoch]

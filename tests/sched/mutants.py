@@ -53,7 +53,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     ),
     "stale batch accepted": (
         "scheduler",
-        "        if batch is self._in_flight:\n",
+        "        if any(batch is out for out in self._in_flight):\n",
         "        if batch.entries:\n",
     ),
     "stale entry accepted": ("scheduler", "        sequence.epoch += 1\n", ""),
@@ -83,10 +83,25 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "self.allocator.free(sequence.sequence_id, num_valid)",
         "self.allocator.free(sequence.sequence_id)",
     ),
-    "failed step commits a prefix that was never filled": (
+    "step after a failed one is taken": (
         "scheduler",
-        "            if self._in_flight is None:\n                self.allocator.commit",
-        "            if True:\n                self.allocator.commit",
+        "        for sequence in dict.fromkeys(live + later + idle):\n",
+        "        for sequence in dict.fromkeys(live + idle):\n",
+    ),
+    "token computed before it is known": (
+        "scheduler",
+        "            if sequence.num_scheduled > start:\n                continue",
+        "            if False:\n                continue",
+    ),
+    "chunk computed twice": (
+        "scheduler",
+        "        start = sequence.num_scheduled\n",
+        "        start = sequence.num_computed\n",
+    ),
+    "best ones take the share of the others": (
+        "scheduler",
+        "share = -(-len(decoding) // self.max_in_flight)",
+        "share = len(decoding) // self.max_in_flight",
     ),
     "failed step is taken for done": (
         "scheduler",
@@ -151,6 +166,11 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "reference",
         "        block, _ = self._free.popitem(last=False)\n        self._forget(block)\n",
         "        block, _ = self._free.popitem(last=False)\n",
+    ),
+    "claimed prefix is committed by who did not fill it": (
+        "reference",
+        "for i in range(table.num_committed, num_tokens // self.block_size):",
+        "for i in range(num_tokens // self.block_size):",
     ),
     "one block too few": (
         "reference",

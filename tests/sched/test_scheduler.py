@@ -356,7 +356,7 @@ def test_misuse_is_refused_before_anything_changes() -> None:
     with pytest.raises(ValueError, match="request_id: expected one that is not in use, got 'a'"):
         scheduler.add(ask("a", 5))
     batch = scheduler.schedule()
-    with pytest.raises(RuntimeError, match=r"step 1; pass it to update"):
+    with pytest.raises(RuntimeError, match=r"beside step 1; pass that to update"):
         scheduler.schedule()
     with pytest.raises(ValueError, match=r"sampled\[0\]: expected 1 token ids, got 2"):
         scheduler.update(batch, [[1, 2]])

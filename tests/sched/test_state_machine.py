@@ -3,11 +3,13 @@
 import dataclasses
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
     consumes,
+    initialize,
     invariant,
     precondition,
     rule,
@@ -20,6 +22,7 @@ from blocks.sched import (
     QueueFull,
     Request,
     Scheduler,
+    Sequence,
     State,
     Unservable,
 )
@@ -38,6 +41,14 @@ class Model:
     over: dict[int, FinishReason]
 
 
+@dataclasses.dataclass
+class Out:
+    """A batch that is out, and those of its sequences whose entries still count."""
+
+    batch: Batch
+    counted: set[Sequence]
+
+
 class SchedulerMachine(RuleBasedStateMachine):
     stale = Bundle("stale")
 
@@ -45,6 +56,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         super().__init__()
         self.allocator = ReferenceAllocator(NUM_BLOCKS, BLOCK_SIZE)
         self.now = 0.0
+        self.models: dict[str, Model] = {}
+        self.out: list[Out] = []
+        self.num_added = 0
+
+    @initialize(max_in_flight=st.sampled_from([1, 2, 3]))
+    def start(self, max_in_flight: int) -> None:
         self.scheduler = Scheduler(
             self.allocator,
             token_budget=BUDGET,
@@ -53,10 +70,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             policy="priority",
             clock=lambda: self.now,
             max_waiting=4,
+            max_in_flight=max_in_flight,
         )
-        self.models: dict[str, Model] = {}
-        self.batch: Batch | None = None
-        self.num_added = 0
+
+    def has_room(self) -> bool:
+        return len(self.out) < self.scheduler.max_in_flight
 
     @rule(
         prompt=st.lists(st.integers(0, 2), min_size=1, max_size=8),
@@ -90,17 +108,20 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert fits
             self.models[request.request_id] = Model(request, {0: []}, {})
 
-    @precondition(lambda self: self.batch is None)
+    @precondition(has_room)
     @rule()
     def schedule(self) -> None:
         live = [s for name in self.models for s in self.scheduler.sequences(name)]
         waiting = {s for s in live if s.state is State.WAITING}
         batch = self.scheduler.schedule()
         assert batch.num_tokens == sum(entry.num_tokens for entry in batch.entries) <= BUDGET
-        assert bool(batch.entries) == bool(self.models), "work is done whenever there is any"
+        if not self.out:
+            assert bool(batch.entries) == bool(self.models), "work is done whenever there is any"
+        under_way = {s: s.state for out in self.out for s in out.counted}
         for entry in batch.entries:
             sequence = entry.sequence
             assert sequence.request.request_id in self.models
+            assert under_way.get(sequence) is not State.DECODING, "its token is not known"
             table = self.allocator.table(sequence.sequence_id)
             assert len(table.block_ids) * BLOCK_SIZE >= entry.start + entry.num_tokens
         admitted = {s for s in waiting if s.state is not State.WAITING}
@@ -110,13 +131,16 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert not admitted
             kept = [s.key for s in live if s.state in (State.PREFILLING, State.DECODING)]
             assert all(s.key > max(kept, default=()) for s in batch.preempted), "not the worst"
-        self.batch = batch if batch.entries else None
+        for out in self.out:
+            out.counted.difference_update(batch.preempted)
+        if batch.entries:
+            self.out.append(Out(batch, {entry.sequence for entry in batch.entries}))
 
-    @precondition(lambda self: self.batch is not None)
+    @precondition(lambda self: self.out)
     @rule(target=stale, data=st.data())
     def update(self, data: st.DataObject) -> Batch:
-        batch, self.batch = self.batch, None
-        assert batch is not None
+        out = self.out.pop(0)
+        batch = out.batch
         token = st.integers(0, 6)
         sampled = [
             data.draw(st.lists(token, min_size=e.num_samples, max_size=e.num_samples))
@@ -125,7 +149,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         expected: list[tuple[str, int, int]] = []
         for entry, tokens in zip(batch.entries, sampled, strict=True):
             sequence = entry.sequence
-            if sequence.state is not State.FINISHED:
+            if sequence in out.counted and sequence.state is not State.FINISHED:
                 name = sequence.request.request_id
                 indices = range(len(tokens)) if len(tokens) > 1 else [sequence.index]
                 expected += [(name, i, t) for i, t in zip(indices, tokens, strict=False)]
@@ -137,20 +161,34 @@ class SchedulerMachine(RuleBasedStateMachine):
         self._take(outputs)
         return batch
 
-    @precondition(lambda self: self.batch is not None)
-    @rule(target=stale)
-    def fail(self) -> Batch:
-        batch, self.batch = self.batch, None
-        assert batch is not None
+    @precondition(lambda self: self.out)
+    @rule(target=stale, data=st.data())
+    def fail(self, data: st.DataObject) -> Batch:
+        """Of any batch: what came after it counts for nothing either."""
+        at = data.draw(st.integers(0, len(self.out) - 1))
+        for later in self.out[at:]:
+            later.counted.clear()
+        batch = self.out.pop(at).batch
         self._take(self.scheduler.fail(batch))
         return batch
 
-    @precondition(lambda self: self.batch is None and self.models)
+    @precondition(lambda self: len(self.out) > 1)
+    @rule(data=st.data())
+    def update_out_of_order(self, data: st.DataObject) -> None:
+        at = data.draw(st.integers(1, len(self.out) - 1))
+        with pytest.raises(RuntimeError, match="batches end in the order"):
+            self.scheduler.update(self.out[at].batch, [])
+
+    @precondition(lambda self: self.models)
     @rule(data=st.data(), steps=st.integers(1, 4))
     def run(self, data: st.DataObject, steps: int) -> None:
         for _ in range(steps):
-            self.schedule()
-            if self.batch is not None:
+            while self.has_room():
+                count = len(self.out)
+                self.schedule()
+                if len(self.out) == count:
+                    break
+            if self.out:
                 self.update(data)
             self.invariants_hold()
 
@@ -226,8 +264,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Whatever happened, everything left finishes and every block comes back."""
-        if self.batch is not None:
-            self._take(self.scheduler.fail(self.batch))
+        for out in self.out:
+            self._take(self.scheduler.fail(out.batch))
         for _ in range(2000):
             if not self.scheduler.has_work():
                 break

@@ -32,6 +32,7 @@ class Options:
     duplicate_rate: float = 0.01
     clock_jump_rate: float = 0.01
     full_check_every: int = 16
+    max_in_flight: int = 1
 
     @classmethod
     def from_seed(cls, seed: int) -> "Options":
@@ -53,6 +54,7 @@ class Options:
             watermark=rng.choice([0.0, 0.01, 0.2]),
             max_waiting=rng.choice([2, 8, 16]),
             arrival_rate=rng.choice([0.1, 0.3, 0.9]),
+            max_in_flight=rng.choice([1, 1, 2, 4]),
         )
 
     def make_policy(self) -> str | Policy:

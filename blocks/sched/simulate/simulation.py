@@ -1,5 +1,6 @@
 """One seeded run: workload, faults, the scheduler's steps, and every check after each."""
 
+import collections
 import dataclasses
 import hashlib
 import random
@@ -29,6 +30,15 @@ class Summary:
     counts: dict[str, int]
 
 
+@dataclasses.dataclass(slots=True)
+class Out:
+    """A batch that is out. is_void: it builds on a step that failed, and is taken for nothing."""
+
+    batch: Batch
+    launch: Launch
+    is_void: bool = False
+
+
 class Simulation:
     """One seeded run. `step` once per step, then `finish`; raises AssertionError on a breach."""
 
@@ -55,16 +65,17 @@ class Simulation:
             clock=lambda: self.now,
             max_waiting=options.max_waiting,
             watermark=options.watermark,
+            max_in_flight=options.max_in_flight,
         )
+        self.out: collections.deque[Out] = collections.deque()
         self.faults = True
         self.live: dict[str, Request] = {}
         self.ended: dict[str, dict[int, FinishReason]] = {}
         self.poisoned: set[str] = set()
         self.cancels: dict[int, list[str]] = {}
         self.late: list[tuple[Batch, list[list[int]]]] = []
-        self.counts = dict.fromkeys(
-            ("tokens", "cancelled", "lost", "late", "duplicate", "unservable", "queue_full"), 0
-        )
+        names = ["tokens", "cancelled", "lost", "void", "late", "duplicate", "unservable"]
+        self.counts = dict.fromkeys([*names, "queue_full"], 0)
         self._digest = hashlib.sha256()
 
     # --- one step -------------------------------------------------------------------------------
@@ -76,6 +87,20 @@ class Simulation:
         if self.faults:
             self._arrive()
             self._meddle(in_flight=False)
+        if not self._schedule() or len(self.out) == self.options.max_in_flight:
+            is_due = True
+        else:
+            is_due = self.rng.random() < 0.2
+        if self.faults:
+            self._meddle(in_flight=True)
+        if is_due and self.out:
+            self._complete(self.out.popleft())
+        self.scheduler.check_invariants()
+        if self.num_steps % self.options.full_check_every == 0:
+            self.allocator.inner.check_invariants()
+
+    def _schedule(self) -> bool:
+        """Send the next batch out; False where there was nothing to do."""
         refused = self.allocator.num_refused
         waiting = {sequence.sequence_id for sequence in self.scheduler._roster.waiting}
         batch = self.scheduler.schedule()
@@ -84,31 +109,43 @@ class Simulation:
         self._log("batch", [(e.sequence.sequence_id, *e[1:4]) for e in batch.entries])
         self._log("preempted", [sequence.sequence_id for sequence in batch.preempted])
         launch = self.memory.prepare(batch)
-        if self.faults:
-            self._meddle(in_flight=True)
-        self._complete(batch, launch)
-        self.scheduler.check_invariants()
-        if self.num_steps % self.options.full_check_every == 0:
-            self.allocator.inner.check_invariants()
+        if batch.entries:
+            self.out.append(Out(batch, launch))
+        return bool(batch.entries)
 
-    def _complete(self, batch: Batch, launch: Launch) -> None:
+    def _complete(self, out: Out) -> None:
         """Run the batch and bring its outcome to the scheduler, or not, or late, or twice."""
         options, chance = self.options, self._chance
+        batch, launch = out.batch, out.launch
+        if out.is_void:
+            self.counts["void"] += 1
+            self.memory.break_down(launch, copied=self.rng.random() < 0.5)
+            drawn = [[0] * entry.num_samples for entry in batch.entries]
+            end = [self.scheduler.fail, lambda batch: self.scheduler.update(batch, drawn)]
+            found = self.rng.choice(end)(batch)
+            assert found == [], "a step was taken that builds on a failed one"
+            return
         poisoned = any(e.sequence.request.request_id in self.poisoned for e in batch.entries)
         if (poisoned and self.faults) or chance(options.failed_step_rate):
             self.memory.break_down(launch, copied=self.rng.random() < 0.5)
-            self._take(self.scheduler.fail(batch))
+            self._fail(batch)
             return
         sampled = self.memory.run(launch)
         if chance(options.lost_rate):
             self.counts["lost"] += 1
             self.late.append((batch, sampled))
-            self._take(self.scheduler.fail(batch))
+            self._fail(batch)
             return
         self._take(self.scheduler.update(batch, sampled), stoppable=True)
         if chance(options.duplicate_rate) and batch.entries:
             self.counts["duplicate"] += 1
             assert self.scheduler.update(batch, sampled) == [], "a duplicate completion was taken"
+
+    def _fail(self, batch: Batch) -> None:
+        """The step counts for nothing, nor does what came after it."""
+        self._take(self.scheduler.fail(batch))
+        for later in self.out:
+            later.is_void = True
 
     def _take(self, outputs: list[Output], stoppable: bool = False) -> None:
         """Check what came out against the request computed alone; stop some samples."""
@@ -223,7 +260,8 @@ class Simulation:
             is_last = entry.start + entry.num_tokens == len(sequence.tokens)
             assert (entry.num_samples > 0) == is_last, entry
         # Work and no fault: the best running sequence, or the best waiting one, must go on.
-        assert batch.entries or shortage or not self.live, "idle although there is work"
+        idle = not batch.entries and not self.out
+        assert not idle or shortage or not self.live, "idle although there is work"
 
     def _check_order(self, batch: Batch, waiting: set[int]) -> None:
         """The worst give way, the best come in, and never both in one step."""
@@ -242,17 +280,20 @@ class Simulation:
 
     def liveness_bound(self) -> int:
         """Steps in which everything live must finish: the best running sequence gains a position
-        each step, so no more than all positions there can be, plus one step per admission."""
-        return 1 + sum(
+        each step, so no more than all positions there can be, plus one step per admission; with
+        several batches out, each time they have all been filled and completed."""
+        num_positions = 1 + sum(
             (len(request.prompt_tokens) + request.max_tokens + 1) * request.num_samples
             for request in self.live.values()
         )
+        depth = self.options.max_in_flight
+        return num_positions * (1 if depth == 1 else 2 * depth)
 
     def finish(self) -> Summary:
         """Faults off: everything finishes in time and every block comes back."""
         self.faults, self.allocator.rate = False, 0.0
         steps, bound = self.num_steps, self.liveness_bound()
-        while self.live:
+        while self.live or self.out:
             assert self.num_steps - steps < bound, f"{len(self.live)} live after {bound} steps"
             self.step()
         self.scheduler.check_invariants()
