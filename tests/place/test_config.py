@@ -87,6 +87,8 @@ def test_settings_lie_over_any_table_and_over_models():
         (("traffic", "trace_kind"), "log", "trace_kind: expected requests or functions"),
         (("serving",), {"launcher": "k8s"}, "launcher: expected local or ray"),
         (("serving",), {"least_gain": 1}, "least_gain: expected a share from 0 to 1"),
+        (("serving",), {"given_up_s": -1}, "given_up_s: expected 0 or more seconds"),
+        (("serving",), {"least_stay_s": float("inf")}, "least_stay_s: expected 0 or more seconds"),
         (("serving",), {"window_s": 0}, "window_s: expected more than 0"),
     ],
 )  # fmt: skip

@@ -21,10 +21,14 @@ class Part(NamedTuple):
 
 
 class Nowhere(NamedTuple):
-    """The model has no replica; ``coming`` where one will be loaded soon, else ``why`` not."""
+    """The model has no replica; ``coming`` where one will be loaded soon, else ``why`` not.
+
+    wait_s: seconds until one may be there, where others must stay for a while first.
+    """
 
     coming: bool
     why: str = ""
+    wait_s: float | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -84,7 +88,7 @@ class Desk:
         why = self.fleet.why_not(ask.model)
         if self.fleet.want(ask.model, now_s):
             return Nowhere(why is None, why or "")
-        return Nowhere(False, why or NO_ROOM)
+        return Nowhere(False, why or NO_ROOM, self.fleet.wait_s(ask.model, now_s))
 
     def lost(self, ask: Ask) -> bool:
         """What computes it is lost; whether it may be asked for once more, which it is not refused

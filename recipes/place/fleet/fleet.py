@@ -12,7 +12,7 @@ from recipes.place.fleet.backoff import Backoff
 from recipes.place.fleet.capacity import Capacity
 from recipes.place.fleet.live_group import LiveGroup, LiveReplica
 from recipes.place.fleet.observed import Observed
-from recipes.place.fleet.on_demand import with_model
+from recipes.place.fleet.on_demand import OnDemand
 from recipes.place.fleet.reconcile import reconcile
 from recipes.place.fleet.repair import repair
 from recipes.place.fleet.router import Router
@@ -34,7 +34,9 @@ class Fleet:
         num_devices: of the cluster, numbered from 0.
         router: is told which replicas answer requests.
         wanted_s: a model that was asked for within so many seconds is kept answering, if possible.
+        least_stay_s: see ``OnDemand``.
         max_restarts: starts of a group that may fail in a row before its devices are given up.
+        given_up_s: how long they then are left alone.
         tell: is called with what happens.
 
     **Invariants**
@@ -52,7 +54,9 @@ class Fleet:
         router: Router,
         *,
         wanted_s: float = 300.0,
+        least_stay_s: float = 0.0,
         max_restarts: int = 3,
+        given_up_s: float = 600.0,
         starts: Backoff[Devices] | None = None,
         loads: Backoff[tuple[Devices, str]] | None = None,
         tell: Tell = lambda kind, text: None,
@@ -62,10 +66,9 @@ class Fleet:
         self.groups: dict[Devices, LiveGroup] = {}
         self.wants_search = False  # the placement was mended in haste; a search may know better
         self.counts: collections.Counter[str] = collections.Counter()
-        self._wanted_s = wanted_s
-        self._trouble = Trouble(max_restarts, starts, loads)
+        self._demand = OnDemand(self, wanted_s=wanted_s, least_stay_s=least_stay_s)
+        self._trouble = Trouble(max_restarts, starts, loads, given_up_s=given_up_s)
         self._busy: collections.Counter[int] = collections.Counter()
-        self._asked_s: dict[str, float] = {}
         self._numbers = itertools.count()
 
     # --- what is there, and what to do ----------------------------------------------------------
@@ -77,7 +80,7 @@ class Fleet:
             frozenset(+self._busy),
             self._trouble.waiting(now_s),
             frozenset(self.unusable(now_s)),
-            frozenset(self.wanted(now_s)),
+            frozenset(self._demand.wanted(now_s)),
         )
 
     @property
@@ -93,12 +96,6 @@ class Fleet:
         """All others."""
         unusable = self.unusable(now_s)
         return [device for device in range(self.num_devices) if device not in unusable]
-
-    def wanted(self, now_s: float) -> set[str]:
-        """Models that were asked for lately or are at work."""
-        live = {seat.model for seat in self.router.seats() if seat.live}
-        asked = {m for m, at_s in self._asked_s.items() if now_s - at_s < self._wanted_s}
-        return live | asked
 
     def steps(self, now_s: float) -> tuple[Action, ...]:
         """What to do now; until it is told otherwise, each of the actions counts as under way."""
@@ -135,7 +132,7 @@ class Fleet:
         if isinstance(action, Load):
             if group.state != "ready":
                 return None
-            group.replicas[action.model] = LiveReplica(action.kv_tokens)
+            group.replicas[action.model] = LiveReplica(action.kv_tokens, since_s=now_s)
         elif isinstance(action, Unload):
             if action.model not in group.replicas:
                 return None
@@ -173,6 +170,8 @@ class Fleet:
         elif isinstance(action, Load):
             replica = group.replicas[action.model]
             replica.state, replica.weight_bytes = "ready", weight_bytes
+            self._demand.loaded(action.model, now_s - replica.since_s)
+            replica.since_s = now_s
             timing = self.capacity.profiles[action.model].find(group.configuration)
             self.router.open(
                 action.devices,
@@ -257,17 +256,25 @@ class Fleet:
 
     def ask(self, model: str, now_s: float) -> None:
         """Somebody asks for a model."""
-        self._asked_s[model] = now_s
+        self._demand.ask(model, now_s)
 
-    def want(self, model: str, now_s: float) -> bool:
-        """See that a model is loaded somewhere, as soon as can be; False where there is no room."""
-        found = with_model(self, model, now_s)
+    def want(self, model: str, now_s: float, *, at_once: bool = False) -> bool:
+        """See that a model is loaded somewhere, as soon as can be; False where there is no room.
+
+        Args:
+            at_once: replicas make room that were loaded just now, too.
+        """
+        found = self._demand.placed(model, now_s, at_once=at_once)
         if found is None:
             return False
         if found is not self.desired:
             self.desired = found
             self.tell("note", f"{model} is asked for and will be loaded")
         return True
+
+    def wait_s(self, model: str, now_s: float) -> float | None:
+        """See ``OnDemand``."""
+        return self._demand.wait_s(model, now_s)
 
     def why_not(self, model: str) -> str | None:
         """Why the last load of a model failed; None where it did not, or another is under way."""

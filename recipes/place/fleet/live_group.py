@@ -10,11 +10,15 @@ from recipes.place.fleet.observed import Hosted, ObservedGroup
 
 @dataclasses.dataclass(slots=True)
 class LiveReplica:
-    """kv_tokens: its cache's room. weight_bytes: on all devices, once it is loaded."""
+    """kv_tokens: its cache's room. weight_bytes: on all devices, once it is loaded.
+
+    since_s: when it was loaded; while it is, when that began.
+    """
 
     kv_tokens: int
     state: Literal["loading", "ready", "unloading"] = "loading"
     weight_bytes: int | None = None
+    since_s: float = 0.0
 
 
 @dataclasses.dataclass(slots=True)

@@ -5,15 +5,13 @@ from collections.abc import Collection
 from recipes.place.fleet.action import Devices
 from recipes.place.fleet.backoff import Backoff
 
-GIVEN_UP_S = 600.0
-"""After so long, devices that were given up may be tried again."""
-
 
 class Trouble:
     """Devices that cannot be used, starts and loads that wait for another try.
 
     Args:
         max_restarts: starts that may fail in a row before the devices are given up.
+        given_up_s: after so long they may be tried again.
 
     lost: devices of nodes that are gone.
     """
@@ -23,9 +21,11 @@ class Trouble:
         max_restarts: int,
         starts: Backoff[Devices] | None = None,
         loads: Backoff[tuple[Devices, str]] | None = None,
+        *,
+        given_up_s: float = 600.0,
     ) -> None:
         self.lost: set[int] = set()
-        self._max_restarts = max_restarts
+        self._max_restarts, self._given_up_s = max_restarts, given_up_s
         self._starts = Backoff() if starts is None else starts
         self._loads = Backoff() if loads is None else loads
         self._given_up: dict[int, float] = {}
@@ -33,8 +33,7 @@ class Trouble:
 
     def unusable(self, now_s: float) -> set[int]:
         """Devices that are lost or were given up."""
-        given_up = {d for d, at_s in self._given_up.items() if 0 <= now_s - at_s < GIVEN_UP_S}
-        return self.lost | given_up
+        return self.lost | {d for d in self._given_up if self._is_given_up(d, now_s)}
 
     def waiting(self, now_s: float) -> frozenset[tuple[Devices, str]]:
         """What is not to be tried yet; ``(devices, "")`` for the start of a group."""
@@ -43,15 +42,19 @@ class Trouble:
 
     def next_s(self, now_s: float) -> float:
         """When a wait is over."""
-        back_s = [at_s + GIVEN_UP_S for at_s in self._given_up.values()]
+        back_s = [at_s + self._given_up_s for at_s in self._given_up.values()]
         return min([self._starts.next_s(now_s), self._loads.next_s(now_s), *back_s])
 
     def recover(self, now_s: float) -> bool:
         """Whether devices that were given up may be used again from now on."""
-        over = [d for d, at_s in self._given_up.items() if not 0 <= now_s - at_s < GIVEN_UP_S]
+        over = [d for d in self._given_up if not self._is_given_up(d, now_s)]
         for device in over:
             del self._given_up[device]
         return bool(over)
+
+    def _is_given_up(self, device: int, now_s: float) -> bool:
+        """A clock that was set back ends it."""
+        return 0 <= now_s - self._given_up[device] < self._given_up_s
 
     def group_works(self, devices: Devices) -> None:
         """It has lived long enough."""

@@ -50,7 +50,7 @@ async def load(door: Door, request: Request) -> Response:
     door.of(body.model, {})
     fleet = lobby.desk.fleet
     fleet.ask(body.model, lobby.keeper.clock())
-    if not fleet.want(body.model, lobby.keeper.clock()):
+    if not fleet.want(body.model, lobby.keeper.clock(), at_once=True):
         raise errors.unavailable(f"no device has room for {body.model!r}")
     lobby.keeper.wake()
     return _placement(fleet.desired)

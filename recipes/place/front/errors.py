@@ -28,6 +28,17 @@ def not_in_time(refusal: Refusal, slo: Slo) -> ApiError:
     return ApiError(429, message, code="slo_unreachable", headers=headers, more=more)
 
 
+def not_loaded_yet(model: str, wait_s: float) -> ApiError:
+    """429: what could make room for the model must stay for longer than the request may wait."""
+    message = (
+        f"The model {model!r} is not loaded, and those that could make room for it were loaded a "
+        f"moment ago: {wait_s:.1f} s to the first token are predicted."
+    )
+    more = {"predicted_ttft_s": round(wait_s, 3), "retry_after_s": round(wait_s, 3)}
+    headers = {"retry-after": str(whole_seconds(wait_s))}
+    return ApiError(429, message, code="model_not_loaded", headers=headers, more=more)
+
+
 def not_loaded(model: str, why: str, waited_s: float) -> ApiError:
     """503: the model is on no group, and was not loaded within the time that requests wait."""
     message = f"The model {model!r} is not loaded: {why}; requests wait {waited_s:g} s for it."

@@ -10,7 +10,7 @@ from blocks.sched import QueueFull
 from recipes.place.fleet import Ask, Desk, LiveGroup, Nowhere, Part, Refusal, Slo
 from recipes.place.fleet.desk import NO_ROOM
 from recipes.place.fleet.keeper import Keeper
-from recipes.place.front.errors import not_in_time, not_loaded
+from recipes.place.front.errors import not_in_time, not_loaded, not_loaded_yet
 from recipes.place.front.metrics import FrontMetrics
 from recipes.place.group import GroupLost, NotHosted, WorkLost
 from recipes.serve import errors
@@ -133,7 +133,12 @@ class RoutedEngine:
             if not isinstance(found, Nowhere):
                 return self._desk.fleet.groups[found.seat.devices]
             self._keeper.wake()
-            left_s = began_s + self._load_wait_s - self._clock()
+            waited_s = self._clock() - began_s
+            left_s = self._load_wait_s - waited_s
+            in_time_s = ask.slo.ttft_s * self._desk.router.slack - waited_s
+            if found.wait_s is not None and found.wait_s > min(left_s, in_time_s):
+                self._metrics.refused(ask.model, 429, limited=_limited(ask.slo))
+                raise not_loaded_yet(ask.model, found.wait_s)
             broken = not found.coming and found.why != NO_ROOM  # room may come, as others end
             if left_s <= 0 or broken:
                 raise self._unavailable(ask, found.why or "it is not loaded yet")

@@ -67,7 +67,9 @@ def build_lobby(
         config.cluster.num_devices,
         router,
         wanted_s=serving.window_s,
+        least_stay_s=serving.least_stay_s,
         max_restarts=serving.max_restarts,
+        given_up_s=serving.given_up_s,
         tell=events.add,
     )
     router.look = told_state(fleet)

@@ -64,6 +64,8 @@ class Storm:
             num_devices,
             Router(settings),
             wanted_s=20.0,
+            least_stay_s=(0.0, 4.0)[seed % 2],
+            given_up_s=30.0,
         )
         self.traffic = Traffic(NAMES, 20.0)
         self.desk = Desk(self.fleet, self.traffic)

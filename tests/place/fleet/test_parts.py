@@ -191,8 +191,9 @@ def test_decisions_and_searches_need_no_torch():
 # --- the fleet ----------------------------------------------------------------------------------
 
 
-def small_fleet(*groups: Group, num_devices: int = 4) -> Fleet:
-    return Fleet(Placement(groups), CAPACITY, num_devices, Router(SETTINGS), max_restarts=2)
+def small_fleet(*groups: Group, num_devices: int = 4, given_up_s: float = 600.0) -> Fleet:
+    limits = {"max_restarts": 2, "given_up_s": given_up_s}
+    return Fleet(Placement(groups), CAPACITY, num_devices, Router(SETTINGS), **limits)  # type: ignore
 
 
 def carry_out(fleet: Fleet, now_s: float) -> list[str]:
@@ -235,9 +236,11 @@ def test_a_group_that_was_to_stop_and_dies_is_no_failure():
     assert len(carry_out(fleet, 1.0)) == 2  # at once
 
 
-@pytest.mark.parametrize("passed_s", [-1e6, 1e6])
-def test_devices_that_were_given_up_come_back_also_when_the_clock_jumps(passed_s):
-    fleet = small_fleet(group([0], "c"), num_devices=1)
+@pytest.mark.parametrize(
+    ("given_up_s", "passed_s"), [(600.0, -1e6), (600.0, 1e6), (600.0, 600.0), (150.0, 50.0)]
+)
+def test_devices_that_were_given_up_come_back_also_when_the_clock_jumps(given_up_s, passed_s):
+    fleet = small_fleet(group([0], "c"), num_devices=1, given_up_s=given_up_s)
     now_s = 5000.0
     for _ in range(2):
         start = fleet.steps(now_s)[0]

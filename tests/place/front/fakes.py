@@ -174,6 +174,7 @@ class World:
         slos: dict[str, Slo] | None = None,
         api_key: str | None = None,
         load_wait_s: float = 5.0,
+        least_stay_s: float = 0.0,
         models: Sequence[str] = NAMES,
         **replanning: Any,
     ) -> None:
@@ -192,6 +193,7 @@ class World:
             capacity,
             num_devices,
             router,
+            least_stay_s=least_stay_s,
             starts=Backoff(0.02, 0.1),
             loads=Backoff(0.02, 0.1),
             tell=events.add,

@@ -104,6 +104,31 @@ async def test_a_model_that_is_nowhere_is_loaded_and_the_request_waits():
 
 
 @on_loop
+async def test_who_would_wait_too_long_for_a_model_to_make_room_is_refused_and_others_wait():
+    one = Placement((group([0], "a"),))
+    world = World(one, num_devices=1, least_stay_s=1.0)
+    async with opened(world) as client:
+        await world.settled()
+        began = world.keeper.clock()
+        refused = await client.ask("c", 5, **{"x-slo-ttft-ms": "100"})
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"]) == (429, "model_not_loaded")
+        assert 0.1 < error["predicted_ttft_s"] <= 1.0
+        assert int(refused.headers["retry-after"]) == 1
+        assert (await client.text("a")).startswith("aa")
+        assert (await client.text("c")).startswith("cc")
+        assert world.keeper.clock() - began > 0.5
+        shown = (await client.get("/metrics")).text
+        assert 'blocks_cluster_requests_total{model="c",outcome="refused"} 1.0' in shown
+    world = World(one, num_devices=1, least_stay_s=60.0, load_wait_s=5.0)
+    async with opened(world) as client:
+        await world.settled()
+        refused = await client.ask("c")
+        assert refused.status_code == 429
+        assert 50 < int(refused.headers["retry-after"]) <= 60
+
+
+@on_loop
 async def test_where_everything_is_busy_a_waiting_request_is_answered_503():
     world = World(Placement((group([0], "a"),)), num_devices=1, load_wait_s=0.2)
     async with opened(world) as client:
