@@ -10,9 +10,16 @@ from pathlib import Path
 
 from blocks._checks import check, fail
 from blocks.sched.placement import Placement
+from blocks.sched.workload import Workload
 from recipes.place.arguments import config_of, config_parser
 from recipes.place.config import PlaceConfig
-from recipes.place.planning import PlaceTask, find_placement, read_placement
+from recipes.place.planning import (
+    Change,
+    PlaceTask,
+    find_placement,
+    read_placement,
+    workload_at,
+)
 from recipes.place.planning.profiles_here import profiles_here
 
 DESCRIPTION = """Serve the models of CONFIG on its devices.
@@ -66,11 +73,9 @@ def _serve(config: PlaceConfig, options: argparse.Namespace) -> int:
     with contextlib.closing(_bound(server.host, server.port)) as sock:
         launcher = launcher_of(config, options.ray_address)  # before anything else imports Ray
         try:
-            task = PlaceTask.of(config, profiles_here(config, _say))
-            needed = "models that generate, to serve"
-            check(task.generates, "models", needed, "single-pass profiles")
+            task = _task(config)
             placement = _placement(config, task)
-            planned = first_of(task.workload)
+            planned = first_of(task.workload) if task.workload.num_requests else None
             lobby = build_lobby(config, task.profiles, placement, server, launcher, planned)
             print(_greeting(config, placement, sock), flush=True)
             Server(lobby, routes(server)).run(sockets=[sock])
@@ -87,6 +92,24 @@ def _bound(host: str, port: int) -> socket.socket:
     except OSError as error:
         got = f"{host}:{port}: {error.strerror}"
         raise fail("port", "an address to listen on", got, "choose another --port") from None
+
+
+def _task(config: PlaceConfig) -> PlaceTask:
+    """With the planned traffic; a placement that is given does without where there is none."""
+    profiles, traffic = profiles_here(config, _say), None
+    if config.serving.placement != "auto":
+        try:
+            traffic = workload_at(config, Change())
+        except (ValueError, OSError) as error:
+            _say(f"without planned traffic: {error}")
+            traffic = Workload.of([model.name for model in config.models], [], duration_s=0.0)
+    task = PlaceTask.of(config, profiles, traffic)
+    hint = (
+        "the door scores and continues text: leave out slo_s and time the folder of a model that "
+        'generates (profile = "measure"); it scores with echo, logprobs and max_tokens 0'
+    )
+    check(task.generates, "models", "models that generate, to serve", "single-pass profiles", hint)
+    return task
 
 
 def _placement(config: PlaceConfig, task: PlaceTask) -> Placement:

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from recipes.place.__main__ import main
+from recipes.place.front import Server
 from recipes.place.planning import read_plan
 from tests.place.planning_cases import two_models, writers
 
@@ -50,6 +51,42 @@ def test_a_port_that_is_taken_is_told_of_before_any_work(tmp_path, capsys):
         assert main(["serve", str(config), "--port", str(port)]) == 2
     told = capsys.readouterr().err
     assert f"got 127.0.0.1:{port}: Address already in use; choose another --port" in told
+
+
+@pytest.mark.parametrize("traffic", [{}, {"trace": "gone.csv"}, {"total_rate": 0.001}])
+def test_a_placement_that_is_given_is_served_without_planned_traffic(
+    tmp_path, capsys, monkeypatch, traffic
+):
+    config = writers(tmp_path)
+    data = json.loads(config.read_text())
+    data["models"] = [{**one, "folder": "bundled", "rate": 0} for one in data["models"]]
+    config.write_text(json.dumps(data | {"traffic": traffic}))
+    placement = tmp_path / "by-hand.json"
+    group = {"devices": [0], "configuration": "1 x 1", "models": ["write"], "kv_tokens": [64]}
+    placement.write_text(json.dumps({"version": 1, "groups": [group]}))
+    served: list[Server] = []
+    monkeypatch.setattr(Server, "run", lambda self, sockets: served.append(self))
+    assert main(["serve", str(config), "--port", "0", "--placement", str(placement)]) == 0
+    assert "0: devices 0, 1 x 1: write (64 tokens)" in capsys.readouterr().out
+    assert len(served) == 1
+    assert main(["serve", str(config), "--port", "0"]) == 2
+    assert len(served) == 1, "without a placement there must be traffic to search for one"
+
+
+def test_what_cannot_be_served_is_told_with_what_to_do(tmp_path, capsys):
+    config = two_models(tmp_path)
+    group = {"devices": [0], "configuration": "1 x 1", "models": ["a"], "kv_tokens": []}
+    (tmp_path / "p.json").write_text(json.dumps({"version": 1, "groups": [group]}))
+    placement = str(tmp_path / "p.json")
+    assert main(["serve", str(config), "--port", "0", "--placement", placement]) == 2
+    told = capsys.readouterr().err
+    assert "models: expected models that generate, to serve, got single-pass profiles; " in told
+    assert "it scores with echo, logprobs and max_tokens 0" in told
+    data = json.loads(config.read_text())
+    data["models"].append({"name": "w", "profile": str(writers(tmp_path).parent / "w.profile")})
+    config.write_text(json.dumps(data))
+    assert main(["plan", str(config)]) == 2
+    assert "give each kind a file and devices of its own" in capsys.readouterr().err
 
 
 def test_plan_prints_writes_and_draws_the_known_best(tmp_path, capsys):

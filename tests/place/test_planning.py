@@ -335,6 +335,9 @@ def test_placement_files_are_read_back_and_so_are_bare_placements(tmp_path):
         *("", "[]", "{", '{"format": "llm-blocks placement", "version": 2, "plan": {}}'),
         pytest.param("[" * 100_000, id="deep"),
         '{"format": "llm-blocks placement", "version": 1}',
+        '{"groups": []}',
+        '{"version": 1, "groups": [{"devices": [0], "configuration": "1 x 1", "models": "ab", '
+        '"kv_tokens": []}]}',
         *('{"format": "other", "version": 1}', '{"version": 1, "groups": [{}]}', "\x00"),
     ],
 )

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from blocks._checks import reading
+from blocks._checks import check, fail, reading
 from blocks.sched.placement import Placement
 
 
@@ -49,11 +49,22 @@ class PlacementPlan:
             ValueError: data that is no plan.
         """
         with reading("placement plan", data, cls):
+            evaluated, found_by = data["evaluated"], data["found_by"]
+            whole = type(evaluated) is int and evaluated >= 0
+            check(whole, "evaluated", "a whole number from 0", repr(evaluated))
+            check(isinstance(found_by, str), "found_by", "a text", repr(found_by))
             return cls(
                 Placement.from_json(data["placement"]),
-                float(data["attainment"]),
-                float(data["bound"]),
-                int(data["evaluated"]),
-                str(data["found_by"]),
-                {str(name): float(share) for name, share in data["attained"].items()},
+                _share("attainment", data["attainment"]),
+                _share("bound", data["bound"]),
+                evaluated,
+                found_by,
+                {name: _share(f"attained.{name}", one) for name, one in data["attained"].items()},
             )
+
+
+def _share(name: str, value: object) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and 0 <= value <= 1):  # type: ignore[operator]
+        raise fail(name, "a share from 0 to 1", repr(value))
+    return float(value)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """``Group``: devices that share one parallel configuration and the models they host."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from blocks._checks import check, reading
@@ -60,15 +60,42 @@ class Group(NamedTuple):
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Group":
-        """
+    def from_json(cls, data: Any, where: str = "group") -> "Group":
+        """Every value must be of its kind; nothing is converted.
+
+        Args:
+            where: what to call it in messages.
+
         Raises:
             ValueError: data that is no group.
         """
-        with reading("group", data, cls._fields):
+        with reading(where, data, cls._fields):
+            shape = data["configuration"]
+            check(isinstance(shape, str), f"{where}.configuration", "a text such as '2 x 4'", shape)
             return cls(
-                tuple(int(device) for device in data["devices"]),
-                Configuration.parse(data["configuration"]),
-                tuple(str(model) for model in data["models"]),
-                tuple(int(tokens) for tokens in data["kv_tokens"]),
+                _list_of(f"{where}.devices", data["devices"], _WHOLE),
+                Configuration.parse(shape),
+                _list_of(f"{where}.models", data["models"], _NAME),
+                _list_of(f"{where}.kv_tokens", data["kv_tokens"], _WHOLE),
             )
+
+
+_WHOLE = ("whole numbers from 0", "0, 1", lambda one: type(one) is int and one >= 0)
+_NAME = ("names", '"chat"', lambda one: isinstance(one, str) and one != "")
+
+
+def _list_of(
+    where: str, values: object, kind: tuple[str, str, Callable[[object], bool]]
+) -> tuple[Any, ...]:
+    """The values of a list, all of one kind.
+
+    Raises:
+        ValueError: no list, or one of something else.
+    """
+    words, example, fits = kind
+    hint = f"write it as [{example}]; [] for none"
+    check(isinstance(values, list), where, f"a list of {words}", f"{values!r:.80}", hint)
+    assert isinstance(values, list)
+    for at, value in enumerate(values):
+        check(fits(value), f"{where}[{at}]", f"one of {words}", f"{value!r:.80}", hint)
+    return tuple(values)

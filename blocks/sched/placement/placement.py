@@ -93,14 +93,21 @@ class Placement:
         return {"version": VERSION, "groups": [group.to_json() for group in self.groups]}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Placement":
+    def from_json(cls, data: Any) -> "Placement":
         """
         Raises:
             ValueError: data that is no placement, or of another version.
         """
+        hint = f'write "version": {VERSION} beside "groups"'
+        named = not isinstance(data, Mapping) or "version" in data
+        check(named, "placement version", VERSION, "none", hint)
         with reading("placement", data, ("version", "groups")):
-            check(data["version"] == VERSION, "placement version", VERSION, data["version"])
-            return cls(tuple(Group.from_json(group) for group in data["groups"]))
+            version, groups = data["version"], data["groups"]
+            known = type(version) is int and version == VERSION
+            check(known, "placement version", VERSION, repr(version), hint)
+            check(isinstance(groups, list), "groups", "a list of groups", type(groups).__name__)
+            found = [Group.from_json(group, f"groups[{at}]") for at, group in enumerate(groups)]
+            return cls(tuple(found))
 
     def save(self, path: Path) -> None:
         """Write the placement as a JSON file."""

@@ -44,8 +44,13 @@ class PlaceTask:
     overheads: Overheads = NO_OVERHEADS
 
     @classmethod
-    def of(cls, config: PlaceConfig, profiles: Mapping[str, Profile]) -> "PlaceTask":
+    def of(
+        cls, config: PlaceConfig, profiles: Mapping[str, Profile], workload: Workload | None = None
+    ) -> "PlaceTask":
         """The task that a config states.
+
+        Args:
+            workload: traffic instead of the config's; may be empty where nothing is searched for.
 
         Raises:
             ValueError: models that generate beside others, or no requests at all.
@@ -53,10 +58,15 @@ class PlaceTask:
         kinds = {model.name: generates(model, profiles[model.name]) for model in config.models}
         mixed = len(set(kinds.values())) > 1
         told = {kind: [name for name in kinds if kinds[name] is kind] for kind in (True, False)}
-        hint = f"{told[True][:3]} generate, {told[False][:3]} do not; place them apart"
+        hint = (
+            f"{told[True][:3]} generate, {told[False][:3]} answer in one pass: engines that step "
+            "and single passes do not share a group; give each kind a file and devices of its own"
+        )
         check(not mixed, "models", "all of one kind", "both kinds", hint)
-        workload = workload_at(config, Change())
-        check(workload.num_requests > 0, "traffic", "at least one request", "none", "see [traffic]")
+        if workload is None:
+            workload = workload_at(config, Change())
+            some = workload.num_requests > 0
+            check(some, "traffic", "at least one request", "none", "see [traffic]")
         cluster = config.cluster
         return cls(
             config,

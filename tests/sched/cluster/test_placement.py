@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -39,10 +40,46 @@ def test_files_and_their_complaints(tmp_path: Path) -> None:
     good = placement.to_json()
     with pytest.raises(ValueError, match="placement version: expected 1, got 2"):
         Placement.from_json(good | {"version": 2})
-    with pytest.raises(ValueError, match="group: expected the keys"):
+    with pytest.raises(ValueError, match=r"groups\[0\]: expected the keys"):
         Placement.from_json(good | {"groups": [{"devices": [1]}]})
     with pytest.raises(ValueError, match="configuration: expected op x pp"):
         Placement.from_json(good | {"groups": [good["groups"][0] | {"configuration": "2,2"}]})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        (("version",), None, 'placement version: expected 1, got none; write "version": 1'),
+        (("version",), True, "placement version: expected 1, got True"),
+        (("version",), 1.0, "placement version: expected 1, got 1.0"),
+        (("groups",), {"0": {}}, "groups: expected a list of groups, got dict"),
+        (("groups", 0), 3, "groups[0]: expected the keys"),
+        (("groups", 0, "models"), "ab", "groups[0].models: expected a list of names, got 'ab'"),
+        (("groups", 0, "models"), ["a", 3], "groups[0].models[1]: expected one of names, got 3"),
+        (("groups", 0, "models"), [""], "groups[0].models[0]: expected one of names, got ''"),
+        (("groups", 0, "devices"), [1.7], "groups[0].devices[0]: expected one of whole numbers"),
+        (("groups", 0, "devices"), ["1"], "groups[0].devices[0]: expected one of whole numbers"),
+        (("groups", 0, "devices"), [True], "got True; write it as [0, 1]"),
+        (("groups", 0, "devices"), [-1], "groups[0].devices[0]: expected one of whole numbers"),
+        (("groups", 0, "devices"), "01", "groups[0].devices: expected a list of whole numbers"),
+        (("groups", 0, "kv_tokens"), [1e9], "groups[0].kv_tokens[0]: expected one of whole"),
+        (("groups", 0, "configuration"), 2, "groups[0].configuration: expected a text such as"),
+    ],
+)  # fmt: skip
+def test_nothing_is_taken_for_what_it_is_not(path, value, told) -> None:
+    data = Placement.equal_groups(2, Configuration(2, 1), [["a"]]).to_json()
+    at: Any = data
+    for key in path[:-1]:
+        at = at[key]
+    if value is None:
+        del at[path[-1]]
+    else:
+        at[path[-1]] = value
+    with pytest.raises(ValueError) as refused:
+        Placement.from_json(data)
+    assert told in str(refused.value)
+    assert "expected" in str(refused.value)
+    assert "got" in str(refused.value)
 
 
 PROFILES = {
