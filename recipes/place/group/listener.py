@@ -5,9 +5,7 @@ import dataclasses
 import ipaddress
 import logging
 import os
-import shutil
 import socket
-import tempfile
 
 import msgspec
 
@@ -15,6 +13,7 @@ from recipes.place.group import proof
 from recipes.place.group.frames import Frames, GarbledFrame, frame
 from recipes.place.group.handle import GroupHandle
 from recipes.place.group.local import StartGroup, exec_group
+from recipes.place.group.own_folder import FOLDERS, OwnFolder, sweep
 from recipes.place.group.spec import GroupSpec
 
 log = logging.getLogger("recipes.place")
@@ -28,7 +27,7 @@ class Listener:
     address: that groups are told: path of a Unix socket, or ``host:port``.
     """
 
-    def __init__(self, sock: socket.socket, address: str, folder: str | None) -> None:
+    def __init__(self, sock: socket.socket, address: str, folder: OwnFolder | None) -> None:
         self.address = address
         self._socket, self._folder = sock, folder
         self._server: asyncio.Server | None = None
@@ -37,16 +36,19 @@ class Listener:
 
     @classmethod
     async def open(cls, host: str | None = None, port: int = 0) -> "Listener":
-        """Listen on a Unix socket in a folder of this user alone.
+        """Listen on a Unix socket in a folder of this user alone. What front doors and groups have
+        left that were killed is removed.
 
         Args:
             host: listen on a port of this address instead, for groups on other machines. Whoever
                 calls must prove to know a group's key; what is then said is not encrypted.
         """
         folder = None
+        for left in sweep():
+            log.info("removed %s, which a process that is gone has left", left)
         if host is None:
-            folder = tempfile.mkdtemp(prefix="blocks-place-")
-            sock, address = socket.socket(socket.AF_UNIX), f"{folder}/door"
+            folder = OwnFolder(FOLDERS[0])
+            sock, address = socket.socket(socket.AF_UNIX), f"{folder.path}/door"
             sock.bind(address)
         else:
             family = socket.AF_INET6 if _is_six(host) else socket.AF_INET
@@ -97,7 +99,7 @@ class Listener:
         if self._server is not None:
             self._server.close()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Somebody calls: connect them with the group they prove to be, or hang up."""

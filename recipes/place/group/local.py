@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from recipes.place.group.own_folder import FOLDERS, OwnFolder
 from recipes.place.group.run import run_group
 from recipes.place.group.spec import GroupSpec
 from recipes.serve.parallel import Start, exec_ranks, fork_ranks
@@ -44,7 +45,7 @@ class LocalProcess:
         folder: removed once it has ended, should the process not have come to it.
     """
 
-    def __init__(self, pid: int, poll: Callable[[], int | None], folder: str) -> None:
+    def __init__(self, pid: int, poll: Callable[[], int | None], folder: OwnFolder) -> None:
         self.pid = pid
         self._poll, self._folder = poll, folder
         self._killed = False
@@ -61,25 +62,26 @@ class LocalProcess:
             for end in (os.killpg, os.kill):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     end(self.pid, signal.SIGKILL)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.remove()
 
 
 def exec_group(spec: GroupSpec) -> LocalProcess:
-    """A fresh interpreter, which costs the import of torch, and inherits nothing."""
-    folder = tempfile.mkdtemp(prefix="blocks-group-")
+    """A fresh interpreter, which costs the import of torch, and inherits the lock of its folder."""
+    folder = OwnFolder(FOLDERS[1])
     path = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(spec.num_threads),
         "PYTHONPATH": os.pathsep.join(filter(None, path)),
-        "TMPDIR": folder,
+        "TMPDIR": folder.path,
     }
     if spec.device == "cuda":
         environment["CUDA_VISIBLE_DEVICES"] = visible_devices(spec.devices)
     process = subprocess.Popen(
-        [sys.executable, "-m", "recipes.place.group", folder],
+        [sys.executable, "-m", "recipes.place.group", folder.path],
         stdin=subprocess.PIPE,
         env=environment,
+        pass_fds=(folder.lock,),
         process_group=0,
     )
     assert process.stdin is not None
@@ -101,14 +103,14 @@ def fork_group(spec: GroupSpec) -> LocalProcess:
 
     For tests and small programs: whatever this process has open stays open in it.
     """
-    folder = tempfile.mkdtemp(prefix="blocks-group-")
+    folder = OwnFolder(FOLDERS[1])
     pid = os.fork()
     if pid == 0:
         with contextlib.suppress(BaseException):
             os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)  # signals must not wake the loop of the process it came from
-            tempfile.tempdir = folder
-            be_group(spec.to_json(), folder, fork_ranks)
+            tempfile.tempdir = folder.path
+            be_group(spec.to_json(), folder.path, fork_ranks)
         os._exit(1)
     with contextlib.suppress(OSError):  # both sides, for it must be so before either goes on
         os.setpgid(pid, pid)

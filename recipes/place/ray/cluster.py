@@ -5,15 +5,14 @@ import errno
 import ipaddress
 import logging
 import os
-import shutil
 import socket
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Self
 
 from blocks._checks import check
 from recipes.place.group import GroupSpec
+from recipes.place.group.own_folder import OwnFolder
 from recipes.place.ray.bundles import bundles_of
 from recipes.place.ray.group import NeverStarted, RayGroup
 from recipes.place.ray.library import ray_library, start_here
@@ -64,7 +63,7 @@ class RayCluster:
         self._groups: list[RayGroup] = []  # that have not ended
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._folder: Path | None = None  # of a Ray that was started here
+        self._folder: OwnFolder | None = None  # of a Ray that was started here
         if address is None:
             hint = "say how many devices to start with, or name a cluster"
             check(num_devices is not None, "num_devices", "a number", None, hint)
@@ -165,7 +164,7 @@ class RayCluster:
         self._closed.set()
         self._ray.shutdown()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
 
     def __enter__(self) -> Self:
         return self

@@ -4,13 +4,14 @@ import importlib
 import ipaddress
 import os
 import secrets
-import shutil
 import tempfile
-from pathlib import Path
 from typing import Any
 
 from blocks._checks import fail
+from recipes.place.group.own_folder import OwnFolder, sweep
 
+FOLDER = "blocks-ray-"
+"""How the names of the folders begin of Rays that were started here."""
 MIN_VERSION = (2, 52)
 """The first Ray whose own ports can ask for a token."""
 
@@ -46,7 +47,7 @@ def keep_to_this_machine() -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # of this process and its children
 
 
-def start_here(num_devices: int, *, device: str, cpus: float) -> tuple[Any, Path]:
+def start_here(num_devices: int, *, device: str, cpus: float) -> tuple[Any, OwnFolder]:
     """Start a Ray of one node on this machine, with as many devices, and join it.
 
     It ends with this process. Its files are in a folder of its own, readable by this user alone,
@@ -57,21 +58,22 @@ def start_here(num_devices: int, *, device: str, cpus: float) -> tuple[Any, Path
     """
     keep_to_this_machine()
     ray = ray_library()
-    folder = Path(tempfile.mkdtemp(prefix="blocks-ray-", dir=_short_folder()))
+    sweep((FOLDER,), _short_folder())
+    folder = OwnFolder(FOLDER, _short_folder())
     ray.init(
         address="local",
         num_cpus=int(num_devices * cpus + 0.999),
         num_gpus=num_devices if device == "cuda" else 0,
         include_dashboard=False,
         object_store_memory=80 << 20,  # nothing of ours goes through it; the least Ray allows
-        _temp_dir=str(folder),
+        _temp_dir=folder.path,
         log_to_driver=True,
         logging_level="warning",
     )
     address = ray.util.get_node_ip_address()
     if not ipaddress.ip_address(address).is_loopback:
         ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        folder.remove()
         hint = "make the RayCluster before anything imports ray, or name the address of a cluster"
         raise fail("Ray", "one that listens on loopback alone", address, hint)
     return ray, folder

@@ -178,7 +178,7 @@ async def test_ranks_are_ended_with_their_group_and_replaced_within_it(folder):
         handle.process.kill()
         await handle.wait_lost()
         await eventually(lambda: not any(map(is_alive, [pid_of(handle), *ranks])))
-        assert not Path(handle.process._folder).exists()  # type: ignore[attr-defined]
+        assert not Path(handle.process._folder.path).exists()  # type: ignore[attr-defined]
 
 
 @on_loop
