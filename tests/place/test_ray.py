@@ -63,6 +63,7 @@ def by_size(cluster):
     found = sorted(cluster.nodes().items(), key=lambda one: -len(one[1]))
     assert [len(devices) for _, devices in found] == [2, 1]
     assert sorted(device for _, devices in found for device in devices) == [0, 1, 2]
+    assert all(cluster.node_of(device) == node for node, devices in found for device in devices)
     return found
 
 
@@ -144,6 +145,7 @@ async def test_a_group_over_two_nodes_and_the_loss_of_one(nodes, cluster, folder
         await eventually(lambda: cluster.lost_devices == pair)
         assert lost_devices == [pair]
         assert list(cluster.nodes().values()) == [alone]
+        assert cluster.node_of(pair[0]) == "lost"
         await eventually(lambda: not processes("ray::RankActor"))
     # what lies on lost devices cannot start, and says so at once
     listener = await Listener.open(cluster.host)

@@ -1,6 +1,6 @@
 """What ``/cluster`` answers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -20,12 +20,13 @@ def cluster_view(
     recent: RecentRequests,
     events: RecentEvents,
     uptime_s: float,
-    devices_per_node: int,
+    node_of: Callable[[int], str],
 ) -> ClusterState:
     """Groups that are there and those that should be, models, and the last minutes' requests.
 
     Args:
         slos: of every model that may be asked for, in the order they are shown.
+        node_of: the name of the machine that a device lies on.
     """
     fleet = desk.fleet
     in_flight = dict.fromkeys(slos, 0)
@@ -42,7 +43,7 @@ def cluster_view(
     )
 
     def node(devices: Devices) -> str:
-        return ", ".join(sorted({f"node {device // devices_per_node}" for device in devices}))
+        return ", ".join(dict.fromkeys(map(node_of, sorted(devices))))
 
     groups = [_group(group, node(group.devices)) for group in fleet.groups.values()]
     for wanted in fleet.desired.groups:

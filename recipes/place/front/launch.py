@@ -2,11 +2,21 @@
 
 import contextlib
 import dataclasses
+import socket
 from collections.abc import AsyncIterator, Callable, Collection
 
 from recipes.place.config import PlaceConfig
 from recipes.place.fleet.live_group import LiveGroup
 from recipes.place.group import GroupHandle, GroupSpec, Listener, StartGroup, exec_group
+
+
+def this_machine(device: int = 0) -> str:
+    """Its name, whatever the device.
+
+    >>> this_machine() != ""
+    True
+    """
+    return socket.gethostname() or "local"
 
 
 @dataclasses.dataclass
@@ -15,12 +25,14 @@ class Launcher:
 
     start_group: starts a group's process. host: where groups must be able to call; None for this
         machine alone. lost_devices: of nodes that are gone. close: lets go of the cluster.
+    node_of: the name of the machine that a device lies on.
     """
 
     start_group: StartGroup = exec_group
     host: str | None = None
     lost_devices: Callable[[], Collection[int]] = tuple
     close: Callable[[], object] = lambda: None
+    node_of: Callable[[int], str] = this_machine
 
 
 def launcher_of(config: PlaceConfig, ray_address: str | None = None) -> Launcher:
@@ -31,14 +43,24 @@ def launcher_of(config: PlaceConfig, ray_address: str | None = None) -> Launcher
     Raises:
         ValueError: Ray is asked for and is not there, or has too few devices.
     """
-    if config.serving.launcher == "local":
+    nodes = config.cluster
+    if config.serving.launcher == "local" and nodes.num_nodes == 1:
         return Launcher()
+    if config.serving.launcher == "local":  # as many nodes as are planned for, all of them here
+        each = nodes.devices_per_node
+        return Launcher(node_of=lambda device: f"{this_machine()} (node {device // each})")
     from recipes.place.ray import RayCluster
 
     cluster = RayCluster(
         ray_address, num_devices=config.cluster.num_devices, device=config.cluster.device
     )
-    return Launcher(cluster.start_group, cluster.host, lambda: cluster.lost_devices, cluster.close)
+    return Launcher(
+        cluster.start_group,
+        cluster.host,
+        lambda: cluster.lost_devices,
+        cluster.close,
+        cluster.node_of,
+    )
 
 
 def spec_of(config: PlaceConfig, group: LiveGroup) -> GroupSpec:

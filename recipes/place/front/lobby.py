@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import dataclasses
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from recipes.place.fleet import Desk, Slo
 from recipes.place.fleet.keeper import Keeper
 from recipes.place.fleet.replanner import Replanner
 from recipes.place.front.cluster_view import cluster_view
-from recipes.place.front.launch import Launchpad
+from recipes.place.front.launch import Launchpad, this_machine
 from recipes.place.front.metrics import FrontMetrics
 from recipes.place.front.model import FrontModel
 from recipes.place.front.routed_engine import RoutedEngine
@@ -27,6 +27,7 @@ class Lobby(Door):
 
     Args:
         models: all that may be asked for, in the order they are shown.
+        node_of: the name of the machine that a device lies on, for people.
         pad: where groups are started, open for as long as the server runs.
         replanner: runs beside the keeper.
     """
@@ -41,7 +42,7 @@ class Lobby(Door):
         events: RecentEvents,
         *,
         load_wait_s: float = 60.0,
-        devices_per_node: int = 1,
+        node_of: Callable[[int], str] = this_machine,
         pad: Launchpad,
         replanner: Replanner,
     ) -> None:
@@ -49,7 +50,7 @@ class Lobby(Door):
         self.desk, self.keeper, self.metrics, self.events = desk, keeper, metrics, events
         self.models = {model.name: model for model in models}
         self.replanner = replanner
-        self._load_wait_s, self._pad, self._per_node = load_wait_s, pad, devices_per_node
+        self._load_wait_s, self._pad, self._node_of = load_wait_s, pad, node_of
         self._services = {model.name: self._service(model) for model in models}
         self._began_s = keeper.clock()
 
@@ -105,7 +106,7 @@ class Lobby(Door):
         slos = {name: model.slo for name, model in self.models.items()}
         uptime_s = self.keeper.clock() - self._began_s
         return cluster_view(
-            self.desk, slos, self.metrics.recent, self.events, uptime_s, self._per_node
+            self.desk, slos, self.metrics.recent, self.events, uptime_s, self._node_of
         )
 
     def _service(self, model: FrontModel) -> Service:

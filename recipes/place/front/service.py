@@ -103,7 +103,7 @@ def build_lobby(
         FrontMetrics(fleet, serving.window_s),
         events,
         load_wait_s=serving.load_wait_s,
-        devices_per_node=config.cluster.devices_per_node,
+        node_of=launcher.node_of,
         pad=pad,
         replanner=replanner,
     )

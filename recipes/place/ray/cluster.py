@@ -112,6 +112,10 @@ class RayCluster:
         """The devices of every node, by the node's id, as of the last look."""
         return self._seats.nodes()
 
+    def node_of(self, device: int) -> str:
+        """The id of the node that a device lies on; ``lost`` where it lies on none."""
+        return self._seats.node_of(device) or "lost"
+
     def start_group(self, spec: GroupSpec) -> RayGroup | NeverStarted:
         """Start the process of a group, and reserve its devices; a ``StartGroup``.
 

@@ -1,5 +1,7 @@
 """``server_state``: the ``ClusterState`` of a server of one model."""
 
+import socket
+
 from recipes.serve.metrics import EngineStats
 from recipes.serve.page.recent_requests import RecentRequests
 from recipes.serve.page.state import ClusterState, GroupView, ModelOnGroup
@@ -25,6 +27,7 @@ def server_state(
         is_alive: whether the engine's thread runs. draining: whether the server is going down.
     """
     state = "draining" if draining else "ready" if is_alive else "stopped"
+    node = socket.gethostname() or "local"
     replica = ModelOnGroup(
         model,
         "ready" if is_alive else "failed",
@@ -34,7 +37,7 @@ def server_state(
         kv_tokens,
         weight_bytes,
     )
-    group = GroupView("0", tuple(range(tp * pp)), "this machine", f"{tp} x {pp}", state, (replica,))
+    group = GroupView("0", tuple(range(tp * pp)), node, f"{tp} x {pp}", state, (replica,))
     return ClusterState(
         f"llm-blocks serves {model}",
         uptime_s,

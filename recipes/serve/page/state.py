@@ -51,6 +51,7 @@ class ModelOnGroup(msgspec.Struct, frozen=True):
 class GroupView(msgspec.Struct, frozen=True):
     """Devices that work as one.
 
+    node: the machines they lie on, by name.
     configuration: ``op x pp``.
     state: ``ready``, ``starting``, ``draining``, ``lost``, ``stopped``, or what else is true.
     note: one line on why it is in that state, if there is something to say.

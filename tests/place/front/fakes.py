@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from recipes.place.fleet.drift import Traffic
 from recipes.place.fleet.keeper import Keeper
 from recipes.place.fleet.replanner import Replanner
 from recipes.place.front import Lobby, routes
+from recipes.place.front.launch import this_machine
 from recipes.place.front.metrics import FrontMetrics
 from recipes.place.front.model import FrontModel
 from recipes.place.group import GroupLost, GroupState, Loaded, LoadFailed, LostReason, NotHosted
@@ -176,6 +177,7 @@ class World:
         load_wait_s: float = 5.0,
         least_stay_s: float = 0.0,
         models: Sequence[str] = NAMES,
+        node_of: Callable[[int], str] = this_machine,
         **replanning: Any,
     ) -> None:
         self.handles: dict[str, FakeHandle] = {}
@@ -224,6 +226,7 @@ class World:
             FrontMetrics(self.fleet),
             events,
             load_wait_s=load_wait_s,
+            node_of=node_of,
             pad=self,  # type: ignore[arg-type]
             replanner=self.replanner,
         )

@@ -23,7 +23,7 @@ def folder(tmp_path, monkeypatch):
 
 
 @contextlib.contextmanager
-def forked(work: Callable[[], None]) -> Iterator[int]:
+def forked(work: Callable[[], object]) -> Iterator[int]:
     """A fork that does its work and then waits to be killed; killed at the end."""
     done, told = os.pipe()
     pid = os.fork()
