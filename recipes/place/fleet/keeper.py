@@ -174,7 +174,13 @@ class Keeper:
         self._watches[group.name] = asyncio.create_task(self._watch(group))
 
     async def _load(self, action: Load, group: LiveGroup) -> dict[str, Any]:
-        replica = Replica(action.model, self._folders[action.model], max(1, action.kv_tokens))
+        timing = self.fleet.capacity.profiles[action.model].find(group.configuration)
+        replica = Replica(
+            action.model,
+            self._folders[action.model],
+            max(1, action.kv_tokens),
+            0 if timing is None else timing.activation_bytes,
+        )
         try:
             async with asyncio.timeout(self._start_s):
                 loaded = await group.handle.load(replica)

@@ -11,15 +11,19 @@ class Replica:
 
     model: what requests call it. folder: of its weights, where the group's processes can read it.
     kv_tokens: room in its cache for keys and values; whole blocks of it count.
+    activation_bytes: of each device while a step of it runs, beside weights and cache.
     """
 
     model: str
     folder: str
     kv_tokens: int
+    activation_bytes: int = 0
 
     def __post_init__(self) -> None:
         check(self.model != "", "model", "a name", repr(self.model))
         check_count("kv_tokens", self.kv_tokens)
+        ok = self.activation_bytes >= 0
+        check(ok, "activation_bytes", "0 or more", self.activation_bytes)
 
 
 @dataclasses.dataclass(frozen=True)

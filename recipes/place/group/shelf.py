@@ -140,7 +140,7 @@ class Shelf:
             )
         model = read_config(replica.folder)
         needed = device_bytes(model, spec, replica.kv_tokens)
-        self.memory.take(replica.model, needed)
+        self.memory.take(replica.model, needed, replica.activation_bytes)
         many = spec.num_ranks > 1
         loaded = load(
             replica.folder,

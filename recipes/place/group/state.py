@@ -33,7 +33,8 @@ class ModelState:
 class GroupState:
     """A group, as of its last step or heartbeat.
 
-    models: by name. used_bytes: weights and caches of hosted models, of each device.
+    models: by name. used_bytes: weights and caches of hosted models and the largest activations, of
+        each device.
     num_steps: since it started. seen: number of the last submission that is counted in it.
     stepping: whose step is under way, empty for none. load: what it computes.
     step_s: how long it had taken when this was told.

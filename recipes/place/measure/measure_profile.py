@@ -45,6 +45,9 @@ def measure_profile(
     median over rounds. Several processes wait for one another in every step, so their stages have
     no times of their own: a step's time is divided over stages by their layers.
 
+    Activations are those of the largest steps where one process runs the model: no rank of several
+    has more. Without the layout (1, 1) they count nothing.
+
     Args:
         folder: of the model.
         layouts: (tp, pp) of each configuration.
@@ -69,12 +72,16 @@ def measure_profile(
             for one in wanted
         }
         found = _visit(timers, points, progress)
+        alone = timers.get(Configuration(1, 1))
+        peak = alone.peak_bytes(points.batches[-1], points.contexts[-1]) if alone else 0
     timings = []
     for one in wanted:
         seconds = {key[1:]: taken for key, taken in found.items() if key[0] == one}
-        timings.append(timing_of(config, limits, one, points, seconds))
+        timings.append(timing_of(config, limits, one, points, seconds, peak))
     name = model or Path(folder).resolve().name
-    return measured(name, limits, timings, f"medians of {points.rounds} rounds over all points")
+    how = f"medians of {points.rounds} rounds over all points; activations"
+    how += " of the largest steps in one process" if alone else " were not measured (no 1 x 1)"
+    return measured(name, limits, timings, how)
 
 
 Key = tuple[Configuration, int, int]

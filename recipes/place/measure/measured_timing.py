@@ -34,6 +34,7 @@ def timing_of(
     one: Configuration,
     points: Points,
     seconds: Mapping[Point, float],
+    activation_bytes: int = 0,
 ) -> Timing:
     """Seconds of whole steps, divided over stages by their layers, and bytes by sizes."""
     spec = spec_of(limits, one)
@@ -46,6 +47,7 @@ def timing_of(
     return Timing(
         one,
         tuple(max(weights[at : at + one.op]) for at in range(0, len(weights), one.op)),
+        activation_bytes,
         kv_bytes_per_token=max(block_bytes(model, spec)) // spec.block_size,
         prefill=tuple(PrefillTime(tokens, stages((tokens, 0))) for tokens in points.prefill),
         decode=tuple(DecodeTime(*point, stages(point)) for point in points.decodes()),

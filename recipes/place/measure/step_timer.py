@@ -4,8 +4,10 @@ import itertools
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 from blocks.sched import State
+from recipes.place.measure.peak_bytes import PeakBytes
 from recipes.serve.engine import Engine
 from recipes.serve.job import Job
 from recipes.serve.sampling_params import SamplingParams
@@ -49,10 +51,27 @@ class StepTimer:
         self._finish()
         return seconds
 
-    def _add(self, prompt_len: int, max_tokens: int) -> None:
+    def peak_bytes(self, batch_size: int, context_len: int) -> int:
+        """Most bytes that a step holds beside weights and cache: of steps over the longest prompt,
+        over as many prompts as may run and as many tokens as they may have, and of a decode step.
+        """
+        config = self._engine.config
+        longest = min(config.token_budget, self._engine.max_model_len - 1)
+        with PeakBytes() as followed:
+            self.prefill_s(longest)
+            prompt_len = max(1, min(config.token_budget // config.max_num_seqs, longest))
+            for _ in range(config.max_num_seqs):
+                self._add(prompt_len, 1, temperature=1.0, top_p=0.9)
+            self._step()
+            self._finish()
+            self.decode_s(batch_size, context_len, 1)
+        return followed.peak_bytes
+
+    def _add(self, prompt_len: int, max_tokens: int, **draw: float) -> None:
         last = self._engine.vocab_size - 1
         prompt = [self._draws.randint(0, last) for _ in range(prompt_len)]
-        params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
+        how: dict[str, Any] = {"temperature": 0.0, **draw}
+        params = SamplingParams(max_tokens=max_tokens, ignore_eos=True, **how)
         self._asked.append(f"timed-{next(self._ids)}")
         self._engine.add(Job(self._asked[-1], prompt, params))
 

@@ -91,6 +91,7 @@ def kept_at(config: PlaceConfig, folder: Path) -> Path:
         config.cluster.device,
         config.cluster.devices_per_node,
         machine_line(config.engine.num_threads),
+        "activations",  # are in it
     ]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     root = os.environ.get("LLM_BLOCKS_CACHE", Path.home() / ".cache" / "llm-blocks")

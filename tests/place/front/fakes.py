@@ -22,7 +22,15 @@ from recipes.place.front import Lobby, routes
 from recipes.place.front.launch import this_machine
 from recipes.place.front.metrics import FrontMetrics
 from recipes.place.front.model import FrontModel
-from recipes.place.group import GroupLost, GroupState, Loaded, LoadFailed, LostReason, NotHosted
+from recipes.place.group import (
+    GroupLost,
+    GroupState,
+    Loaded,
+    LoadFailed,
+    LostReason,
+    NotHosted,
+    Replica,
+)
 from recipes.serve.app import build_app
 from recipes.serve.config import ServerConfig
 from recipes.serve.job import Job
@@ -42,13 +50,14 @@ class FakeHandle:
     """Answers each request with its model's name, letter by letter; meets ``GroupHandle``.
 
     pace: set while tokens are made. stop_after: tokens of a request after which it rests.
-    seen: requests that had a token.
+    seen: requests that had a token. replicas: all that were ever loaded.
     """
 
     def __init__(self, group: LiveGroup, world: "World") -> None:
         self.group, self.world = group, world
         self.state, self.state_s = GroupState(), time.monotonic()
         self.models: dict[str, Loaded] = {}
+        self.replicas: list[Replica] = []
         self.lost: LostReason | None = None
         self.pace = asyncio.Event()
         self.pace.set()
@@ -92,11 +101,12 @@ class FakeHandle:
             on_lost(stream, lost)
         self.streams.clear()
 
-    async def load(self, replica: Any) -> Loaded:
+    async def load(self, replica: Replica) -> Loaded:
         await self.world.loading.wait()
         self._check()
         if replica.model in self.world.bad_models:
             raise LoadFailed(f"{replica.model} is broken")
+        self.replicas.append(replica)
         made = Loaded(200, 320, 7, (7,), replica.kv_tokens, 0.0)
         self.models[replica.model] = made
         self.world.note()

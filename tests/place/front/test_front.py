@@ -1,6 +1,7 @@
 """The front door over groups in memory: routing, limits, models on demand, lost groups."""
 
 import asyncio
+import dataclasses
 import socket
 
 import msgspec
@@ -13,7 +14,7 @@ from recipes.serve.job import Job
 from recipes.serve.page import ClusterState
 from recipes.serve.sampling_params import SamplingParams
 from tests.place import configs
-from tests.place.fleet.clusters import SHAPES, group
+from tests.place.fleet.clusters import PROFILES, SHAPES, group
 from tests.place.front.fakes import World, opened
 from tests.place.on_loop import on_loop
 
@@ -382,6 +383,19 @@ def test_groups_are_shown_on_the_machines_they_lie_on(num_nodes):
             f"{here} (node 0)",
             f"{here} (node 0), {here} (node 1)",
         ]
+
+
+@on_loop
+async def test_groups_are_told_what_steps_need_beside_weights_and_cache():
+    world = World(Placement((group([0], "c"), group([1, 2], "a"))))
+    timings = tuple(dataclasses.replace(t, activation_bytes=40) for t in PROFILES["a"].timings)
+    profile = dataclasses.replace(PROFILES["a"], timings=timings)
+    world.fleet.capacity.profiles = {**PROFILES, "a": profile}
+    async with opened(world):
+        await world.settled()
+        told = {r.model: (r.kv_tokens, r.activation_bytes)
+                for handle in world.alive for r in handle.replicas}  # fmt: skip
+        assert told == {"c": (50, 0), "a": (50, 40)}
 
 
 @on_loop

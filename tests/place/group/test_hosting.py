@@ -48,23 +48,27 @@ def test_ranks_share_the_weights_and_hold_no_more_than_all():
         assert max(shares) < whole
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans(), st.integers(0, 60))))
+sizes = st.integers(0, 60)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans(), sizes, sizes)))
 def test_no_device_is_ever_promised_more_than_it_has(asked):
-    memory, held = DeviceMemory(2, 100), {}
-    for model, take, size in asked:
+    memory, held, steps = DeviceMemory(2, 100), {}, {}
+    for model, take, size, activations in asked:
         if not take:
             memory.give_back(model)
             held.pop(model, None)
+            steps.pop(model, None)
         elif model not in held:
-            fits = sum(held.values()) + size <= 100
+            fits = sum(held.values()) + size + max([activations, *steps.values()]) <= 100
             try:
-                memory.take(model, (size, size // 2))
+                memory.take(model, (size, size // 2), activations)
                 assert fits
-                held[model] = size
+                held[model], steps[model] = size, activations
             except LoadFailed:
                 assert not fits
         memory.check_invariants()
-        assert memory.used()[0] == sum(held.values())
+        assert memory.used()[0] == sum(held.values()) + max(steps.values(), default=0)
 
 
 @on_loop
@@ -93,8 +97,9 @@ async def test_memory_is_not_promised_twice(folders):
     model, spec = tiny_decoder().config, GroupSpec(group="g", **SMALL)
     (one,) = device_bytes(model, spec, 512)
     async with running_group(folders[0], kv_tokens=512, memory_bytes=2 * one - 1) as handle:
-        with pytest.raises(LoadFailed, match=r"needs .* of device 0 of the group, which has"):
-            await handle.load(Replica("tiny-1", str(folders[1]), 512))
+        for tokens, activation_bytes in ((512, 0), (256, one)):
+            with pytest.raises(LoadFailed, match=r"needs .* of device 0 of the group, which has"):
+                await handle.load(Replica("tiny-1", str(folders[1]), tokens, activation_bytes))
         both = [handle.load(Replica(name, str(folders[1]), 256)) for name in "ab"]
         found = await asyncio.gather(*both, return_exceptions=True)
         assert sum(isinstance(one, LoadFailed) for one in found) == 1, "there is room for one"

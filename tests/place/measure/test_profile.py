@@ -4,10 +4,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
+import torch
 
 from blocks.sched.cluster_sim.generation import Load, StepTime
 from blocks.sched.profile import Configuration, format_profile, parse_profile
 from recipes.place.measure import Points, StepTimer, at_pace, measure_profile, pace
+from recipes.place.measure.peak_bytes import PeakBytes
 from recipes.serve.parallel import fork_ranks
 from tests.place.group.groups import save_models
 from tests.place.measure.made_up import IdleRunner, idle_engine, made_up
@@ -38,6 +40,9 @@ def test_a_measured_profile_round_trips_and_weighs_right(tmp_path: Path) -> None
     assert max(cut.weight_bytes) < weights <= sum(cut.weight_bytes)
     assert alone.kv_bytes_per_token == 2 * 2 * 2 * 8 * 4, "keys and values, layers, heads, width"
     assert cut.kv_bytes_per_token == alone.kv_bytes_per_token // 2
+    assert alone.activation_bytes == cut.activation_bytes
+    logits = 64 * tiny_engine().vocab_size * 4
+    assert logits < alone.activation_bytes < 100 * logits
     first, second = cut.prefill[0].stage_s
     assert first == second, "one layer a stage: half of the step each"
     price = StepTime(alone)
@@ -66,6 +71,31 @@ def test_steps_have_the_content_asked_for() -> None:
     assert abs(contexts[1] - 24) <= 4, "24 tokens each, but for what prompts took meanwhile"
     assert not engine.has_work()
     assert engine.manager.num_free_blocks == engine.manager.num_usable_blocks
+
+
+def test_the_peak_of_a_computation_is_what_its_tensors_held_at_one_moment() -> None:
+    there = torch.zeros(1000)
+    with PeakBytes() as followed:
+        first = there + 1  # 4000 bytes
+        first.view(10, 100).add_(1)  # none
+        there.t()
+        second = first.double()  # 8000 beside them
+        del first
+        third = second[:250] * 2  # 2000 beside 8000
+    assert followed.peak_bytes == 12_000
+    del second, third
+    with PeakBytes() as followed:
+        torch.ones(10, dtype=torch.int8)
+        torch.ones(10, dtype=torch.int8)
+    assert followed.peak_bytes == 10
+
+
+def test_the_peak_of_steps_grows_with_what_they_compute() -> None:
+    small, large = (
+        StepTimer(tiny_engine(max_num_seqs=4, token_budget=budget)) for budget in (16, 128)
+    )
+    found = [timer.peak_bytes(2, 8) for timer in (small, large)]
+    assert 4 * found[0] < found[1] < 16 * found[0]
 
 
 def test_seconds_are_medians_of_what_the_clock_says() -> None:
