@@ -21,6 +21,8 @@ class PlanConfig:
     batch_size: rows of a step, over all devices.
     seq_len: tokens of a row, or side of an image; families only, None for their own.
     dtype: of parameters and activations; families only.
+    gradient_dtype: what gradients are summed in, over microbatches and devices, where parameters
+        are narrower; None for the parameters' own dtype.
     num_microbatches: parts of the batch; searched where None.
     microbatch_choices: most numbers of microbatches that are looked at.
     schedules: families of schedules, separated by commas.
@@ -30,7 +32,7 @@ class PlanConfig:
     recompute: whether stages repeat their forward: True, False, or None for where it pays.
     memory_gib: of a device, instead of what the cluster file says.
     optimizer: ``adamw``, ``sgd``, or ``momentum`` for the latter with it; what is kept for every
-        element of a parameter.
+        element of a parameter. ``muon`` is priced as AdamW, which it is for some parameters.
     idle_devices: whether a plan may leave devices out.
     memory_points: how many trades of time for memory are looked at on every mesh.
     workers: processes that look at meshes side by side; as many as there are cores where None.
@@ -45,6 +47,7 @@ class PlanConfig:
     batch_size: int = 64
     seq_len: int | None = None
     dtype: str = "bfloat16"
+    gradient_dtype: str | None = None
     num_microbatches: int | None = None
     microbatch_choices: int = 5
     schedules: str = ",".join(SCHEDULES)
@@ -131,6 +134,6 @@ def _check_kind(name: str, value: object, kind: Any) -> None:
         raise fail(name, expected, repr(value))
 
 
-STATE_BYTES = {"adamw": 8.0, "sgd": 0.0, "momentum": 4.0}
+STATE_BYTES = {"adamw": 8.0, "muon": 8.0, "sgd": 0.0, "momentum": 4.0}
 """Bytes the optimizer keeps for an element of a parameter, in float32; narrower parameters have a
 float32 copy too."""

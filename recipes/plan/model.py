@@ -46,13 +46,14 @@ def layers_by_rows(
         note(f"tracing {config.model}, {rows} rows")
         return call_of(config, rows)
 
-    return chains_of(step_of, optimizer=config.optimizer)
+    return chains_of(step_of, optimizer=config.optimizer, gradient_dtype=config.gradient_dtype)
 
 
 def chains_of(
     call: Callable[[int], Call],
     *,
     optimizer: str,
+    gradient_dtype: str | None = None,
     loss: Callable[[Any], Any] | None = None,
     part: Callable[[OpGraph], OpGraph] = lambda graph: graph,
 ) -> Callable[[int], LayerChain]:
@@ -60,7 +61,7 @@ def chains_of(
 
     Args:
         call: for so many rows.
-        loss: of what it returns, see ``trace``.
+        optimizer, gradient_dtype, loss: see ``trace``; the dtype by its name.
         part: what is kept of the graph of a step.
     """
     missing: dict[int, int] = {}
@@ -70,11 +71,13 @@ def chains_of(
         from recipes.plan.trace import trace
 
         called = call(rows)
-        graph, left_out = short_trace(*called, optimizer=optimizer, loss=loss)
+        wide = torch_dtype("gradient_dtype", gradient_dtype)
+        named: dict[str, Any] = {"optimizer": optimizer, "gradient_dtype": wide, "loss": loss}
+        graph, left_out = short_trace(*called, **named)
         graph = part(graph)
         if left_out and not _repeats(graph, left_out):
             left_out = 0
-            graph = part(trace(*called, optimizer=optimizer, loss=loss).graph)
+            graph = part(trace(*called, **named).graph)
         missing[rows] = left_out
         return graph
 
@@ -91,6 +94,22 @@ def chains_of(
     return chain
 
 
+def torch_dtype(name: str, text: str | None) -> Any:
+    """The dtype a setting names; None for None.
+
+    Raises:
+        ValueError: it names none, or one of whole numbers.
+    """
+    import torch
+
+    if text is None:
+        return None
+    dtype = getattr(torch, text, None)
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise fail(name, "a floating point dtype of torch", repr(text))
+    return dtype
+
+
 def _repeats(graph: OpGraph, left_out: int) -> bool:
     """Whether a layer of a short trace can stand for those left out."""
     found = LayerChain.of(graph)
@@ -102,17 +121,13 @@ def _repeats(graph: OpGraph, left_out: int) -> bool:
 
 
 def _from_family(config: PlanConfig, rows: int, seed: int | None) -> Call:
-    import torch
-
     from recipes.plan.families import families, family
 
     known = families()
     listed = config.model in known or config.model.startswith("decoder:")
     hint = "or package.module:factory"
     check(listed, "model", f"one of {', '.join(known)}", repr(config.model), hint)
-    dtype = getattr(torch, config.dtype, None)
-    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise fail("dtype", "a floating point dtype of torch", repr(config.dtype))
+    dtype = torch_dtype("dtype", config.dtype)
     found = family(config.model)
     draw = None if seed is None else torch.Generator().manual_seed(seed)
     inputs = found.inputs(rows, config.seq_len, generator=draw, dtype=dtype)

@@ -22,7 +22,7 @@ from recipes.plan.execute import (
     on_threads,
     state_of,
 )
-from recipes.plan.model import call_of
+from recipes.plan.model import call_of, torch_dtype
 from recipes.plan.parallel_plan import ParallelPlan
 from recipes.plan.this_machine import check_here
 from recipes.plan.trace import TracedModule, trace
@@ -63,7 +63,8 @@ def run_plan(
     torch.manual_seed(seed)
     module, args, kwargs = call_of(config, rows, seed=seed)
     module = module if isinstance(module, nn.Module) else module()
-    traced = trace(module, args, kwargs, optimizer=config.optimizer)
+    wide = torch_dtype("gradient_dtype", config.gradient_dtype)
+    traced = trace(module, args, kwargs, optimizer=config.optimizer, gradient_dtype=wide)
     optimizer = _optimizer(config)
     job = job_of(plan, traced, state_of(module), optimizer=optimizer, seed=seed)
     steps = [
@@ -125,6 +126,8 @@ def _optimizer(config: PlanConfig) -> SGD | AdamW:
     """What a plan was asked for."""
     if config.optimizer == "adamw":
         return AdamW()
+    hint = "python -m recipes.train --plan runs it"
+    check(config.optimizer != "muon", "optimizer", "adamw, sgd or momentum", "muon", hint)
     return SGD(momentum=0.9 if config.optimizer == "momentum" else 0.0)
 
 

@@ -89,6 +89,7 @@ class TrainedDecoder(Decoder):
             inputs, labels: int64 [num_rows, seq_len]; a label of -100 has no loss.
         """
         scores = self.logits(self.hidden(inputs))
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         return F.cross_entropy(scores, labels.flatten(), ignore_index=IGNORE, reduction="sum")
 
     def hidden(self, inputs: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from blocks.sharding import OpGraph
@@ -25,6 +26,7 @@ def short_trace(
     kwargs: dict[str, Any],
     *,
     optimizer: str,
+    gradient_dtype: torch.dtype | None = None,
     loss: Callable[[Any], Any] | None = None,
 ) -> tuple[OpGraph, int]:
     """The step of a model, and the number of equal blocks that were left out of it.
@@ -33,17 +35,18 @@ def short_trace(
 
     Args:
         module: one, or a function that makes it.
-        loss: of what it returns, see ``trace``.
+        optimizer, gradient_dtype, loss: see ``trace``.
     """
+    named: dict[str, Any] = {"optimizer": optimizer, "gradient_dtype": gradient_dtype, "loss": loss}
     fake: nn.Module = fake_module(module, new_fake_mode())
     runs = [run for one in find_block_lists(fake) if (run := find_run(one)) is not None]
     if len(runs) == 1 and runs[0].period == 1:
         try:
             shorten(fake, runs[0])
-            short = trace(fake, args, kwargs, optimizer=optimizer, loss=loss, whole=True)
+            short = trace(fake, args, kwargs, **named, whole=True)
             return short.graph, runs[0].num_blocks_left_out
         except Untraceable:
             raise
         except Exception as error:  # code that counts its layers can fail in any way
             _LOG.info("every layer is traced: %s", error)
-    return trace(module, args, kwargs, optimizer=optimizer, loss=loss).graph, 0
+    return trace(module, args, kwargs, **named).graph, 0

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
@@ -22,6 +23,7 @@ class GraphBuilder:
 
     Args:
         optimizer: the name of the update's operation.
+        gradient_dtype: what gradients of narrower parameters are summed in; None: their own.
         input_names: of the arguments, by their number.
         block_of: the repeated block that a module is in, by its path.
     """
@@ -30,6 +32,7 @@ class GraphBuilder:
         self,
         graph_module: fx.GraphModule,
         optimizer: str,
+        gradient_dtype: torch.dtype | None,
         input_names: Sequence[str],
         block_of: Callable[[str], int],
         origins: Mapping[fx.Node, Origin],
@@ -40,7 +43,7 @@ class GraphBuilder:
         self.placeholders: dict[str, fx.Node] = {}
         self.params: dict[str, int] = {}
         self.inputs: list[str] = []
-        self._optimizer = optimizer
+        self._optimizer, self._gradient_dtype = optimizer, gradient_dtype
         self._input_names = input_names
         self._block_of = block_of
         self._value_of: dict[fx.Node, int] = {}
@@ -122,7 +125,8 @@ class GraphBuilder:
         tensor = node.meta["val"]
         origin = self._origins.get(node, Origin("", "backward", ""))
         if place.kind == "gradient":
-            total = self._value(f"{place.name}.grad", tensor)
+            wide = torch.promote_types(tensor.dtype, self._gradient_dtype or tensor.dtype)
+            total = self._value(f"{place.name}.grad", tensor, wide)
             rule = rules.accumulate_rule(tensor.shape)
             origin = Origin(place.name.rpartition(".")[0], "backward", "")
             name = f"{place.name}.accumulate"
@@ -156,10 +160,11 @@ class GraphBuilder:
             self._rules[key] = rule_of_node(node)
         return self._rules[key]
 
-    def _value(self, name: str, tensor: Tensor) -> int:
+    def _value(self, name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> int:
         shape = tuple(int(size) for size in tensor.shape)
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        self.values.append(TensorValue(name, shape, dtype, tensor.element_size()))
+        kind = tensor.dtype if dtype is None else dtype
+        text = str(kind).removeprefix("torch.")
+        self.values.append(TensorValue(name, shape, text, kind.itemsize))
         return len(self.values) - 1
 
     def _name_of(self, node: fx.Node, origin: Origin) -> str:

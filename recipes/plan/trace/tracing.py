@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -42,6 +43,7 @@ def trace(
     *,
     loss: Callable[[Any], Tensor] | None = None,
     optimizer: str = "adamw",
+    gradient_dtype: torch.dtype | None = None,
     whole: bool = False,
 ) -> TracedModule:
     """The forward and backward pass of a module's loss, as operations that can be planned.
@@ -54,6 +56,8 @@ def trace(
         loss: from the module's output to a scalar; by default the output itself, its ``loss``, or
             the first of a tuple.
         optimizer: name of the update's operation.
+        gradient_dtype: what gradients are summed in where parameters are narrower; None for the
+            parameters' own.
         whole: trace every layer. By default, of a long run of equal blocks a few are traced and
             the others are made from one in their middle, after a look at whether the two in the
             middle do the same; the graph is the same, sooner.
@@ -70,12 +74,12 @@ def trace(
     if not whole:
         try:
             with _quiet():
-                return _trace(module, given, loss, optimizer, shallow=True)
+                return _trace(module, given, loss, optimizer, gradient_dtype, shallow=True)
         except Untraceable:
             raise
         except Exception as error:  # code that counts its layers can fail in any way
             _LOG.info("every layer is traced: %s", error)
-    return _trace(module, given, loss, optimizer, shallow=False)
+    return _trace(module, given, loss, optimizer, gradient_dtype, shallow=False)
 
 
 @contextlib.contextmanager
@@ -94,6 +98,7 @@ def _trace(
     inputs: tuple[tuple[Any, ...], dict[str, Any]],
     loss: Callable[[Any], Tensor] | None,
     optimizer: str,
+    gradient_dtype: torch.dtype | None,
     shallow: bool,
 ) -> TracedModule:
     fake_mode = new_fake_mode()
@@ -111,7 +116,8 @@ def _trace(
     for run in runs:
         joint, found = expand(joint, found, run)
     blocks = Blocks(lists)
-    builder = GraphBuilder(joint, optimizer, _names_of((args, kwargs)), blocks.of, found)
+    names = _names_of((args, kwargs))
+    builder = GraphBuilder(joint, optimizer, gradient_dtype, names, blocks.of, found)
     graph = builder.build()
     return TracedModule(
         graph,
