@@ -94,7 +94,7 @@ def train(module: PlannedModule, steps: Steps) -> Run:
         losses.append(total)
         module.update()
         module.check_invariants()
-    return Run(losses, gradients, module.whole_state())
+    return Run(losses, gradients, module.state.whole())
 
 
 def run_on_threads(

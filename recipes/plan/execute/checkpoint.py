@@ -99,13 +99,13 @@ def _entries(
     module: PlannedModule,
 ) -> list[tuple[str, Tensor, tuple[int, ...], ShardingSpec]]:
     """(key, this rank's part, shape of the whole, how it lies)."""
-    machine = module.machine
+    machine, state = module.machine, module.state
     found = [
         (f"model.{name}", part, machine.shape(name), machine.spec(name))
-        for name, part in {**module.parameters, **module.buffers}.items()
+        for name, part in {**state.parameters, **state.buffers}.items()
     ]
-    for name, moments in module.moments.items():
-        spec = module.update_spec(name)
+    for name, moments in state.moments.items():
+        spec = state.update_spec(name)
         found += [
             (f"optimizer.{name}.{moment}", part, machine.shape(name), spec)
             for moment, part in moments.items()

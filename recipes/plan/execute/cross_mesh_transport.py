@@ -51,6 +51,7 @@ class CrossMeshTransport:
         routes: Routes,
         parcels: Parcels,
         wire: Transport,
+        where: torch.device | str = "cpu",
     ) -> None:
         """
         Args:
@@ -58,10 +59,11 @@ class CrossMeshTransport:
             devices: for every rank of the pipeline one of its devices, to ask what it does.
             device: this one, as the meshes of the programs number them.
             wire: between all devices; its ranks are devices.
+            where: the torch device that values are put together on.
         """
         self._rank, self._devices = rank, tuple(devices)
         self._device, self._routes, self._parcels = device, routes, parcels
-        self._wire = wire
+        self._wire, self._where = wire, torch.device(where)
 
     @property
     def rank(self) -> int:
@@ -86,7 +88,8 @@ class CrossMeshTransport:
     def receive(self, spec: TensorSpec, source_rank: int, action: Action) -> Handle:
         slot = slot_of(action)
         loads = [
-            _Load(cargo, self._device, action, self._wire) for cargo in self._routes.of(*slot[:3])
+            _Load(cargo, self._device, action, self._wire, self._where)
+            for cargo in self._routes.of(*slot[:3])
         ]
         return _Arriving(loads, slot, self._parcels)
 
@@ -130,7 +133,10 @@ class _Load:
     """A value on its way to this device, put together as its pieces come and passed on to those
     that want the same."""
 
-    def __init__(self, cargo: Cargo, device: int, action: Action, wire: Transport) -> None:
+    def __init__(
+        self, cargo: Cargo, device: int, action: Action, wire: Transport, where: torch.device
+    ) -> None:
+        self._where = where
         self._cargo, self._device, self._action, self._wire = cargo, device, action, wire
         self._dtype = getattr(torch, cargo.dtype)
         self._runs = cargo.plan.target.runs(cargo.plan.shape, device)
@@ -152,7 +158,8 @@ class _Load:
     def wait(self, until: float) -> Tensor:
         """The device's part."""
         if self._found is None:
-            self._found = torch.empty([run.size for run in self._runs], dtype=self._dtype)
+            shape = [run.size for run in self._runs]
+            self._found = torch.empty(shape, dtype=self._dtype, device=self._where)
             for at, transfer in self._left:
                 if transfer.relayed and transfer.target == self._device:
                     self._coming[at] = self._receive(transfer)

@@ -40,9 +40,12 @@ class FxOperations:
         traced: TracedCall = self._ops[first_name(call.node.name)]
         if traced.call.op == "placeholder":
             dtype = getattr(torch, call.outputs[0].dtype)
-            return (torch.full(call.output_shape(0), call.loss_scale, dtype=dtype),)
+            shape = call.output_shape(0)
+            return (torch.full(shape, call.loss_scale, dtype=dtype, device=call.device),)
         given = iter(inputs)
         args, kwargs = fx.map_arg((traced.call.args, traced.call.kwargs), lambda _: next(given))
+        if "device" in kwargs:  # a trace was made somewhere else
+            kwargs = {**kwargs, "device": call.device}
         target: Any = traced.call.target
         twin = twin_of(target)
         found = target(*args, **kwargs) if twin is None else twin(call, target, *args, **kwargs)

@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
-from blocks.pipeline import Schedule, Transport
+from blocks.pipeline import Schedule, TraceEvent, Transport
 from blocks.sharding import Group, Mesh
 from blocks.sharding.cross_mesh import Mode
 from recipes.plan.execute.machine import Operations
@@ -54,9 +55,15 @@ class PlannedJob:
         return next((mesh for mesh in self.meshes if device in mesh.ranks), None)
 
     def pipeline(
-        self, device: int, groups: Mapping[str, Group], wire: Transport
+        self,
+        device: int,
+        groups: Mapping[str, Group],
+        wire: Transport,
+        *,
+        where: torch.device | str = "cpu",
+        on_event: Callable[[TraceEvent], None] | None = None,
     ) -> PlannedPipeline:
-        """One device's share."""
+        """One device's share; see ``PlannedPipeline``."""
         return PlannedPipeline(
             self.stages,
             self.schedule,
@@ -69,4 +76,6 @@ class PlannedJob:
             optimizer=self.optimizer,
             recompute=self.recompute,
             seed=self.seed,
+            where=where,
+            on_event=on_event,
         )

@@ -40,10 +40,19 @@ def on_threads(job: PlannedJob, work: Work[T], *, timeout_s: float = 60.0) -> li
     return run_local(job.meshes, run, timeout_s=timeout_s)
 
 
-def in_process_group(job: PlannedJob, work: Callable[[PlannedPipeline, DeviceMesh], T]) -> T | None:
+def in_process_group(
+    job: PlannedJob,
+    work: Callable[[PlannedPipeline, DeviceMesh], T],
+    *,
+    where: torch.device | str = "cpu",
+) -> T | None:
     """This process as the device of its rank, in a job of torch.distributed: torchrun, forks.
 
     Every rank of the job calls it. ``work`` is also given the device's mesh as torch knows it.
+
+    Args:
+        where: what this process computes on: the CPU, or its accelerator where the job's backend
+            speaks about what lies there, such as ``cpu:gloo,cuda:nccl``.
 
     Returns:
         What ``work`` returned; None on ranks that the job leaves idle.
@@ -52,12 +61,14 @@ def in_process_group(job: PlannedJob, work: Callable[[PlannedPipeline, DeviceMes
     check(job.num_devices <= world, "processes", f"{job.num_devices} or more", world)
     own: DeviceMesh | None = None
     for mesh in job.meshes:  # all ranks make all groups, in one order
-        made = make_device_mesh(mesh)
+        made = make_device_mesh(mesh, torch.device(where).type)
         own = made if rank in mesh.ranks else own
     found = None
     if own is not None:
-        with DistributedTransport(name="planned") as wire:
-            found = work(job.pipeline(rank, axis_groups(own), wire), own)
+        channels = job.routes.channels
+        device = where if channels else "cpu"  # statuses alone go by the store
+        with DistributedTransport(device=device, channels=channels, name="planned") as wire:
+            found = work(job.pipeline(rank, axis_groups(own), wire, where=where), own)
     dist.barrier()  # nobody leaves while another still talks to it
     return found
 

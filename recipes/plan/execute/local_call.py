@@ -26,6 +26,7 @@ class LocalCall:
     node, strategy: what is computed, and how it is spread.
     inputs, outputs: the values it reads and makes, as they are whole.
     mesh, rank, groups: where; for every axis of the mesh the group the rank is in.
+    device: where the rank computes.
     key: (seed, step, microbatch, node): what random numbers are drawn from.
     loss_scale: the gradient of the loss.
     """
@@ -37,6 +38,7 @@ class LocalCall:
     mesh: Mesh
     rank: int
     groups: Mapping[str, Group]
+    device: torch.device = torch.device("cpu")
     key: tuple[int | str, ...] = ()
     loss_scale: float = 1.0
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from blocks._checks import check
 from blocks.sharding import Group, Program, ShardingSpec, first_name, plan_reshard, prepare_step
 from blocks.sharding.program import Compute, Free, Instruction, Replace, Reshard
-from recipes.plan.execute.exchange import run_steps
+from recipes.plan.execute.exchange import run_steps, to_whole
 from recipes.plan.execute.local_call import LocalCall
 
 Tensors = MutableMapping[str, Tensor]
@@ -41,15 +41,18 @@ class Machine:
         operations: Operations,
         *,
         seed: int = 0,
+        device: torch.device | str = "cpu",
     ) -> None:
         """
         Args:
             groups: for every axis of the mesh the group the rank is in.
             seed: of random numbers that operations draw.
+            device: where the rank computes.
         """
         for axis, size in zip(program.mesh.axes, program.mesh.sizes, strict=True):
             check(groups[axis].size == size, f"group of {axis}", f"{size} ranks", groups[axis].size)
         self.program, self.rank, self.groups = program, rank, groups
+        self.device = torch.device(device)
         self._operations, self._seed = operations, seed
         self._calls: dict[int, LocalCall] = {}
         self._steps: dict[str, list[tuple[Callable[[Tensor, Group], Tensor], Group]]] = {}
@@ -66,10 +69,20 @@ class Machine:
         """Shape of the whole tensor that a local name stands for."""
         return self.program.graph.values[self.program.value_of[name]].shape
 
-    def local_part(self, name: str, whole: Tensor) -> Tensor:
-        """The rank's part of a tensor that is at hand as a whole: memory of its own."""
+    def local_part(self, name: str, whole: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """The rank's part of a tensor that is at hand as a whole: memory of its own.
+
+        Args:
+            dtype: of the part; default that of ``whole``.
+        """
         check(tuple(whole.shape) == self.shape(name), name, self.shape(name), tuple(whole.shape))
-        return self.cut(whole, self.spec(name)).clone(memory_format=torch.contiguous_format)
+        part = self.cut(whole, self.spec(name))
+        made = torch.empty(part.shape, dtype=dtype or part.dtype, device=self.device)
+        return made.copy_(part)
+
+    def whole(self, name: str, part: Tensor) -> Tensor:
+        """The whole tensor of a local name, from the rank's part; a call of all ranks."""
+        return to_whole(part, self.shape(name), self.spec(name), self.rank, self.groups)
 
     def cut(self, whole: Tensor, spec: ShardingSpec) -> Tensor:
         """The rank's part of a whole tensor under ``spec``: a view."""
@@ -167,6 +180,7 @@ class Machine:
                 program.mesh,
                 self.rank,
                 self.groups,
+                self.device,
             )
         call = self._calls[at]
         return call.of_microbatch((self._seed, *key, first_name(call.node.name)), loss_scale)

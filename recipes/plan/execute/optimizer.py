@@ -27,15 +27,26 @@ class Optimizer(Protocol):
         ...
 
 
-def new_state(optimizer: Optimizer, parameter: Tensor) -> State:
-    """Zeros for the moments; a float32 copy of a parameter that is narrower."""
-    wide = torch.promote_types(parameter.dtype, torch.float32)
+def new_state(
+    optimizer: Optimizer,
+    parameter: Tensor,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+) -> State:
+    """Zeros for the moments; a float32 copy of a parameter that is kept narrower.
+
+    Args:
+        parameter: its values, as exact as they are known.
+        dtype: what the parameter is kept in. device: where. Default: as ``parameter`` is.
+    """
+    kept = parameter.dtype if dtype is None else dtype
+    wide = torch.promote_types(kept, torch.float32)
+    device = parameter.device if device is None else device
     state = {
-        name: torch.zeros_like(parameter, dtype=wide, memory_format=torch.contiguous_format)
-        for name in optimizer.moments
+        name: torch.zeros(parameter.shape, dtype=wide, device=device) for name in optimizer.moments
     }
-    if parameter.dtype != wide:
-        state["master"] = parameter.to(wide)
+    if kept != wide:
+        state["master"] = torch.empty(parameter.shape, dtype=wide, device=device).copy_(parameter)
     return state
 
 

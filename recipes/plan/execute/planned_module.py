@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from blocks._checks import check, fail
-from blocks.sharding import Group, Program, ShardingSpec
+from blocks.sharding import Group, Program
 from blocks.sharding.op_graph import Phase
-from blocks.sharding.program import BUFFER, RENEWED, Compute, Instruction, Reshard
+from blocks.sharding.program import BUFFER, Compute, Instruction, Reshard
 from blocks.sharding.stage_graph import RECEIVE, SEND
-from recipes.plan.execute.exchange import to_whole
 from recipes.plan.execute.local_call import LocalCall
 from recipes.plan.execute.machine import Machine, Operations, Tensors
-from recipes.plan.execute.optimizer import AdamW, Optimizer, State, apply, new_state
+from recipes.plan.execute.optimizer import AdamW, Optimizer, apply
+from recipes.plan.execute.planned_state import PlannedState
 
 Microbatch = Mapping[str, Tensor]
 """Whole tensors by the name of the graph's input nodes; the same on all ranks."""
@@ -27,16 +27,15 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 class PlannedModule:
-    """Parameters, gradients and optimizer state of one rank, cut as a program has it.
+    """One rank's share of the steps: its state, its gradients and the passes that make them.
 
     ``step`` is ``accumulate`` for every microbatch, and ``update``. In between, ``gradients`` has
     the sums.
 
     Invariants:
-        1. Parameters lie as their nodes are placed, gradients as their accumulators, moments as
-           their updates run.
+        1. Those of ``state``; gradients lie as their accumulators are placed.
         2. Gradients are there from the first ``accumulate`` to the ``update``, or until they are
-        dropped; between ``reduce`` and ``update`` also as the update takes them.
+           dropped; between ``reduce`` and ``update`` also as the update takes them.
     """
 
     def __init__(
@@ -49,6 +48,7 @@ class PlannedModule:
         *,
         optimizer: Optimizer | None = None,
         seed: int = 0,
+        device: torch.device | str = "cpu",
     ) -> None:
         """
         Args:
@@ -58,53 +58,19 @@ class PlannedModule:
             state: whole parameters and buffers by name, see ``state_of``.
             optimizer: default AdamW.
             seed: of random numbers, the same on all ranks.
+            device: where this rank computes.
 
         Raises:
             ValueError: a state without a parameter or buffer that the program has.
         """
         self.program, self.rank, self.groups = program, rank, groups
         self.optimizer = optimizer if optimizer is not None else AdamW()
-        self.machine = Machine(program, rank, groups, operations, seed=seed)
+        self.machine = Machine(program, rank, groups, operations, seed=seed, device=device)
+        self.state = PlannedState(self.machine, self.optimizer, state)
         self.num_updates = 0
         self._num_microbatches = 0
-        self.parameters: dict[str, Tensor] = {}
-        self.buffers: dict[str, Tensor] = {}
-        self.moments: dict[str, State] = {}
         self._gradients: dict[str, Tensor] = {}
         self._reduced: Tensors | None = None
-        self._load(state)
-
-    def _load(self, state: Mapping[str, Tensor]) -> None:
-        graph = self.program.graph
-        for node in graph.nodes:
-            is_buffer = node.role == "input" and node.op == BUFFER
-            if node.role != "parameter" and not is_buffer:
-                continue
-            name = graph.values[node.outputs[0]].name
-            if name not in state:
-                raise fail(f"state of {name}", "a tensor of that name", sorted(state)[:8])
-            part = self.machine.local_part(name, state[name].detach())
-            (self.buffers if is_buffer else self.parameters)[name] = part
-        for name, (_, spec) in self._updates.items():
-            part = self.machine.cut(state[name].detach(), spec)
-            self.moments[name] = new_state(self.optimizer, part)
-
-    @property
-    def _updates(self) -> dict[str, tuple[int, ShardingSpec]]:
-        """For every parameter that is updated its value, and how its update lies."""
-        program = self.program
-        return {
-            program.graph.values[node.inputs[0]].name: (
-                node.inputs[0],
-                ShardingSpec(program.mesh, strategy.inputs[0]),
-            )
-            for node, strategy in zip(program.graph.nodes, program.strategies, strict=True)
-            if node.role == "update"
-        }
-
-    def update_spec(self, name: str) -> ShardingSpec:
-        """How the update of a parameter runs, and its moments lie."""
-        return self._updates[name][1]
 
     def step(
         self, microbatches: Sequence[Microbatch], *, loss_scale: float | None = None
@@ -142,7 +108,7 @@ class PlannedModule:
         self.machine.run(program.backward, held, key=key, loss_scale=loss_scale)
         results |= self.take_results(held, "backward")
         self._num_microbatches += 1
-        self.renew_buffers(results)
+        self.state.renew_buffers(results)
         loss = self.loss_of(results)
         if loss is None:
             raise fail("results of the program", "a loss", program.results)
@@ -153,7 +119,7 @@ class PlannedModule:
         nodes = self.program.graph.nodes
         for at, name in self.program.results:
             if at in results and nodes[at].op not in (BUFFER, SEND):
-                return self.whole(name, results[at])
+                return self.machine.whole(name, results[at])
         return None
 
     def begin(self, microbatch: Microbatch) -> Tensors:
@@ -163,13 +129,14 @@ class PlannedModule:
             for name in program.names("accumulate"):
                 value = program.graph.values[program.value_of[name]]
                 dtype = getattr(torch, value.dtype)
-                self._gradients[name] = torch.zeros(self.machine.local_shape(name), dtype=dtype)
-        held: Tensors = {**self.parameters, **self._gradients}
+                shape, device = self.machine.local_shape(name), self.machine.device
+                self._gradients[name] = torch.zeros(shape, dtype=dtype, device=device)
+        held: Tensors = {**self.state.parameters, **self._gradients}
         for node in program.graph.nodes:
             if node.role == "input" and node.phase == "forward" and node.op != RECEIVE:
                 name = program.graph.values[node.outputs[0]].name
-                if name in self.buffers:
-                    held[name] = self.buffers[name]
+                if name in self.state.buffers:
+                    held[name] = self.state.buffers[name]
                 else:
                     if name not in microbatch:
                         raise fail("microbatch", f"a tensor {name!r}", sorted(microbatch))
@@ -184,17 +151,10 @@ class PlannedModule:
             del held[name]
         return found
 
-    def renew_buffers(self, results: Mapping[int, Tensor]) -> None:
-        """Take over buffers that the forward pass changed."""
-        for at in results:
-            node = self.program.graph.nodes[at]
-            if node.op == BUFFER:
-                name = node.name.removesuffix(RENEWED)
-                self.buffers[name] = results[at].to(self.buffers[name].dtype)
-
     def gradients(self) -> dict[str, Tensor]:
         """The sums so far by name of the parameter, whole, on every rank."""
-        return {name: self.whole(local, self._gradients[local]) for name, local in self._sums()}
+        whole = self.machine.whole
+        return {name: whole(local, self._gradients[local]) for name, local in self._sums()}
 
     def _sums(self) -> list[tuple[str, str]]:
         """(parameter, its accumulator), where there is one."""
@@ -211,7 +171,7 @@ class PlannedModule:
         By parameter; what the parts are changed to is what ``update`` sees.
         """
         if self._reduced is None:
-            self._reduced = {**self.parameters, **self._gradients}
+            self._reduced = {**self.state.parameters, **self._gradients}
             self.machine.run(self._update_in_two[0], self._reduced, key=(self.num_updates + 1,))
         graph = self.program.graph
         return {
@@ -237,11 +197,11 @@ class PlannedModule:
 
         Args:
             new: takes the optimizer's place: by name of a parameter what it becomes, this rank's
-                part as the update lies.
+                part as the update lies; rounded where the parameter is kept narrower.
         """
         self.num_updates += 1
         self._num_microbatches = 0
-        held: Tensors = {**self.parameters, **self._gradients}
+        held: Tensors = {**self.state.parameters, **self._gradients}
         steps: Sequence[Instruction] = self.program.update
         if self._reduced is not None:
             held, steps = self._reduced, self._update_in_two[1]
@@ -250,8 +210,9 @@ class PlannedModule:
         def apply_to(call: LocalCall, parameter: Tensor, gradient: Tensor) -> Tensor:
             name = call.inputs[0].name
             if new is not None:
-                return new(name)
-            apply(self.optimizer, parameter, gradient, self.moments[name], self.num_updates)
+                return new(name).to(parameter.dtype)
+            moments = self.state.moments[name]
+            apply(self.optimizer, parameter, gradient, moments, self.num_updates)
             return parameter
 
         self.machine.run(steps, held, key=(self.num_updates,), update=apply_to)
@@ -261,21 +222,8 @@ class PlannedModule:
         self._gradients, self._reduced = {}, None
         self._num_microbatches = 0
 
-    def whole(self, name: str, part: Tensor) -> Tensor:
-        """The whole tensor of a local name, from this rank's part; a call of all ranks."""
-        shape, spec = self.machine.shape(name), self.machine.spec(name)
-        return to_whole(part, shape, spec, self.rank, self.groups)
-
-    def whole_state(self) -> dict[str, Tensor]:
-        """Parameters and buffers by name, whole, on every rank."""
-        parts = {**self.parameters, **self.buffers}
-        return {name: self.whole(name, part) for name, part in parts.items()}
-
     def check_invariants(self) -> None:
-        for name, part in {**self.parameters, **self._gradients, **self.buffers}.items():
+        self.state.check_invariants()
+        for name, part in self._gradients.items():
             expected = self.machine.local_shape(name)
             assert tuple(part.shape) == expected, f"{name}: {tuple(part.shape)}, not {expected}"
-        for name, (value, spec) in self._updates.items():
-            expected = spec.local_shape(self.program.graph.values[value].shape, self.rank)
-            for moment in self.moments[name].values():
-                assert tuple(moment.shape) == expected, f"moments of {name}"

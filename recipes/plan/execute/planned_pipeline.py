@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from blocks._checks import check
-from blocks.pipeline import Executor, Schedule, Transport
+from blocks.pipeline import Executor, Schedule, TraceEvent, Transport
 from blocks.sharding import Group, Mesh
 from recipes.plan.execute.cross_mesh_transport import TOKEN, CrossMeshTransport, Parcels
 from recipes.plan.execute.machine import Operations
@@ -41,6 +41,8 @@ class PlannedPipeline:
         optimizer: Optimizer | None = None,
         recompute: Collection[int] = (),
         seed: int = 0,
+        where: torch.device | str = "cpu",
+        on_event: Callable[[TraceEvent], None] | None = None,
     ) -> None:
         """
         Args:
@@ -53,6 +55,8 @@ class PlannedPipeline:
             wire: between all devices.
             state: whole parameters and buffers by name.
             recompute: stages that keep only what they received, and do the forward pass again.
+            where: the torch device that the stages compute on.
+            on_event: told of every action of the schedule that was done.
 
         Raises:
             ValueError: a device in no stage, stages of a rank on different meshes, a schedule of
@@ -73,6 +77,7 @@ class PlannedPipeline:
                 state,
                 optimizer=optimizer,
                 seed=seed,
+                device=where,
             )
             for at in range(count)
             if schedule.placement[at] == self.rank
@@ -86,10 +91,11 @@ class PlannedPipeline:
             self.rank,
             dataclasses.replace(schedule, edges=routes.edges),
             self._stages,
-            CrossMeshTransport(self.rank, first, device, routes, self._parcels, wire),
+            CrossMeshTransport(self.rank, first, device, routes, self._parcels, wire, where),
             wire=lambda *_: [TOKEN],
             recompute=recompute,
             seed=seed,
+            on_event=on_event,
         )
 
     def step(
@@ -151,7 +157,7 @@ class PlannedPipeline:
     @torch.no_grad()
     def whole_state(self) -> dict[str, Tensor]:
         """Whole parameters and buffers of this device's stages, by name."""
-        return {n: t for module in self.modules.values() for n, t in module.whole_state().items()}
+        return {n: t for module in self.modules.values() for n, t in module.state.whole().items()}
 
     def check_invariants(self) -> None:
         self._parcels.check_empty()

@@ -63,7 +63,7 @@ class PlannedStage(nn.Module):
         results = module.take_results(held, "forward")
         if "sent" not in state:  # the second time is a recomputation
             self._send("forward", context.sequence, results)
-            module.renew_buffers(results)
+            module.state.renew_buffers(results)
             state["sent"] = True
         if keep:
             state["held"] = held

@@ -54,6 +54,13 @@ class Routes:
         chain = {(stage, stage + 1) for stage in range(self.num_stages - 1)}
         return tuple(sorted(pairs | chain))
 
+    @property
+    def channels(self) -> list[tuple[int, int]]:
+        """Pairs (from, to) of devices between which messages go."""
+        plans = [cargo.plan for every in self.cargo.values() for cargo in every]
+        pairs = {(one.source, one.target) for plan in plans for one in plan.transfers}
+        return sorted((source, target) for source, target in pairs if source != target)
+
     def of(self, way: Way, source: int, target: int) -> tuple[Cargo, ...]:
         """What a stage sends another, none where there is none."""
         return self.cargo.get((way, source, target), ())

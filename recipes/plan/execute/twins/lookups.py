@@ -39,14 +39,20 @@ def embedding_gradient(
     padding_index: int = -1,
     *rest: Any,
 ) -> Tensor:
-    """Sums of the gradients of every row: ``embedding_dense_backward``."""
+    """Sums of the gradients of every row: ``embedding_dense_backward``.
+
+    In float32 or wider, and rounded at the end: a frequent token's sum would soon be too large for
+    a narrow number to grow any more.
+    """
+    kept = grad.dtype
+    grad = grad.to(torch.promote_types(kept, torch.float32))
     run = call.output_runs(0)[0]
     if run.size == call.outputs[0].shape[0]:
-        return target(grad, index, num_rows, padding_index, *rest)
+        return target(grad, index, num_rows, padding_index, *rest).to(kept)
     place, inside = _within(index, run)
     if padding_index >= 0:
         inside = inside & (index != padding_index)
-    return target(grad * inside.unsqueeze(-1), place, run.size, -1, *rest)
+    return target(grad * inside.unsqueeze(-1), place, run.size, -1, *rest).to(kept)
 
 
 def gathered(call: LocalCall, target: Any, x: Tensor, dim: int, index: Tensor, **kw: Any) -> Tensor:
