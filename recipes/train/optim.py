@@ -5,7 +5,7 @@ only matrices decay.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ class Muon(torch.optim.Optimizer):
         lr: learning rate. momentum: Nesterov momentum. weight_decay: decoupled.
         holdings: which part of its matrix a parameter is, where it is one: the whole is gathered to
             be made orthogonal.
+        joined: parameters that are the rows of one matrix, in order, and made orthogonal as that.
 
     Reference: Jordan et al. 2024, Muon (the quintic Newton-Schulz iteration); Liu et al. 2025,
     Muon is Scalable for LLM Training, section 2.2 (the scale).
@@ -38,28 +39,39 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         holdings: Mapping[nn.Parameter, Holding] | None = None,
+        joined: Sequence[Sequence[nn.Parameter]] = (),
     ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.holdings = dict(holdings or {})
+        self._with = {first: (first, *rest) for first, *rest in joined}
+        self._later = {parameter for _, *rest in joined for parameter in rest}
 
     @torch.no_grad()
     def step(self, closure=None):
         assert closure is None, "no closure is taken"
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
+            for first in group["params"]:
+                if first.grad is None or first in self._later:
                     continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                momentum = state["momentum"]
-                momentum.lerp_(parameter.grad, 1 - group["momentum"])
-                held = self.holdings.get(parameter, _ALL)
-                whole = held.whole(parameter.grad.lerp(momentum, group["momentum"]))
-                update = held.of(orthogonalize(whole))
-                scale = 0.2 * math.sqrt(max(whole.shape))
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update.to(parameter.dtype), alpha=-group["lr"] * scale)
+                pieces = self._with.get(first, (first,))
+                wholes = [self._direction(piece, group["momentum"]) for piece in pieces]
+                matrix = wholes[0] if len(wholes) == 1 else torch.cat(wholes)
+                updates = orthogonalize(matrix).split([len(whole) for whole in wholes])
+                scale = 0.2 * math.sqrt(max(matrix.shape))
+                for piece, rows in zip(pieces, updates, strict=True):
+                    update = self.holdings.get(piece, _ALL).of(rows)
+                    piece.mul_(1 - group["lr"] * group["weight_decay"])
+                    piece.add_(update.to(piece.dtype), alpha=-group["lr"] * scale)
+
+    def _direction(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+        """The gradient with momentum, of the whole matrix."""
+        assert parameter.grad is not None, "all rows of a matrix have gradients, or none"
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        state["momentum"].lerp_(parameter.grad, 1 - momentum)
+        held = self.holdings.get(parameter, _ALL)
+        return held.whole(parameter.grad.lerp(state["momentum"], momentum))
 
 
 _ALL = Holding()
@@ -82,11 +94,13 @@ def build_optimizers(
     parameters: Mapping[str, nn.Parameter],
     config: TrainConfig,
     holdings: Mapping[str, Holding] | None = None,
+    joined: Sequence[Sequence[str]] = (),
 ) -> list[torch.optim.Optimizer]:
     """The optimizers of a run; every parameter is in exactly one group of one of them.
 
     Args:
         holdings: by name, of parameters that are parts.
+        joined: names of parameters that are the rows of one matrix, in order.
     """
     groups = parameter_groups(parameters, config)
     rate, decay = config.learning_rate, config.weight_decay
@@ -97,7 +111,9 @@ def build_optimizers(
         found.append(AdamW(made, lr=rate, betas=(0.9, 0.95), eps=1e-10))
     if groups["matrices"]:
         parts = {parameters[name]: held for name, held in (holdings or {}).items()}
-        found.append(Muon(groups["matrices"], lr=rate, weight_decay=decay, holdings=parts))
+        rows = [[parameters[name] for name in names] for names in joined]
+        matrices = groups["matrices"]
+        found.append(Muon(matrices, lr=rate, weight_decay=decay, holdings=parts, joined=rows))
     return found
 
 

@@ -102,14 +102,17 @@ class Place:
         if self.alone:
             (mesh,) = job.meshes
             (groups,) = run_local(mesh, lambda rank, groups: groups)
-            return job.pipeline(self.rank, groups, in_process_transports(1)[0])
+            return job.pipeline(self.rank, groups, in_process_transports(1)[0], where=self.device)
         own = None
         for mesh in job.meshes:  # all processes make all groups, in one order
-            made = make_device_mesh(mesh)
+            made = make_device_mesh(mesh, self.device)
             own = made if self.rank in mesh.ranks else own
         assert own is not None, "a process for each of the plan's devices"
-        wire = self._closing.enter_context(DistributedTransport(name="planned"))
-        return job.pipeline(self.rank, axis_groups(own), wire)
+        channels = job.routes.channels
+        device = self.device if channels else "cpu"  # statuses alone go by the store
+        made = DistributedTransport(device=device, channels=channels, name="planned")
+        wire = self._closing.enter_context(made)
+        return job.pipeline(self.rank, axis_groups(own), wire, where=self.device)
 
     def ranks(self) -> Ranks:
         """Those that write and read a checkpoint together."""

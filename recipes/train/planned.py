@@ -34,13 +34,11 @@ def _read(path: str, _changed: int) -> ParallelPlan | None:
 
 
 REFUSED: dict[str, Any] = {
-    "optimizer": ("adamw", "Muon makes whole matrices orthogonal, and plans keep them apart"),
     "slices": (1, "planned stages take whole rows, no token slices"),
     "cuts": (None, "planned stages take whole rows, no token slices"),
     "document_mask": (False, "planned attention is plain and causal"),
     "window": (None, "planned attention is plain and causal"),
     "compile": (False, "planned operations run one by one"),
-    "device": ("cpu", "planned steps run on processors so far"),
     "trace": (None, "planned stages write no traces"),
     "canonical": (True, "a plan says how gradients are added"),
 }
@@ -65,7 +63,7 @@ def follow_plan(config: TrainConfig, plan: ParallelPlan) -> TrainConfig:
         free = given in (defaults[name], value)
         check(free, name, f"{value!r} beside a plan", repr(given), "the plan decides it")
     check_plannable(config)
-    dtype = "float32" if config.dtype == "auto" else config.dtype
+    dtype = asked.dtype if config.dtype == "auto" else config.dtype
     made_for = {
         "batch_size": (asked.batch_size, config.batch_size),
         "dtype": (asked.dtype, dtype),
@@ -93,9 +91,6 @@ def check_plannable(config: TrainConfig) -> None:
     for name, (value, why) in REFUSED.items():
         given = getattr(config, name)
         check(given == value, name, f"{value!r} with a parallel plan", repr(given), why)
-    narrow = config.dtype not in ("auto", "float32")
-    hint = "planned runs keep parameters and sums in float32"
-    check(not narrow, "dtype", "'float32' with a parallel plan", repr(config.dtype), hint)
 
 
 SIZES = (

@@ -10,7 +10,8 @@ from recipes.train.config import TrainConfig
 from recipes.train.model import model_config
 from recipes.train.place import Place
 from recipes.train.planned import parallel_plan
-from recipes.train.planned_replica import PlannedReplica, job_for
+from recipes.train.planned_job import job_for
+from recipes.train.planned_replica import PlannedReplica
 from recipes.train.prepare import Prepared
 from recipes.train.split_tensors import SplitTensors, join_tensors
 from recipes.train.trainer import Trainer

@@ -73,6 +73,7 @@ class Replica:
         if self._shares is not None:
             self.parameters = self._shares.parameters
         self.holdings = self._holdings(tensor)
+        self.joined: tuple[tuple[str, ...], ...] = ()  # names of the rows of one matrix
         self.losses: Tensor | None = None  # of the last step, where the last stage is
         self.listener: Callable[[TraceEvent], None] | None = None  # told of every action
         self._executor = Executor(

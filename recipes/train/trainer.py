@@ -62,9 +62,11 @@ class Trainer:
         self.config, self.data, self.place = resolve(config), data, place or Place()
         check_layout(self.config)
         self.replica = self._make_replica(transport)
-        holdings = self.replica.holdings
-        self.optimizers = build_optimizers(self.replica.parameters, self.config, holdings)
-        self._state = StateTensors(self.replica.parameters, self.optimizers, holdings)
+        parameters, holdings = self.replica.parameters, self.replica.holdings
+        self.optimizers = build_optimizers(
+            parameters, self.config, holdings, joined=self.replica.joined
+        )
+        self._state = StateTensors(parameters, self.optimizers, holdings)
         self.step = 0
         self.num_skipped_steps = 0
         self.skipped_in_a_row = 0

@@ -96,7 +96,8 @@ def plan_parallel(config: TrainConfig, cluster: str, asked: Sequence[str], out: 
         cluster,
         batch_size=config.batch_size,
         seq_len=config.context_len,
-        dtype="float32",
+        dtype=resolve(config).dtype,
+        gradient_dtype="float32",
         optimizer=config.optimizer,
     )
     search_and_write(override(request, asked), out)

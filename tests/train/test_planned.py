@@ -25,7 +25,7 @@ from recipes.train.layout import layout_of
 from recipes.train.model import model_config
 from recipes.train.place import Place
 from recipes.train.planned import follow_plan, parallel_plan
-from recipes.train.planned_replica import job_for
+from recipes.train.planned_job import job_for
 from recipes.train.planned_trainer import PlannedTrainer
 from recipes.train.prepare import Prepared, prepare
 from recipes.train.presets import tiny
@@ -96,7 +96,7 @@ def traced(data: Prepared) -> TracedModule:
 @pytest.fixture
 def one_trace(traced: TracedModule, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every run's model is the one traced already."""
-    monkeypatch.setattr("recipes.train.planned_replica.trace", lambda *_: traced)
+    monkeypatch.setattr("recipes.train.planned_job.trace", lambda *_, **__: traced)
 
 
 @pytest.fixture(scope="module")
