@@ -121,6 +121,8 @@ def _repeats(graph: OpGraph, left_out: int) -> bool:
 
 
 def _from_family(config: PlanConfig, rows: int, seed: int | None) -> Call:
+    import torch
+
     from recipes.plan.families import families, family
 
     known = families()

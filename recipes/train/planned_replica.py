@@ -62,7 +62,9 @@ class PlannedReplica(Replica):
         both = {r: (held.runs(shape, r), spec.runs(shape, r)) for r in spec.mesh.ranks}
         if wide is not None:
             inside = wide
-        elif all(_covers(*runs) for runs in both.values()):  # so on all devices, or they all move it
+        elif all(
+            _covers(*runs) for runs in both.values()
+        ):  # so on all devices, or they all move it
             inside = _narrowed(part, *both[device])
             inside = inside if inside.is_contiguous() else inside.clone()
         else:

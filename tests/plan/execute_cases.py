@@ -81,7 +81,9 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def transformer(dtype: torch.dtype = torch.float64) -> Case:
+def transformer(
+    dtype: torch.dtype = torch.float64, gradient_dtype: torch.dtype | None = None
+) -> Case:
     torch.manual_seed(0)
     module = Transformer().to(dtype)
 
@@ -90,7 +92,8 @@ def transformer(dtype: torch.dtype = torch.float64) -> Case:
         return {"args.0": tokens, "labels": labels}
 
     one = batch(0)
-    traced = trace(module, (one["args.0"],), {"labels": one["labels"]})
+    named = {"labels": one["labels"]}
+    traced = trace(module, (one["args.0"],), named, gradient_dtype=gradient_dtype)
     return Case(module, traced, batch, lambda m, b: m(b["args.0"], b["labels"]))
 
 

@@ -15,6 +15,7 @@ from blocks.sharding import (
     Placement,
     Program,
     Strategy,
+    count,
     cut_graph,
     lower,
     run_local,
@@ -31,8 +32,12 @@ from recipes.plan.execute import (
     on_threads,
     state_of,
 )
+from recipes.plan.execute.counted_group import counted
+from recipes.plan.execute.flops import flop_counter
+from recipes.plan.execute.memory_tracker import MemoryTracker
 from recipes.plan.layers.layers_of import layers_of
 from recipes.plan.trace import TracedModule
+from tests.plan.execute_cases import Case
 
 Batch = Mapping[str, Tensor]
 Steps = Sequence[Sequence[Batch]]
@@ -110,6 +115,44 @@ def run_on_threads(
         )
 
     return run_local(program.mesh, work)
+
+
+def assert_as_counted(case: Case, plans: Sequence[tuple[Mesh, int]]) -> None:
+    """Random plans of a module, by mesh and seed: bytes sent exactly, work exactly, memory within
+    5 % of what ``count`` says."""
+    state, batch = case.state, case.batch(0)
+    for mesh, seed in plans:
+        program = random_program(case.traced, mesh, seed)
+
+        def work(rank: int, groups: Mapping[str, Group], program: Program = program) -> tuple:
+            counters, tracker = counted(groups), MemoryTracker()
+            flops = flop_counter()
+            with tracker:
+                operations = FxOperations(case.traced.ops)
+                module = PlannedModule(program, operations, rank, counters, state)
+                tracker.restart_peak()
+                for _ in range(2):
+                    module.accumulate(batch)
+                module.update()
+            sent = {a: (dict(g.number), dict(g.bytes)) for a, g in counters.items()}
+            with flops:  # takes operations apart, whose parts the tracker would see
+                module.accumulate(batch)
+            return sent, flops.get_total_flops(), tracker.peak
+
+        for rank, (sent, flops, peak) in enumerate(run_local(program.mesh, work)):
+            counts = count(program, rank)
+            for axis, (numbers, num_bytes) in sent.items():
+                expected: dict[str, tuple[int, int]] = {}
+                for entry in counts.traffic:
+                    if entry.axis == axis:
+                        times = 1 if entry.phase == "update" else 2
+                        number, total = expected.get(entry.collective, (0, 0))
+                        number += times * entry.number
+                        expected[entry.collective] = (number, total + times * entry.bytes)
+                found = {kind: (number, num_bytes[kind]) for kind, number in numbers.items()}
+                assert found == expected, f"seed {seed}, rank {rank}, axis {axis}"
+            assert flops == counts.forward_flops + counts.backward_flops
+            assert abs(counts.peak_bytes() - peak) <= 0.05 * peak, (seed, rank)
 
 
 def run_alone(module: nn.Module, call: Callable[[nn.Module, Batch], Tensor], steps: Steps) -> Run:

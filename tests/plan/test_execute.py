@@ -6,14 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from blocks.sharding import Group, Mesh, count, run_local
+from blocks.sharding import Mesh, run_local
 from recipes.plan.execute import SGD, AdamW, FxOperations, PlannedModule
-from recipes.plan.execute.counted_group import counted
-from recipes.plan.execute.flops import flop_counter
-from recipes.plan.execute.memory_tracker import MemoryTracker
 from recipes.plan.execute.optimizer import apply, new_state
 from tests.plan.execute_cases import CASES, Case, ranker, transformer
 from tests.plan.executing import (
+    assert_as_counted,
     assert_same_run,
     random_program,
     run_alone,
@@ -49,39 +47,7 @@ def test_float32() -> None:
 
 
 def test_traffic_work_and_memory_are_as_counted(case: Case) -> None:
-    state, batch = case.state, case.batch(0)
-    for seed in range(2):
-        program = random_program(case.traced, MESHES[seed + 1], 100 + seed)
-
-        def work(rank: int, groups: Mapping[str, Group], program=program) -> tuple:
-            counters, tracker = counted(groups), MemoryTracker()
-            flops = flop_counter()
-            with tracker:
-                operations = FxOperations(case.traced.ops)
-                module = PlannedModule(program, operations, rank, counters, state)
-                tracker.restart_peak()
-                for _ in range(2):
-                    module.accumulate(batch)
-                module.update()
-            sent = {a: (dict(g.number), dict(g.bytes)) for a, g in counters.items()}
-            with flops:  # takes operations apart, whose parts the tracker would see
-                module.accumulate(batch)
-            return sent, flops.get_total_flops(), tracker.peak
-
-        for rank, (sent, flops, peak) in enumerate(run_local(program.mesh, work)):
-            counts = count(program, rank)
-            for axis, (numbers, num_bytes) in sent.items():
-                expected: dict[str, tuple[int, int]] = {}
-                for entry in counts.traffic:
-                    if entry.axis == axis:
-                        times = 1 if entry.phase == "update" else 2
-                        number, total = expected.get(entry.collective, (0, 0))
-                        number += times * entry.number
-                        expected[entry.collective] = (number, total + times * entry.bytes)
-                found = {kind: (number, num_bytes[kind]) for kind, number in numbers.items()}
-                assert found == expected, f"seed {seed}, rank {rank}, axis {axis}"
-            assert flops == counts.forward_flops + counts.backward_flops
-            assert abs(counts.peak_bytes() - peak) <= 0.05 * peak, (seed, rank)
+    assert_as_counted(case, [(MESHES[1], 100), (MESHES[2], 101)])
 
 
 def test_dropout_draws_the_same_under_every_plan() -> None:

@@ -1,7 +1,6 @@
 """Runs that follow a parallel plan train as runs that follow none."""
 
 import dataclasses
-import functools
 import json
 import shutil
 from collections.abc import Iterator
@@ -11,66 +10,34 @@ from typing import Any
 import pytest
 import torch
 
-from blocks.sharding import Mesh, OpGraph
 from recipes.model import load_model
 from recipes.plan.config import PlanConfig
-from recipes.plan.execute import PlannedJob
-from recipes.plan.families.decoder import TrainedDecoder
 from recipes.plan.parallel_plan import ParallelPlan
-from recipes.plan.trace import TracedModule, trace
 from recipes.train.__main__ import main
 from recipes.train.checkpoint import CheckpointWriter, load_latest
-from recipes.train.config import TrainConfig, resolve
-from recipes.train.layout import layout_of
+from recipes.train.config import resolve
 from recipes.train.model import model_config
 from recipes.train.place import Place
 from recipes.train.planned import follow_plan, parallel_plan
 from recipes.train.planned_job import job_for
 from recipes.train.planned_trainer import PlannedTrainer
-from recipes.train.prepare import Prepared, prepare
-from recipes.train.presets import tiny
 from recipes.train.run import _settle, train
 from recipes.train.trainer import Trainer
-from tests.forked import run_forked
-from tests.train.made_plans import (
-    Wanted,
-    anything,
-    both,
-    data_parallel,
-    made_plan,
-    tensor_parallel,
+from tests.train.planned_runs import (
+    CHANGED,
+    NUM_STEPS,
+    PLAIN,
+    ROWS,
+    TOKENS,
+    assert_same,
+    in_processes,
+    joined,
+    known_trace,
+    plan_of,
+    planned,
+    report,
+    text,
 )
-
-NUM_STEPS, CHANGED = 20, 12
-ROWS, TOKENS = 2, 16
-PLAIN = dataclasses.replace(
-    tiny(),
-    max_corpus_bytes=60_000,
-    context_len=TOKENS,
-    num_heads=4,
-    num_kv_heads=2,
-    optimizer="adamw",
-    num_steps=NUM_STEPS,
-    clip_norm=1.2,  # some steps are clipped, others are not
-)
-ASKED = PlanConfig(
-    "decoder:tiny,num_heads=4,num_kv_heads=2",
-    batch_size=4,
-    num_microbatches=2,
-    seq_len=TOKENS,
-    dtype="float32",
-)
-ONE, OTHER = Mesh(("x",), (1,), (0,)), Mesh(("x",), (1,), (1,))
-PLANS: dict[str, tuple[tuple[Mesh, ...], Wanted]] = {
-    "one": ((ONE,), anything(3)),
-    "data": ((Mesh.of(x=2),), data_parallel(0)),
-    "tensor": ((Mesh.of(x=2),), tensor_parallel(0)),
-    "stages": ((ONE, OTHER), data_parallel(0)),
-    "both": ((Mesh.of(x=2, y=2),), both(data_parallel(0), tensor_parallel(1))),
-    "staged": ((Mesh.of(x=2), Mesh(("x",), (2,), (2, 3))), tensor_parallel(0)),
-    "anything": ((Mesh.of(x=2),), anything(1)),
-    "uneven": ((ONE, Mesh(("x",), (3,), (1, 2, 3))), anything(2)),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -81,77 +48,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
-def data() -> Prepared:
-    return prepare(PLAIN)
-
-
-@pytest.fixture(scope="module")
-def traced(data: Prepared) -> TracedModule:
-    model = model_config(PLAIN, data.tokenizer)
-    tokens = torch.empty(ROWS, TOKENS, dtype=torch.int64, device="meta")
-    return trace(lambda: TrainedDecoder(model), (), {"inputs": tokens, "labels": tokens})
-
-
 @pytest.fixture
-def one_trace(traced: TracedModule, monkeypatch: pytest.MonkeyPatch) -> None:
+def one_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every run's model is the one traced already."""
-    monkeypatch.setattr("recipes.train.planned_job.trace", lambda *_, **__: traced)
+    monkeypatch.setattr("recipes.train.planned_job.trace", known_trace)
 
 
 @pytest.fixture(scope="module")
-def alone(data: Prepared) -> dict[str, Any]:
+def alone() -> dict[str, Any]:
     """What the run without a plan comes to, and what it came to on the way."""
-    trainer = Trainer(PLAIN, data)
+    trainer = Trainer(PLAIN, text())
     first = report(trainer, CHANGED)
     return joined(first, report(trainer, NUM_STEPS - CHANGED))
-
-
-def report(trainer: Trainer, num_steps: int) -> dict[str, Any]:
-    norms, trainer.losses = [], []
-    for _ in range(num_steps):
-        trainer.train_step()
-        norms.append(trainer.grad_norm)
-    return {"losses": trainer.losses, "norms": norms, "held_out": trainer.evaluate(256).loss}
-
-
-def joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    both = {name: first[name] + second[name] for name in ("losses", "norms")}
-    return both | {"held_out": second["held_out"], "before": first["held_out"]}
-
-
-@functools.cache
-def plan_of(name: str, graph: OpGraph) -> ParallelPlan:
-    return made_plan(graph, *PLANS[name], ASKED)
-
-
-def planned(name: str, traced: TracedModule, folder: Path, **changes: Any) -> TrainConfig:
-    """A run that follows a plan, as it is settled."""
-    path = plan_of(name, traced.graph).write(folder / f"{name}.json")
-    return _settle(dataclasses.replace(PLAIN, plan=str(path), **changes), None, None)
-
-
-def job_of(config: TrainConfig, data: Prepared) -> PlannedJob:
-    plan = parallel_plan(config)
-    assert plan is not None
-    return job_for(config, model_config(config, data.tokenizer), plan)
-
-
-def in_processes(config: TrainConfig, data: Prepared, work: Any) -> list[Any]:
-    """What ``work(trainer, place)`` returns on every device of a plan."""
-    job = job_of(config, data)
-
-    def on_rank(rank: int) -> Any:
-        with Place.join(layout_of(config)) as place:
-            return work(PlannedTrainer(config, data, place=place, job=job), place)
-
-    return run_forked(layout_of(config).num_ranks, on_rank, timeout_s=150)
-
-
-def assert_same(found: dict[str, Any], alone: dict[str, Any]) -> None:
-    assert found["losses"] == pytest.approx(alone["losses"], rel=1e-5)
-    assert found["norms"] == pytest.approx(alone["norms"], rel=1e-4)
-    assert found["held_out"] == pytest.approx(alone["held_out"], rel=1e-5)
 
 
 SLOW = ("stages", "tensor", "both", "staged", "anything", "uneven")
@@ -161,10 +69,10 @@ NIGHTLY = [pytest.param(name, marks=pytest.mark.nightly) for name in SLOW]
 @pytest.mark.usefixtures("one_trace")
 @pytest.mark.parametrize("name", ["data", *NIGHTLY])
 def test_losses_are_those_of_a_run_without_a_plan(
-    name: str, data: Prepared, traced: TracedModule, alone: dict[str, Any], tmp_path: Path
+    name: str, alone: dict[str, Any], tmp_path: Path
 ) -> None:
-    config = planned(name, traced, tmp_path)
-    found = in_processes(config, data, lambda t, _: report(t, NUM_STEPS))
+    config = planned(name, tmp_path)
+    found = in_processes(config, lambda t, _: report(t, NUM_STEPS))
     for one in found:
         assert one == found[0], "all devices agree"
         assert_same(one, alone)
@@ -178,12 +86,10 @@ def test_losses_are_those_of_a_run_without_a_plan(
 def test_a_run_goes_on_under_another_plan_and_without_one(
     one: str,
     other: str,
-    data: Prepared,
-    traced: TracedModule,
     alone: dict[str, Any],
     tmp_path: Path,
 ) -> None:
-    first = planned(one, traced, tmp_path)
+    first = planned(one, tmp_path)
     root = tmp_path / "checkpoints"
 
     def begin(trainer: PlannedTrainer, place: Place) -> dict[str, Any]:
@@ -192,7 +98,7 @@ def test_a_run_goes_on_under_another_plan_and_without_one(
             writer.save(trainer.checkpoint())
         return found
 
-    before = in_processes(first, data, begin)[0]
+    before = in_processes(first, begin)[0]
     assert before["held_out"] == pytest.approx(alone["before"], rel=1e-5)
 
     def go_on(trainer: Trainer, place: Place) -> dict[str, Any]:
@@ -202,22 +108,20 @@ def test_a_run_goes_on_under_another_plan_and_without_one(
         assert trainer.step == CHANGED
         return report(trainer, NUM_STEPS - CHANGED)
 
-    second = planned(other, traced, tmp_path)
-    for after in in_processes(second, data, go_on):
+    second = planned(other, tmp_path)
+    for after in in_processes(second, go_on):
         assert_same(joined(before, after), alone)
     plain = resolve(dataclasses.replace(PLAIN, microbatch=ROWS))
-    assert_same(joined(before, go_on(Trainer(plain, data), Place())), alone)
+    assert_same(joined(before, go_on(Trainer(plain, text()), Place())), alone)
 
 
 @pytest.mark.usefixtures("one_trace")
-def test_a_plain_run_goes_on_under_a_plan(
-    data: Prepared, traced: TracedModule, alone: dict[str, Any], tmp_path: Path
-) -> None:
-    trainer = Trainer(PLAIN, data)
+def test_a_plain_run_goes_on_under_a_plan(alone: dict[str, Any], tmp_path: Path) -> None:
+    trainer = Trainer(PLAIN, text())
     before = report(trainer, CHANGED)
     with CheckpointWriter(tmp_path / "checkpoints", keep=2) as writer:
         writer.save(trainer.checkpoint())
-    again = PlannedTrainer(planned("one", traced, tmp_path), data)
+    again = PlannedTrainer(planned("one", tmp_path), text())
     stored = load_latest(tmp_path / "checkpoints")
     assert stored is not None
     again.restore(stored)
@@ -226,10 +130,8 @@ def test_a_plain_run_goes_on_under_a_plan(
 
 
 @pytest.mark.usefixtures("one_trace")
-def test_a_gradient_that_is_not_finite_changes_nothing(
-    data: Prepared, traced: TracedModule, tmp_path: Path
-) -> None:
-    trainer = PlannedTrainer(planned("one", traced, tmp_path), data)
+def test_a_gradient_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
+    trainer = PlannedTrainer(planned("one", tmp_path), text())
     trainer.train_step()
     before = {name: tensor.clone() for name, tensor in trainer.state_tensors().items()}
     broken = trainer.replica.parameters["final_norm.weight"]
@@ -252,10 +154,10 @@ def test_a_gradient_that_is_not_finite_changes_nothing(
         ({"dp": 2}, "dp: expected 1 beside a plan, got 2; the plan decides it"),
         ({"microbatch": 4}, "microbatch: expected 2 beside a plan"),
         ({"slices": 2}, "slices: expected 1 with a parallel plan, got 2; planned stages take"),
-        ({"optimizer": "muon"}, "optimizer: expected 'adamw' with a parallel plan"),
+        ({"optimizer": "muon"}, "optimizer: expected 'adamw', which the plan was made for"),
         ({"batch_size": 8}, "batch_size: expected 4, which the plan was made for, got 8"),
         ({"context_len": 32}, "context_len: expected 16, .* plan again with seq_len=32"),
-        ({"dtype": "bfloat16"}, "dtype: expected 'float32' with a parallel plan"),
+        ({"dtype": "bfloat16"}, "dtype: expected 'float32', which the plan was made for"),
         ({"document_mask": True}, "document_mask: expected False with a parallel plan"),
         ({"num_layers": 3}, "num_layers: expected 2, which the plan was made for, got 3; the plan"),
         ({"num_kv_heads": 4}, "num_kv_heads: expected 2, which the plan was made for, got 4"),
@@ -263,23 +165,23 @@ def test_a_gradient_that_is_not_finite_changes_nothing(
     ],
 )
 def test_settings_that_do_not_go_with_the_plan(
-    changes: dict[str, Any], words: str, traced: TracedModule, tmp_path: Path
+    changes: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        planned("data", traced, tmp_path, **changes)
+        planned("data", tmp_path, **changes)
 
 
 @pytest.mark.usefixtures("one_trace")
 def test_plans_of_others(
-    data: Prepared, traced: TracedModule, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    config = planned("data", traced, tmp_path)
+    config = planned("data", tmp_path)
     plan = parallel_plan(config)
     assert plan is not None
     stranger = dataclasses.replace(plan, model=dataclasses.replace(plan.model, digest="other"))
     with pytest.raises(ValueError, match="model of the plan: expected made"):
-        job_for(config, model_config(config, data.tokenizer), stranger)
+        job_for(config, model_config(config, text().tokenizer), stranger)
     path = tmp_path / "other.json"
     path.write_text(json.dumps({"format": "blocks inference plan"}))
     with pytest.raises(ValueError, match="plan: expected one of the plan verb"):
@@ -296,24 +198,22 @@ def test_plans_of_others(
 
 
 def test_a_plan_this_machine_has_no_room_for_starts_nothing(
-    traced: TracedModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(plan: ParallelPlan) -> None:
         raise ValueError(f"no room for {plan.num_devices} devices")
 
     monkeypatch.setattr("recipes.train.run.check_here", full)
     monkeypatch.setattr("recipes.train.run.launch", lambda *_: pytest.fail("processes started"))
-    path = plan_of("data", traced.graph).write(tmp_path / "data.json")
+    path = plan_of("data").write(tmp_path / "data.json")
     with pytest.raises(ValueError, match="no room for 2 devices"):
         train(dataclasses.replace(PLAIN, plan=str(path)), out=tmp_path / "run")
     with pytest.raises(ValueError, match="hidden_size: expected 32, which the plan was made for"):
         train(dataclasses.replace(PLAIN, plan=str(path), hidden_size=64), out=tmp_path / "run")
 
 
-def test_plans_are_read_once_and_again_when_they_change(
-    traced: TracedModule, tmp_path: Path
-) -> None:
-    config = planned("data", traced, tmp_path)
+def test_plans_are_read_once_and_again_when_they_change(tmp_path: Path) -> None:
+    config = planned("data", tmp_path)
     first = parallel_plan(config)
     assert parallel_plan(config) is first
     assert isinstance(first, ParallelPlan)
@@ -323,16 +223,14 @@ def test_plans_are_read_once_and_again_when_they_change(
 
 @pytest.mark.usefixtures("one_trace")
 def test_a_whole_run_leaves_what_a_run_without_a_plan_leaves(
-    data: Prepared,
-    traced: TracedModule,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("recipes.train.run.prepare_together", lambda *_: data)
+    monkeypatch.setattr("recipes.train.run.prepare_together", lambda *_: text())
     short = dataclasses.replace(
         PLAIN, num_steps=6, warmup_steps=1, checkpoint_every=3, log_every=1, eval_tokens=256
     )
-    path = plan_of("one", traced.graph).write(tmp_path / "plan.json")
+    path = plan_of("one").write(tmp_path / "plan.json")
     config = dataclasses.replace(short, plan=str(path))
     found = train(config, out=tmp_path / "planned")
     expected = train(short, out=tmp_path / "plain")
@@ -357,11 +255,17 @@ def test_the_plan_verb_plans_for_the_run(tmp_path: Path, monkeypatch: pytest.Mon
     arguments = ["plan", "--preset", "tiny", "max_corpus_bytes=60_000", "--cluster", "2xCPU"]
     arguments += ["--ask", "num_devices=2", "--out", str(tmp_path / "plan.json")]
     assert main([*arguments, "optimizer=adamw", "num_layers=5"]) == 0
-    (config,) = asked
+    assert main([*arguments, "dtype=bfloat16"]) == 0
+    assert main([*arguments, "window=8"]) == 2
+    config, narrow = asked
     assert (config.batch_size, config.seq_len, config.num_devices) == (4, 64, 2)
     assert (config.dtype, config.optimizer) == ("float32", "adamw")
     assert config.model == "decoder:tiny,num_layers=5"
-    assert main(arguments) == 2  # Muon
+    assert (narrow.dtype, narrow.gradient_dtype, narrow.optimizer) == (
+        "bfloat16",
+        "float32",
+        "muon",
+    )
     assert main(["plan", "--preset", "tiny", "--ask", "num_devices=2"]) == 2
 
 

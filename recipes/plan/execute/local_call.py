@@ -18,6 +18,8 @@ from blocks.sharding import (
     TensorValue,
 )
 
+CPU = torch.device("cpu")
+
 
 @dataclasses.dataclass(frozen=True)
 class LocalCall:
@@ -38,7 +40,7 @@ class LocalCall:
     mesh: Mesh
     rank: int
     groups: Mapping[str, Group]
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     key: tuple[int | str, ...] = ()
     loss_scale: float = 1.0
 

@@ -22,9 +22,7 @@ class PlannedState:
         1. Parameters and buffers lie as their nodes are placed, moments as their updates run.
     """
 
-    def __init__(
-        self, machine: Machine, optimizer: Optimizer, whole: Mapping[str, Tensor]
-    ) -> None:
+    def __init__(self, machine: Machine, optimizer: Optimizer, whole: Mapping[str, Tensor]) -> None:
         """
         Args:
             whole: parameters and buffers by name.

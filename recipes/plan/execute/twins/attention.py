@@ -95,8 +95,8 @@ def attended_by_blocks(
         first: position of the first query.
     """
     if is_causal:
-        rows = (_by_token(x) for x in (query, key, value))
-        out, lse = slice_attention(*rows, first, scale=scale)
+        q, k, v = (_by_token(x) for x in (query, key, value))
+        out, lse = slice_attention(q, k, v, first, scale=scale)
         return out.transpose(1, 2), lse.transpose(1, 2).contiguous()
     scores = _scores(query, key, attn_mask, scale)
     lse = scores.logsumexp(-1)
