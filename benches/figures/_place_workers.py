@@ -219,7 +219,7 @@ class _Fixed:
     def __init__(self, bounds: list[int]) -> None:
         self._bounds = bounds
 
-    def bounds(self, batch: PlainBatch) -> list[int]:
+    def bounds(self, batch: PlainBatch, *, alone: bool = True) -> list[int]:
         count = batch.num_tokens
         return self._bounds if count == self._bounds[-1] else [0, count]
 

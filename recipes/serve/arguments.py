@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     add("--tp", type=int, default=engine.tp, help="processes that share every layer (default 1)")
     add("--pp", type=int, default=engine.pp, help="stages that share the layers (default 1)")
     add("--pp-slices", type=int, help="equal runs of a step's tokens (default: by measured times)")
+    add("--pp-batches", type=int, help="batches in the stages at a time (default: one a stage)")
     add("--step-timeout", type=float, default=engine.step_timeout, help="default %(default)s s")
     add("--api-key", help=f"wanted from clients; better set ${KEY_VARIABLE}")
     add("--model-name", help="name clients use (default: the folder's)")
@@ -80,6 +81,7 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
         tp=options.tp,
         pp=options.pp,
         pp_slices=options.pp_slices,
+        pp_batches=options.pp_batches,
         step_timeout=options.step_timeout,
     )
     return override(config, options.settings, see="recipes/serve/config.py")

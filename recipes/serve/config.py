@@ -29,6 +29,8 @@ class EngineConfig:
         ``kv_bytes`` is what each may take.
     pp_slices: runs of tokens that a step goes through the stages in, one behind another; None cuts
         it so that the last stage is done soonest, by times measured when the engine starts.
+    pp_batches: batches on their way through the stages at a time; None: one a stage, so that all of
+        them are at work.
     step_timeout: longest a step of several processes may take [s]; they are then ended, and with
         them the requests that ran.
     """
@@ -46,6 +48,7 @@ class EngineConfig:
     tp: int = 1
     pp: int = 1
     pp_slices: int | None = None
+    pp_batches: int | None = None
     step_timeout: float = 120.0
 
     def __post_init__(self) -> None:
@@ -53,15 +56,17 @@ class EngineConfig:
             value = getattr(self, name)
             ok = isinstance(value, int) and value >= 1
             check(ok, name, "a positive whole number", value)
-        for name in ("kv_bytes", "max_model_len", "pp_slices"):
+        for name in ("kv_bytes", "max_model_len", "pp_slices", "pp_batches"):
             value = getattr(self, name)
             ok = value is None or (isinstance(value, int) and value >= 1)
             check(ok, name, "a positive whole number or None", value)
         seconds = self.step_timeout
         fits = seconds > 0 and math.isfinite(seconds)
         check(fits, "step_timeout", "more than 0 seconds, finite", seconds)
-        takes_effect = self.pp_slices is None or self.pp > 1
-        check(takes_effect, "pp_slices", "None with one stage", self.pp_slices, "set pp=2 or more")
+        for name in ("pp_slices", "pp_batches"):
+            value = getattr(self, name)
+            takes_effect = value is None or self.pp > 1
+            check(takes_effect, name, "None with one stage", value, "set pp=2 or more")
         kinds = ("auto", "fp8", "int8")
         check(self.kv_dtype in kinds, "kv_dtype", "auto, fp8 or int8", repr(self.kv_dtype))
         check(self.policy in ("fcfs", "priority"), "policy", "'fcfs' or 'priority'", self.policy)

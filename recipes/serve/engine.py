@@ -1,10 +1,13 @@
 """The engine: requests in, deltas out, one ``step`` at a time.
 
-schedule -> forward -> draw -> update -> text. Nothing here waits, sleeps or talks to anybody; who
-calls ``step`` decides about threads. An error in what belongs to one request ends that request; one
+schedule -> forward -> draw -> update -> text. Where the model runs in stages, batches of several
+steps are under way at a time: a step sends out what can be sent and takes in the first of them.
+Nothing here waits, sleeps or talks to anybody but the model; who calls ``step`` decides about
+threads. An error in what belongs to one request ends that request; one
 in the forward pass rolls the step back, and the scheduler narrows down whose fault it is.
 """
 
+import collections
 import logging
 import os
 import secrets
@@ -33,6 +36,8 @@ REASONS = {
     FinishReason.LENGTH: "length",
 }
 Reports = dict[tuple[str, int], TokenLogprob]
+Scored = list[tuple[Live, int, PromptRows]]
+"""Prompt tokens that a batch scores: whose, the first one's place, and the rows."""
 
 
 class Engine:
@@ -44,6 +49,7 @@ class Engine:
     Invariants:
         1. Every accepted request ends with one finishing delta per sample, unless it is cancelled.
         2. With no request left, no sequence holds a block.
+        3. The batches that the scheduler has out are those that the runner has under way, in order.
 
     Args:
         runner: the model with its cache.
@@ -88,13 +94,15 @@ class Engine:
             policy=config.policy,
             clock=self._clock,
             max_waiting=config.max_waiting,
+            max_in_flight=runner.depth,
         )
+        self._out: collections.deque[tuple[Batch, Scored]] = collections.deque()
         limits = {"max_num_seqs": config.max_num_seqs, "max_model_len": self.max_model_len}
         runner.begin(self.manager, **limits)
 
     def has_work(self) -> bool:
-        """Whether any accepted request has not ended."""
-        return bool(self._live)
+        """Whether any accepted request has not ended, or any batch is under way."""
+        return bool(self._live or self._out)
 
     def check(self, job: Job) -> int:
         """The most tokens a job may generate; raises ``ValueError`` if it can never be served."""
@@ -145,22 +153,46 @@ class Engine:
         return True
 
     def step(self) -> list[Delta]:
-        """Compute one batch and report what each sequence gained."""
-        batch = self.scheduler.schedule()
-        if not batch.entries:
-            return []
-        self.metrics.step(batch.num_tokens)
-        if self.on_batch is not None:
-            self.on_batch(batch)
+        """Compute one batch and report what each sequence gained.
+
+        Where the runner may have several under way, as many as can be are sent out first.
+        """
         try:
-            draws = self._draws(batch)
-            prompts = self._prompts(batch)
-            result = self.runner.run(batch, draws, [rows for _, _, rows in prompts])
-            errors = self._keep_scores(prompts, result)
+            deltas = self._send_out()
+            return deltas + self._take_in() if self._out else deltas
         except RunnerLost as error:
-            log.error("step %d: %s", batch.step, error)
+            log.error("step %d: %s", self.scheduler.counters.num_steps, error)
             self._num_failed_steps += 1
             return self.abort_all(str(error).splitlines()[0], lost=True)
+
+    def _send_out(self) -> list[Delta]:
+        """Have as many batches under way as there may be and can be."""
+        while len(self._out) < self.runner.depth:
+            batch = self.scheduler.schedule()
+            if not batch.entries:
+                break
+            self.metrics.step(batch.num_tokens)
+            if self.on_batch is not None:
+                self.on_batch(batch)
+            try:
+                draws = self._draws(batch)
+                prompts = self._prompts(batch)
+                self.runner.submit(batch, draws, [rows for _, _, rows in prompts])
+            except RunnerLost:
+                raise
+            except Exception as error:
+                return self._roll_back(batch, error)
+            self._out.append((batch, prompts))
+        return []
+
+    def _take_in(self) -> list[Delta]:
+        """Wait for the first of the batches under way."""
+        batch, prompts = self._out.popleft()
+        try:
+            result = self.runner.collect()
+            errors = self._keep_scores(prompts, result)
+        except RunnerLost:
+            raise
         except Exception as error:
             return self._roll_back(batch, error)
         return self._take(batch, result.drawn, errors)
@@ -213,8 +245,8 @@ class Engine:
 
     # ---- the parts of a step ----
 
-    def _prompts(self, batch: Batch) -> list[tuple[Live, int, PromptRows]]:
-        """Prompt tokens to be scored in this step: whose, the first one's place, and the rows."""
+    def _prompts(self, batch: Batch) -> Scored:
+        """Prompt tokens to be scored in this step."""
         found = []
         row = 0
         for entry in batch.entries:
@@ -227,12 +259,12 @@ class Engine:
             row += entry.num_tokens
         return found
 
-    def _keep_scores(
-        self, prompts: list[tuple[Live, int, PromptRows]], result: StepResult
-    ) -> dict[str, str]:
+    def _keep_scores(self, prompts: Scored, result: StepResult) -> dict[str, str]:
         """Fill in the prompt scores; returns what went wrong, by request id."""
         errors: dict[str, str] = {}
         for (live, first, _), scores in zip(prompts, result.scores, strict=True):
+            if self._live.get(live.job.request_id) is not live:
+                continue  # it ended while this was under way
             if isinstance(scores, str):
                 errors[live.job.request_id] = scores
             elif live.prompt_scores is not None:
@@ -257,6 +289,8 @@ class Engine:
         groups = [[next(flat) for _ in range(entry.num_samples)] for entry in batch.entries]
         for entry, group in zip(batch.entries, groups, strict=True):
             sequence = entry.sequence
+            if sequence.epoch != entry.epoch:
+                continue  # it ended or gave way while this was under way
             request_id = sequence.request.request_id
             for offset, one in enumerate(group):
                 if one.error is not None:

@@ -31,7 +31,11 @@ class RunnerLost(RuntimeError):
 
 @runtime_checkable
 class ModelRunner(Protocol):
-    """A model with its cache; met by ``Runner`` here and by ``ParallelRunner`` over processes."""
+    """A model with its cache; met by ``Runner`` here and by ``ParallelRunner`` over processes.
+
+    Batches are computed in the order in which they are submitted, by everybody who holds a part of
+    the cache: a block may be given to another sequence while a batch that reads it is under way.
+    """
 
     @property
     def model(self) -> ModelConfig: ...
@@ -55,8 +59,13 @@ class ModelRunner(Protocol):
     def block_size(self) -> int: ...
 
     @property
+    def depth(self) -> int:
+        """Most batches under way at a time."""
+        ...
+
+    @property
     def seq_lens(self) -> Tensor | None:
-        """Lengths of the last step's sequences, on the CPU or not; None before the first."""
+        """Lengths of the last batch's sequences, on the CPU or not; None before the first."""
         ...
 
     def explain(self) -> str:
@@ -64,18 +73,32 @@ class ModelRunner(Protocol):
         ...
 
     def begin(self, manager: BlockManager, *, max_num_seqs: int, max_model_len: int) -> None:
-        """Follow the block tables of a new manager; what the cache held counts no more."""
+        """Follow the block tables of a new manager; what the cache held counts no more, nor does
+        what is under way."""
         ...
 
     def is_lost(self) -> bool:
         """Whether what the cache held is gone; ``begin`` makes it usable again."""
         ...
 
-    def run(self, batch: Batch, draws: Sequence[Draw], prompts: Sequence[PromptRows]) -> StepResult:
-        """Compute a batch, draw tokens from its sampled rows and score rows of prompts.
+    def submit(self, batch: Batch, draws: Sequence[Draw], prompts: Sequence[PromptRows]) -> None:
+        """Compute a batch, draw tokens from its sampled rows and score rows of prompts; at once, or
+        by the time its result is collected.
+
+        To be called right after the batch was scheduled, with fewer than ``depth`` under way.
 
         Raises:
             RunnerLost: no batch can be computed any more until ``begin``.
+            Exception: the batch is not under way; those before it are.
+        """
+        ...
+
+    def collect(self) -> StepResult:
+        """What came of the first of the batches under way, once it is there.
+
+        Raises:
+            RunnerLost: as ``submit``.
+            Exception: this batch failed; those after it are under way yet.
         """
         ...
 

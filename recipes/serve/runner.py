@@ -16,17 +16,21 @@ from recipes.serve.sampler import Draw, draw
 
 
 class Runner:
-    """A decoder over a paged cache, both in this process; a ``ModelRunner``.
+    """A decoder over a paged cache, both in this process; a ``ModelRunner`` that computes a batch
+    when it is submitted.
 
     Args:
         decoder: the model, on its device.
         cache: keys and values of all layers.
     """
 
+    depth = 1
+
     def __init__(self, decoder: Decoder, cache: KVCache) -> None:
         self.decoder = decoder
         self.cache = cache
         self.last_step: StepTensors | None = None
+        self._result: StepResult | None = None
 
     @property
     def model(self) -> ModelConfig:
@@ -69,11 +73,16 @@ class Runner:
     def is_lost(self) -> bool:
         return False
 
-    def run(self, batch: Batch, draws: Sequence[Draw], prompts: Sequence[PromptRows]) -> StepResult:
+    def submit(self, batch: Batch, draws: Sequence[Draw], prompts: Sequence[PromptRows]) -> None:
         hidden, tensors = self.forward(batch)
         logits = self.logits(hidden, tensors.last)
         scores = score_prompts(hidden, prompts, self.logits_of) if prompts else []
-        return StepResult(draw(logits, draws), scores)
+        self._result = StepResult(draw(logits, draws), scores)
+
+    def collect(self) -> StepResult:
+        result, self._result = self._result, None
+        assert result is not None, "nothing was submitted"
+        return result
 
     def close(self) -> None:
         pass

@@ -1,6 +1,5 @@
 """A model cut over processes gives the tokens of one process, whatever else it is doing."""
 
-import collections
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -11,8 +10,8 @@ from recipes.model import save_model
 from recipes.serve import Engine, EngineConfig, SamplingParams
 from recipes.serve.llm import LLM
 from recipes.serve.loading import load
-from recipes.serve.outputs import Completion
 from recipes.serve.parallel import Layout
+from tests.serve.churn import churn
 from tests.serve.models import EOS, tiny_decoder, tiny_engine, tiny_tokenizer
 from tests.serve.oracle import greedy
 from tests.serve.ranks import Pids, parallel_engine
@@ -42,43 +41,11 @@ def engine(request, folder) -> Iterator[Engine]:
 
 def test_requests_under_churn_equal_one_at_a_time_runs(engine):
     """Random arrival, a pool too small for them, shared prefixes, n > 1 and cancellation."""
-    rng = random.Random(7)
-    decoder = tiny_decoder()
-    prompts = random_prompts(32, rng, decoder.config.vocab_size)
-    jobs = [
-        job(f"r{i}", p, max_tokens=rng.randint(1, 24), n=rng.choice([1, 1, 1, 2, 3]))
-        for i, p in enumerate(prompts)
-    ]
-    doomed = set(rng.sample(range(32), 8))
-    waiting = collections.deque(enumerate(jobs))
-    answers = {j.request_id: [Completion(i) for i in range(j.params.n)] for j in jobs}
-    alive: list[int] = []
-    gone: set[str] = set()
-    while waiting or engine.has_work():
-        for _ in range(rng.choice([0, 1, 3, 4])):
-            if waiting:
-                index, one = waiting.popleft()
-                engine.add(one)
-                alive.append(index)
-        if rng.random() < 0.2 and (found := [i for i in alive if i in doomed]):
-            if engine.cancel(f"r{found[0]}"):
-                gone.add(f"r{found[0]}")
-            alive.remove(found[0])
-        for delta in engine.step():
-            answers[delta.request_id][delta.index].add(delta)
+    assert churn(engine, tiny_decoder(), seed=7, count=32, doomed=8) > 1
     stats = engine.stats()
     assert stats.num_preemptions > 5
     assert stats.prefix_hits > 30
     assert stats.num_failed_steps == 0
-    assert len(gone) > 1
-    for one in jobs:
-        wanted = greedy(decoder, tuple(one.prompt_tokens), one.params.max_tokens or 0, EOS)
-        for completion in answers[one.request_id]:
-            if completion.finish_reason is None:
-                assert one.request_id in gone
-                wanted = wanted[: len(completion.token_ids)]
-            assert completion.token_ids == wanted, one
-    assert_clean(engine)
 
 
 ASKS: tuple[dict[str, Any], ...] = (
@@ -138,7 +105,7 @@ def test_an_offline_call_over_ranks_explains_itself_and_leaves_nothing_behind(fo
     assert len(forks.ranks) == 2
     assert not forks.alive()
     with pytest.raises(ValueError, match="runner: expected one that is not closed"):
-        llm.engine.runner.run(None, [], [])  # type: ignore
+        llm.engine.runner.submit(None, [], [])  # type: ignore
 
 
 @pytest.mark.parametrize(

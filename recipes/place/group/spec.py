@@ -73,6 +73,9 @@ class GroupSpec:
     ) -> EngineConfig:
         """The settings of a model's engine.
 
+        It has one batch under way at a time, with several stages too: models take turns step by
+        step, and predictions and simulations count on it (``overlap=False``).
+
         Args:
             kv_bytes: memory for keys and values, of each rank.
             max_positions: the model's own limit.
@@ -90,6 +93,7 @@ class GroupSpec:
             device=device or self.device,
             tp=self.tp,
             pp=self.pp,
+            pp_batches=1 if self.pp > 1 else None,
             step_timeout=self.step_timeout_s,
         )
 

@@ -49,6 +49,7 @@ def run_rank(spec: RankSpec, *, orphaned: Callable[[int], object] = os._exit) ->
             line.number = 0
             if result is not None:
                 line.tell(result)
+        stage.settle()
     except BaseException as error:
         line.tell(Failed(time.time(), traceback.format_exc(), _is_about_peers(error)))
         raise

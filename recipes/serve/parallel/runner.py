@@ -1,8 +1,10 @@
 """``ParallelRunner``: a model cut over processes, as the engine knows it."""
 
+import collections
+import contextlib
 import logging
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -33,7 +35,8 @@ log = logging.getLogger("recipes.serve")
 
 
 class ParallelRunner:
-    """A ``ModelRunner`` whose model runs in ``tp * pp`` processes, all given every batch.
+    """A ``ModelRunner`` whose model runs in ``tp * pp`` processes, all given every batch, one after
+    another; each computes its part of a batch as soon as it has done so with the one before.
 
     This process holds no weights and no cache, and takes part in no collective: whatever happens to
     the ranks, it can say so, end them and start others.
@@ -75,7 +78,9 @@ class ParallelRunner:
         self._num_threads = num_threads or max(1, torch.get_num_threads() // ranks)
         self._host, self._rendezvous = host, rendezvous
         self._store: object = None  # serves for as long as it is kept
+        self.depth = config.pp_batches or config.pp
         self._number = 0
+        self._out: collections.deque[int] = collections.deque()  # numbers of steps under way
         self._group: WorkerGroup | None = None
         self._closed = False
         group = self._running()
@@ -90,6 +95,7 @@ class ParallelRunner:
     def begin(self, manager: BlockManager, *, max_num_seqs: int, max_model_len: int) -> None:
         if self._group is not None and self._group.is_broken():
             self._drop()
+        self._out.clear()
         self._manager = manager
         self.seq_lens = None
         self._tensors = BatchTensors(
@@ -103,16 +109,23 @@ class ParallelRunner:
     def is_lost(self) -> bool:
         return self._group is not None and self._group.is_broken()
 
-    def run(self, batch: Batch, draws: Sequence[Draw], prompts: Sequence[PromptRows]) -> StepResult:
+    def submit(self, batch: Batch, draws: Sequence[Draw], prompts: Sequence[PromptRows]) -> None:
         """Raises:
-        RunnerLost: a rank died, failed or hung; all have been ended. The next call starts others.
+        RunnerLost: a rank died; all have been ended. The next call starts others.
         """
         group = self._running()
         copies = self._manager.take_copies()
         plain = self._tensors.plain(batch)
         self.seq_lens = torch.from_numpy(plain.starts + plain.counts)
-        bounds = self.slices.bounds(plain)
-        found = self._step(group, copies, plain, bounds, draws, prompts)
+        bounds = self.slices.bounds(plain, alone=not self._out)
+        self._send(group, copies, plain, bounds, draws, prompts)
+
+    def collect(self) -> StepResult:
+        """Raises:
+        RunnerLost: a rank died, failed or hung; all have been ended.
+        """
+        check(bool(self._out), "collect", "a batch under way", "none", "submit it first")
+        found = self._receive(self._running())
         return StepResult(found.drawn, found.scores)
 
     @property
@@ -134,7 +147,7 @@ class ParallelRunner:
             self._group.end(patience_s=2.0)
             self._drop()
 
-    def _step(
+    def _send(
         self,
         group: WorkerGroup,
         copies: list[tuple[int, int]],
@@ -142,11 +155,21 @@ class ParallelRunner:
         bounds: list[int],
         draws: Sequence[Draw] = (),
         prompts: Sequence[PromptRows] = (),
-    ) -> Result:
+    ) -> None:
         self._number += 1
-        try:
+        with self._ending_ranks():
             group.send(step_frame(self._number, copies, batch, bounds, draws, prompts))
-            return group.result(self._number, self._config.step_timeout)
+        self._out.append(self._number)
+
+    def _receive(self, group: WorkerGroup) -> Result:
+        with self._ending_ranks():
+            return group.result(self._out.popleft(), self._config.step_timeout)
+
+    @contextlib.contextmanager
+    def _ending_ranks(self) -> Iterator[None]:
+        """Whoever is lost takes the others with it."""
+        try:
+            yield
         except RunnerLost as error:
             log.error("the ranks of the model are ended: %s", error)
             self._drop()
@@ -158,8 +181,13 @@ class ParallelRunner:
         if config.pp == 1 or config.pp_slices is not None:
             return None
         limit = config.max_model_len or self.model.max_positions
+
+        def run(batch: PlainBatch, bounds: list[int]) -> None:
+            self._send(group, [], batch, bounds)
+            self._receive(group)
+
         found = probe(
-            lambda batch, bounds: self._step(group, [], batch, bounds) and None,
+            run,
             num_stages=config.pp,
             max_tokens=config.token_budget,
             max_len=min(limit, (self.num_blocks - 1) * self.block_size),
@@ -172,6 +200,7 @@ class ParallelRunner:
         if self._group is not None:
             self._finalizer()
             self._group = None
+        self._out.clear()
 
     def _running(self) -> WorkerGroup:
         """The group of ranks, started if there is none."""

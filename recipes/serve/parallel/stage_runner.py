@@ -2,9 +2,11 @@
 
 All ranks are given the same step and take part in the same collectives, in the same order. Nothing
 but tensors passes between them: sums inside a stage, the residual stream from stage to stage,
-scores to all ranks of the last stage.
+scores to all ranks of the last stage. A stage that has handed its part of a step on begins with the
+next step, if there is one, whether the stage behind it is ready for that or not.
 """
 
+import collections
 from collections.abc import Sequence
 
 import torch
@@ -43,6 +45,8 @@ class StageRunner:
         self.model = self.part.config
         self.dtype = next(self.part.parameters()).dtype
         fields = cache_fields(self.model, self.layout, self.rank, spec.kv_dtype, self.dtype)
+        self._pp = spec.pp
+        self._sent: collections.deque[list[tuple[dist.Work | None, Tensor]]] = collections.deque()
         self.cache = KVCache(
             spec.num_blocks, block_size=spec.block_size, device=self.device, **fields
         )
@@ -53,7 +57,12 @@ class StageRunner:
 
     @torch.inference_mode()
     def run(self, step: Step) -> Result | None:
-        """Compute a step; at the sampling rank what came of it."""
+        """Compute a step; at the sampling rank what came of it.
+
+        What is handed on is kept until it has arrived: of as many steps as there are stages, for no
+        more are under way.
+        """
+        self.settle(self._pp - 1)
         if step.copies:
             self.cache.copy_blocks(step.copies)
         batch = step.batch()
@@ -66,6 +75,13 @@ class StageRunner:
         if self.rank != self.layout.sampler:
             return None
         return Result(step.number, draw(logits, draws_of(step)), scores)
+
+    def settle(self, num_steps: int = 0) -> None:
+        """Wait until what was handed on has arrived, but for the last ``num_steps`` steps."""
+        while len(self._sent) > num_steps:
+            for work, _ in self._sent.popleft():
+                assert work is not None
+                work.wait()
 
     def _forward(self, batch: PlainBatch, bounds: Sequence[int]) -> Tensor | None:
         """Run by run through the layers here; at the last stage the hidden states."""
@@ -89,9 +105,8 @@ class StageRunner:
             else:
                 found = found.contiguous()
                 sent.append((dist.isend(found, self.rank + self.layout.tp), found))
-        for work, _ in sent:
-            assert work is not None
-            work.wait()
+        if sent:
+            self._sent.append(sent)
         return torch.cat(hidden) if len(hidden) > 1 else hidden[0] if hidden else None
 
     def _receive(self, num_tokens: int) -> Tensor:

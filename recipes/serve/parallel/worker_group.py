@@ -1,5 +1,6 @@
 """``WorkerGroup``: the engine's side of one group of ranks, from their start to their end."""
 
+import collections
 import contextlib
 import os
 import shutil
@@ -63,6 +64,7 @@ class WorkerGroup:
         self.layout = layout
         self.weight_bytes = 0
         self._lines: dict[int, Connection] = {}
+        self._heard: collections.deque[tuple[int, Report | None]] = collections.deque()
         self._ranks: Ranks | None = None
         self._folder = tempfile.mkdtemp(prefix="blocks-ranks-")  # readable by this user alone
         self._key = os.urandom(32)
@@ -99,15 +101,15 @@ class WorkerGroup:
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            for rank, report in self._reports(deadline):
+            while self._heard:  # maybe before the result that was asked for last
+                rank, report = self._heard.popleft()
                 if isinstance(report, Result) and report.number == number:
                     return report
-                if isinstance(report, Failed):
+                if isinstance(report, Failed) or report is None:
                     raise self._lost({rank: report})
-                if report is None:
-                    raise self._lost({rank: None})
             if time.monotonic() >= deadline:
                 raise self._stuck(timeout_s)
+            self._heard.extend(self._reports(deadline))
 
     def is_broken(self) -> bool:
         """Whether a rank has ended, without waiting; what ranks have told is left for later."""
@@ -196,10 +198,14 @@ class WorkerGroup:
 
     def _lost(self, first: dict[int, object]) -> RunnerLost:
         """Why the group is at an end: the rank that failed first, with its traceback."""
+        heard = {rank: told for rank, told in self._heard if told is None or type(told) is Failed}
+        first = {**heard, **first}
         failures = {rank: told for rank, told in first.items() if isinstance(told, Failed)}
-        gone = {rank for rank in first if rank not in failures}
-        for rank in gone:
-            self._lines.pop(rank, None)
+        for rank in set(first) - set(failures):
+            told = _last_words(self._lines.pop(rank, None))
+            if told is not None:
+                failures[rank] = told
+        gone = set(first) - set(failures)
         exits: dict[int, int] = {}
         deadline = time.monotonic() + GRACE_S
         while time.monotonic() < deadline:
@@ -242,6 +248,16 @@ class WorkerGroup:
             head += f": {names} does not answer"
         stacks = (f"{self.layout.name(r)} is at\n{pong.stack}" for r, pong in pongs.items())
         return RunnerLost("\n".join([head, *stacks]))
+
+
+def _last_words(line: Connection | None) -> Failed | None:
+    """What a rank that takes nothing any more has told before it ended."""
+    with contextlib.suppress(EOFError, OSError, msgspec.DecodeError):
+        while line is not None and line.poll():
+            report = decode_report(line.recv_bytes(MAX_FRAME_BYTES))
+            if isinstance(report, Failed):
+                return report
+    return None
 
 
 def _how(code: int | None) -> str:

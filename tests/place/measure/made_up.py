@@ -42,10 +42,12 @@ class IdleRunner:
     dtype, weight_bytes, block_size = "float32", 0, SETTINGS.block_size
     num_blocks = KV_TOKENS // SETTINGS.block_size + 1
     seq_lens: Tensor | None = None
+    depth = 1
 
     def __init__(self, step_time: StepTime) -> None:
         self._step_time = step_time
         self.seconds = 0.0
+        self._result = StepResult([], [])
 
     def begin(self, manager: BlockManager, *, max_num_seqs: int, max_model_len: int) -> None:
         pass
@@ -53,10 +55,13 @@ class IdleRunner:
     def is_lost(self) -> bool:
         return False
 
-    def run(self, batch: Batch, draws: Sequence[Draw], prompts: Sequence[PromptRows]) -> StepResult:
+    def submit(self, batch: Batch, draws: Sequence[Draw], prompts: Sequence[PromptRows]) -> None:
         self.seconds = sum(self._step_time(load_of(batch)))
         self.seq_lens = torch.ones(1, dtype=torch.int64)
-        return StepResult([Drawn(7) for _ in draws], [])
+        self._result = StepResult([Drawn(7) for _ in draws], [])
+
+    def collect(self) -> StepResult:
+        return self._result
 
     def explain(self) -> str:
         return "none"

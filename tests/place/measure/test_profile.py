@@ -53,14 +53,14 @@ def test_a_measured_profile_round_trips_and_weighs_right(tmp_path: Path) -> None
 def test_steps_have_the_content_asked_for() -> None:
     engine = tiny_engine(max_num_seqs=8, token_budget=32)
     seen: list[tuple[int, int, int]] = []
-    run = engine.runner.run
+    submit = engine.runner.submit
 
     def watched(batch, draws, prompts):
         starts = [entry.start + 1 for entry in batch.entries]
         seen.append((len(batch), batch.num_tokens, sum(starts)))
-        return run(batch, draws, prompts)
+        submit(batch, draws, prompts)
 
-    engine.runner.run = watched  # type: ignore[method-assign]
+    engine.runner.submit = watched  # type: ignore[method-assign]
     timer = StepTimer(engine)
     timer.prefill_s(20)
     assert seen == [(1, 20, 1)]
