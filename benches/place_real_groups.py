@@ -176,7 +176,7 @@ class Timed:
             self.handles,
             known,
             settings=SETTINGS,
-            overheads=self.overheads,
+            request_s=self.overheads.request_s,
             vocab_size=VOCAB,
             seed=seed,
             begun=lambda at_s: zero_s.insert(0, at_s),

@@ -112,7 +112,8 @@ class Desk:
         ask.delivered = True
         if ask.arrival is not None:
             ask.arrival.output_len += num_tokens
-        self.router.gain(part_id, sample, num_tokens, over=over)
+        if over:
+            self.router.end(part_id, sample)
         if not self.router.has(part_id):
             del self._asks[part_id]
 

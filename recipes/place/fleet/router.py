@@ -7,13 +7,12 @@ from typing import NamedTuple
 from blocks.sched.cluster_sim.generation import (
     EngineSettings,
     Prediction,
-    Standing,
     StepTime,
     predict,
 )
 from blocks.sched.profile import Timing
 from recipes.place.fleet.action import Devices
-from recipes.place.fleet.seat import Seat
+from recipes.place.fleet.seat import Seat, Word, unheard
 from recipes.place.fleet.slo import Slo
 
 
@@ -27,29 +26,13 @@ class Route(NamedTuple):
 class Refusal(NamedTuple):
     """No replica would be in time.
 
-    prediction: of the one that would be soonest.
+    seat, prediction: the one that would be soonest.
     retry_s: seconds after which another try may be worth it.
     """
 
+    seat: Seat
     prediction: Prediction
     retry_s: float
-
-
-class Seen(NamedTuple):
-    """What a group has told of a replica.
-
-    stands: in its engine, requests that were sent since included.
-    busy_s: seconds until the step under way is through.
-    others_s: of the last steps of the group's other busy engines, together.
-    """
-
-    stands: Standing
-    busy_s: float
-    others_s: float
-
-
-def _nothing(seat: Seat) -> Seen | None:
-    return None
 
 
 class Router:
@@ -58,8 +41,8 @@ class Router:
     Args:
         settings: of every engine.
         slack: predictions may exceed limits by this factor.
-        look: what a group has told of one of its replicas; None where predictions are to go by
-            what was sent there and what came back.
+        look: what a group has told of one of its replicas.
+        request_s: seconds that a request takes beside steps until its first token is there.
 
     **Invariants**
 
@@ -71,9 +54,11 @@ class Router:
         self,
         settings: EngineSettings,
         slack: float = 1.0,
-        look: Callable[[Seat], Seen | None] = _nothing,
+        look: Callable[[Seat], Word] = unheard,
+        request_s: float = 0.0,
     ) -> None:
         self.settings, self.slack, self.look = settings, slack, look
+        self.request_s = request_s
         self._open: dict[str, dict[Devices, Seat]] = {}
         self._seats: dict[Devices, dict[str, Seat]] = {}
         self._at: dict[str, Seat] = {}
@@ -170,31 +155,22 @@ class Router:
             return min(in_time, key=_queue)
         best = min(routes, key=_queue)
         assert best.prediction is not None
-        return Refusal(best.prediction, self._retry_s(best, slo))
+        return Refusal(best.seat, best.prediction, self._retry_s(best, slo))
 
     def predict(self, seat: Seat, prompt_len: int) -> Prediction | None:
         """What a request of so many tokens would see there."""
         if seat.step_time is None:
             return None
-        seen = self.look(seat) or self._reckoned(seat)
-        return predict(
-            seen.stands,
+        word = self.look(seat)
+        ttft_s, tpot_s = predict(
+            seat.stands(word),
             seat.step_time,
             self.settings,
             prompt_len,
-            busy_s=seen.busy_s,
-            others_s=seen.others_s,
+            busy_s=word.busy_s,
+            others_s=word.others_s,
         )
-
-    def _reckoned(self, seat: Seat) -> Seen:
-        """By what was sent there and what came back."""
-        others = [s for s in self._seats[seat.devices].values() if s is not seat and s.live]
-        steps = [other.step_s(self.settings) for other in others]
-        others_s = sum((self.settings.holds_s(step) for step in steps if step), 0.0)
-        own = seat.step_s(self.settings)
-        # a step is under way wherever there is work; on average half of it is left
-        busy_s = 0.5 * (sum(own) if own else others_s)
-        return Seen(seat.stands(), busy_s, others_s)
+        return Prediction(ttft_s + self.request_s, tpot_s)
 
     def _retry_s(self, route: Route, slo: Slo) -> float:
         """Until the queue has become short enough, or one of the answers has ended."""
@@ -202,7 +178,7 @@ class Router:
         late_s = route.prediction.ttft_s - slo.ttft_s * self.slack
         if late_s > 0:
             return late_s
-        return route.prediction.tpot_s * max(1.0, route.seat.stands().expected_output)
+        return route.prediction.tpot_s * max(1.0, self.look(route.seat).standing.expected_output)
 
     def take(
         self, seat: Seat, request_id: str, prompt_len: int, num_samples: int, now_s: float
@@ -213,11 +189,11 @@ class Router:
         seat.take(request_id, prompt_len, num_samples, now_s)
         self._at[request_id] = seat
 
-    def gain(self, request_id: str, sample: int, num_tokens: int, *, over: bool) -> None:
-        """Tokens of a request have come; ``over`` with a sample's last."""
+    def end(self, request_id: str, sample: int) -> None:
+        """A sample of a request has had its last token."""
         seat = self._at.get(request_id)
         if seat is not None:
-            seat.gain(request_id, sample, num_tokens, over=over)
+            seat.end(request_id, sample)
             if request_id not in seat.live:
                 del self._at[request_id]
 

@@ -1,31 +1,37 @@
 """``Seat``: a replica that answers requests, and what stands before it."""
 
 import dataclasses
+from typing import NamedTuple
 
-from blocks.sched.cluster_sim.generation import EngineSettings, Load, Standing, StepTime
+from blocks.sched.cluster_sim.generation import Standing, StepTime
 from recipes.place.fleet.action import Devices
 
 
 @dataclasses.dataclass(slots=True)
 class Live:
-    """A request that a seat has taken.
-
-    made: tokens of each sample so far. over: samples that have ended.
-    """
+    """A request that a seat has taken; left: its samples that have not ended."""
 
     prompt_len: int
-    made: list[int]
-    over: set[int] = dataclasses.field(default_factory=set)
+    left: set[int]
 
-    @property
-    def is_prompt(self) -> bool:
-        """Whether its prompt may not be computed yet."""
-        return not any(self.made)
+
+class Word(NamedTuple):
+    """The last that a group has told of a replica.
+
+    standing: in its engine then.
+    unseen: prompt lengths of what was sent there and is not counted in it.
+    busy_s: seconds until the step under way is through.
+    others_s: of the last steps of the group's other busy engines, together.
+    """
+
+    standing: Standing
+    unseen: tuple[int, ...] = ()
+    busy_s: float = 0.0
+    others_s: float = 0.0
 
 
 class Seat:
-    """One model on one group, as far as a front door knows: the requests it has sent there and
-    the tokens it has seen of them.
+    """One model on one group, and the requests that a front door has sent there.
 
     devices, model: which one.
     step_time: seconds of its steps; None where the model was not timed so.
@@ -48,25 +54,19 @@ class Seat:
         self.num_blocks, self.block_size = num_blocks, block_size
         self.max_model_len, self.used_s = max_model_len, used_s
         self.live: dict[str, Live] = {}
-        self._num_ended, self._made_sum = 0, 0
 
     def take(self, request_id: str, prompt_len: int, num_samples: int, now_s: float) -> None:
         """A request is sent there."""
         assert request_id not in self.live, f"{request_id} is there already"
-        self.live[request_id] = Live(prompt_len, [0] * num_samples)
+        self.live[request_id] = Live(prompt_len, set(range(num_samples)))
         self.used_s = now_s
 
-    def gain(self, request_id: str, sample: int, num_tokens: int, *, over: bool) -> None:
-        """Tokens of a sample have come; ``over`` with the last of them."""
+    def end(self, request_id: str, sample: int) -> None:
+        """A sample has had its last token."""
         live = self.live.get(request_id)
-        if live is None or sample in live.over:
-            return
-        live.made[sample] += num_tokens
-        if over:
-            live.over.add(sample)
-            self._num_ended += 1
-            self._made_sum += live.made[sample]
-            if len(live.over) == len(live.made):
+        if live is not None:
+            live.left.discard(sample)
+            if not live.left:
                 del self.live[request_id]
 
     def forget(self, request_id: str) -> None:
@@ -76,56 +76,21 @@ class Seat:
     @property
     def num_live(self) -> int:
         """Samples that have not ended."""
-        return sum(len(live.made) - len(live.over) for live in self.live.values())
+        return sum(len(live.left) for live in self.live.values())
 
-    def stands(self) -> Standing:
-        """What a prediction looks at. A prompt counts as not computed until its first token."""
-        num_prompt = num_decodes = context_len = num_live = live_tokens = waiting_blocks = 0
-        free = self.num_blocks
-        running: list[tuple[int, int]] = []
-        prompts: list[int] = []
-        for live in self.live.values():
-            if live.is_prompt:
-                num_prompt += live.prompt_len
-                num_live += len(live.made)
-                live_tokens += live.prompt_len * len(live.made)
-                prompts.append(-(-live.prompt_len // self.block_size))
-                continue
-            for sample, made in enumerate(live.made):
-                if sample not in live.over:
-                    length = live.prompt_len + made
-                    num_decodes, context_len = num_decodes + 1, context_len + length
-                    num_live, live_tokens = num_live + 1, live_tokens + length
-                    running.append((made, -(-length // self.block_size)))
-                    free -= running[-1][1]
-        for blocks in prompts:  # in their order; behind one that waits all do
-            if waiting_blocks or blocks > free:
-                waiting_blocks += blocks
-            else:
-                free -= blocks
-        return Standing(
-            num_prompt,
-            num_decodes,
-            context_len,
-            num_live,
-            live_tokens,
-            waiting_blocks,
-            tuple(running),
-            max(0, free),
-            self._made_sum / self._num_ended if self._num_ended else 1.0,
-        )
-
-    def step_s(self, settings: EngineSettings) -> tuple[float, ...]:
-        """About what its next step takes, in each stage; nothing where it has none."""
-        if not self.live or self.step_time is None:
-            return ()
-        stands = self.stands()
-        room = max(1, settings.token_budget - stands.num_decodes)
-        load = Load(min(stands.num_prompt, room), (), stands.num_decodes, stands.context_len)
-        return self.step_time(load)
+    def stands(self, word: Word) -> Standing:
+        """What a prediction looks at: what stood there, and what was sent since."""
+        stands = word.standing
+        for prompt_len in word.unseen:
+            stands = stands.joined(prompt_len, self.block_size)
+        return stands
 
     def check_invariants(self) -> None:
         """Assert that what has ended is gone."""
-        for request_id, live in self.live.items():
-            assert len(live.over) < len(live.made), request_id
-            assert all(0 <= sample < len(live.made) for sample in live.over)
+        assert all(live.left for live in self.live.values()), self.live
+
+
+def unheard(seat: Seat) -> Word:
+    """Of a group that has told nothing yet: all that it has waits for an empty engine."""
+    prompts = tuple(live.prompt_len for live in seat.live.values())
+    return Word(Standing(num_free_blocks=seat.num_blocks), prompts)

@@ -7,15 +7,16 @@ from blocks.sched.placement import Placement
 from blocks.sched.profile import Profile
 from blocks.sched.workload import Workload
 from recipes.place.config import PlaceConfig
-from recipes.place.fleet import Capacity, Desk, Fleet, Router
+from recipes.place.fleet import Capacity, Desk, Devices, Fleet, Router
 from recipes.place.fleet.drift import Traffic
 from recipes.place.fleet.keeper import Keeper
 from recipes.place.fleet.replanner import Replanner
+from recipes.place.fleet.told_state import told_state
 from recipes.place.front.launch import Launcher, Launchpad
 from recipes.place.front.lobby import Lobby
 from recipes.place.front.metrics import FrontMetrics
 from recipes.place.front.model import front_model
-from recipes.place.front.told_state import told_state
+from recipes.place.group import GroupHandle
 from recipes.serve.config import ServerConfig
 from recipes.serve.page import RecentEvents
 
@@ -30,6 +31,11 @@ def engine_settings(config: PlaceConfig) -> EngineSettings:
         block_size=limits.block_size,
         overlap=False,
     )
+
+
+def _handle_on(fleet: Fleet, devices: Devices) -> GroupHandle | None:
+    group = fleet.groups.get(devices)
+    return None if group is None else group.handle
 
 
 def first_of(workload: Workload, most: int = 400) -> Workload:
@@ -72,7 +78,7 @@ def build_lobby(
         given_up_s=serving.given_up_s,
         tell=events.add,
     )
-    router.look = told_state(fleet)
+    router.look = told_state(router, lambda devices: _handle_on(fleet, devices))
     traffic = Traffic([model.name for model in models], serving.window_s)
     desk = Desk(fleet, traffic)
     pad = Launchpad(config, launcher)

@@ -117,7 +117,7 @@ class Hosted:
         try:
             deltas = self.engine.step()
         finally:
-            self.under_way = None
+            self.under_way = self._begun = None
         now_s = self._clock()
         self._last_step_s = now_s - began_s
         return self._noted(deltas, now_s)

@@ -32,6 +32,7 @@ from recipes.place.group.shelf import Event, Shelf, in_thread, why
 from recipes.place.group.spec import GroupSpec
 from recipes.place.group.state import GroupState
 from recipes.place.group.step_log import Step, StepLog
+from recipes.place.group.turns import whose_turn
 from recipes.serve.admission import ContextTooLong
 from recipes.serve.outputs import Delta
 from recipes.serve.parallel import ParallelRunner, Start
@@ -79,7 +80,7 @@ class GroupWorker:
                 self._shelf.close_drained()
                 ready = [one for one in self._shelf.models.values() if one.may_step]
                 if ready:
-                    self._take_step(self._whose_turn(ready))
+                    self._take_step(whose_turn(ready, self.spec.turns))
         finally:
             self._line.close()
             self._shelf.close()
@@ -161,12 +162,6 @@ class GroupWorker:
         return Done(order.number)
 
     # ---- steps ----
-
-    def _whose_turn(self, ready: list[Hosted]) -> Hosted:
-        """As ``blocks.sched.cluster_sim.generation`` decides it."""
-        if len(ready) == 1 or self.spec.turns == "round":
-            return min(ready, key=lambda one: one.turn)
-        return min(ready, key=lambda one: (one.due_s(), one.turn))
 
     def _take_step(self, hosted: Hosted) -> None:
         if self._starts_ranks(hosted):

@@ -13,7 +13,6 @@ from recipes.place.measure.speed import Probe, measure_speed
 from recipes.place.measure.step_pace import StepPace
 from recipes.place.measure.step_timer import StepTimer
 from recipes.place.measure.virtual_time import VirtualTimeLoop, run_virtual
-from recipes.place.measure.watch import Sent, Watch
 
 __all__ = [
     "ClockedGroup",
@@ -25,11 +24,9 @@ __all__ = [
     "Points",
     "Port",
     "Probe",
-    "Sent",
     "StepPace",
     "StepTimer",
     "VirtualTimeLoop",
-    "Watch",
     "at_pace",
     "local_groups",
     "measure_group_profile",

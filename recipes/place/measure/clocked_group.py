@@ -9,11 +9,15 @@ from blocks.sched.cluster_sim.generation import Load, load_of
 from recipes.place.group.hosted import Hosted
 from recipes.place.group.messages import Host
 from recipes.place.group.replica import Replica
+from recipes.place.group.state import GroupState
 from recipes.place.group.step_log import Step
-from recipes.serve.async_engine import Stream
+from recipes.place.group.streams import Streams
+from recipes.place.group.taken import OnLost, Taken
+from recipes.place.group.turns import whose_turn
 from recipes.serve.engine import Engine
 from recipes.serve.job import Job
 from recipes.serve.outputs import Delta
+from recipes.serve.stream import Stream
 
 Cost = Callable[[Engine, Callable[[], list[Delta]]], tuple[list[Delta], float]]
 """Runs a step of an engine; what came of it and how many seconds it counts for."""
@@ -32,6 +36,8 @@ class ClockedGroup:
         turns: as ``GroupSpec``.
 
     steps: all that it has taken, on the loop's clock.
+    state: how it was at ``state_s``, on that clock too: when its last step began, or since when it
+        has nothing to do.
     """
 
     def __init__(self, engines: Mapping[str, Engine], cost: Cost, turns: str = "due") -> None:
@@ -43,20 +49,33 @@ class ClockedGroup:
             hosted = Hosted(Host(0, Replica(model, "", 1)), self._now_s)
             hosted.serve(engine)
             self._hosted[model] = hosted
-        self._streams: dict[str, Stream] = {}
-        self._is_planned, self._turn = False, 0
+        self._streams = Streams()
+        self._num_sent = self._num_steps = 0
+        self._is_planned = False
         self._load: Load | None = None
         self.steps: list[Step] = []
+        self._tell()
 
     async def submit(
-        self, model: str, jobs: Sequence[Job], *, ttft_s: float, tpot_s: float
+        self,
+        model: str,
+        jobs: Sequence[Job],
+        *,
+        ttft_s: float,
+        tpot_s: float,
+        on_lost: OnLost | None = None,
     ) -> Stream:
         """As ``GroupHandle.submit``."""
         self._hosted[model].add(jobs, ttft_s, tpot_s)
         stream = Stream(jobs, lambda *_: None)
-        self._streams |= {job.request_id: stream for job in jobs}
+        self._num_sent += 1
+        self._streams.add(self._num_sent, Taken(stream, model, on_lost))
         self._plan()
         return stream
+
+    def unseen(self, model: str) -> tuple[int, ...]:
+        """As ``GroupHandle.unseen``."""
+        return self._streams.unseen(model)
 
     def _now_s(self) -> float:
         return self._loop.time() + self._ahead_s
@@ -70,11 +89,11 @@ class ClockedGroup:
         ready = [one for one in self._hosted.values() if one.may_step]
         if not ready:
             self._is_planned = False
+            self._tell()
             return
-        by_due = self._turns == "due" and len(ready) > 1
-        hosted = min(ready, key=lambda one: (one.due_s() if by_due else 0.0, one.turn))
-        self._turn += 1
-        hosted.turn = self._turn
+        hosted = whose_turn(ready, self._turns)
+        self._num_steps += 1
+        hosted.turn = self._num_steps
         deltas, seconds = self._stepped(hosted)
         if self._load is not None:
             self.steps.append(Step(self._loop.time(), seconds, hosted.model, self._load))
@@ -99,14 +118,17 @@ class ClockedGroup:
 
     def _begun(self, hosted: Hosted, batch: Batch) -> None:
         self._load = load_of(batch)
+        self._tell(hosted.model, self._load)
 
     def _end(self, deltas: list[Delta]) -> None:
-        for delta in deltas:
-            stream = self._streams[delta.request_id]
-            stream.put(delta)
-            if stream.done:
-                del self._streams[delta.request_id]
+        self._streams.deliver(deltas)
         self._begin()
+
+    def _tell(self, stepping: str = "", load: Load | None = None) -> None:
+        models = {model: hosted.state() for model, hosted in self._hosted.items()}
+        self.state = GroupState(models, (), self._num_steps, self._num_sent, stepping, load)
+        self.state_s = self._loop.time()
+        self._streams.seen(self._num_sent)
 
 
 def processor_time(engine: Engine, step: Callable[[], list[Delta]]) -> tuple[list[Delta], float]:

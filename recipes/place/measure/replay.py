@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -9,32 +10,36 @@ import numpy as np
 
 from blocks._checks import check
 from blocks.sched import QueueFull
-from blocks.sched.cluster_sim import FINISHED, REJECTED, UNPLACED, Overheads
-from blocks.sched.cluster_sim.generation import (
-    Admission,
-    EngineSettings,
-    GenerationOutcome,
-    StepTime,
-)
+from blocks.sched.cluster_sim import FINISHED, REJECTED, UNPLACED
+from blocks.sched.cluster_sim.generation import Admission, EngineSettings, GenerationOutcome
 from blocks.sched.cluster_sim.problem import PENDING
 from blocks.sched.placement import Placement
 from blocks.sched.profile import Profile
 from blocks.sched.workload import Workload
-from recipes.place.measure.watch import Sent, Watch
-from recipes.serve.async_engine import Stream
+from recipes.place.fleet.router import Refusal, Router
+from recipes.place.fleet.slo import Slo
+from recipes.place.fleet.told_state import Telling, told_state
+from recipes.place.group.taken import OnLost
 from recipes.serve.job import Job
 from recipes.serve.outputs import Delta
 from recipes.serve.sampling_params import SamplingParams
+from recipes.serve.stream import Stream
 
 LEAD_S = 0.2
 """Between the start of a replay and the workload's zero."""
 
 
-class Port(Protocol):
+class Port(Telling, Protocol):
     """A group that requests can be sent to; ``GroupHandle`` meets it."""
 
     async def submit(
-        self, model: str, jobs: Sequence[Job], *, ttft_s: float, tpot_s: float
+        self,
+        model: str,
+        jobs: Sequence[Job],
+        *,
+        ttft_s: float,
+        tpot_s: float,
+        on_lost: OnLost | None = None,
     ) -> Stream: ...
 
 
@@ -49,34 +54,29 @@ class Replay:
         profiles: Mapping[str, Profile],
         settings: EngineSettings,
         admission: Admission,
-        overheads: Overheads,
+        request_s: float,
         vocab_size: int,
         seed: int,
     ) -> None:
         check(len(ports) == len(placement.groups), "ports", "one for each group", len(ports))
         check(not settings.overlap, "overlap", "False: a group computes one step at a time", True)
         self.workload, self.placement, self.ports = workload, placement, ports
-        self.admission, self.overheads = admission, overheads
-        self.loop = asyncio.get_running_loop()
-        self.watches = [
-            Watch(
-                {
-                    model: (
-                        StepTime(profiles[model].timing(group.configuration)),
-                        group.kv_tokens_of(model) // settings.block_size,
-                    )
-                    for model in group.models
-                },
-                settings,
-                overheads.gap_of(group.configuration.pp),
-                self.loop,
-            )
-            for group in placement.groups
-        ]
-        self.hosts = [
-            [at for at, group in enumerate(placement.groups) if model in group.models]
-            for model in workload.models
-        ]
+        self.admission, self.loop = admission, asyncio.get_running_loop()
+        self.group_at = {group.devices: at for at, group in enumerate(placement.groups)}
+        self.router = Router(settings, admission.slack, request_s=request_s)
+        self.router.look = told_state(
+            self.router, lambda devices: ports[self.group_at[devices]], self.loop.time
+        )
+        for group in placement.groups:
+            for model in group.models:
+                self.router.open(
+                    group.devices,
+                    model,
+                    profiles[model].timing(group.configuration),
+                    kv_tokens=group.kv_tokens_of(model),
+                    max_model_len=settings.max_model_len,
+                    now_s=0.0,
+                )
         count = workload.num_requests
         self.status = np.full(count, PENDING, np.int8)
         self.answered_s = np.zeros(count)
@@ -86,7 +86,7 @@ class Replay:
         self.num_pending = count
         self.all_answered = asyncio.Event()
         self.jobs = _jobs(workload, vocab_size, seed)
-        self.sends: set[asyncio.Task[None]] = set()
+        self.asks: set[asyncio.Task[None]] = set()
         self.error: BaseException | None = None
 
     async def run(
@@ -100,7 +100,9 @@ class Replay:
         arrivals = self.workload.arrival_s.tolist()
         for request, arrival_s in enumerate(arrivals):
             await self._until(self.zero_s + arrival_s)
-            self._dispatch(request)
+            task = self.loop.create_task(self._ask(request))
+            self.asks.add(task)
+            task.add_done_callback(self.asks.discard)
             if progress is not None:
                 progress(request + 1, len(arrivals))
         if arrivals:
@@ -134,61 +136,60 @@ class Replay:
         if not self.num_pending:
             self.all_answered.set()
 
-    def _dispatch(self, request: int) -> None:
-        """As ``simulate_generation``: to whoever is predicted to answer first, or refused."""
-        workload = self.workload
-        model = workload.models[int(workload.model[request])]
-        prompt_len = int(workload.prompt_len[request])
-        ttft_limit_s, tpot_limit_s = float(workload.slo_s[request]), float(workload.tpot_s[request])
-        arrival_s = float(workload.arrival_s[request])
-        best: tuple[float, float, int] | None = None
-        for at in self.hosts[int(workload.model[request])]:
-            ttft_s, tpot_s = self.watches[at].predict(model, prompt_len)
-            if best is None or ttft_s < best[0]:
-                best = ttft_s, tpot_s, at
-        now_s = max(arrival_s, self._now_s())
-        if best is None:
-            self._answer(request, UNPLACED, -1, now_s)
-            return
-        ttft_s, tpot_s, at = best
-        ttft_s += (now_s - arrival_s) + self.overheads.request_s
-        self.predicted_ttft_s[request] = ttft_s
-        slack = self.admission.slack
-        late = self.admission.ttft and ttft_s > ttft_limit_s * slack
-        slow = self.admission.tpot and tpot_s > tpot_limit_s * slack
-        if late or slow:
-            self._answer(request, REJECTED, at, now_s)
-            return
-        due_s = self.zero_s + arrival_s + ttft_limit_s
-        self.watches[at].send(model, Sent(request, prompt_len, due_s, tpot_limit_s))
-        task = self.loop.create_task(self._send(request, at, model, due_s))
-        self.sends.add(task)
-        task.add_done_callback(self.sends.discard)
-
-    async def _send(self, request: int, at: int, model: str, due_s: float) -> None:
-        tpot_s = float(self.workload.tpot_s[request])
+    async def _ask(self, request: int) -> None:
         try:
-            stream = await self.ports[at].submit(
-                model, [self.jobs[request]], ttft_s=due_s - self.loop.time(), tpot_s=tpot_s
-            )
-        except (QueueFull, ValueError):
-            self.watches[at].models[model].sent.pop(request, None)
-            self._answer(request, REJECTED, at, self._now_s())
+            await self._send(request)
         except BaseException as error:
             self._give_up(error)
-        else:
-            stream.observe(functools.partial(self._came, request, at, model))
 
-    def _came(self, request: int, at: int, model: str, delta: Delta) -> None:
+    async def _send(self, request: int) -> None:
+        """As a request at the front door: to the replica that its router chooses, or refused."""
+        job, workload = self.jobs[request], self.workload
+        model = workload.models[int(workload.model[request])]
+        arrival_s = float(workload.arrival_s[request])
+        now_s = max(arrival_s, self._now_s())
+        waited_s = now_s - arrival_s
+        ttft_s, tpot_s = float(workload.slo_s[request]), float(workload.tpot_s[request])
+        limits = Slo(
+            ttft_s - waited_s if self.admission.ttft else math.inf,
+            tpot_s if self.admission.tpot else math.inf,
+        )
+        prompt_len = len(job.prompt_tokens)
+        total_len = prompt_len + int(workload.output_len[request])
+        found = self.router.choose(model, prompt_len, limits, total_len=total_len)
+        if found is None:
+            self._answer(request, UNPLACED, -1, now_s)
+            return
+        at = self.group_at[found.seat.devices]
+        assert found.prediction is not None, "profiles have times of every model"
+        self.predicted_ttft_s[request] = found.prediction.ttft_s + waited_s
+        if isinstance(found, Refusal):
+            self._answer(request, REJECTED, at, now_s)
+            return
+        self.router.take(found.seat, job.request_id, prompt_len, 1, now_s)
+        try:
+            stream = await self.ports[at].submit(
+                model,
+                [job],
+                ttft_s=ttft_s - waited_s,
+                tpot_s=tpot_s,
+                on_lost=lambda _, lost: self._give_up(lost),
+            )
+        except (QueueFull, ValueError):
+            self.router.forget(job.request_id)
+            self._answer(request, REJECTED, at, self._now_s())
+        else:
+            stream.observe(functools.partial(self._came, request, at))
+
+    def _came(self, request: int, at: int, delta: Delta) -> None:
         if delta.error is not None:
             self._give_up(RuntimeError(f"request {request}: {delta.error}"))
             return
         now_s = self._now_s()
         if np.isnan(self.first_token_s[request]):
             self.first_token_s[request] = now_s
-        over = delta.finish_reason is not None
-        self.watches[at].came(model, request, over)
-        if over:
+        if delta.finish_reason is not None:
+            self.router.end(delta.request_id, delta.index)
             self._answer(request, FINISHED, at, now_s)
 
     def _give_up(self, error: BaseException) -> None:
@@ -221,7 +222,7 @@ async def replay(
     *,
     settings: EngineSettings,
     admission: Admission | None = None,
-    overheads: Overheads | None = None,
+    request_s: float = 0.0,
     vocab_size: int,
     seed: int = 0,
     progress: Callable[[int, int], object] | None = None,
@@ -229,8 +230,9 @@ async def replay(
 ) -> GenerationOutcome:
     """Play a workload to groups that serve; what became of every request.
 
-    Requests are sent when they come, to the group and by the rules of admission of
-    ``simulate_generation`` with the same arguments. Times are the running loop's, from the moment a
+    Requests are sent when they come, by the front door's own router with what the groups tell of
+    themselves; to a group whose steps take the profile's times that is what ``simulate_generation``
+    does with the same arguments. Times are the running loop's, from the moment a
     request should have come to the moment its tokens are back in this process. Answers have the
     lengths of the workload; what the models say does not matter.
 
@@ -238,7 +240,7 @@ async def replay(
         ports: for each group of ``placement`` where its requests go; idle.
         profiles: what predictions go by.
         settings: of the groups' engines, with ``overlap=False``.
-        overheads: what predictions add.
+        request_s: what predictions add to steps.
         vocab_size: prompts are random tokens below it.
         seed: of the prompts; another one for every replay to the same groups.
         progress: told how many requests have come, and of how many.
@@ -257,7 +259,7 @@ async def replay(
         profiles,
         settings,
         admission or Admission(),
-        (overheads or Overheads()).checked(),
+        request_s,
         vocab_size,
         seed,
     )

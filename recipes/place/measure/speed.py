@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from recipes.place.measure.replay import Port
-from recipes.serve.async_engine import Stream
 from recipes.serve.job import Job
 from recipes.serve.outputs import Delta
 from recipes.serve.sampling_params import SamplingParams
+from recipes.serve.stream import Stream
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from blocks.sched.cluster_sim.generation import EngineSettings
+from blocks.sched.cluster_sim.generation import EngineSettings, Standing
 from blocks.sched.placement import Group
 from recipes.place.fleet.action import Action, Devices, Load, Start, Stop, Unload
 from recipes.place.fleet.capacity import Capacity
@@ -22,6 +22,7 @@ from recipes.place.fleet.fleet import Fleet
 from recipes.place.fleet.live_group import LiveGroup
 from recipes.place.fleet.order import waits_for
 from recipes.place.fleet.router import Refusal, Route, Router
+from recipes.place.fleet.seat import Seat, Word
 from recipes.place.fleet.slo import Slo
 from tests.place.fleet.clusters import MEMORY, NAMES, PROFILES, draw_placement, fits
 
@@ -62,7 +63,7 @@ class Storm:
             draw_placement(self.rng, num_devices),
             Capacity(PROFILES, MEMORY, least),
             num_devices,
-            Router(settings),
+            Router(settings, look=self.word),
             wanted_s=20.0,
             least_stay_s=(0.0, 4.0)[seed % 2],
             given_up_s=30.0,
@@ -86,6 +87,11 @@ class Storm:
     def clock_s(self) -> float:
         """What the fleet's clock shows; it jumps."""
         return self.now_s + self.jump_s
+
+    def word(self, seat: Seat) -> Word:
+        """What a group tells; a third of the time a long step is under way."""
+        idle = Standing(num_free_blocks=seat.num_blocks)
+        return Word(idle, busy_s=self.rng.choice((0.0, 0.0, 0.3)))
 
     def after(self, seconds: float, what: Callable[..., None], *args: Any) -> None:
         heapq.heappush(self.heap, (self.now_s + seconds, next(self.order), what, args))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blocks.sched.cluster_sim.generation import EngineSettings, StepTime, predict
+from blocks.sched.cluster_sim.generation import EngineSettings, Standing, StepTime, predict
 from blocks.sched.placement import Group, Placement
 from recipes.place.fleet import (
     Ask,
@@ -30,6 +30,7 @@ from recipes.place.fleet import (
     waits_for,
 )
 from recipes.place.fleet.drift import Traffic
+from recipes.place.fleet.seat import Word, unheard
 from recipes.place.planning.deal import deal
 from tests.place.fleet.clusters import (
     MEMORY,
@@ -60,33 +61,31 @@ def router(*hosts: tuple[int, ...], model: str = "c", kv_tokens: int = 400) -> R
 # --- seats and routes ---------------------------------------------------------------------------
 
 
-@given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 3), st.integers(0, 6)), max_size=8))
-def test_a_seat_counts_what_stands_there(asks):
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 3), st.booleans()), max_size=8))
+def test_a_seat_adds_what_was_sent_to_what_its_group_told(asks):
     made = router((0,))
     (seat,) = made.hosts("c")
-    prompts, lengths, blocks = 0, [], 0
-    for at, (prompt_len, num_samples, num_steps) in enumerate(asks):
+    for at, (prompt_len, num_samples, _) in enumerate(asks):
         made.take(seat, str(at), prompt_len, num_samples, 0.0)
-        for _ in range(num_steps):
-            for sample in range(num_samples):
-                made.gain(str(at), sample, 1, over=False)
-        if num_steps:
-            lengths += [prompt_len + num_steps] * num_samples
-            blocks += -(-(prompt_len + num_steps) // 4) * num_samples
-        else:
-            prompts += prompt_len
-    stands = seat.stands()
-    assert stands.num_prompt == prompts
-    assert (stands.num_decodes, stands.context_len) == (len(lengths), sum(lengths))
-    assert stands.num_live == sum(samples for _, samples, _ in asks) == seat.num_live
-    assert sum(held for _, held in stands.running) == blocks
-    assert 0 <= stands.num_free_blocks <= max(0, 100 - blocks)
+    assert seat.num_live == sum(num_samples for _, num_samples, _ in asks)
+    for at, (_, num_samples, ends) in enumerate(asks):
+        for sample in range(num_samples - (not ends)):
+            made.end(str(at), sample)
+            made.end(str(at), sample)  # twice is once
     made.check_invariants()
-    for at, (_, num_samples, _) in enumerate(asks):
-        for sample in range(num_samples):
-            made.gain(str(at), sample, 0, over=True)
-    assert made.num_live == 0
-    made.check_invariants()
+    left = tuple(prompt_len for prompt_len, _, ends in asks if not ends)
+    assert made.num_live == len(left)
+    told = Standing(7, 2, 30, 3, 37, 5, ((1, 4), (6, 4)), 92, 3.0)
+    for word in (unheard(seat), Word(told, left)):
+        before, stands = word.standing, seat.stands(word)
+        assert stands.num_prompt - before.num_prompt == sum(left)
+        assert stands.live_tokens - before.live_tokens == sum(left)
+        assert stands.num_live - before.num_live == len(left)
+        blocks = sum(-(-prompt_len // 4) for prompt_len in left)
+        assert stands.waiting_blocks - before.waiting_blocks == blocks
+        assert stands[1:3] == before[1:3]
+        assert stands[6:] == before[6:]
+    assert unheard(seat).standing == Standing(num_free_blocks=100)
 
 
 @given(st.integers(1, 300))
@@ -94,7 +93,10 @@ def test_an_idle_replica_is_predicted_as_the_simulator_does(prompt_len):
     made = router((0, 1))
     (seat,) = made.hosts("c")
     step = StepTime(PROFILES["c"].timing(SHAPES[1]))
-    assert made.predict(seat, prompt_len) == predict(seat.stands(), step, SETTINGS, prompt_len)
+    expected = predict(Standing(num_free_blocks=100), step, SETTINGS, prompt_len)
+    assert made.predict(seat, prompt_len) == expected
+    made.request_s = 0.25
+    assert made.predict(seat, prompt_len) == (expected.ttft_s + 0.25, expected.tpot_s)
 
 
 def test_the_shortest_queue_is_chosen_in_seconds_not_in_requests():
@@ -133,6 +135,7 @@ def test_a_refusal_says_what_is_predicted_of_the_best(prompt_len, ttft_s, tpot_s
     predictions = [made.predict(seat, prompt_len) for seat in made.hosts("c")]
     if isinstance(found, Refusal):
         assert not any(slo.allows(one) for one in predictions if one)
+        assert found.prediction == made.predict(found.seat, prompt_len)
         assert found.prediction.ttft_s == min(one.ttft_s for one in predictions if one)
         assert found.retry_s > 0
     else:
@@ -156,7 +159,7 @@ def test_shut_replicas_keep_what_they_have_and_get_no_more():
     made.take(seat, "x", 4, 2, 0.0)
     made.shut((0,), "c")
     assert made.choose("c", 4, NO_LIMIT) is None
-    made.gain("x", 0, 3, over=True)
+    made.end("x", 0)
     assert made.num_live == 1
     assert made.drop((0,), "c") == ["x"]
     assert not list(made.seats())

@@ -1,6 +1,8 @@
 """Replays against engines on a clock: the rules are the simulator's, event for event."""
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -15,9 +17,20 @@ from blocks.sched.cluster_sim.generation import (
 from blocks.sched.placement import Group, Placement
 from blocks.sched.profile import Configuration
 from blocks.sched.workload import Workload
-from recipes.place.group import Step
-from recipes.place.measure import StepPace, replay, run_virtual
-from tests.place.measure.made_up import KV_TOKENS, SETTINGS, groups_of, made_up, traffic
+from recipes.place.group import GroupLost, LostReason, Step
+from recipes.place.group.taken import OnLost
+from recipes.place.measure import ClockedGroup, StepPace, replay, run_virtual
+from recipes.serve.job import Job
+from recipes.serve.stream import Stream
+from tests.place.measure.made_up import (
+    KV_TOKENS,
+    SETTINGS,
+    groups_of,
+    idle_engine,
+    made_up,
+    profile_s,
+    traffic,
+)
 
 PROFILES = {"m0": made_up("m0"), "m1": made_up("m1", 1.7), "m2": made_up("m2", 0.6)}
 OPEN = Admission(ttft=False, tpot=False)
@@ -127,6 +140,30 @@ def test_engines_whose_pace_changes_are_the_simulation_with_that_pace(at: int) -
         got,
         simulate_generation(placement, PROFILES, workload, settings=SETTINGS, pace=found[0]),
     )
+
+
+class Mortal(ClockedGroup):
+    """Dies of whatever it is asked, once it has accepted it."""
+
+    async def submit(
+        self, model: str, jobs: Sequence[Job], *, on_lost: OnLost | None = None, **_: Any
+    ) -> Stream:
+        assert on_lost is not None
+        stream = Stream(jobs, lambda *_: None)
+        lost = GroupLost("mortal", LostReason("ended", "it was killed"))
+        asyncio.get_running_loop().call_soon(on_lost, stream, lost)
+        return stream
+
+
+def test_a_group_that_is_lost_ends_the_replay() -> None:
+    workload = traffic(0, [50.0], 1.0, 0.3)
+
+    async def played() -> None:
+        port = Mortal({"m0": idle_engine(PROFILES["m0"], (1, 1))}, profile_s)
+        await replay(workload, on("0"), [port], PROFILES, settings=SETTINGS, vocab_size=300)
+
+    with pytest.raises(GroupLost, match="it was killed"):
+        run_virtual(played())
 
 
 def test_the_pace_of_steps_is_by_group_in_windows() -> None:

@@ -185,6 +185,31 @@ def test_admission_refuses_what_would_come_too_late() -> None:
     assert run(workload, admission=loose).counts["rejected"] == 0
 
 
+def test_a_request_goes_where_it_keeps_its_limits_if_that_is_later() -> None:
+    """Group 0 computes a long prompt, group 1 decodes five answers when the last request comes."""
+    arrival_s = [0.0] + [0.01] * 5 + [0.2]
+    prompt, output = [300, 1, 1, 1, 1, 1, 10], [1, 60, 60, 60, 60, 60, 5]
+    both = on([["a"], ["a"]])
+    free = run(ask(arrival_s, prompt, output), both)
+    assert free.group.tolist() == [0, 1, 1, 1, 1, 1, 1], "sooner beside decodes"
+    inf = float("inf")
+    tpot_s = [inf] * 6 + [0.013]  # with five others a decode step takes 15 ms
+    got = run(ask(arrival_s, prompt, output, tpot_s=tpot_s), both)
+    assert got.group.tolist() == [0, 1, 1, 1, 1, 1, 0]
+    assert got.attainment == 1.0
+    assert got.ttft_s[-1] > free.ttft_s[-1]
+    unasked = run(ask(arrival_s, prompt, output, tpot_s=tpot_s), both, admission=OPEN)
+    assert unasked.group.tolist() == free.group.tolist()
+    refused = run(ask(arrival_s, prompt, output, tpot_s=tpot_s, slo_s=[inf] * 6 + [0.25]), both)
+    assert refused.status[-1] == REJECTED, "each of the two breaks one of its limits"
+    assert refused.predicted_ttft_s[-1] == free.predicted_ttft_s[-1]
+
+
+def test_of_two_that_are_as_soon_the_one_with_fewer_requests_is_asked() -> None:
+    outcome = run(ask([0.0] * 4, [5, 10, 5, 1], 1), on([["a"], ["a"]]))
+    assert outcome.group.tolist() == [0, 1, 0, 1], "ten tokens each, of two and of one"
+
+
 def test_overheads_delay_tokens_and_slow_stages() -> None:
     outcome = run(ask([0.0], 100, 2), overheads=Overheads(0.5, (0.25,), 0.1))
     assert outcome.ttft_s[0] == pytest.approx(0.2 * 1.1 + 0.5)

@@ -15,9 +15,10 @@ class Engine:
 
     live: sequences that are not finished, by index of their request.
     in_flight: the step that is under way.
-    free_s: when that step is through.
+    begun_s, free_s: when that step has begun, and when it is through.
     told_s: when by its profile it should be, as far as anybody outside can tell.
-    last_step_s: for how long the last step kept its neighbours waiting.
+    last_step_s: for how long the last step kept its neighbours waiting; by its profile, until it is
+        known.
     turn: number of the last step in the group that was this engine's.
     """
 
@@ -43,7 +44,7 @@ class Engine:
         )
         self.live: dict[int, Sequence] = {}
         self.in_flight: Batch | None = None
-        self.free_s = 0.0
+        self.begun_s = self.free_s = 0.0
         self.told_s = 0.0
         self.last_step_s = 0.0
         self.turn = 0

@@ -57,7 +57,7 @@ class GroupRun:
                 self.work_s += seconds
             if not self.overlap:
                 self.clock = [self.clock[-1]] * len(self.clock)
-            engine.free_s = engine.told_s = at_s
+            engine.begun_s, engine.free_s, engine.told_s = now_s, at_s, at_s
             return engine
         return None
 

@@ -187,37 +187,41 @@ class GenerationLoop:
     # --- requests -------------------------------------------------------------------------------
 
     def _dispatch(self, request: int) -> None:
-        """Send a request to the engine that is predicted to answer first; or refuse it."""
-        workload = self.workload
+        """Send a request to the engine that is predicted to answer first of those that keep its
+        limits, the one with the fewest requests where two are alike; or refuse it."""
+        workload, admission = self.workload, self.admission
         model, prompt_len = int(workload.model[request]), int(workload.prompt_len[request])
-        best: tuple[float, float, int, Engine] | None = None
+        beside_s = self.now_s - float(workload.arrival_s[request]) + self.overheads.request_s
+        ttft_limit_s = self.ttft_limit_s[request] * admission.slack
+        tpot_limit_s = self.tpot_limit_s[request] * admission.slack
+        best: tuple[tuple[bool, float, int], int, Engine] | None = None
         for at in self.hosts[model]:
             group = self.groups[at]
             if not group.up or model not in group.loaded:
                 continue
             for engine in group.engines:
                 if engine.model == model:
+                    stands = engine.stands()
                     ttft_s, tpot_s = predict(
-                        engine.stands(),
+                        stands,
                         engine.step_time,
                         self.settings,
                         prompt_len,
                         busy_s=group.busy_s(engine, self.now_s),
                         others_s=group.others_s(engine),
                     )
-                    if best is None or ttft_s < best[0]:
-                        best = ttft_s, tpot_s, at, engine
+                    ttft_s += beside_s
+                    late = admission.ttft and ttft_s > ttft_limit_s
+                    slow = admission.tpot and tpot_s > tpot_limit_s
+                    rank = late or slow, ttft_s, stands.num_live
+                    if best is None or rank < best[0]:
+                        best = rank, at, engine
         if best is None:
             self._answer(request, UNPLACED, -1)
             return
-        ttft_s, tpot_s, at, engine = best
-        waited_s = self.now_s - float(workload.arrival_s[request])
-        ttft_s += waited_s + self.overheads.request_s
+        (refused, ttft_s, _), at, engine = best
         self.predicted_ttft_s[request] = ttft_s
-        admission = self.admission
-        late = admission.ttft and ttft_s > self.ttft_limit_s[request] * admission.slack
-        slow = admission.tpot and tpot_s > self.tpot_limit_s[request] * admission.slack
-        if late or slow:
+        if refused:
             self._answer(request, REJECTED, at)
             return
         try:
@@ -295,6 +299,7 @@ class GenerationLoop:
                 return
             group = self.groups[at]
             group.clock = [self.now_s + group.gap_s] * len(group.clock)
+            engine.last_step_s = self.now_s - engine.begun_s  # as its group tells
         gained, over = engine.end()
         told_s = self.now_s + self.overheads.request_s
         for request in gained:

@@ -38,7 +38,8 @@ def simulate_generation(
     Every model of a group has an engine there (``blocks.sched.Scheduler`` as it serves, on a
     simulated clock): continuous batching, chunked prompts, blocks of the key-value cache,
     preemption. The engines of a group take turns on its stages. A request goes to the engine that
-    is predicted to give its first token soonest, and is refused where predictions break its limits.
+    is predicted to give its first token soonest, of those that are predicted to keep its limits,
+    and is refused where none is.
 
     Args:
         placement: groups with ``kv_tokens``.
@@ -54,8 +55,9 @@ def simulate_generation(
         cores: where devices share processor cores; then each group computes one step at a time
             (``EngineSettings(overlap=False)``).
         pace: by group and by the moment a step begins, how many times what its profile says it
-            takes; for machines whose speed changes. Nobody knows it: predictions go by the
-            profile. Needs ``EngineSettings(overlap=False)`` too.
+            takes; for machines whose speed changes. Nobody knows it beforehand: predictions go by
+            the profile, and by what the last steps took. Needs ``EngineSettings(overlap=False)``
+            too.
 
     Raises:
         ValueError: what does not fit together, with names.
