@@ -192,6 +192,7 @@ class RealService:
             over.set()
             await asyncio.gather(*tasks)
         assert not answers.wrong, answers.wrong[:3]
+        assert not [text for text in answers.told if ": 500 " in text], answers.told
         assert answers.answered == answers.asked
 
 

@@ -102,6 +102,27 @@ def test_a_server_shows_itself_and_keeps_its_state_behind_the_key():
     assert model.attainment is None  # it had no limit
 
 
+def test_an_observer_of_what_was_begun_anew_tells_of_that_alone():
+    clock = Clock()
+    recent = RecentRequests(clock=clock)
+    observer = Observer(recent, "a", 2, clock(), ttft_s=1.0, tpot_s=0.3, clock=clock)
+    clock.now_s += 0.5
+    observer(Delta("r0", 0, [7], "", finish_reason="stop"))
+    observer(Delta("r0", 1, [7, 7], ""))
+    observer.restart()
+    for step_s, index, tokens, reason in ((1.0, 0, [7], "stop"), (0.5, 1, [7], None)):
+        clock.now_s += step_s
+        observer(Delta("r0", index, tokens, "", finish_reason=reason))
+        assert not recent.models(), "the second sample has not ended"
+    clock.now_s += 0.25
+    observer(Delta("r0", 1, [7], "", finish_reason="stop"))
+    view = recent.models()["a"]
+    assert view.ttft_s is not None
+    assert view.tpot_s is not None
+    assert (view.ttft_s.p50, view.tpot_s.p50) == (pytest.approx(1.5), pytest.approx(0.25))
+    assert view.attainment == 0.0  # the first token came late
+
+
 def test_an_observer_tells_first_token_and_time_of_the_others():
     clock = Clock()
     recent = RecentRequests(clock=clock)

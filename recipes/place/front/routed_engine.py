@@ -128,7 +128,7 @@ class RoutedEngine:
         while True:
             found = self._desk.ask(ask, self._clock())
             if isinstance(found, Refusal):
-                self._metrics.refused(ask.model, 429, limited=True)
+                self._refused(ask, 429)
                 raise not_in_time(found, ask.slo)
             if not isinstance(found, Nowhere):
                 return self._desk.fleet.groups[found.seat.devices]
@@ -137,7 +137,7 @@ class RoutedEngine:
             left_s = self._load_wait_s - waited_s
             in_time_s = ask.slo.ttft_s * self._desk.router.slack - waited_s
             if found.wait_s is not None and found.wait_s > min(left_s, in_time_s):
-                self._metrics.refused(ask.model, 429, limited=_limited(ask.slo))
+                self._refused(ask, 429)
                 raise not_loaded_yet(ask.model, found.wait_s)
             broken = not found.coming and found.why != NO_ROOM  # room may come, as others end
             if left_s <= 0 or broken:
@@ -145,8 +145,13 @@ class RoutedEngine:
             await self._keeper.changed(min(left_s, 0.5))
 
     def _unavailable(self, ask: Ask, why: str) -> ApiError:
-        self._metrics.refused(ask.model, 503, limited=_limited(ask.slo))
+        self._refused(ask, 503)
         return not_loaded(ask.model, why, self._load_wait_s)
+
+    def _refused(self, ask: Ask, status: int) -> None:
+        """Counted, but for one that was taken before and fails now."""
+        if not ask.tried:
+            self._metrics.refused(ask.model, status, limited=_limited(self._slo))
 
     def _gained(self, delta: Delta) -> None:
         over = delta.finish_reason is not None
@@ -162,7 +167,7 @@ class RoutedEngine:
         """Called by the group's handle, before anybody has read of the stream."""
         self._keeper.notice(ask.tried[-1].devices)
         if not self._desk.lost(ask):
-            stream.fail(_gone(lost))
+            self._give_up(stream, _gone(lost))
             return
         task = asyncio.create_task(self._send_again(ask, stream, lost))
         self._again.add(task)
@@ -176,10 +181,14 @@ class RoutedEngine:
             pass
         except (ApiError, QueueFull, ValueError) as error:
             log.info("%s: %s, and then: %s", ask.parts[0].part_id, lost, error)
-            stream.fail(_gone(lost, error))
+            self._give_up(stream, _gone(lost, error))
         except BaseException:
             stream.fail(_gone(lost))
             raise
+
+    def _give_up(self, stream: Stream, error: ApiError) -> None:
+        self._metrics.recent.failed(self._model, limited=_limited(self._slo))
+        stream.fail(error)
 
 
 def _gone(lost: WorkLost, then: Exception | None = None) -> ApiError:

@@ -183,6 +183,25 @@ def test_a_request_is_sent_to_two_groups_at_most():
     assert desk.router.num_live == 0
 
 
+def test_tokens_that_nobody_saw_count_no_more():
+    fleet = Fleet(Placement(()), CAPACITY, 1, router((0,)))
+    desk = Desk(fleet, Traffic(NAMES, 60.0))
+    ask = Ask("c", (Part("x", 5), Part("y", 5)), 30, Slo(9.0, 9.0))
+    assert isinstance(desk.ask(ask, 0.0), Route)
+    desk.gain("x", 0, 3, over=True)
+    desk.gain("y", 0, 2, over=False)
+    desk.restart(ask)
+    assert ask.arrival is not None
+    assert ask.arrival.output_len == 0
+    assert desk.lost(ask)
+    assert desk.router.num_live == 0
+    found = desk.ask(ask, 1.0)  # its group goes on, and there is no other
+    assert isinstance(found, Route)
+    assert [seat.devices for seat in ask.tried] == [(0,), (0,)]
+    assert found.seat.num_live == 2
+    desk.router.check_invariants()
+
+
 def test_decisions_and_searches_need_no_torch():
     code = (
         "import sys; sys.modules['torch'] = None; "  # importing it now raises

@@ -226,6 +226,9 @@ async def test_a_request_with_tokens_and_nowhere_to_go_is_answered_503_with_the_
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "group_lost")
         assert "it ended" in answer.json()["error"]["message"]
         assert int(answer.headers["retry-after"]) >= 1
+        shown = (await client.get("/metrics")).text
+        assert 'blocks_cluster_requests_total{model="c",outcome="failed"} 1.0' in shown
+        assert 'outcome="unavailable"' not in shown
 
 
 @on_loop
@@ -241,6 +244,8 @@ async def test_a_request_whose_second_group_is_lost_too_ends_with_an_error():
         answer = await ask
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "group_lost")
         assert world.desk.router.num_live == 0
+        shown = (await client.get("/metrics")).text
+        assert 'blocks_cluster_requests_total{model="c",outcome="failed"} 1.0' in shown
 
 
 @on_loop
