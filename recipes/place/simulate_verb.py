@@ -1,5 +1,6 @@
 """``python -m recipes.place simulate``: what becomes of the traffic under a placement."""
 
+import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from recipes.place.planning import Change, PlaceTask, curves, read_placement
 from recipes.place.planning.asked_for import asked_for
 from recipes.place.planning.curves import Curve
 from recipes.place.planning.events_file import read_events
+from recipes.place.planning.outcome_rows import group_rows, model_rows
 from recipes.place.planning.profiles_here import profiles_here
-from recipes.place.planning.served import ModelServed, Percentiles, by_group, by_model, by_time
-from recipes.place.planning.tables import points, seconds, share, table
+from recipes.place.planning.served import ModelServed, by_model, by_time
+from recipes.place.planning.tables import points, share, table
 from recipes.place.planning.task import AnyOutcome
 from recipes.plan.writable import check_writable
 
@@ -68,42 +70,14 @@ def told(outcome: AnyOutcome) -> Iterator[str]:
     yield ""
     yield model_table(by_model(outcome))
     yield ""
-    rows = [
-        [
-            f"group {row.group}",
-            str(group.configuration),
-            f"{row.requests:,}",
-            share(row.utilisation),
-        ]
-        for row, group in zip(by_group(outcome), outcome.placement.groups, strict=True)
-    ]
-    yield table(["", "op x pp", "served", "at work"], rows)
+    yield table(*group_rows(outcome))
 
 
 def model_table(rows: Sequence[ModelServed]) -> str:
     """Rows as text; columns in which nothing happened are left out."""
-    head = ["model", "replicas", "requests", "in time"]
-    counted = ("refused", "unplaced", "failed", "late")
-    seen = [name for name in counted if any(getattr(row, name) for row in rows)]
-    timed = [("latency", "latency_s")]
-    if rows[0].ttft_s is not None:
-        timed = [("TTFT", "ttft_s"), ("TPOT", "tpot_s"), *timed]
-    head += [*seen, *(f"{name} p50 / p90 / p99" for name, _ in timed)]
-    return table(
-        head,
-        [
-            [
-                *(row.model, str(row.replicas), f"{row.requests:,}", share(row.attainment)),
-                *(f"{getattr(row, name):,}" for name in seen),
-                *(_percentiles(getattr(row, field)) for _, field in timed),
-            ]
-            for row in rows
-        ],
-    )
-
-
-def _percentiles(found: Percentiles) -> str:
-    return " / ".join(map(seconds, found))
+    counts = {name: operator.attrgetter(name) for name in ("refused", "unplaced", "failed", "late")}
+    seen = {name: count for name, count in counts.items() if any(map(count, rows))}
+    return table(*model_rows(rows, seen))
 
 
 def faulty(calm: AnyOutcome, outcome: AnyOutcome, events: Sequence[Event]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from recipes.place.config import PlaceConfig
 from recipes.place.fleet.live_group import LiveGroup
 from recipes.place.group import GroupHandle, GroupSpec, Listener, StartGroup, exec_group
+from recipes.place.group_spec import group_spec
 
 
 def this_machine(device: int = 0) -> str:
@@ -65,19 +66,12 @@ def launcher_of(config: PlaceConfig, ray_address: str | None = None) -> Launcher
 
 def spec_of(config: PlaceConfig, group: LiveGroup) -> GroupSpec:
     """What the group's process must know; the listener fills in where to call."""
-    limits = config.engine
-    return GroupSpec(
-        group=group.name,
+    return dataclasses.replace(
+        group_spec(config, group.name),
         devices=group.devices,
         tp=group.configuration.op,
         pp=group.configuration.pp,
-        device=config.cluster.device,
-        num_threads=limits.num_threads,
         memory_bytes=config.cluster.memory_bytes,
-        token_budget=limits.token_budget,
-        max_num_seqs=limits.max_num_seqs,
-        block_size=limits.block_size,
-        max_model_len=limits.max_model_len,
         heartbeat_s=config.serving.heartbeat_s,
     )
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from blocks.sched.cluster_sim.generation import EngineSettings
 from blocks.sched.placement import Placement
 from blocks.sched.profile import Profile
 from blocks.sched.workload import Workload
 from recipes.place.config import PlaceConfig
+from recipes.place.engine_settings import engine_settings
 from recipes.place.fleet import Capacity, Desk, Devices, Fleet, Router
 from recipes.place.fleet.drift import Traffic
 from recipes.place.fleet.keeper import Keeper
@@ -19,18 +19,6 @@ from recipes.place.front.model import front_model
 from recipes.place.group import GroupHandle
 from recipes.serve.config import ServerConfig
 from recipes.serve.page import RecentEvents
-
-
-def engine_settings(config: PlaceConfig) -> EngineSettings:
-    """Of every engine; groups compute one step at a time."""
-    limits = config.engine
-    return EngineSettings(
-        token_budget=limits.token_budget,
-        max_num_seqs=limits.max_num_seqs,
-        max_model_len=limits.max_model_len,
-        block_size=limits.block_size,
-        overlap=False,
-    )
 
 
 def _handle_on(fleet: Fleet, devices: Devices) -> GroupHandle | None:
@@ -66,7 +54,7 @@ def build_lobby(
     events = RecentEvents()
     least = {model.name: model.kv_tokens for model in config.models}
     capacity = Capacity(profiles, config.cluster.memory_bytes, least)
-    router = Router(engine_settings(config), serving.slack)
+    router = Router(engine_settings(config.engine), serving.slack)
     fleet = Fleet(
         placement,
         capacity,
@@ -93,7 +81,7 @@ def build_lobby(
     replanner = Replanner(
         keeper,
         traffic,
-        settings=engine_settings(config),
+        settings=engine_settings(config.engine),
         slack=serving.slack,
         bytes_per_s=serving.load_bytes_per_s,
         least_gain=serving.least_gain,

@@ -17,6 +17,7 @@ from blocks.sched.placement import Placement
 from blocks.sched.profile import Profile
 from blocks.sched.workload import Workload
 from recipes.place.config import PlaceConfig, PlacedModel
+from recipes.place.engine_settings import engine_settings
 from recipes.place.planning.change import Change, workload_at
 from recipes.place.planning.rooms import capped, taken
 
@@ -103,14 +104,7 @@ class PlaceTask:
     @property
     def engine(self) -> EngineSettings:
         """Of every engine, where models generate."""
-        limits = self.config.engine
-        return EngineSettings(
-            token_budget=limits.token_budget,
-            max_num_seqs=limits.max_num_seqs,
-            max_model_len=limits.max_model_len,
-            block_size=limits.block_size,
-            overlap=False,  # groups compute one step at a time
-        )
+        return engine_settings(self.config.engine)
 
     def roomed(self, placement: Placement) -> Placement:
         """A placement whose rooms take all memory that is left, with rooms as engines have them."""

@@ -29,7 +29,7 @@ def timed(config: PlaceConfig, model: PlacedModel, say: Say) -> Profile:
         ValueError: a folder that is no model.
     """
     from recipes.model import read_config
-    from recipes.place.group import GroupSpec
+    from recipes.place.group_spec import group_spec
     from recipes.place.measure import Points, measure_profile
     from recipes.place.measure.layouts import layouts
 
@@ -43,15 +43,7 @@ def timed(config: PlaceConfig, model: PlacedModel, say: Say) -> Profile:
     if cluster.device == "cpu":  # ranks that share a core would be timed waiting for each other
         most = min(most, max(1, len(os.sched_getaffinity(0)) // limits.num_threads))
     found_layouts = layouts(read_config(folder), most)
-    spec = GroupSpec(
-        group="timed",
-        device=cluster.device,
-        num_threads=limits.num_threads,
-        token_budget=limits.token_budget,
-        max_num_seqs=limits.max_num_seqs,
-        block_size=limits.block_size,
-        max_model_len=limits.max_model_len,
-    )
+    spec = group_spec(config, "timed")
     say(f"{model.name}: timing it as {', '.join(f'{tp} x {pp}' for tp, pp in found_layouts)}")
     quarters = [0]
 

@@ -9,9 +9,10 @@ from blocks.sched.placement import Placement
 from recipes.place.planning.asked_for import asked_for
 from recipes.place.planning.change import Change
 from recipes.place.planning.curves import Curve
+from recipes.place.planning.outcome_rows import group_rows, model_rows
 from recipes.place.planning.planned import Planned
-from recipes.place.planning.served import Percentiles, by_group, by_model
-from recipes.place.planning.tables import points, seconds, share
+from recipes.place.planning.served import by_model
+from recipes.place.planning.tables import points, share
 from recipes.place.planning.task import AnyOutcome, PlaceTask
 from recipes.place.view.curve_charts import curve_charts
 from recipes.place.view.frame import facts, frame, section, table
@@ -87,35 +88,13 @@ def _placement(task: PlaceTask, placement: Placement) -> str:
 
 
 def _run(outcome: AnyOutcome, events: Sequence[Event]) -> tuple[str, ...]:
-    rows = by_model(outcome)
-    timed = [("latency", "latency_s")]
-    if rows[0].ttft_s is not None:
-        timed = [("TTFT", "ttft_s"), ("TPOT", "tpot_s"), *timed]
-    head = ["model", "replicas", "requests", "in time", "refused", "late", "lost"]
-    head += [f"{name} p50 / p90 / p99" for name, _ in timed]
-    models = [
-        [
-            *(row.model, str(row.replicas), f"{row.requests:,}", share(row.attainment)),
-            *(f"{count:,}" for count in (row.refused, row.late, row.unplaced + row.failed)),
-            *(_percentiles(getattr(row, field)) for _, field in timed),
-        ]
-        for row in rows
-    ]
-    groups = [
-        [
-            f"group {row.group}",
-            str(group.configuration),
-            f"{row.requests:,}",
-            share(row.utilisation),
-        ]
-        for row, group in zip(by_group(outcome), outcome.placement.groups, strict=True)
-    ]
+    counts = {
+        "refused": lambda row: row.refused,
+        "late": lambda row: row.late,
+        "lost": lambda row: row.unplaced + row.failed,
+    }
     return (
         section("Groups over time", occupancy(outcome, events), "Simulated."),
-        section("Models", table(head, models)),
-        section("Groups", table(["", "op x pp", "served", "at work"], groups)),
+        section("Models", table(*model_rows(by_model(outcome), counts))),
+        section("Groups", table(*group_rows(outcome))),
     )
-
-
-def _percentiles(found: Percentiles) -> str:
-    return " / ".join(map(seconds, found))
