@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,7 @@ from blocks._checks import check
 from blocks.pipeline import (
     DistributedTransport,
     Schedule,
+    TraceEvent,
     Transport,
     channels_of,
     in_process_transports,
@@ -97,12 +98,19 @@ class Place:
         made = DistributedTransport(self.pipeline, device=self.device, channels=channels)
         return self._closing.enter_context(made)
 
-    def planned(self, job: "PlannedJob") -> "PlannedPipeline":
-        """This device's share of a planned job; what it talks through is closed with the place."""
+    def planned(
+        self, job: "PlannedJob", on_event: Callable[[TraceEvent], None] | None = None
+    ) -> "PlannedPipeline":
+        """This device's share of a planned job; what it talks through is closed with the place.
+
+        Args:
+            on_event: told of every action of the schedule that was done.
+        """
+        here: dict[str, Any] = {"where": self.device, "on_event": on_event}
         if self.alone:
             (mesh,) = job.meshes
             (groups,) = run_local(mesh, lambda rank, groups: groups)
-            return job.pipeline(self.rank, groups, in_process_transports(1)[0], where=self.device)
+            return job.pipeline(self.rank, groups, in_process_transports(1)[0], **here)
         own = None
         for mesh in job.meshes:  # all processes make all groups, in one order
             made = make_device_mesh(mesh, self.device)
@@ -112,7 +120,7 @@ class Place:
         device = self.device if channels else "cpu"  # statuses alone go by the store
         made = DistributedTransport(device=device, channels=channels, name="planned")
         wire = self._closing.enter_context(made)
-        return job.pipeline(self.rank, axis_groups(own), wire, where=self.device)
+        return job.pipeline(self.rank, axis_groups(own), wire, **here)
 
     def ranks(self) -> Ranks:
         """Those that write and read a checkpoint together."""

@@ -39,7 +39,6 @@ REFUSED: dict[str, Any] = {
     "document_mask": (False, "planned attention is plain and causal"),
     "window": (None, "planned attention is plain and causal"),
     "compile": (False, "planned operations run one by one"),
-    "trace": (None, "planned stages write no traces"),
     "canonical": (True, "a plan says how gradients are added"),
 }
 """What a planned run cannot have, with what it must be and why."""

@@ -41,6 +41,7 @@ class PlannedReplica(Replica):
         # A replica's own stages are not made: the pipeline has the plan's.
         self.config, self.model, self.pipeline = config, model, pipeline
         self.stages = {}
+        self.schedule, self.rank, self.is_traced = pipeline.schedule, pipeline.rank, pipeline.speaks
         self.names = tuple(decoder_pieces(model))
         self.bounds: tuple[int, ...] = (0, config.context_len)
         self.copies: frozenset[str] = frozenset()

@@ -43,7 +43,8 @@ class PlannedTrainer(Trainer):
         plan = parallel_plan(self.config)
         assert plan is not None, "a trainer for plans"
         model = model_config(self.config, self.data.tokenizer)
-        pipeline = self.place.planned(self._job or job_for(self.config, model, plan))
+        job = self._job or job_for(self.config, model, plan)
+        pipeline = self.place.planned(job, lambda event: self._planned.hear(event))
         self._planned = PlannedReplica(self.config, model, pipeline, self.place.rank)
         return self._planned
 

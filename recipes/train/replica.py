@@ -58,6 +58,8 @@ class Replica:
         self.schedule, self.bounds = schedule, tuple(bounds)
         self.names = tuple(name for name, _ in Decoder(model, device="meta").named_parameters())
         layers, rank = stage_layers(config), transport.rank
+        self.rank = rank  # of the pipeline
+        self.is_traced = True  # no other process does the same
         self.stages = {
             stage: _make_stage(config, model, layers, stage, tensor)
             for stage, at in enumerate(schedule.placement)
@@ -86,7 +88,7 @@ class Replica:
             ties=tied_weights(model, len(layers)),
             seed=config.seed,
             device=config.device,
-            on_event=self._hear,
+            on_event=self.hear,
         )
 
     def _by_name(self) -> tuple[dict[str, nn.Parameter], frozenset[str]]:
@@ -245,7 +247,8 @@ class Replica:
         """Of the whole model."""
         return sum(p.numel() for p in Decoder(self.model, device="meta").parameters())
 
-    def _hear(self, event: TraceEvent) -> None:
+    def hear(self, event: TraceEvent) -> None:
+        """Pass an action that was done on to the listener."""
         if self.listener is not None:
             self.listener(event)
 

@@ -70,13 +70,21 @@ class StateTensors:
             }
 
     def _check_complete(self, stored: list[str]) -> None:
-        """Every parameter is there; and the moments of all of them, or of none before an update."""
+        """Every parameter is there; and the same moments of all that an optimizer has, or none of
+        any before an update."""
         known = set(stored)
         missing = [f"model.{name}" for name in self._parameters if f"model.{name}" not in known]
-        optimized = {key.rpartition(".")[0] for key in stored if key.startswith("optimizer.")}
-        if optimized:
-            every = (f"optimizer.{name}" for name, _, _ in self._optimized())
-            missing += [name for name in every if name not in optimized]
+        moments: dict[str, set[str]] = {}
+        for key in stored:
+            if key.startswith("optimizer."):
+                name, _, moment = key.removeprefix("optimizer.").rpartition(".")
+                moments.setdefault(name, set()).add(moment)
+        for optimizer in self._optimizers if moments else ():
+            names = [name for name, its, _ in self._optimized() if its is optimizer]
+            every = set().union(*(moments.get(name, ()) for name in names))
+            for name in names:
+                lacking = [f"{name}.{one}" for one in sorted(every - moments.get(name, set()))]
+                missing += [f"optimizer.{one}" for one in (lacking if name in moments else [name])]
         hint = "resume from a checkpoint that a run wrote, or start over in another folder"
         got = f"{missing[0]} and {len(missing) - 1} more missing" if missing else ""
         check(not missing, "checkpoint tensors", "all of the model and its optimizer", got, hint)

@@ -46,16 +46,18 @@ class StepWindows:
         place.wait_for_all()
         bounds = [replica.bounds] * replica.schedule.num_sequences
         meta = {"step": step, "dp": place.position.dp}
-        recorder = Recorder(place.position.pp, replica.schedule, bounds, meta)
+        recorder = Recorder(replica.rank, replica.schedule, bounds, meta)
         replica.listener = recorder
         try:
             yield
         finally:
             replica.listener = None
-        here = place.position
+        if not replica.is_traced:
+            return
         losses = () if replica.losses is None else replica.losses.tolist()
-        name = f"step-{step:06d}-rank-{here.pp}.jsonl"
-        write_traces(self._file(f"trace/replica-{here.dp}", name), [recorder.trace(losses)])
+        name = f"step-{step:06d}-rank-{replica.rank}.jsonl"
+        folder = f"trace/replica-{place.position.dp}"
+        write_traces(self._file(folder, name), [recorder.trace(losses)])
 
     def _file(self, folder: str, name: str) -> Path:
         path = self._out / folder / name

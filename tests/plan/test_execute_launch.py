@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
@@ -97,6 +98,18 @@ def test_threads_write_what_another_plan_reads(tmp_path: Path) -> None:
         checkpoint.load_whole(pipeline, tmp_path)
         return checkpoint.whole_state(pipeline)
 
+    lacking = {name: one for name, one in whole.items() if not name.endswith("mix.bias.exp_avg")}
+    checkpoint.save_whole(lacking, tmp_path / "lacking")
+    folders = {
+        "lacking": "all of the plan's, got no optimizer.mix.bias.exp_avg, and 0 more missing",
+        "nothing": "folder: expected a checkpoint of a planned run",
+    }
+    for name, words in folders.items():
+        with pytest.raises(ValueError, match=words):
+            on_threads(
+                job_of(case, (Mesh.of(a=1),), 3, blank),
+                lambda pipeline, name=name: checkpoint.load_whole(pipeline, tmp_path / name),
+            )
     for state in on_threads(job_of(case, (FOUR,), 3, blank), read):
         assert set(state) == set(whole)
         for name, one in state.items():

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from blocks.pipeline import Kind, replay
 from recipes.model import load_model
 from recipes.plan.config import PlanConfig
 from recipes.plan.parallel_plan import ParallelPlan
@@ -23,6 +25,8 @@ from recipes.train.planned_job import job_for
 from recipes.train.planned_trainer import PlannedTrainer
 from recipes.train.run import _settle, train
 from recipes.train.trainer import Trainer
+from recipes.train.verbs import traced_step
+from recipes.train.windows import StepWindows
 from tests.train.planned_runs import (
     CHANGED,
     NUM_STEPS,
@@ -127,6 +131,27 @@ def test_a_plain_run_goes_on_under_a_plan(alone: dict[str, Any], tmp_path: Path)
     again.restore(stored)
     assert_same(joined(before, report(again, NUM_STEPS - CHANGED)), alone)
     assert set(again.checkpoint().tensors) == set(trainer.checkpoint().tensors)
+
+
+@pytest.mark.usefixtures("one_trace")
+def test_steps_are_traced(tmp_path: Path) -> None:
+    config = planned("stages", tmp_path, trace="1:2")
+
+    def work(trainer: PlannedTrainer, _: Place) -> None:
+        windows = StepWindows(trainer, tmp_path)
+        for step in range(3):
+            with windows.around(step):
+                trainer.train_step()
+
+    in_processes(config, work)
+    files = sorted(path.name for path in (tmp_path / "trace").rglob("*.jsonl"))
+    assert files == ["step-000001-rank-0.jsonl", "step-000001-rank-1.jsonl"]
+    trace = traced_step(tmp_path, None)
+    kinds = Counter((event.action.kind, event.action.stage) for event in trace.events)
+    assert all(
+        kinds[kind, stage] == 2 for kind in (Kind.FORWARD, Kind.FULL_BACKWARD) for stage in (0, 1)
+    )
+    assert replay(trace).replayed.makespan > 0
 
 
 @pytest.mark.usefixtures("one_trace")

@@ -219,7 +219,14 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path, capsys) ->
     assert "error: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("lacking", ["model.final_norm.weight", "optimizer.final_norm.weight."])
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        "model.final_norm.weight",
+        "optimizer.final_norm.weight.",
+        "optimizer.final_norm.weight.exp_avg_sq",
+    ],
+)
 def test_a_checkpoint_that_lacks_tensors_is_refused(unbroken, tmp_path, lacking):
     last = load_latest(unbroken[1] / "checkpoints")
     assert last is not None

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
+from blocks._checks import check
 from blocks.sharding import ShardingSpec, torch_placements
 from recipes.plan.execute.planned_module import PlannedModule
 from recipes.plan.execute.planned_pipeline import PlannedPipeline
@@ -51,8 +52,13 @@ def save(pipeline: PlannedPipeline, device_mesh: DeviceMesh, folder: str | Path)
 
 
 def load(pipeline: PlannedPipeline, device_mesh: DeviceMesh, folder: str | Path) -> None:
-    """Read a checkpoint of any plan of the model; a call of all devices of the job."""
+    """Read a checkpoint of any plan of the model; a call of all devices of the job.
+
+    Raises:
+        ValueError: no checkpoint there, or one that lacks tensors of this device.
+    """
     state = state_dict(pipeline, device_mesh) | {NUM_UPDATES: _num_updates(pipeline)}
+    _check_complete(Path(folder), state)
     dcp.load(state, storage_reader=dcp.FileSystemReader(str(folder)))
     _set_num_updates(pipeline, state[NUM_UPDATES])
 
@@ -74,17 +80,36 @@ def save_whole(state: Mapping[str, Tensor], folder: str | Path) -> None:
 
 
 def load_whole(pipeline: PlannedPipeline, folder: str | Path) -> None:
-    """Read a device's parts from a checkpoint of any plan, without torch.distributed."""
+    """Read a device's parts from a checkpoint of any plan, without torch.distributed.
+
+    Raises:
+        ValueError: no checkpoint there, or one that lacks tensors of this device.
+    """
     state: dict[str, Any] = {NUM_UPDATES: _num_updates(pipeline)}
     entries = [entry for module in pipeline.modules.values() for entry in _entries(module)]
     for key, part, shape, _ in entries:
         state[key] = torch.empty(shape, dtype=part.dtype)
+    _check_complete(Path(folder), state)
     with _alone():
         dcp.load(state, storage_reader=dcp.FileSystemReader(str(folder)), no_dist=True)
     machines = [module.machine for module in pipeline.modules.values()]
     for key, part, _, spec in entries:
         part.copy_(machines[0].cut(state[key], spec))
     _set_num_updates(pipeline, state[NUM_UPDATES])
+
+
+def _check_complete(folder: Path, wanted: Mapping[str, Tensor]) -> None:
+    """Before anything is read: torch would say which key it lacks, and not what to do."""
+    check((folder / ".metadata").is_file(), "folder", "a checkpoint of a planned run", str(folder))
+    stored = dcp.FileSystemReader(str(folder)).read_metadata().state_dict_metadata
+    missing = [key for key in wanted if key not in stored]
+    got = f"no {missing[0]}, and {len(missing) - 1} more missing" if missing else ""
+    hint = "read one of the same model, trained by the same optimizer in the same dtype"
+    check(not missing, f"tensors of {folder}", "all of the plan's", got, hint)
+    for key, tensor in wanted.items():
+        there = tuple(getattr(stored[key], "size", ()))
+        same = there == tuple(tensor.shape)
+        check(same, f"{key} of {folder}", tuple(tensor.shape), there, "of another model")
 
 
 @contextlib.contextmanager

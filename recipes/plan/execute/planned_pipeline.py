@@ -87,9 +87,11 @@ class PlannedPipeline:
             for at, module in self.modules.items()
         }
         first = [mesh.ranks[0] for mesh in meshes]
+        self.schedule = dataclasses.replace(schedule, edges=routes.edges)
+        self.speaks = device == first[self.rank]  # for the devices of its mesh, which do the same
         self._executor = Executor(
             self.rank,
-            dataclasses.replace(schedule, edges=routes.edges),
+            self.schedule,
             self._stages,
             CrossMeshTransport(self.rank, first, device, routes, self._parcels, wire, where),
             wire=lambda *_: [TOKEN],
