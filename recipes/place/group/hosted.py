@@ -36,7 +36,6 @@ class Hosted:
 
     order: to host it. unloads: orders to end it, to be answered together.
     engine: None while loading, and once its memory is being given back.
-    under_way: the batch that is being computed.
     busy: its engine may not step just now, for its processes are started anew.
     turn: number of the group's last step that was this model's.
     drain_until_s: when running requests are given up; None while it is not draining.
@@ -46,7 +45,6 @@ class Hosted:
         self.order = order
         self.unloads: list[Unload] = []
         self.engine: Engine | None = None
-        self.under_way: Batch | None = None
         self.closing = False
         self.busy = False
         self.turn = 0
@@ -117,13 +115,12 @@ class Hosted:
         try:
             deltas = self.engine.step()
         finally:
-            self.under_way = self._begun = None
+            self._begun = None
         now_s = self._clock()
         self._last_step_s = now_s - began_s
         return self._noted(deltas, now_s)
 
     def _on_batch(self, batch: Batch) -> None:
-        self.under_way = batch
         if self._begun is not None:
             self._begun(self, batch)
 
@@ -156,7 +153,6 @@ class Hosted:
         live = itertools.chain.from_iterable(map(scheduler.sequences, self._promises))
         stands = standing(
             live,
-            self.under_way,
             block_size=size,
             num_free_blocks=manager.num_free_blocks,
             expected_output=self._output_sum / finished if finished else 1.0,

@@ -134,11 +134,23 @@ def test_a_prompt_beside_decodes_is_cut_by_the_budget() -> None:
 
 
 def test_a_pipeline_needs_lanes_to_be_busy() -> None:
-    workload = ask([0.0] * 8, 10, 20)
+    workload = ask([0.0] * 8, 10, 80)
     lone = run(workload, on([["a"]], (1, 2)))
     lanes = run(workload, on([["a"]], (1, 2)), settings=EngineSettings(num_lanes=2))
     assert lone.utilisation[0] <= 0.5 + 1e-9
-    assert lanes.utilisation[0] > 0.8
+    assert lanes.utilisation[0] > 0.9
+    with pytest.raises(ValueError, match="num_lanes: expected 1 where steps do not overlap, got 2"):
+        EngineSettings(num_lanes=2, overlap=False)
+
+
+def test_batches_on_their_way_share_a_cache_and_wait_for_no_token() -> None:
+    """The prompt's chunks follow one another; half of the cache would not hold it."""
+    settings = EngineSettings(token_budget=100, num_lanes=2, block_size=16)
+    outcome = run(ask([0.0], 300, 1), on([["a"]], (1, 2), kv=320), settings=settings)
+    assert outcome.ttft_s == pytest.approx([0.4]), "three chunks of 0.1 s a stage, and one stage"
+    assert outcome.predicted_ttft_s == pytest.approx([0.4])
+    alone = run(ask([0.0], 300, 1), on([["a"]], (1, 2)), settings=EngineSettings(token_budget=100))
+    assert alone.ttft_s == pytest.approx([0.6])
 
 
 def test_two_models_take_turns() -> None:

@@ -1,5 +1,6 @@
 """One engine of a simulated group: the scheduler that serves also decides here."""
 
+import collections
 from collections.abc import Callable
 
 from blocks.sched.batch import Batch
@@ -14,9 +15,9 @@ class Engine:
     """A model's engine in a group: ``Scheduler`` on a simulated clock, and what was seen of it.
 
     live: sequences that are not finished, by index of their request.
-    in_flight: the step that is under way.
-    begun_s, free_s: when that step has begun, and when it is through.
-    told_s: when by its profile it should be, as far as anybody outside can tell.
+    in_flight: the batches that are on their way, at most ``num_lanes``, in order.
+    begun_s, free_s: when the last of them has begun, and when it is through.
+    told_s: when by its profile each of them should be, as far as anybody outside can tell.
     last_step_s: for how long the last step kept its neighbours waiting; by its profile, until it is
         known.
     turn: number of the last step in the group that was this engine's.
@@ -41,11 +42,12 @@ class Engine:
             max_num_seqs=settings.max_num_seqs,
             max_model_len=settings.max_model_len,
             clock=clock,
+            max_in_flight=settings.num_lanes,
         )
         self.live: dict[int, Sequence] = {}
-        self.in_flight: Batch | None = None
+        self.in_flight: collections.deque[Batch] = collections.deque()
         self.begun_s = self.free_s = 0.0
-        self.told_s = 0.0
+        self.told_s: collections.deque[float] = collections.deque()
         self.last_step_s = 0.0
         self.turn = 0
         self._num_finished, self._output_sum = 0, 0
@@ -62,20 +64,24 @@ class Engine:
         )
         self.live[request] = self.scheduler.add(asked)
 
+    def may_begin(self) -> bool:
+        """Whether there may be something to do, and one more batch on its way."""
+        return len(self.in_flight) < self.settings.num_lanes and self.scheduler.has_work()
+
     def begin(self) -> tuple[float, ...]:
         """Schedule the next step; seconds of each stage, none where there is nothing to do."""
         batch = self.scheduler.schedule()
         if not batch.entries:
             return ()
-        self.in_flight = batch
+        self.in_flight.append(batch)
         stage_s = self.step_time(load_of(batch))
         self.last_step_s = self.settings.holds_s(stage_s)
         return stage_s
 
     def end(self) -> tuple[list[int], list[int]]:
-        """The step is through; requests that gained a token, and those of them that are over."""
-        batch, self.in_flight = self.in_flight, None
-        assert batch is not None, "no step is under way"
+        """The first step is through; requests that gained a token, and those that are over."""
+        batch = self.in_flight.popleft()
+        self.told_s.popleft()
         gained, over = [], []
         drawn = [[0] * entry.num_samples for entry in batch.entries]
         for sequence, _, reason in self.scheduler.update(batch, drawn):
@@ -93,7 +99,6 @@ class Engine:
         mean = self._output_sum / self._num_finished if self._num_finished else 1.0
         return standing(
             self.live.values(),
-            self.in_flight,
             block_size=self.settings.block_size,
             num_free_blocks=self.allocator.num_free_blocks,
             expected_output=mean,

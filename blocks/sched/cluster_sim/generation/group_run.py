@@ -8,8 +8,8 @@ Due = Callable[[Engine], float]
 
 
 class GroupRun:
-    """A group's stages and engines. A step goes through the stages one after another; steps of
-    several engines follow one another through the pipeline.
+    """A group's stages and engines. A step goes through the stages one after another; steps follow
+    one another through the pipeline, those of several engines and, with several lanes, of one.
 
     clock: for each stage, from when on it is free.
     engines: of all its models; new ones each time the group starts.
@@ -40,7 +40,7 @@ class GroupRun:
         """
         if self._is_held():
             return None
-        ready = [e for e in self.engines if e.in_flight is None and e.scheduler.has_work()]
+        ready = [engine for engine in self.engines if engine.may_begin()]
         if len(ready) > 1:
             ready.sort(key=lambda engine: (0.0 if due is None else due(engine), engine.turn))
         for engine in ready:
@@ -57,16 +57,18 @@ class GroupRun:
                 self.work_s += seconds
             if not self.overlap:
                 self.clock = [self.clock[-1]] * len(self.clock)
-            engine.begun_s, engine.free_s, engine.told_s = now_s, at_s, at_s
+            engine.begun_s, engine.free_s = now_s, at_s
+            engine.told_s.append(at_s)
             return engine
         return None
 
     def _is_held(self) -> bool:
-        return not self.overlap and any(e.in_flight is not None for e in self.engines)
+        return not self.overlap and any(engine.in_flight for engine in self.engines)
 
     def busy_s(self, engine: Engine, now_s: float) -> float:
         """Seconds until the engine may begin a step, by its profile."""
-        ends_s = engine.told_s if engine.in_flight is not None else now_s
+        is_full = len(engine.in_flight) >= engine.settings.num_lanes
+        ends_s = engine.told_s[0] if is_full else now_s
         return max(0.0, self.clock[0] - now_s, ends_s - now_s)
 
     def others_s(self, engine: Engine) -> float:
@@ -75,7 +77,5 @@ class GroupRun:
         return sum((e.last_step_s for e in busy), 0.0)
 
     def has_more(self) -> bool:
-        """Whether another engine could begin a step."""
-        return not self._is_held() and any(
-            e.in_flight is None and e.scheduler.has_work() for e in self.engines
-        )
+        """Whether another step could begin."""
+        return not self._is_held() and any(engine.may_begin() for engine in self.engines)

@@ -117,23 +117,20 @@ class GenerationLoop:
         for model in self.placement.groups[at].models:
             if model not in self.index:
                 continue
-            lanes = self.settings.num_lanes
-            kv_tokens = self.placement.groups[at].kv_tokens_of(model) // lanes
+            kv_tokens = self.placement.groups[at].kv_tokens_of(model)
             num_blocks = kv_tokens // self.settings.block_size
-            check(num_blocks > 0, f"kv_tokens of {model}", "at least a block a lane", kv_tokens)
+            check(num_blocks > 0, f"kv_tokens of {model}", "at least a block", kv_tokens)
             number = self.index[model]
-            step_time = self.step_times[at, number]
-            for _ in range(lanes):
-                engines.append(
-                    Engine(
-                        number,
-                        step_time,
-                        self.settings,
-                        num_blocks,
-                        self.make_allocator,
-                        lambda: self.now_s + self.clock_off_s,
-                    )
+            engines.append(
+                Engine(
+                    number,
+                    self.step_times[at, number],
+                    self.settings,
+                    num_blocks,
+                    self.make_allocator,
+                    lambda: self.now_s + self.clock_off_s,
                 )
+            )
         return engines
 
     # --- events ---------------------------------------------------------------------------------
@@ -282,7 +279,7 @@ class GenerationLoop:
         """Somebody has begun or ended on shared cores: everybody's end is another."""
         assert self.under_way is not None
         for at, ends_s in self.under_way.ends():
-            engine = next(e for e in self.groups[at].engines if e.in_flight is not None)
+            engine = next(e for e in self.groups[at].engines if e.in_flight)
             if engine.free_s != ends_s:
                 engine.free_s = ends_s
                 self._push(ends_s, STEP_ENDS, at, engine)
@@ -291,7 +288,7 @@ class GenerationLoop:
         if engine not in self.groups[at].engines:
             return  # the group stopped meanwhile
         if self.under_way is not None:
-            if engine.in_flight is None or engine.free_s != self.now_s:
+            if not engine.in_flight or engine.free_s != self.now_s:
                 return  # planned anew meanwhile
             over = self.under_way.through(at, self.now_s)
             self._plan_ends()

@@ -27,7 +27,9 @@ def predict(
     """What a request would see, judged by what stands in its engine and its group.
 
     The prompt tokens before it and its own fill steps of the token budget, beside the decodes; one
-    step of every other busy engine of the group comes between two of them. Where the cache is
+    step of every other busy engine of the group comes between two of them. With several lanes every
+    step has its share of the decodes, and steps follow one another as fast as the slowest stage
+    takes them, or a lane comes free. Where the cache is
     short of blocks, enough running answers must end first: they are taken to be of the mean length
     of the answers so far, as nobody knows how long an answer will be.
 
@@ -38,24 +40,34 @@ def predict(
         busy_s: seconds until the engine could begin a step.
         others_s: what the last steps of the group's other busy engines took of its slowest stage.
     """
+    lanes = settings.num_lanes
+    decodes = _share(stands.num_decodes, stands.context_len, lanes)
     todo = stands.num_prompt + prompt_len
-    per_step = max(1, settings.token_budget - stands.num_decodes)
+    per_step = max(1, settings.token_budget - decodes[0])
     num_steps = -(-todo // per_step)
 
-    def longest(stage_s: Seconds) -> float:
-        """A step with those of the others, where it is followed by the next of its engine."""
-        return max(sum(stage_s), settings.holds_s(stage_s) + others_s)
+    def apart_s(stage_s: Seconds, lanes: int) -> float:
+        """From one step of the engine to the next, with those of the others in between."""
+        return max(sum(stage_s) / lanes, settings.holds_s(stage_s) + others_s)
 
     def seconds(num_prompt: int, num_decodes: int, context_len: int) -> Seconds:
         return step_time(Load(num_prompt, (), num_decodes, context_len))
 
-    last_s = seconds(todo - (num_steps - 1) * per_step, stands.num_decodes, stands.context_len)
-    ttft_s = busy_s + others_s + sum(last_s)
+    ttft_s = busy_s + others_s + sum(seconds(todo - (num_steps - 1) * per_step, *decodes))
     if num_steps > 1:
-        full_s = seconds(per_step, stands.num_decodes, stands.context_len)
-        ttft_s += (num_steps - 1) * longest(full_s)
-    tpot_s = longest(seconds(0, *_later(stands, settings, prompt_len)))
+        ttft_s += (num_steps - 1) * apart_s(seconds(per_step, *decodes), lanes)
+    together, context_len = _later(stands, settings, prompt_len)
+    turns = min(lanes, together)
+    tpot_s = turns * apart_s(seconds(0, *_share(together, context_len, turns)), turns)
     return Prediction(ttft_s + _wait_s(stands, settings, prompt_len, tpot_s), tpot_s)
+
+
+def _share(num_decodes: int, context_len: int, lanes: int) -> tuple[int, int]:
+    """Of so many sequences those that decode in one of the batches, and their tokens."""
+    if lanes == 1 or not num_decodes:
+        return num_decodes, context_len
+    share = -(-num_decodes // lanes)
+    return share, context_len * share // num_decodes
 
 
 def _later(stands: Standing, settings: EngineSettings, prompt_len: int) -> tuple[int, int]:

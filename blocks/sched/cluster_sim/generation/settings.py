@@ -21,8 +21,8 @@ class EngineSettings:
     max_num_seqs: most sequences running at a time.
     max_model_len: most tokens of a sequence.
     block_size: token slots a block of the key-value cache.
-    num_lanes: engines that share the place and the cache of a replica; as many as stages keep a
-        pipeline busy, for an engine has one step on its way at a time.
+    num_lanes: batches that an engine has on their way through the stages at a time, as
+        ``EngineConfig.pp_batches`` of ``recipes.serve``; one a stage keeps all of them at work.
     overlap: steps of engines follow one another through a group's stages, each at work for
         another engine; else the group computes one step at a time, first stage to last.
     turns: which engine of a group begins the next step: the one whose most urgent request is due
@@ -40,6 +40,8 @@ class EngineSettings:
     def __post_init__(self) -> None:
         for name in ("token_budget", "max_num_seqs", "max_model_len", "block_size", "num_lanes"):
             check_count(name, getattr(self, name))
+        apart = self.num_lanes == 1 or self.overlap
+        check(apart, "num_lanes", "1 where steps do not overlap", self.num_lanes)
         check(self.turns in TURNS, "turns", f"one of {TURNS}", repr(self.turns))
 
     def holds_s(self, stage_s: Sequence[float]) -> float:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from blocks.sched.batch import Batch
 from blocks.sched.request import Sequence, State
 
 
@@ -45,17 +44,15 @@ class Standing(NamedTuple):
 
 def standing(
     live: Iterable[Sequence],
-    under_way: Batch | None,
     *,
     block_size: int,
     num_free_blocks: int,
     expected_output: float = 1.0,
 ) -> Standing:
-    """What stands in a scheduler.
+    """What stands in a scheduler, the batches that are out taken for computed.
 
     Args:
         live: its sequences that are not finished.
-        under_way: the batch it scheduled and was not told of yet.
         expected_output: mean tokens of the answers so far, as nobody knows the next one's.
     """
     num_prompt = num_decodes = context_len = num_live = live_tokens = waiting_blocks = 0
@@ -67,17 +64,15 @@ def standing(
         if sequence.state is State.DECODING:
             num_decodes += 1
             context_len += num_tokens
+        elif sequence.num_scheduled < num_tokens:
+            num_prompt += num_tokens - sequence.num_scheduled
         else:
-            num_prompt += num_tokens - sequence.num_computed
+            num_decodes += sequence.samples_due
+            context_len += sequence.samples_due * num_tokens
         if sequence.state is State.WAITING:
             waiting_blocks -= -num_tokens // block_size
         else:
             running.append((sequence.num_output, sequence.num_slots // block_size))
-    for entry in under_way.entries if under_way is not None else ():
-        if entry.sequence.state is not State.DECODING:
-            num_prompt -= entry.num_tokens
-            num_decodes += entry.num_samples
-            context_len += entry.num_samples * len(entry.sequence.tokens)
     return Standing(
         num_prompt,
         num_decodes,
