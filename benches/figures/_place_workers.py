@@ -17,7 +17,14 @@ import torch
 
 from benches.figures.row import Measured, Row
 from benches.prefill_chunks import FIRST, greedy_equal_time, makespans
-from benches.stage_pieces import Stages, finish_s, prompt_batch
+from benches.stage_batches import (
+    NUM_REQUESTS,
+    OUTPUT_LEN,
+    PROMPT_LEN,
+    timed_tokens_a_second,
+    wall_tokens_a_second,
+)
+from benches.stage_pieces import BLOCK, Stages, finish_s, prompt_batch
 from blocks.pipeline.slicing import makespan_s
 from recipes.model import Decoder, ModelConfig, init_weights, read_config, save_model
 from recipes.model.tokenizer import Tokenizer
@@ -79,6 +86,15 @@ def rows() -> Iterator[Row]:
         "exact within 5 % of the best",
         COMMAND,
         _real,
+    )
+    yield Row(
+        f"tokens a second of pp=2, two batches in flight over one, {NUM_REQUESTS} requests of "
+        f"{PROMPT_LEN} + {OUTPUT_LEN} tokens (width 256, 8 layers), real engine and stages, from "
+        "their processor time, a processor each (in brackets: wall time of forked ranks here and "
+        "now)",
+        ">= 1.5 x of whole steps, more than of steps cut by measured times",
+        COMMAND,
+        _batches,
     )
 
 
@@ -160,11 +176,7 @@ def _simulated(seq_len: int, stages: int) -> Measured:
 
 def _real() -> Measured:
     """Costs measured here, cuts by them; runs of every cut timed, and the pipeline they make."""
-    sizes: dict[str, Any] = {
-        **SIZES, "hidden_size": 256, "intermediate_size": 1024, "num_layers": 8, "head_dim": 64,
-        "max_positions": PROMPT + 64,
-    }  # fmt: skip
-    config = ModelConfig("llama", **sizes)
+    config = _wide()
     torch.set_num_threads(1)
     with _saved(config) as folder:
         stages = Stages(folder, Layout(pp=2).layers(config), PROMPT)
@@ -188,6 +200,39 @@ def _real() -> Measured:
     )
     text += f" of exact, {len(cuts['exact']) - 1} slices, {ends['exact'] * 1e3:.0f} ms"
     return Measured(text, ends["exact"] <= 1.05 * min(ends.values()))
+
+
+def _wide() -> ModelConfig:
+    """A decoder whose steps take their time."""
+    sizes: dict[str, Any] = {
+        **SIZES, "hidden_size": 256, "intermediate_size": 1024, "num_layers": 8, "head_dim": 64,
+        "max_positions": PROMPT + 64,
+    }  # fmt: skip
+    return ModelConfig("llama", **sizes)
+
+
+def _batches() -> Measured:
+    """The same requests by an engine with one batch under way, whole or cut, and with two."""
+    config = _wide()
+    torch.set_num_threads(1)
+    with _saved(config) as folder:
+        held = NUM_REQUESTS * (PROMPT_LEN + OUTPUT_LEN + BLOCK)
+        stages = Stages(folder, Layout(pp=2).layers(config), held)
+        tokenizer = Tokenizer.from_folder(folder)
+        cost = stages.cost(256, (1, 8, 32, 64, 128, 256))
+        rates = {
+            (depth, is_cut): timed_tokens_a_second(stages, tokenizer, depth, price, rounds=2)
+            for depth in (1, 2)
+            for is_cut, price in ((False, None), (True, cost))
+        }
+        one, two = wall_tokens_a_second(folder, (1, 2), rounds=3)
+    whole = rates[2, False] / rates[1, False]
+    cut = rates[2, True] / rates[1, True]
+    text = (
+        f"{whole:.2f} x of whole steps ({two / one:.2f}), {cut:.2f} x of cut ones; "
+        f"{max(rates[2, False], rates[2, True]):.0f} tokens/s"
+    )
+    return Measured(text, whole >= 1.5 and cut > 1)
 
 
 def _total(price: Any, bounds: Sequence[int]) -> float:
