@@ -37,14 +37,14 @@ class LayerSums:
         import numpy as np
 
         self.shapes, self.options = tuple(shapes), tuple(options)
-        self._layers = {name: np.asarray(values, float) for name, values in layers.items()}
-        self._stage = {name: np.asarray(values, float) for name, values in (stage or {}).items()}
-        self._transfer = transfer
-        for name in (*self._layers, *self._stage):
+        self.layers = {name: np.asarray(values, float) for name, values in layers.items()}
+        self.stage = {name: np.asarray(values, float) for name, values in (stage or {}).items()}
+        self.transfer = transfer
+        for name in (*self.layers, *self.stage):
             check(name in StageCost._fields, "layers", f"names of {StageCost._fields}", name)
-        check("forward_s" in self._layers, "layers", "forward_s among them", [*self._layers])
-        self.num_layers = len(self._layers["forward_s"])
-        for name, values in self._layers.items():
+        check("forward_s" in self.layers, "layers", "forward_s among them", [*self.layers])
+        self.num_layers = len(self.layers["forward_s"])
+        for name, values in self.layers.items():
             wanted = (self.num_layers, len(self.shapes), len(self.options))
             check(values.shape == wanted, f"shape of {name}", wanted, values.shape)
 
@@ -57,16 +57,16 @@ class LayerSums:
         shape = (count, count, len(self.shapes), len(self.options))
         above = np.arange(count)[:, None] < np.arange(count)[None, :]
         blank = np.zeros((self.num_layers, *shape[2:]))
-        cannot = _sums(np.isinf(self._layers["forward_s"]).astype(float), bounds) > 0
+        cannot = _sums(np.isinf(self.layers["forward_s"]).astype(float), bounds) > 0
         cells = {}
         for name in StageCost._fields:
-            values = self._layers.get(name, blank)
+            values = self.layers.get(name, blank)
             values = np.where(np.isfinite(values), values, 0.0)
             found = (_largest if name == "transient_bytes" else _sums)(values, bounds)
-            found = found + self._stage.get(name, 0.0)
+            found = found + self.stage.get(name, 0.0)
             found = np.where(above[:, :, None, None] & ~cannot, found, np.inf)
             cells[name] = np.ascontiguousarray(found)
-        sends = transfers(bounds, self.shapes, self._transfer)
+        sends = transfers(bounds, self.shapes, self.transfer)
         return StageTable(tuple(bounds), self.shapes, self.options, cells, *sends)
 
 
