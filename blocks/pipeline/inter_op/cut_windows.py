@@ -1,6 +1,5 @@
 """``CutWindows``: how far stages reach that keep to memory and a cap. Needs numpy, no torch."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -33,6 +32,7 @@ class CutWindows:
         schedule: a name of ``FLOWS`` whose memory does not depend on the number of all stages.
         num_microbatches: of a step.
         caps: bytes of a device, for every shape.
+        able: which shapes a stage may have.
     """
 
     def __init__(
@@ -41,19 +41,22 @@ class CutWindows:
         schedule: str,
         num_microbatches: int,
         caps: Sequence[int | float],
+        able: Sequence[bool],
     ) -> None:
         import numpy as np
 
         self.flow, self.count, self.num_layers = FLOWS[schedule], num_microbatches, sums.num_layers
+        self.schedule, self.shape_caps = schedule, caps
+        self.alike = schedule == "one_f_one_b"
         assert not self.flow.follows_depth, "stages hold as much in every plan"
         exists = np.isfinite(sums.layers["forward_s"])
-        pairs = np.argwhere(exists.any(axis=0))
+        pairs = np.argwhere(exists.any(axis=0) & np.array(able)[:, None])
         sizes = [shape.size for shape in sums.shapes]
         self.rows = tuple(Row(int(m), int(o), sizes[m]) for m, o in pairs)
         shapes, options = pairs.T
         self.caps = np.asarray(caps, float)[shapes]
         exists = exists[:, shapes, options].T
-        self.cannot = _upto((~exists).astype(float))
+        self.able = last_ends(_upto((~exists).astype(float)), np.array([[0.5]]))
         self.upto: dict[str, Any] = {}
         self.each: dict[str, Any] = {}
         for name in ("forward_s", "backward_s", "weight_s", "once_s", "fixed_bytes",
@@ -64,8 +67,8 @@ class CutWindows:
             self.each[name] = self._stage(sums, name, shapes, options)
         found = sums.layers.get("transient_bytes")
         values = 0.0 * exists if found is None else found[:, shapes, options].T
-        self.transient = _largest(np.where(exists, values, 0.0))
-        self.each["transient_bytes"] = self._stage(sums, "transient_bytes", shapes, options)
+        self.transient = np.where(exists, values, 0.0)
+        self.transient += self._stage(sums, "transient_bytes", shapes, options)[:, None]
         self._fits: dict[int, Any] = {}
 
     @staticmethod
@@ -86,29 +89,18 @@ class CutWindows:
         )
 
     def fit(self, to_end: int) -> Any:
-        """``[row, first]`` the last bound a stage may end at by memory; ``first`` for none."""
+        """``[row, first]`` the last bound a stage may end at by memory; ``first`` for none.
+
+        Of what is needed beside the rest, that of the first layer counts.
+        """
         import numpy as np
 
         held = self.flow.in_flight(to_end, to_end, self.count)
         if held in self._fits:
             return self._fits[held]
         upto = self.upto["fixed_bytes"] + held * self.upto["microbatch_bytes"]
-        room = self.caps - self.each["fixed_bytes"] - held * self.each["microbatch_bytes"]
-        room = room - self.each["transient_bytes"]
-        room = (room + HAIR * np.abs(room))[:, None] + upto[:, :-1]
-        room = room + HAIR * upto[:, -1:]
-        able = self.cannot[:, :-1]
-        num_rows, num_layers = able.shape
-        at = np.broadcast_to(np.arange(num_layers), able.shape).copy()
-        largest = np.zeros(able.shape)
-        row = np.arange(num_rows)[:, None]
-        for level in reversed(range(len(self.transient))):
-            then = at + 2**level
-            inside = np.minimum(then, num_layers)
-            most = np.maximum(largest, self.transient[level][row, np.minimum(at, num_layers - 1)])
-            good = (then <= num_layers) & (upto[row, inside] + most <= room)
-            good &= self.cannot[row, inside] == able
-            at, largest = np.where(good, then, at), np.where(good, most, largest)
+        each = self.each["fixed_bytes"] + held * self.each["microbatch_bytes"]
+        at = np.minimum(self._ends(upto, self.caps - each, self.transient), self.able)
         self._fits[held] = at
         return at
 
@@ -120,11 +112,28 @@ class CutWindows:
         found = self.fit(to_end)
         for forwards, backwards in {(self.count - kept, rest), (rest, self.count - kept)}:
             upto, each = self.seconds(forwards, backwards)
-            most = upto[:, :-1] + (cap - each)[:, None]
-            most = most + HAIR * (np.abs(cap) + upto[:, -1:])
-            ends = [np.searchsorted(*pair, side="right") - 1 for pair in zip(upto, most)]
-            found = np.minimum(found, np.stack(ends))
-        return np.maximum(found, np.arange(found.shape[1]))
+            found = np.minimum(found, self._ends(upto, cap - each))
+        return found
+
+    def _ends(self, upto: Any, most: Any, first: Any = 0.0) -> Any:
+        """``[row, layer]`` the last bound up to which no more than ``most`` adds up, besides what
+        the first layer takes alone."""
+        return last_ends(upto, most[:, None] - first)
+
+
+def last_ends(upto: Any, most: Any) -> Any:
+    """The last bounds up to which sums from a layer on are at most so much; the layer for none.
+
+    Args:
+        upto: sums of the layers before every bound, ``[row, bound]``, ascending.
+        most: for every layer, ``[row, layer]`` or ``[row, 1]``.
+    """
+    import numpy as np
+
+    room = upto[:, :-1] + most + HAIR * (np.abs(most) + upto[:, -1:])
+    pairs = zip(upto, room, strict=True)
+    ends = np.stack([np.searchsorted(*pair, side="right") for pair in pairs]) - 1
+    return np.maximum(ends, np.arange(room.shape[1]))
 
 
 def _upto(values: Any) -> Any:
@@ -132,16 +141,3 @@ def _upto(values: Any) -> Any:
     import numpy as np
 
     return np.concatenate([np.zeros((len(values), 1)), values.cumsum(axis=1)], axis=1)
-
-
-def _largest(values: Any) -> list[Any]:
-    """By ``n`` the largest of ``2**n`` layers from each one on; of fewer at the end."""
-    import numpy as np
-
-    found = [values]
-    for level in range(1, max(1, math.floor(math.log2(values.shape[1])) + 1)):
-        last, half = found[-1], 2 ** (level - 1)
-        longer = last.copy()
-        longer[:, :-half] = np.maximum(last[:, :-half], last[:, half:])
-        found.append(longer)
-    return found

@@ -5,18 +5,21 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from blocks.pipeline.inter_op.budget import Budget
+from blocks.pipeline.inter_op.closed_formula import Plan
 from blocks.pipeline.inter_op.cut_windows import HAIR, CutWindows
+from blocks.pipeline.inter_op.formula import trip_bound
 from blocks.pipeline.inter_op.layer_sums import LayerSums
+from blocks.pipeline.inter_op.priced import Priced
 from blocks.pipeline.inter_op.stage_table import transfers
 
 MAX_PRICES = 6
 """Prices of a device looked at; any of them gives a bound."""
 
-MAX_CAPS = 60
+MAX_CAPS = 40
 """Caps looked at in all; fewer give a bound, too."""
 
-CLOSE = 1e-4
-"""Share to which the least cap is found."""
+FAR = 0.9
+"""Share of an interval of caps beyond which what is left of it is halved."""
 
 
 class CutPlan(NamedTuple):
@@ -27,8 +30,71 @@ class CutPlan(NamedTuple):
     devices: int
 
 
+class Bounded(NamedTuple):
+    """A bound; and the best plan met on the way: its cuts, and its stages by their indices."""
+
+    bound_s: float
+    plan: tuple[tuple[int, ...], Plan] | None
+
+
+def every_cut(
+    sums: LayerSums,
+    schedule: str,
+    num_microbatches: int,
+    caps: Sequence[int | float],
+    budget: Budget,
+    max_stages: int,
+    *,
+    wanted: float,
+    tolerance: float = 0.0,
+) -> Bounded:
+    """What no partition's step comes below, wherever its stages are cut, and plans near it.
+
+    Args:
+        sums: costs of layers.
+        schedule: a name of ``FLOWS`` whose memory does not depend on the number of all stages.
+        num_microbatches: of a step.
+        caps: bytes of a device, for every shape.
+        budget: devices.
+        max_stages: most stages of a plan.
+        wanted: no more than that is looked for.
+        tolerance: share by which the bound may be below the best plan met.
+    """
+    found = min(wanted, _one_stage(sums, schedule, num_microbatches, caps, budget))
+    devices = sum(budget.counts.values())
+    fewest = min(shape.size for shape in sums.shapes)
+    able = [shape.size <= devices - fewest for shape in sums.shapes]
+    windows = CutWindows(sums, schedule, num_microbatches, caps, able)
+    if min(max_stages, sums.num_layers) < 2 or not windows.rows:
+        return Bounded(found, None)
+    asked = EveryCut(sums, windows, budget, max_stages)
+    bound = asked.bound(found, tolerance)
+    return Bounded(min(found, bound), asked.met)
+
+
+def _one_stage(
+    sums: LayerSums,
+    schedule: str,
+    num_microbatches: int,
+    caps: Sequence[int | float],
+    budget: Budget,
+) -> float:
+    """Of plans of one stage; infinity where there is none."""
+    devices = sum(budget.counts.values())
+    priced = Priced(sums.at((0, sums.num_layers)), schedule, num_microbatches, caps)
+    formula, fits = trip_bound(priced), priced.fits(1)
+    assert formula is not None, "its memory is known"
+    found = float("inf")
+    for m, shape in enumerate(sums.shapes):
+        if shape.size == devices or not budget.whole:
+            for o in range(len(sums.options)):
+                if fits[0, 1, m, o]:
+                    found = min(found, formula.seconds([(0, 1, m, o)]))
+    return found
+
+
 class EveryCut:
-    """A bound on the steps of all partitions of many layers whose costs add up.
+    """A bound on the steps of all partitions of layers whose costs add up, into two or more stages.
 
     No step is shorter than ``total + wait`` of ``trip_bound``: the way of one microbatch through
     all stages and back, and what the slowest stage makes the others wait. For every cap on the wait
@@ -37,29 +103,26 @@ class EveryCut:
         value[s, m, k] = min over ends i in the window of k of
                          seconds[m, i] - seconds[m, k] + price devices[m] + after[s-1, m, i]
 
-    whose windows (``CutWindows``) are those of stages that fit and keep to the cap. The least over a
-    window is that of two windows whose lengths are powers of two, so a pass over all cuts takes
+    whose windows (``CutWindows``) are those of stages that fit and keep to the cap. The least over
+    a window is that of two windows whose lengths are powers of two, so a pass over all cuts takes
     ``layers log(layers)``, not the square of the layers. Devices have a price, as in ``Relaxed``:
     at any price the least is a bound. Totals fall as caps rise, so plans with a wait between two
     caps have at least the total of the upper one and the wait of the lower one; caps are halved
-    where that is least. Below the first cap at which the devices are enough for all layers
-    (``least_cap``, exact in the number of devices), there is no plan.
+    where that is least. Under caps at which the devices are not enough for all layers there is no
+    plan (``has_devices``, exact in the number of devices).
+
+    Reference: Zheng et al. 2022, Alpa, section 5.2, of caps; Everett 1963, Generalized Lagrange
+    multiplier method, of prices.
     """
 
     def __init__(
-        self,
-        sums: LayerSums,
-        schedule: str,
-        num_microbatches: int,
-        caps: Sequence[int | float],
-        budget: Budget,
-        max_stages: int,
+        self, sums: LayerSums, windows: CutWindows, budget: Budget, max_stages: int
     ) -> None:
         import numpy as np
 
-        self.windows = CutWindows(sums, schedule, num_microbatches, caps)
-        self.rows, self.budget = self.windows.rows, budget
-        self.alike = schedule == "one_f_one_b"
+        self.windows, self.rows, self.budget = windows, windows.rows, budget
+        self.alike, self.count = windows.alike, windows.count
+        self.sums, self.num_layers = sums, sums.num_layers
         self.devices = sum(budget.counts.values())
         fewest = min(row.devices for row in self.rows)
         self.max_stages = min(max_stages, self.devices // fewest, sums.num_layers)
@@ -76,70 +139,35 @@ class EveryCut:
         self.once_alone = self.windows.each["once_s"]
         self.price = float(self.whole[:, -1].min()) / self.devices
         self.num_caps = 0
-        self.plans: list[CutPlan] = []
+        self.met_s = float("inf")
+        self.met: tuple[tuple[int, ...], Plan] | None = None
 
-    def bound(self, enough: float) -> float:
-        """What no plan comes below; no more than ``enough``, where it stops to look."""
-        high = enough - self._total(self._at(enough), enough)
-        low = self.least_cap(high)
-        if low > high:
-            return enough
-        total = self._total(self._at(high), enough - low)
-        intervals = [(total + low, low, high, total)]
-        while intervals[0][0] < enough and self.num_caps < MAX_CAPS:
+    def bound(self, wanted: float, tolerance: float) -> float:
+        """What no plan comes below; no more than ``wanted`` is looked for."""
+        total = self._total(wanted, wanted)
+        if self.count == 1:  # there is no wait
+            return min(wanted, total)
+        intervals = [(total, 0.0, wanted, total)]
+        while intervals[0][0] < min(wanted, self.met_s * (1 - tolerance)):
+            if self.num_caps == MAX_CAPS:
+                break
             _, low, high, total = heapq.heappop(intervals)
-            middle = (low + high) / 2
-            below = self._total(self._at(middle), enough - low)
-            heapq.heappush(intervals, (below + low, low, middle, below))
-            heapq.heappush(intervals, (total + middle, middle, high, total))
-        return min(enough, intervals[0][0])
+            # Plans with a wait in [low, high) have at least this total: only lower waits matter.
+            rest = min(high, wanted - total)
+            cap = rest if rest - low < FAR * (high - low) else (low + rest) / 2
+            below = self._total(cap, wanted - low)
+            heapq.heappush(intervals, (below + low, low, cap, below))
+            if cap < rest:
+                heapq.heappush(intervals, (total + cap, cap, rest, total))
+        return min(wanted, intervals[0][0])
 
-    def least_cap(self, high: float) -> float:
-        """A wait that no plan is below, and nearly one has, by memory and the number of devices;
-        more than ``high`` where all are."""
-        if not self._enough_devices(high):
-            return high * (1 + CLOSE)
-        low = 0.0
-        while high - low > CLOSE * high:
-            middle = (low + high) / 2
-            if self._enough_devices(middle):
-                high = middle
-            else:
-                low = middle
-        return low
-
-    def _enough_devices(self, cap: float) -> bool:
-        """Whether stages within a cap come from the last layer to the first.
-
-        The earliest layer that so many stages on so many devices come to is found from the one
-        that fewer stages on fewer devices come to: what begins later is no further.
-        """
-        import numpy as np
-
-        nowhere = self.windows.num_layers + 1
-        first = np.full(self.devices + 1, nowhere)
-        first[0] = self.windows.num_layers
-        for ends in self._at(cap):
-            then = np.full(self.devices + 1, nowhere)
-            for row, last in zip(self.rows, ends, strict=True):
-                before = first[: self.devices + 1 - row.devices]
-                reached = np.searchsorted(last, before)
-                reached = np.where(before < nowhere, np.minimum(reached, before), nowhere)
-                at = then[row.devices :]
-                np.minimum(at, reached, out=at)
-            first = then
-            if (first[-1] if self.budget.whole else first.min()) == 0:
-                return True
-        return False
-
-    def _at(self, cap: float) -> list[Any]:
-        """Windows by stages to the end."""
+    def _total(self, cap: float, enough: float) -> float:
+        """The least that plans within a cap add; no more is looked for than ``enough``."""
         self.num_caps += 1
-        return [self.windows.within(n, cap) for n in range(1, self.max_stages + 1)]
-
-    def _total(self, every: list[Any], enough: float) -> float:
-        """The least that plans of these windows add; no more is looked for than ``enough``."""
-        program = _Program(self, every)
+        windows = [self.windows.within(n, cap) for n in range(1, self.max_stages + 1)]
+        program = _Program(self, cap, windows)
+        if not program.has_devices():
+            return float("inf")
         price, best = self.price, 0.0
         few: tuple[float, CutPlan] | None = None
         many: tuple[float, CutPlan] | None = None
@@ -152,7 +180,7 @@ class EveryCut:
             if worth > best:
                 best, self.price = worth, price
             if over == 0:
-                self.plans.append(plan)
+                self._meet(plan)
             idle = over < 0 and price == 0.0 and not self.budget.whole
             if over == 0 or idle or best >= enough:
                 break
@@ -173,19 +201,107 @@ class EveryCut:
                 break
         return best * (1 - HAIR)
 
+    def _meet(self, plan: CutPlan) -> None:
+        """Keep a plan of all devices, if it fits and is the best so far by ``trip_bound``."""
+        cuts = (*(stage[0] for stage in plan.stages), self.num_layers)
+        windows = self.windows
+        table = self.sums.at(cuts)
+        priced = Priced(table, windows.schedule, self.count, windows.shape_caps)
+        stages = [(n, n + 1, m, o) for n, (_, _, m, o) in enumerate(plan.stages)]
+        to_end = range(len(stages), 0, -1)
+        formula = trip_bound(priced)
+        assert formula is not None, "its memory is known"
+        if all(priced.fits(n)[stage] for n, stage in zip(to_end, stages, strict=True)):
+            seconds = formula.seconds(stages)
+            if seconds < self.met_s:
+                self.met_s, self.met = seconds, (cuts, tuple(stages))
+
 
 class _Program:
-    """The program over the windows of every number of stages to the end."""
+    """The program over the windows under a cap, for prices of devices.
 
-    def __init__(self, of: EveryCut, every: list[Any]) -> None:
+    Under 1F1B the cap is one on trips (``trip_bound``), too: with ``a`` trips from a stage to the
+    end and back, and what the stage itself adds for the other microbatches,
+
+        (B - 1 - a p + a) own + a rest <= cap
+
+    for the ``rest`` of the stages after it. At any price the program of those stages says what they
+    add at least, with the price for the most devices that stages before leave them; so the stages
+    whose ``own`` is too long even then end their windows earlier.
+    """
+
+    def __init__(self, of: EveryCut, cap: float, every: list[Any]) -> None:
         import numpy as np
 
-        self.of, self.every = of, every
+        self.of, self.cap, self.every = of, cap, every
         num_rows, num_bounds = of.whole.shape
         longest = max(int((ends - np.arange(num_bounds - 1)).max()) for ends in every)
         levels = max(1, longest).bit_length()
         self.tables = np.full((levels, num_rows, num_bounds), np.inf)
-        self.picks = [self._pick(ends) for ends in every]
+        self.left = of.devices - self._fewest_before()
+
+    def _fewest_before(self) -> Any:
+        """Devices that all layers before a bound need at least, ``[bound]``."""
+        import numpy as np
+
+        of, furthest = self.of, np.maximum.reduce(self.every)
+        reached = [0]
+        for devices in range(1, of.devices + 1):
+            at = reached[-1]
+            for r, row in enumerate(of.rows):
+                if row.devices <= devices:
+                    k = reached[devices - row.devices]
+                    at = max(at, k if k == of.num_layers else int(furthest[r, k]))
+            reached.append(at)
+        return np.searchsorted(np.array(reached), np.arange(of.num_layers + 1))
+
+    def _trips(self, to_end: int) -> list[tuple[float, float]]:
+        """How often what a stage itself adds is waited for, and what all after it add."""
+        of = self.of
+        rest, held = of.count - 1, min(to_end, of.count)
+        most = rest // held if of.alike else 0
+        return [(float(rest - a * held + a), float(a)) for a in sorted({1, most}) if 0 < a <= most]
+
+    def _ends(self, to_end: int, after: Any, price: float) -> Any:
+        """Windows that keep to the cap on trips, too.
+
+        after: priced, of the stages that follow, ``[shape, bound]``.
+        """
+        import numpy as np
+
+        of, ends = self.of, self.every[to_end - 1]
+        rest = (after - max(price, 0.0) * self.left)[of.shape_of]
+        for own, trips in self._trips(to_end):
+            alone = own * of.whole
+            sums = np.minimum.accumulate((alone + trips * rest)[:, ::-1], axis=1)[:, ::-1]
+            most = alone[:, :-1] + (self.cap - own * of.alone)[:, None]
+            most = most + HAIR * (self.cap + alone[:, -1:])
+            last = [np.searchsorted(*pair, side="right") for pair in zip(sums, most, strict=True)]
+            ends = np.minimum(ends, np.stack(last) - 1)
+        return np.maximum(ends, np.arange(of.num_layers))
+
+    def has_devices(self) -> bool:
+        """Whether stages within the cap come from the last layer to the first.
+
+        The earliest layer that so many stages on so many devices come to is found from the one
+        that fewer stages on fewer devices come to: what begins later is no further.
+        """
+        import numpy as np
+
+        of, nowhere = self.of, self.of.num_layers + 1
+        first = np.full(of.devices + 1, nowhere)
+        first[0] = of.num_layers
+        for ends in self.every:
+            then = np.full(of.devices + 1, nowhere)
+            for row, last in zip(of.rows, ends, strict=True):
+                before = first[: of.devices + 1 - row.devices]
+                reached = np.minimum(np.searchsorted(last, before), before)
+                at = then[row.devices :]
+                np.minimum(at, np.where(before < nowhere, reached, nowhere), out=at)
+            first = then
+            if (first[-1] if of.budget.whole else first.min()) == 0:
+                return True
+        return False
 
     def _pick(self, ends: Any) -> tuple[Any, Any]:
         """Where in the tables the two halves of every window are; infinity for empty ones."""
@@ -211,8 +327,11 @@ class _Program:
         paid = (of.alone + price * of.sizes)[:, None]
         after = np.full((len(of.begins), num_bounds), np.inf)
         after[:, -1] = 0.0
-        afters, values, firsts = [after], [], []
-        for ends, picks in zip(self.every, self.picks, strict=True):
+        afters, windows, firsts = [after], [], []
+        for to_end in range(1, len(self.every) + 1):
+            ends = self._ends(to_end, after, price)
+            windows.append(ends)
+            picks = self._pick(ends)
             tables[0] = of.whole + after[of.shape_of]
             tables[0, :, 0] = np.inf
             for level in range(1, len(tables)):
@@ -227,14 +346,13 @@ class _Program:
             firsts.append((once.min(axis=1) + paid[:, 0] + of.once_alone).min())
             after = np.full_like(after, np.inf)
             after[:, :-1] = (of.hops[:, :, :-1] + value[None]).min(axis=1)
-            values.append(value)
             afters.append(after)
         depth = int(np.argmin(firsts))
         if firsts[depth] == np.inf:
             return None
-        return self._trace(depth + 1, paid[:, 0], afters)
+        return self._trace(depth + 1, paid[:, 0], afters, windows)
 
-    def _trace(self, depth: int, paid: Any, afters: list[Any]) -> CutPlan:
+    def _trace(self, depth: int, paid: Any, afters: list[Any], windows: list[Any]) -> CutPlan:
         """The stages of the least plan of so many."""
         import numpy as np
 
@@ -242,7 +360,7 @@ class _Program:
         stages = []
         for to_end in range(depth, 0, -1):
             least, found = np.inf, (0, 0)
-            ends = self.every[to_end - 1][:, k]
+            ends = windows[to_end - 1][:, k]
             for r, last in enumerate(ends.tolist()):
                 if last <= k:
                     continue

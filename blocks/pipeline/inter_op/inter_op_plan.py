@@ -60,8 +60,8 @@ class InterOpPlan:
     formula_s: seconds by the closed formula, see ``closed_formula``.
     bound_s: no partition, schedule or number of microbatches that was allowed takes less by the
         same simulation, on the grid of ``granularity``.
-    granularity: stretches between bounds of the table that were one in the search for stages and
-        in the bound; 1 where stages could begin everywhere.
+    granularity: stretches between bounds of the table that were one in the bound; 1 where stages
+        could begin everywhere.
     rivals: the best simulated makespan met, by schedule and number of microbatches.
     """
 

@@ -10,10 +10,12 @@ from blocks.pipeline.inter_op.budget import budget
 from blocks.pipeline.inter_op.caps import Caps, caps_of
 from blocks.pipeline.inter_op.closed_formula import Plan
 from blocks.pipeline.inter_op.does_not_fit import why_not
-from blocks.pipeline.inter_op.flow import flow_name
+from blocks.pipeline.inter_op.every_cut import every_cut
+from blocks.pipeline.inter_op.flow import FLOWS, flow_name
 from blocks.pipeline.inter_op.formula import alpa
 from blocks.pipeline.inter_op.grid import FINER, bounds_of, near, thin
 from blocks.pipeline.inter_op.inter_op_plan import InterOpPlan, PlannedStage
+from blocks.pipeline.inter_op.layer_sums import LayerSums
 from blocks.pipeline.inter_op.plan_search import PlanSearch, Progress
 from blocks.pipeline.inter_op.priced import Priced
 from blocks.pipeline.inter_op.problem import Problem
@@ -63,7 +65,9 @@ def partition_mesh(
         effort: partial plans to continue at most in search of a proof. It bounds the search by
             counting, not by a clock, so equal arguments give equal plans.
         max_cells: where a table has more stretches between bounds, partitions are sought on a
-            grid of so many, and then finer near the cuts found.
+            grid of so many, and then finer near the cuts found. The bound is of every cut all the
+            same where layers' costs add up and memory does not follow the number of all stages
+            (``every_cut``), else of the grid.
         progress: called as the search goes on.
 
     Raises:
@@ -92,6 +96,19 @@ def partition_mesh(
         most = min(max_stages or len(stages.bounds), len(stages.bounds) - 1)
         return Problem(Priced(stages, name, count, caps), devices, most, caps)
 
+    def finer(search: PlanSearch, step: int) -> PlanSearch:
+        """Near the cuts found, and only there."""
+        while step > 1:
+            step = -(-step // FINER)
+            assert search.best is not None, "it began with a plan"
+            found, plan = search.best
+            name, count = found.priced.schedule, found.priced.count
+            stages = sources[count].at(near(found.cuts(plan), every[count], step, max_cells))
+            search = PlanSearch([problem_of(name, count, stages)], epsilon, 0, progress)
+            search.seed(search.problems[0], found, plan)
+            search.run()
+        return search
+
     thinned = {count: sources[count].at(thin(bounds, cell)) for count, bounds in every.items()}
     problems = [problem_of(name, count, thinned[count]) for count in counts for name in names]
     search = PlanSearch(problems, epsilon, effort, progress)
@@ -99,18 +116,24 @@ def partition_mesh(
     search.run()
     if search.best is None:
         raise why_not([(p.priced, p.max_stages) for p in problems], problems[0].devices)
-    bound_s, rivals, step = search.bound_s, search.rivals, cell
-    while step > 1:  # finer near the cuts found, and only there
-        step = -(-step // FINER)
-        found, plan = search.best
-        name, count = found.priced.schedule, found.priced.count
-        cuts = found.cuts(plan)
-        stages = sources[count].at(near(cuts, every[count], step, max_cells))
-        problem = problem_of(name, count, stages)
-        search = PlanSearch([problem], epsilon, 0, progress)
-        search.seed(problem, found, plan)
-        search.run()
-        assert search.best is not None, "it began with a plan"
+    bound_s, rivals, grid = search.bound_s, search.rivals, cell
+    search = finer(search, cell)
+    sums = {count: source for count, source in sources.items() if isinstance(source, LayerSums)}
+    if cell > 1 and len(sums) == len(counts) and not any(FLOWS[n].follows_depth for n in names):
+        bound_s, grid = search.best_s * (1 - epsilon / 2), 1
+        for problem in problems:
+            name, count = problem.priced.schedule, problem.priced.count
+            limits = (name, count, problem.caps, problem.devices, max_stages or longest - 1)
+            found = every_cut(sums[count], *limits, wanted=bound_s, tolerance=epsilon / 2)
+            bound_s = min(bound_s, found.bound_s)
+            if found.plan is not None:
+                cuts, plan = found.plan
+                other = PlanSearch(
+                    [problem_of(name, count, sums[count].at(cuts))], epsilon, 0, progress
+                )
+                other.meet(other.problems[0], plan)
+                search = min(search, finer(other, FINER), key=lambda one: one.best_s)
+    assert search.best is not None, "it began with a plan"
     problem, plan = search.best
     rivals[problem.priced.schedule, problem.priced.count] = search.best_s
     shapes = [problem.priced.table.shapes[stage[2]] for stage in plan]
@@ -122,7 +145,7 @@ def partition_mesh(
         makespan_s=search.best_s,
         formula_s=alpa(problem.priced).seconds(plan),
         bound_s=bound_s,
-        granularity=cell,
+        granularity=grid,
         rivals=tuple((*key, least) for key, least in rivals.items()),
     )
 

@@ -61,14 +61,18 @@ class PlanSearch:
         found, plan = search.best
         self.seed(next(problem for problem in self.problems if found.same(problem)), found, plan)
 
+    def meet(self, problem: Problem, plan: Plan) -> None:
+        """Begin with a plan."""
+        depth = len(plan) if problem.priced.flow.follows_depth else None
+        self._simulate(problem.of_depth(depth), [plan])
+
     def seed(self, problem: Problem, other: Problem, plan: Plan) -> None:
         """Begin with a plan of the same problem on other bounds."""
         numbers = {bound: n for n, bound in enumerate(problem.priced.table.bounds)}
         cuts = [numbers[cut] for cut in other.cuts(plan)]
         spans = itertools.pairwise(cuts)
         plan = tuple((*span, m, o) for span, (_, _, m, o) in zip(spans, plan, strict=True))
-        depth = len(plan) if problem.priced.flow.follows_depth else None
-        self._simulate(problem.of_depth(depth), [plan])
+        self.meet(problem, plan)
 
     def run(self) -> None:
         """Bounds, then formulas, then a proof."""

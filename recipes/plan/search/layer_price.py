@@ -27,6 +27,8 @@ class LayerPrice:
     flight_bytes: kept of a microbatch from its forward to its backward.
     transient_bytes: what its largest operation reads and writes.
     arrives_bytes: what it keeps of another layer's outputs, were it the first of a stage.
+    again_s: seconds by which its backward is longer where its forward is repeated; 0 where that was
+        not asked for.
     """
 
     compute_s: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -37,6 +39,7 @@ class LayerPrice:
     flight_bytes: float = 0.0
     transient_bytes: float = 0.0
     arrives_bytes: float = 0.0
+    again_s: float = 0.0
 
     def seconds(self, phase: str) -> float:
         """Of operations and collectives."""

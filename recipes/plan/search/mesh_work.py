@@ -16,9 +16,14 @@ Prices = dict[int, tuple[LayerPrice, ...]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MeshWork:
-    """What is done for every mesh, in a process of its own where there are cores for it."""
+    """What is done for every mesh, in a process of its own where there are cores for it.
+
+    reduced: the model, by number of microbatches.
+    again: the same with its forward repeated; empty where none is.
+    """
 
     reduced: Mapping[int, Reduced]
+    again: Mapping[int, Reduced]
     cluster: Cluster
     config: PlanConfig
 
@@ -47,10 +52,11 @@ class MeshWork:
                 optimizer=self.config.optimizer,
                 points=min(self.config.memory_points, 2 if kept else self.config.memory_points),
             )
-            asked = {one: self.reduced[one] for one in {count, *self._spread(mesh)}}
+            asked = {count, *self._spread(mesh)}
             for candidate in made:
                 if candidate not in kept:
-                    kept[candidate] = _prices(candidate, asked, cost, self.config)
+                    prices = {one: self._priced(candidate, one, cost) for one in asked}
+                    kept[candidate] = {one: p for one, p in prices.items() if p is not None}
         return kept
 
     def _spread(self, mesh: Mesh) -> set[int]:
@@ -59,12 +65,19 @@ class MeshWork:
         rows = {count: self.config.batch_size // count for count in self.reduced}
         return {count for count in rows if rows[count] * inside >= mesh.num_ranks}
 
-
-def _prices(
-    candidate: Candidate, reduced: Mapping[int, Reduced], cost: MeshCost, config: PlanConfig
-) -> Prices:
-    """By number of microbatches, those whose rows can be cut so."""
-    prices = {
-        count: priced(candidate, one, cost, config.optimizer) for count, one in reduced.items()
-    }
-    return {count: price for count, price in prices.items() if price is not None}
+    def _priced(
+        self, candidate: Candidate, count: int, cost: MeshCost
+    ) -> tuple[LayerPrice, ...] | None:
+        """Of so many microbatches; None where their rows cannot be cut so."""
+        once, again = self.reduced[count], self.again.get(count)
+        prices = priced(candidate, once, cost, self.config.optimizer)
+        if prices is None or again is None:
+            return prices
+        number = {origin: at for at, origin in enumerate(once.origins)}
+        choices = tuple(candidate.choices[number[origin]] for origin in again.origins)
+        repeated = Candidate(candidate.mesh, choices)
+        longer = priced(repeated, again, cost, self.config.optimizer)
+        assert longer is not None, "its operations are those of the model"
+        for price, other in zip(prices, longer, strict=True):
+            price.again_s = max(0.0, other.seconds("backward") - price.seconds("backward"))
+        return prices

@@ -77,7 +77,12 @@ def option_tables(
     repeats = (False, True) if config.recompute is None else (config.recompute,)
     found: dict[SubmeshShape, list[PricedOption]] = {shape: [] for shape in shapes}
     refused: list[ValueError] = []
-    work = MeshWork(reduced, cluster, config)
+    again = {
+        count: one.repeating(range(chains[count].num_layers))
+        for count, one in reduced.items()
+        if True in repeats
+    }
+    work = MeshWork(reduced, again, cluster, config)
     for number, ((shape, mesh), kept) in enumerate(
         zip(todo, in_parallel(work, [mesh for _, mesh in todo], config.workers), strict=True), 1
     ):
@@ -128,10 +133,10 @@ def _layer_sums(
 
 def _cost(price: LayerPrice, option: StageOption) -> StageCost:
     """What a layer adds to a stage."""
-    forward, again = price.seconds("forward"), option.recompute
+    again = option.recompute
     return StageCost(
-        forward_s=forward,
-        backward_s=price.seconds("backward") + again * forward,
+        forward_s=price.seconds("forward"),
+        backward_s=price.seconds("backward") + again * price.again_s,
         once_s=price.seconds("update"),
         fixed_bytes=price.fixed_bytes,
         microbatch_bytes=price.arrives_bytes if again else price.flight_bytes,
