@@ -78,7 +78,7 @@ class CutWindows:
         values = sums.stage.get(name)
         return np.zeros(len(shapes)) if values is None else values[shapes, options]
 
-    def seconds(self, forwards: float, backwards: float) -> tuple[Any, Any]:
+    def seconds(self, forwards: int | float, backwards: int | float) -> tuple[Any, Any]:
         """Sums from the first layer on of so many passes ``[row, bound]``, and what every stage
         adds ``[row]``."""
         late = self.upto["backward_s"] + self.upto["weight_s"]
@@ -104,7 +104,7 @@ class CutWindows:
         self._fits[held] = at
         return at
 
-    def within(self, to_end: int, cap: float) -> Any:
+    def within(self, to_end: int, cap: int | float) -> Any:
         """``fit`` for stages whose wait (``trip_bound``) is at most ``cap``, too."""
         import numpy as np
 

@@ -17,6 +17,9 @@ from blocks.pipeline.inter_op.submesh import SubmeshShape
 class LayerSums:
     """Stages that cost what their layers cost together; the largest transient counts.
 
+    What is added to every stage may be less than nothing, for layers that cost less at the ends of
+    a stage; no stage costs less than nothing.
+
     Args:
         shapes, options: see ``StageTable``.
         layers: the numbers of ``StageCost`` by name, each ``[layer, shape, option]``; those left
@@ -63,7 +66,7 @@ class LayerSums:
             values = self.layers.get(name, blank)
             values = np.where(np.isfinite(values), values, 0.0)
             found = (_largest if name == "transient_bytes" else _sums)(values, bounds)
-            found = found + self.stage.get(name, 0.0)
+            found = np.maximum(found + self.stage.get(name, 0.0), 0.0)
             found = np.where(above[:, :, None, None] & ~cannot, found, np.inf)
             cells[name] = np.ascontiguousarray(found)
         sends = transfers(bounds, self.shapes, self.transfer)

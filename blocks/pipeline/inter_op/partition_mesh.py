@@ -40,6 +40,7 @@ def partition_mesh(
     epsilon: int | float = 0.0,
     effort: int = 20_000,
     max_cells: int = 96,
+    bound_every_cut: bool = True,
     progress: Progress | None = None,
 ) -> InterOpPlan:
     """The partition of layers and devices whose step is simulated to be fastest.
@@ -65,9 +66,10 @@ def partition_mesh(
         effort: partial plans to continue at most in search of a proof. It bounds the search by
             counting, not by a clock, so equal arguments give equal plans.
         max_cells: where a table has more stretches between bounds, partitions are sought on a
-            grid of so many, and then finer near the cuts found. The bound is of every cut all the
-            same where layers' costs add up and memory does not follow the number of all stages
-            (``every_cut``), else of the grid.
+            grid of so many, and then finer near the cuts found.
+        bound_every_cut: whether the bound is one on every cut then, too, and cuts are sought where
+            it says: where costs of layers add up (``LayerSums``) and no schedule's memory follows
+            the number of all stages. Else it is the grid's.
         progress: called as the search goes on.
 
     Raises:
@@ -119,7 +121,8 @@ def partition_mesh(
     bound_s, rivals, grid = search.bound_s, search.rivals, cell
     search = finer(search, cell)
     sums = {count: source for count, source in sources.items() if isinstance(source, LayerSums)}
-    if cell > 1 and len(sums) == len(counts) and not any(FLOWS[n].follows_depth for n in names):
+    boundable = len(sums) == len(counts) and not any(FLOWS[name].follows_depth for name in names)
+    if cell > 1 and bound_every_cut and boundable:
         bound_s, grid = search.best_s * (1 - epsilon / 2), 1
         for problem in problems:
             name, count = problem.priced.schedule, problem.priced.count
@@ -128,10 +131,9 @@ def partition_mesh(
             bound_s = min(bound_s, found.bound_s)
             if found.plan is not None:
                 cuts, plan = found.plan
-                other = PlanSearch(
-                    [problem_of(name, count, sums[count].at(cuts))], epsilon, 0, progress
-                )
-                other.meet(other.problems[0], plan)
+                few = problem_of(name, count, sums[count].at(cuts))
+                other = PlanSearch([few], epsilon, 0, progress)
+                other.meet(few, plan)
                 search = min(search, finer(other, FINER), key=lambda one: one.best_s)
     assert search.best is not None, "it began with a plan"
     problem, plan = search.best

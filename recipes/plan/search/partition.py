@@ -34,12 +34,14 @@ class Partition:
         *,
         max_stages: int | None = None,
         max_cells: int = MAX_CELLS,
+        every_cut: bool = False,
     ) -> InterOpPlan:
         """
         Args:
             caps: bytes of a device by kind.
             max_cells: stretches of layers, where there are more layers: cuts between them first,
                 then finer near those found.
+            every_cut: whether the bound is to hold for cuts everywhere, too.
 
         Raises:
             ValueError: nothing keeps to the limits; says what is short, and by how much.
@@ -58,6 +60,7 @@ class Partition:
                 max_stages=max_stages or self.config.max_stages,
                 epsilon=EPSILON,
                 max_cells=max_cells,
+                bound_every_cut=every_cut,
             )
         except DoesNotFit as error:
             if error.limit != "memory":

@@ -6,7 +6,7 @@ layers -> stages, submeshes, schedule and microbatches -> strategies of the chos
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from blocks.pipeline.inter_op import InterOpPlan
 from blocks.sharding import Cluster, Mesh
@@ -19,11 +19,15 @@ from recipes.plan.search.boundaries import boundaries
 from recipes.plan.search.partition import Partition, memory_bytes, submesh_shapes
 from recipes.plan.search.patterns import patterns_of
 from recipes.plan.search.sensitivity import notes_of
+from recipes.plan.search.solved_option import with_solved
 from recipes.plan.search.stage_options import Note, OptionTables, option_tables
 from recipes.plan.search.stage_solution import StageSolution
 from recipes.plan.search.stage_work import solve_stages
 from recipes.plan.search.step_time import step_time
 from recipes.plan.stage_plan import Boundary, StagePlan
+
+TURNS = 3
+"""Times that stages are solved, at most."""
 
 Chains = Callable[[int], LayerChain]
 """From the rows of a microbatch to the layers of the model."""
@@ -70,15 +74,64 @@ def search(
     say(f"{layers.num_layers} layers of {len(set(layers.kinds))} kinds; microbatches {counts}")
     shapes = submesh_shapes(cluster, config)
     tables = option_tables(by_count, cluster, shapes, config, say)
-    partition = Partition(tables, cluster, config)
-    found = partition.best(memory_bytes(cluster, config))
-    say(f"{found.num_stages} stages, {found.num_microbatches} microbatches, {found.schedule}")
-    chain = by_count[found.num_microbatches]
-    solutions = solve_stages(found, chain, tables, cluster, config, say)
-    plan = _assemble(found, chain, cluster, config, solutions)
+    best = _in_turns(by_count, tables, cluster, config, say)
+    plan, found = best.plan, best.inter_op
+    partition = Partition(best.tables, cluster, config)
     plan = dataclasses.replace(plan, notes=notes_of(plan, partition, found, cluster, config))
     say(f"step {plan.predicted.step_s * 1e3:.1f} ms, {plan.predicted.gap:+.1%} of its bound")
-    return Searched(plan, chain, found, tables, solutions)
+    return dataclasses.replace(best, plan=plan)
+
+
+def _in_turns(
+    chains: Mapping[int, LayerChain],
+    tables: OptionTables,
+    cluster: Cluster,
+    config: PlanConfig,
+    say: Note,
+) -> Searched:
+    """Stages are sought by what layers cost, and solved; what they cost as solved is a further way
+    to run layers, and stages are sought again, until they stay as they are.
+
+    The bound is the last one: no plan takes less by all costs seen, those of its own stages
+    included.
+    """
+    caps = memory_bytes(cluster, config)
+    found = Partition(tables, cluster, config).best(caps)
+    known: dict[object, StageSolution] = {}
+    best: Searched | None = None
+    for _ in range(TURNS):
+        say(f"{found.num_stages} stages, {found.num_microbatches} microbatches, {found.schedule}")
+        chain = chains[found.num_microbatches]
+        solutions = solve_stages(found, chain, tables, cluster, config, say, known)
+        plan = _assemble(found, chain, cluster, config, solutions)
+        if best is None or plan.predicted.step_s < best.plan.predicted.step_s:
+            best = Searched(plan, chain, found, tables, solutions)
+        tables = with_solved(tables, found, chain, solutions)
+        again = Partition(tables, cluster, config).best(caps, every_cut=True)
+        if _stages(again, tables) == _stages(found, tables):
+            break
+        found = again
+    assert best is not None, "at least one turn"
+    bound_s = again.bound_s
+    predicted = dataclasses.replace(best.plan.predicted, bound_s=bound_s)
+    same = _stages(again, tables) == _stages(best.inter_op, tables)
+    inter_op = again if same else best.inter_op
+    return dataclasses.replace(
+        best,
+        plan=dataclasses.replace(best.plan, predicted=predicted),
+        inter_op=dataclasses.replace(inter_op, bound_s=bound_s, granularity=again.granularity),
+        tables=tables,
+    )
+
+
+def _stages(plan: InterOpPlan, tables: OptionTables) -> object:
+    """What decides how stages are solved: layers, submeshes, meshes, recomputation, schedule."""
+    stages = []
+    for stage in plan.stages:
+        option = tables.option(plan.num_microbatches, stage.shape, stage.option)
+        mesh = option.candidate.mesh
+        stages.append((stage.first, stage.stop, stage.shape, mesh.sizes, option.recompute))
+    return stages, plan.schedule, plan.num_microbatches
 
 
 def _assemble(

@@ -25,10 +25,14 @@ Note = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class StageOption:
-    """A candidate, with or without repeating the forward."""
+    """A candidate, with or without repeating the forward.
+
+    solved: prices of the layers of a stage that was solved on its own, where the option is that.
+    """
 
     candidate: Candidate
     recompute: bool
+    solved: tuple[LayerPrice, ...] | None = None
 
 
 class PricedOption(NamedTuple):

@@ -53,34 +53,39 @@ def solve_stages(
     cluster: Cluster,
     config: PlanConfig,
     note: Note,
+    known: dict[object, StageSolution],
 ) -> tuple[StageSolution, ...]:
     """The strategies of every stage; those of equal ones on the devices of the first of them.
+
+    Args:
+        known: stages that were solved before; those solved now are added.
 
     Raises:
         ValueError: a stage that does not fit.
     """
     tasks: list[StageTask] = []
-    numbers: dict[object, int] = {}
+    keys: list[object] = []
     stages = []
     for stage in found.stages:
         option = tables.option(found.num_microbatches, stage.shape, stage.option)
         like = option.candidate.mesh
         kinds = tuple(chain.kind(layer) for layer in range(stage.first, stage.stop))
-        key = (kinds, stage.shape, like.sizes, stage.in_flight, option.recompute)
+        count = found.num_microbatches
+        key = (kinds, stage.shape, like.sizes, stage.in_flight, option.recompute, count)
         reduced = Reduced.of(
             *(chain, stage.first, stage.stop),
             pins=parse_pins(config.pins),
             repeated=option.recompute,
         )
-        if key not in numbers:
-            numbers[key] = len(tasks)
+        if key not in known and key not in keys:
+            keys.append(key)
             mesh = Mesh(like.axes, like.sizes, stage.devices)
             tasks.append(StageTask(reduced, mesh, stage.in_flight))
-        stages.append((numbers[key], reduced))
+        stages.append((key, reduced))
     work = StageWork(tasks, cluster, config, found.num_microbatches)
-    solved = []
-    for one in in_parallel(work, range(len(tasks)), config.workers):
-        solved.append(one)
+    solved = in_parallel(work, range(len(tasks)), config.workers)
+    for number, (key, one) in enumerate(zip(keys, solved, strict=True), 1):
+        known[key] = one
         sizes = " x ".join(map(str, one.mesh.sizes))
-        note(f"strategies of a stage on {sizes} ({len(solved)} of {len(tasks)})")
-    return tuple(dataclasses.replace(solved[at], reduced=reduced) for at, reduced in stages)
+        note(f"strategies of a stage on {sizes} ({number} of {len(tasks)})")
+    return tuple(dataclasses.replace(known[key], reduced=reduced) for key, reduced in stages)

@@ -96,11 +96,13 @@ def test_many_layers_are_sought_on_a_grid_and_then_finer():
     source = LayerSums(SHAPES, ["all"], {"forward_s": seconds, "backward_s": 2 * seconds})
     options = {"num_microbatches": 16, "schedules": ["1f1b"]}
     coarse = partition_mesh(source.at((*range(0, 90, 8), 90)), 1, 4, **options)
-    found = partition_mesh(source, 1, 4, max_cells=12, **options)
+    found = partition_mesh(source, 1, 4, max_cells=12, bound_every_cut=False, **options)
+    bounded = partition_mesh(source, 1, 4, max_cells=12, **options)
     every = partition_mesh(source, 1, 4, **options)
     assert coarse.granularity == every.granularity == 1
-    assert found.granularity == 8
-    assert every.makespan_s <= found.makespan_s <= coarse.makespan_s
+    assert (found.granularity, bounded.granularity) == (8, 1)
+    assert every.makespan_s <= bounded.makespan_s <= found.makespan_s <= coarse.makespan_s
+    assert 0.99 * bounded.makespan_s <= bounded.bound_s <= every.makespan_s * (1 + 1e-12)
     assert every.bound_s <= every.makespan_s * (1 + 1e-12)
     assert found.makespan_s <= 1.02 * every.makespan_s
     assert near((0, 40, 90), range(91), 2, 12) == (0, 32, 34, 36, 38, 40, 42, 44, 46, 48, 90)
