@@ -26,7 +26,8 @@ FAR = 0.9
 
 
 class Bounded(NamedTuple):
-    """A bound; and the best plan met on the way: its cuts, and its stages by their indices."""
+    """A bound; and the best plan met on the way whose own bound is below what was wanted: its
+    cuts, and its stages by their indices."""
 
     bound_s: float
     plan: tuple[tuple[int, ...], Plan] | None
@@ -64,7 +65,7 @@ def every_cut(
         return Bounded(found, None)
     asked = EveryCut(sums, windows, budget, max_stages)
     bound = asked.bound(found, tolerance)
-    return Bounded(min(found, bound), asked.met)
+    return Bounded(min(found, bound), asked.met if asked.met_s < wanted else None)
 
 
 def _one_stage(
