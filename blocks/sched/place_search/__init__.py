@@ -16,7 +16,8 @@ from blocks.sched.place_search.memory import Memory
 from blocks.sched.place_search.place import place
 from blocks.sched.place_search.placement_plan import PlacementPlan
 from blocks.sched.place_search.replan import Replan, ReplanPlan, replan, replan_over_time
-from blocks.sched.place_search.shapes import configurations_of, group_shapes
+from blocks.sched.place_search.shake import shake
+from blocks.sched.place_search.shapes import configurations_of, group_shapes, mixed_shapes
 from blocks.sched.place_search.simulator import Settings, Simulated, Simulator
 from blocks.sched.place_search.switch import Load, Switch, switch
 from blocks.sched.place_search.timeline import Timeline
@@ -51,11 +52,13 @@ __all__ = [
     "group_shapes",
     "improve",
     "latency_classes",
+    "mixed_shapes",
     "place",
     "replan",
     "replan_over_time",
     "round_robin",
     "selective_replication",
+    "shake",
     "swapping",
     "switch",
 ]

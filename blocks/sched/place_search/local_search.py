@@ -1,5 +1,6 @@
 """Local search: small changes of a placement, kept while they make it better."""
 
+import itertools
 from collections.abc import Collection, Iterator
 
 from blocks.sched.place_search.beam import one_more
@@ -23,8 +24,9 @@ def improve(
     """A placement from which no single change is better, or where the simulations ran out.
 
     Changes: one replica added, dropped, moved, or replaced by another model's; two models swapped
-    between groups; a group given another configuration, cut in two, or two made one, after which
-    free room is filled up by ``greedy_selection``. The first change that is better is taken.
+    between groups; a group given another configuration, a group cut into equal ones, or equal ones
+    made one, after which free room is filled up by ``greedy_selection``. The first change that is
+    better is taken.
 
     Args:
         simulations: how many more may be made.
@@ -90,8 +92,8 @@ def _swaps(memory: Memory, groups: Grown, different: list[int], useful: Useful) 
 def reshaped(
     memory: Memory, trial: Trial, configurations: Collection[Configuration], num_devices: int
 ) -> Iterator[Grown]:
-    """Placements where one group is run otherwise or cut in two, or two are made one; models that
-    no longer fit are dropped, those with fewest unserved requests first."""
+    """Placements where one group is run otherwise or cut into equal ones, or equal ones are made
+    one; models that no longer fit are dropped, those with fewest unserved requests first."""
     groups = contents(trial.placement)
     by_size: dict[int, list[Configuration]] = {}
     for configuration in sorted(configurations):
@@ -117,19 +119,38 @@ def reshaped(
         for other in by_size.get(size, ()):
             if other != configuration:
                 yield [*rest, (other, kept(other, models))]
-        for half in by_size.get(size // 2, ()) if size > 1 else ():
-            yield [*rest, (half, kept(half, models)), (half, kept(half, models))]
-            first, second = kept(half, models[::2]), kept(half, models[1::2])
-            yield [*rest, (half, first), (half, second)]
-    for at in different:
-        for two in range(at + 1, len(groups)):
-            size = groups[at][0].num_devices
-            if groups[two][0].num_devices != size:
+        for smaller in sorted(by_size, reverse=True):
+            if smaller >= size or size % smaller:
                 continue
-            rest = [one for index, one in enumerate(groups) if index not in (at, two)]
-            union = dict.fromkeys((*groups[at][1], *groups[two][1]))
-            for other in by_size.get(2 * size, ()):
+            count = size // smaller
+            for part in by_size[smaller]:
+                yield [*rest, *((part, kept(part, models)) for _ in range(count))]
+                yield [*rest, *((part, kept(part, models[one::count])) for one in range(count))]
+    for smaller, size in itertools.permutations(sorted(by_size), 2):
+        if smaller >= size or size % smaller:
+            continue
+        for joined in _joinable(trial, smaller, size // smaller):
+            rest = [one for at, one in enumerate(groups) if at not in joined]
+            union = dict.fromkeys(model for at in joined for model in groups[at][1])
+            for other in by_size[size]:
                 yield [*rest, (other, kept(other, union))]
+
+
+def _joinable(trial: Trial, size: int, count: int) -> Iterator[tuple[int, ...]]:
+    """Groups of a size that may be made one: any two; of more, those that are about as busy."""
+    groups = trial.placement.groups
+    of = [at for at, group in enumerate(groups) if group.configuration.num_devices == size]
+    if count > 2:
+        of.sort(key=lambda at: (trial.utilisation[at], at))
+        sets = [tuple(of[at : at + count]) for at in range(len(of) - count + 1)]
+    else:
+        sets = list(itertools.combinations(of, count))
+    known: set[tuple[tuple[Configuration, tuple[str, ...]], ...]] = set()
+    for joined in sets:
+        same = tuple(sorted((groups[at].configuration, groups[at].models) for at in joined))
+        if same not in known:
+            known.add(same)
+            yield joined
 
 
 def _different(groups: Grown) -> list[int]:

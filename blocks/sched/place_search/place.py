@@ -11,7 +11,8 @@ from blocks.sched.place_search.buckets import THRESHOLD, Buckets, bucketings, la
 from blocks.sched.place_search.local_search import improve
 from blocks.sched.place_search.memory import Memory
 from blocks.sched.place_search.placement_plan import PlacementPlan
-from blocks.sched.place_search.shapes import MAX_OP, MAX_PP, configurations_of
+from blocks.sched.place_search.shake import shake
+from blocks.sched.place_search.shapes import MAX_OP, MAX_PP, configurations_of, mixed_shapes
 from blocks.sched.place_search.simulator import Settings, Simulator
 from blocks.sched.place_search.split_search import over_splits
 from blocks.sched.place_search.trial import Evaluator, Trial
@@ -19,8 +20,10 @@ from blocks.sched.place_search.useful import alone_s, useful_configurations
 from blocks.sched.profile import Configuration, Profile
 from blocks.sched.workload import Workload
 
-FINALISTS = 3
+FINALISTS = 6
 SELECTIVE = "selective replication"
+MIXED = "mixed shapes"
+LOCAL = "local search"
 
 
 def place(
@@ -38,6 +41,7 @@ def place(
     beam_simulations: int = 400,
     local_simulations: int = 300,
     max_splits: int = 100,
+    max_shapes: int = 60,
     tell: Callable[[str], None] = lambda line: None,
 ) -> PlacementPlan:
     """The best placement found for a workload by simulating it.
@@ -45,7 +49,8 @@ def place(
     Models are put into buckets by latency, devices are split over buckets, the devices of a bucket
     are cut into groups of one configuration, and replicas are selected by ``greedy_selection`` or,
     where that is cheap, ``beam_selection``; selective replication (groups of one device) is always
-    among what is tried. A local search over the best then mixes configurations. Deterministic.
+    among what is tried, and on few devices groups of mixed configurations. A local search over the
+    best mixes configurations further. Deterministic.
 
     Args:
         workload: its models' names are looked up in ``profiles``.
@@ -58,8 +63,11 @@ def place(
             bucket.
         beam: width of the beam.
         beam_simulations: a beam that takes more than about so many is not run.
-        local_simulations: of the local search, for each of the best ``FINALISTS``.
+        local_simulations: of small changes, for each of the best ``FINALISTS``, and of large ones
+            for the best that came of them.
         max_splits: device splits of a bucketing that are considered.
+        max_shapes: where the devices can be cut into groups in at most so many ways, configurations
+            mixed, each is tried for all models together.
         tell: is called with lines of progress.
 
     Reference: Li et al., 2023, AlpaServe, section 4.2, algorithms 1 and 2.
@@ -92,18 +100,27 @@ def place(
             name = "one bucket" if len(buckets) == 1 else f"{len(buckets)} buckets"
             trials = over_splits(search, buckets, num_devices, max_splits)
             found.setdefault(name, []).extend(trials)
-    for trial in _finalists([trial for trials in found.values() for trial in trials]):
-        better = improve(
-            evaluate,
-            memory,
-            trial,
-            models,
-            chosen,
-            num_devices,
-            simulations=local_simulations,
-            useful=useful,
-        )
-        found.setdefault("local search", []).append(better)
+    mixed = mixed_shapes(num_devices, chosen, max_shapes)
+    if mixed:
+        found[MIXED] = [search.select(shapes, models) for shapes in mixed]
+    finalists = _finalists([trial for trials in found.values() for trial in trials])
+    better = finalists
+    for search_on in (improve, shake):
+        better = [
+            search_on(
+                evaluate,
+                memory,
+                trial,
+                models,
+                chosen,
+                num_devices,
+                simulations=local_simulations,
+                useful=useful,
+            )
+            for trial in better
+        ]
+        found.setdefault(LOCAL, []).extend(better)
+        better = sorted(better, key=lambda one: one.score)[-1:]
     tops = {name: max(trials, key=lambda one: one.score) for name, trials in found.items()}
     best = max(tops, key=lambda name: tops[name].score)
     batching = _batches(simulator, settings)

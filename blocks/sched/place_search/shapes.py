@@ -1,6 +1,7 @@
 """Group shapes: how the devices of a bucket are cut into groups, and each group's configuration."""
 
-from collections.abc import Collection, Iterator, Mapping
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from blocks._checks import check_count
 from blocks.sched.profile import Configuration, Profile
@@ -49,6 +50,34 @@ def group_shapes(num_devices: int, configurations: Collection[Configuration]) ->
         count, left = divmod(num_devices, main.num_devices)
         rest = [_nearest(size, main, configurations) for size in powers_of_two(left)]
         yield (*((main,) * count), *(one for one in rest if one is not None))
+
+
+def mixed_shapes(
+    num_devices: int, configurations: Collection[Configuration], most: int
+) -> list[Shapes]:
+    """All cuts of the devices into groups of any configurations that leave no room for one more;
+    none where there are more than ``most``.
+
+    >>> some = [Configuration(1, 1), Configuration(1, 2), Configuration(2, 1)]
+    >>> [" + ".join(map(str, shapes)) for shapes in mixed_shapes(3, some, 10)]
+    ['1 x 2 + 1 x 1', '2 x 1 + 1 x 1', '1 x 1 + 1 x 1 + 1 x 1']
+    """
+    check_count("num_devices", num_devices)
+    ordered = sorted(configurations, key=lambda one: (-one.num_devices, one))
+    smallest = min((one.num_devices for one in ordered), default=0)
+    found = list(itertools.islice(_cuts(num_devices, ordered, smallest), most + 1))
+    return found if len(found) <= most else []
+
+
+def _cuts(left: int, ordered: Sequence[Configuration], smallest: int) -> Iterator[Shapes]:
+    if left < smallest:
+        yield ()
+    if left < smallest or not ordered:
+        return
+    first = ordered[0]
+    for count in reversed(range(left // first.num_devices + 1)):
+        for rest in _cuts(left - count * first.num_devices, ordered[1:], smallest):
+            yield (*((first,) * count), *rest)
 
 
 def _nearest(

@@ -80,6 +80,7 @@ def _candidates(task: ReplanTask) -> list[Placement]:
         kv_tokens=task.kv_tokens,
         beam_simulations=task.simulations,
         local_simulations=task.simulations,
+        max_shapes=0,
         max_splits=20,
     )
     found = [anew.placement]

@@ -13,11 +13,11 @@ from recipes.place.planning.task import PlaceTask
 
 Say = Callable[[str], None]
 EFFORT: dict[bool, dict[str, Any]] = {
-    True: {"beam_simulations": 100, "local_simulations": 40},
+    True: {"beam_simulations": 100, "local_simulations": 40, "max_shapes": 8},
     False: {},
 }
 """Of the search, where models generate and where they do not: a simulation of text takes longer."""
-QUICK: dict[str, Any] = {"beam_simulations": 0, "local_simulations": 0}
+QUICK: dict[str, Any] = {"beam_simulations": 0, "local_simulations": 0, "max_shapes": 0}
 
 
 class Watched:

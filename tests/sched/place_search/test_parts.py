@@ -13,6 +13,7 @@ from blocks.sched.place_search import (
     device_splits,
     group_shapes,
     latency_classes,
+    mixed_shapes,
 )
 from blocks.sched.placement import Placement, group_bytes
 from blocks.sched.profile import (
@@ -105,6 +106,28 @@ def test_shapes_fill_the_devices_with_one_configuration_and_leftovers(
         assert shape.count(shape[0]) >= num_devices // shape[0].num_devices
         if (1, 1) in pairs and (1, 2) in pairs and (2, 2) in pairs:
             assert used == num_devices or num_devices >= 8
+
+
+@given(st.integers(1, 7), st.sets(st.sampled_from([(1, 1), (1, 2), (2, 1), (1, 3), (2, 2)])))
+def test_mixed_shapes_are_all_that_leave_no_room_for_one_more(
+    num_devices: int, pairs: set[tuple[int, int]]
+) -> None:
+    configurations = [Configuration(*pair) for pair in sorted(pairs)]
+    smallest = min((one.num_devices for one in configurations), default=num_devices + 1)
+    expected = {
+        tuple(sorted(shape))
+        for count in range(num_devices + 1)
+        for shape in itertools.combinations_with_replacement(configurations, count)
+        if 0 <= num_devices - sum(one.num_devices for one in shape) < smallest
+    }
+    found = mixed_shapes(num_devices, configurations, 10**6)
+    if not pairs or smallest > num_devices:
+        assert found in ([], [()])
+        return
+    assert len(found) == len(expected)
+    assert {tuple(sorted(shape)) for shape in found} == expected
+    assert mixed_shapes(num_devices, configurations, len(found)) == found
+    assert mixed_shapes(num_devices, configurations, len(found) - 1) == []
 
 
 @settings(max_examples=20)

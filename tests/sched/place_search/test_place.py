@@ -14,6 +14,7 @@ from blocks.sched.place_search import (
     exhaustive_search,
     improve,
     place,
+    shake,
 )
 from blocks.sched.place_search.local_search import neighbours
 from blocks.sched.place_search.trial import Trial, contents
@@ -126,6 +127,30 @@ def test_local_search_ends_where_no_single_change_is_better() -> None:
         simulations=3,
     )
     assert poor.score < few.score <= found.score
+
+
+def test_large_changes_find_what_no_small_one_leads_to() -> None:
+    case = draw(3075, max_models=5, max_devices=5, requests=150, max_placements=1_000)
+    evaluate, models = evaluator(case), case.workload.models
+    where = (models, case.configurations, case.num_devices)
+    ask: dict[str, Any] = {"simulations": 500}
+    single = evaluate([(Configuration(1, 1), ())] * case.num_devices)
+    stuck = improve(evaluate, evaluate.memory, single, *where, **ask)
+    shaken = shake(evaluate, evaluate.memory, stuck, *where, **ask)
+    assert stuck.score.attainment < 0.9
+    assert shaken.score.attainment == 1
+    assert shake(evaluator(case), evaluate.memory, stuck, *where, **ask) == shaken
+    assert shake(evaluate, evaluate.memory, stuck, *where, simulations=0) == stuck
+
+
+@pytest.mark.parametrize(("seed", "most"), [(2118, 50_000), (3075, 1_000)])
+def test_the_best_there_is_where_groups_differ(seed: int, most: int) -> None:
+    case = draw(seed, max_models=6, max_devices=8, requests=300, max_placements=most)
+    evaluate, models = evaluator(case), case.workload.models
+    best = exhaustive_search(
+        evaluate, evaluate.memory, models, case.configurations, case.num_devices
+    )
+    assert placed(case).attainment == best.trial.score.attainment
 
 
 def test_exhaustive_search_counts_and_finds_what_plain_enumeration_does() -> None:
