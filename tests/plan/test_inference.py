@@ -24,6 +24,7 @@ from recipes.plan.inference.stage_times import cut_layers
 from recipes.plan.inference.table import table
 from recipes.plan.inference.token_cuts import cuts_weights, token_factors
 from recipes.plan.layers.chain import LayerChain
+from recipes.plan.layers.compose import compose
 
 SIZE = "tiny,hidden_size=256,intermediate_size=1024,num_heads=4,num_kv_heads=4"
 MODEL = f"decoder:{SIZE}"
@@ -68,7 +69,7 @@ def test_only_the_forward_pass_is_left(chains: Callable[[int], LayerChain]) -> N
 def test_rows_and_tokens_stay_whole_and_weights_are_cut(
     chains: Callable[[int], LayerChain], plan: InferencePlan
 ) -> None:
-    graph = chains(4).compose(range(chains(4).num_layers))[0]
+    graph = compose(chains(4), range(chains(4).num_layers))[0]
     factors = token_factors(graph)
     tokens = [n for n in graph.nodes if n.role == "input" and n.op == "input"]
     assert tokens

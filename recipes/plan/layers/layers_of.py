@@ -7,14 +7,15 @@ after them, each forward with its backward and its parameters.
 from collections.abc import Sequence
 
 from blocks._checks import check
-from blocks.sharding import OpGraph
+from blocks.sharding import OpGraph, OpNode
 
 
 def layers_of(graph: OpGraph, forward: Sequence[int] | None = None) -> tuple[int, ...]:
     """For every node its layer, counted along the forward pass.
 
-    Forward operations of one repeated block are a layer; so is every run of operations between
-    blocks; models without blocks are cut by ``cluster_layers``. Parameters follow the first layer
+    Forward operations of one repeated block are a layer, with those that its list adds behind it
+    (``x = x + block(x)``); so is every other run of operations between blocks; models without
+    blocks are cut by ``cluster_layers``. Parameters follow the first layer
     that reads them, gradients and optimizer their parameter, backward operations their forward.
     Values flow up from layer to layer in the forward pass and down in the backward pass.
 
@@ -26,18 +27,24 @@ def layers_of(graph: OpGraph, forward: Sequence[int] | None = None) -> tuple[int
     layer = [-1] * len(graph.nodes)
     at_block: dict[int, int] = {}
     at_module: dict[str, int] = {}
+    several: set[str] = set()  # modules that are in several layers say nothing
     last, block = -1, None
+    inside: set[str] = set()  # modules around those of the block
     for at, node in enumerate(graph.nodes):
         if node.role != "op" or node.phase != "forward" or at in from_inputs:
             continue
         if forward is not None:
             check(forward[at] >= last, f"layer of {node.name}", f"{last} or more", forward[at])
             last = forward[at]
+        elif block not in (None, -1) and node.module in inside and _is_light(graph, node):
+            pass
         elif node.block not in (block, *at_block) or (node.block == -1 and block != -1):
             last, block = last + 1, node.block
+            inside = _around(node.module)
         layer[at] = last
         at_block.setdefault(node.block, last)
-        at_module.setdefault(node.module, last)
+        if at_module.setdefault(node.module, last) != last:
+            several.add(node.module)
     if forward is None and last == 0 and all(node.block < 0 for node in graph.nodes):
         from recipes.plan.layers.cluster_layers import cluster_layers
 
@@ -45,6 +52,7 @@ def layers_of(graph: OpGraph, forward: Sequence[int] | None = None) -> tuple[int
         if found is not None:
             return layers_of(graph, found)
     at_block.pop(-1, None)
+    at_module = {module: at for module, at in at_module.items() if module not in several}
     _parameters(graph, layer)
     if forward is not None:  # a module may be in several layers
         at_block, at_module = {}, {}
@@ -60,6 +68,23 @@ def _from_inputs(graph: OpGraph) -> set[int]:
         if node.role == "input" or (node.role == "op" and made):
             found.add(at)
     return found
+
+
+def _around(module: str) -> set[str]:
+    """The modules that a module is in.
+
+    >>> sorted(_around("model.layers.0"))
+    ['', 'model', 'model.layers']
+    """
+    parts = module.split(".")
+    return {".".join(parts[:length]) for length in range(len(parts))}
+
+
+def _is_light(graph: OpGraph, node: OpNode) -> bool:
+    """Of no block, without a parameter, element by element: what joins a block to the next."""
+    read = {graph.nodes[graph.maker[value]].role for value in node.inputs}
+    parallel = all(factor.kind == "parallel" for factor in node.rule.factors)
+    return node.block < 0 and parallel and "parameter" not in read
 
 
 def _parameters(graph: OpGraph, layer: list[int]) -> None:
@@ -86,14 +111,19 @@ def _backward(
         for at, node in enumerate(graph.nodes)
         if node.role == "op" and node.phase == "backward" and at not in from_inputs
     ]
+    sums: set[int] = set()  # of gradients, from readers in several layers
     for at in reversed(backward):
         node = graph.nodes[at]
         readers = [layer[reader] for value in node.outputs for reader, _ in graph.readers[value]]
         wanted = at_block.get(node.block, at_module.get(node.module) if node.module else None)
         layer[at] = max(readers, default=0) if wanted is None else wanted
+        if wanted is None and len(node.inputs) > 1:
+            sums.add(at)
     for at in backward:  # forward values only come from below, gradients only from above
         makers = [graph.maker[value] for value in graph.nodes[at].inputs]
         makers = [maker for maker in makers if maker not in from_inputs]
         below = [layer[m] for m in makers if graph.nodes[m].phase == "forward"]
         above = [layer[m] for m in makers if graph.nodes[m].phase == "backward"]
+        if at in sums and len(above) > 1 and not below:  # as soon as can be: one sum goes further
+            layer[at] = max(above)
         layer[at] = min([max([layer[at], *below]), *above])

@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping
 from blocks.sharding import Mesh, OpGraph, repeat_forward
 from blocks.sharding.repeat_forward import AGAIN, first_name
 from recipes.plan.layers.chain import LayerChain
+from recipes.plan.layers.compose import compose
 from recipes.plan.pins import pins_of
 from recipes.plan.stage_plan import Placements
 
@@ -42,7 +43,7 @@ class Reduced:
     ) -> "Reduced":
         stop = chain.num_layers if stop is None else stop
         stands_for = chain.reduced(first, stop, longest)
-        graph, origins = chain.compose([layers[0] for layers in stands_for])
+        graph, origins = compose(chain, [layers[0] for layers in stands_for], stands_for)
         once = cls(graph, origins, stands_for, pins or {}, chain)
         return once.repeating(range(first, stop)) if repeated else once
 

@@ -70,13 +70,13 @@ def solve_stages(
         option = tables.option(found.num_microbatches, stage.shape, stage.option)
         like = option.candidate.mesh
         kinds = tuple(chain.kind(layer) for layer in range(stage.first, stage.stop))
-        count = found.num_microbatches
-        key = (kinds, stage.shape, like.sizes, stage.in_flight, option.recompute, count)
         reduced = Reduced.of(
             *(chain, stage.first, stage.stop),
             pins=parse_pins(config.pins),
             repeated=option.recompute,
         )
+        count, ends = found.num_microbatches, reduced.origins  # what leaves equal layers may differ
+        key = (kinds, stage.shape, like.sizes, stage.in_flight, option.recompute, count, ends)
         if key not in known and key not in keys:
             keys.append(key)
             mesh = Mesh(like.axes, like.sizes, stage.devices)
