@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blocks.sharding import OpGraph
+from blocks.sharding import OpGraph, cut_graph
+from recipes.plan.layers.layers_of import layers_of
 from recipes.plan.trace import TracedModule, Untraceable, interpret, trace
 
 
@@ -143,14 +144,27 @@ class Branching(nn.Linear):
         return y.sum()
 
 
-def test_branches_on_values_are_refused_with_their_line() -> None:
+def test_branches_on_values_are_refused_with_their_line(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(
         Untraceable, match=r"test_trace.py:\d+, in forward: \"if y.sum\(\) > 0"
     ) as e:
         trace(Branching(4, 4), (torch.randn(2, 4),))
     assert e.value.file == __file__
     assert "torch.where" in str(e.value)
+    assert "def forward" not in capfd.readouterr().err  # torch's graph, a hundred lines or more
 
+
+def test_recurrent_layers_are_products_that_every_device_has(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    module = nn.LSTM(4, 3, batch_first=True).double()
+    x = torch.randn(2, 5, 4, dtype=torch.float64)
+    traced = trace(module, (x,), loss=lambda found: found[0].square().sum())
+    assert not recwarn.list
+    assert not any("mkldnn" in node.op for node in traced.graph.nodes)
+    assert_reproduces(traced, module, [x], module(x)[0].square().sum())
+    layers = layers_of(traced.graph)
+    assert len(cut_graph(traced.graph, layers)) == max(layers) + 1 > 1  # gradients go down
 
 def test_what_is_no_loss_is_refused() -> None:
     with pytest.raises(ValueError, match="loss: expected a floating point scalar"):

@@ -111,19 +111,24 @@ def _backward(
         for at, node in enumerate(graph.nodes)
         if node.role == "op" and node.phase == "backward" and at not in from_inputs
     ]
+    makers = [
+        [m for value in node.inputs if (m := graph.maker[value]) not in from_inputs]
+        for node in graph.nodes
+    ]
+    below = [[m for m in found if graph.nodes[m].phase == "forward"] for found in makers]
+    above = [[m for m in found if graph.nodes[m].phase == "backward"] for found in makers]
     sums: set[int] = set()  # of gradients, from readers in several layers
     for at in reversed(backward):
         node = graph.nodes[at]
-        readers = [layer[reader] for value in node.outputs for reader, _ in graph.readers[value]]
         wanted = at_block.get(node.block, at_module.get(node.module) if node.module else None)
-        layer[at] = max(readers, default=0) if wanted is None else wanted
-        if wanted is None and len(node.inputs) > 1:
-            sums.add(at)
+        if wanted is None:
+            readers = [reader for value in node.outputs for reader, _ in graph.readers[value]]
+            wanted = max((layer[other] for other in (*readers, *below[at])), default=0)
+            if len(above[at]) > 1 and not below[at]:
+                sums.add(at)
+        layer[at] = wanted
     for at in backward:  # forward values only come from below, gradients only from above
-        makers = [graph.maker[value] for value in graph.nodes[at].inputs]
-        makers = [maker for maker in makers if maker not in from_inputs]
-        below = [layer[m] for m in makers if graph.nodes[m].phase == "forward"]
-        above = [layer[m] for m in makers if graph.nodes[m].phase == "backward"]
-        if at in sums and len(above) > 1 and not below:  # as soon as can be: one sum goes further
-            layer[at] = max(above)
-        layer[at] = min([max([layer[at], *below]), *above])
+        if at in sums:  # as soon as can be: one sum goes further, not all its addends
+            layer[at] = min(layer[maker] for maker in above[at])
+        lowest = max(layer[other] for other in (at, *below[at]))
+        layer[at] = min([lowest, *(layer[maker] for maker in above[at])])

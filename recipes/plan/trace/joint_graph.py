@@ -2,7 +2,10 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import io
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -58,8 +61,11 @@ def capture(
     Raises:
         Untraceable: control flow that depends on values.
     """
-    with naming_the_line(), contextlib.ExitStack() as stack, fake_mode:
-        program = torch.export.export(module, args, dict(kwargs), strict=False)
+    with naming_the_line(), _portable(), contextlib.ExitStack() as stack, fake_mode:
+        words = io.StringIO()  # torch prints the whole graph before it raises
+        with contextlib.redirect_stderr(words):
+            program = torch.export.export(module, args, dict(kwargs), strict=False)
+        sys.stderr.write(words.getvalue())
         check_fixed(program.graph)
         joint = aot_export_joint_with_descriptors(
             stack,
@@ -74,6 +80,17 @@ def capture(
     _name_places(graph_module, _first_names(module))
     note_origins(graph_module)
     return graph_module
+
+
+@contextlib.contextmanager
+def _portable() -> Iterator[None]:
+    """Without oneDNN's operations, which are those of this CPU and not of the devices that are
+    planned for, and without torch's warnings of how weights of recurrent layers are kept."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "TF32 acceleration on top of oneDNN")
+        warnings.filterwarnings("ignore", "The tensor attributes")
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
 
 
 def _first_names(module: nn.Module) -> dict[str, str]:

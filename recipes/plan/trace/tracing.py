@@ -35,6 +35,8 @@ from recipes.plan.trace.views import simplify_views
 
 _LOG = logging.getLogger(__name__)
 
+_TALKATIVE = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
+
 
 def trace(
     module: nn.Module | Callable[[], nn.Module],
@@ -79,18 +81,22 @@ def trace(
             raise
         except Exception as error:  # code that counts its layers can fail in any way
             _LOG.info("every layer is traced: %s", error)
-    return _trace(module, given, loss, optimizer, gradient_dtype, shallow=False)
+    with _quiet():
+        return _trace(module, given, loss, optimizer, gradient_dtype, shallow=False)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without torch's own words on what fails where shapes are worked out."""
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    was, log.disabled = log.disabled, True
+    logs = [logging.getLogger(name) for name in _TALKATIVE]
+    were = [log.disabled for log in logs]
+    for log in logs:
+        log.disabled = True
     try:
         yield
     finally:
-        log.disabled = was
+        for log, was in zip(logs, were, strict=True):
+            log.disabled = was
 
 
 def _trace(
