@@ -4,10 +4,11 @@ Needs no planner: no numpy, no solver, no torch.
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from blocks._checks import fail
+from blocks._checks import check, fail
 from blocks.sharding import (
     OpGraph,
     StageGraph,
@@ -17,12 +18,15 @@ from blocks.sharding import (
     strategy_of,
 )
 from blocks.sharding.repeat_forward import AGAIN, first_name
-from blocks.sharding.stage_graph import RECEIVE
+from blocks.sharding.stage_graph import RECEIVE, SEND
 from recipes.plan.choice_text import parse_choice
 from recipes.plan.layers.chain import LayerChain
 from recipes.plan.layers.layers_of import layers_of
+from recipes.plan.layers.node_names import name_pattern
 from recipes.plan.parallel_plan import Fingerprint, ParallelPlan
-from recipes.plan.stage_plan import StagePlan
+from recipes.plan.stage_plan import StagePlan, placements_text
+
+BY_HAND = "a plan is changed by `python -m recipes.plan pin`, not by hand"
 
 
 class AppliedStage(NamedTuple):
@@ -37,18 +41,64 @@ def stages_of(plan: ParallelPlan, graph: OpGraph) -> tuple[AppliedStage, ...]:
     """The stages of a plan on a graph traced with the plan's rows of a microbatch.
 
     Raises:
-        ValueError: a graph of another model.
+        ValueError: a graph of another model; a plan changed by hand that says two things of one.
     """
     layer_of = layers_of(graph)
     chain = LayerChain.of(graph, layer_of)
-    plan.model.check_same("model", Fingerprint("a graph", chain.digest(), chain.num_layers))
+    name = f"{plan.settings.get('model')} as traced here"
+    plan.model.check_same("model", Fingerprint(name, chain.digest(), chain.num_layers))
     cuts = cut_graph(graph, [plan.stage_of(layer) for layer in layer_of])
-    return tuple(
+    applied = tuple(
         AppliedStage(
             stage, _again(cut, stage, layer_of), _strategies(plan, stage, cut, layer_of, chain)
         )
         for stage, cut in zip(plan.stages, cuts, strict=True)
     )
+    for stage in applied:
+        _check_parameters(plan, stage, layer_of)
+    _check_boundaries(plan, applied)
+    return applied
+
+
+def _check_parameters(plan: ParallelPlan, stage: AppliedStage, layer_of: Sequence[int]) -> None:
+    """A plan's table of parameters says again what the choices of their nodes do."""
+    graph = stage.cut.graph
+    for at, origin in enumerate(stage.cut.nodes):
+        node = graph.nodes[at]
+        if node.role != "update":
+            continue
+        placed = [
+            placements_text(stage.strategies[graph.maker[value]].outputs[0])
+            for value in (*node.inputs[:2], node.outputs[0])
+        ]
+        pattern = stage.plan.pattern_of(layer_of[origin])
+        name = name_pattern(graph.values[node.inputs[0]].name, node.block)
+        said = plan.patterns[pattern].parameters.get(name, tuple(placed))
+        what = f"parameter {name} of pattern {pattern}"
+        expected = f"{' / '.join(placed)}, as its choices have it"
+        check(tuple(placed) == said, what, expected, " / ".join(said), BY_HAND)
+
+
+def _check_boundaries(plan: ParallelPlan, stages: Sequence[AppliedStage]) -> None:
+    """The list of what crosses between stages says again what the choices do."""
+    sent: dict[int, str] = {}
+    found = []
+    for cut, strategies in ((stage.cut, stage.strategies) for stage in stages):
+        for node, strategy in zip(cut.graph.nodes, strategies, strict=True):
+            if node.op == SEND:
+                sent[cut.values[node.inputs[0]]] = placements_text(strategy.inputs[0])
+    for target, (_, cut, strategies) in enumerate(stages):
+        for value, source in cut.receives:
+            at = cut.graph.maker[cut.local[value]]
+            arrives = placements_text(strategies[at].outputs[0])
+            found.append((cut.graph.nodes[at].phase, source, target, sent[value], arrives))
+    said = [
+        (one.phase, one.source, one.target, *map(placements_text, one.placements))
+        for one in plan.boundaries
+    ]
+    others = sorted((Counter(said) - Counter(found)).elements())
+    expected = f"those that its choices have, {sorted(found)}"
+    check(not others, "boundaries of the plan", expected, others, BY_HAND)
 
 
 def _again(cut: StageGraph, stage: StagePlan, layer_of: Sequence[int]) -> StageGraph:

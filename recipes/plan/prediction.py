@@ -1,6 +1,7 @@
 """What a plan foresees: seconds by cause and bytes by kind. Needs no torch."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -96,5 +97,5 @@ class Prediction:
 
 def _check_numbers(data: Mapping[str, Any], without: tuple[str, ...]) -> None:
     for name, value in data.items():
-        number = isinstance(value, int | float) and value >= 0
-        check(name in without or number, name, "a number of at least 0", repr(value))
+        number = isinstance(value, int | float) and 0 <= value < math.inf
+        check(name in without or number, name, "a finite number of at least 0", repr(value))

@@ -12,6 +12,9 @@ from recipes.plan.prediction import StagePrediction
 Placements = tuple[Placement, ...]
 """One for each axis of a mesh."""
 
+MAX_RUN = 1_000_000
+"""Devices of a run; a file that says more is damaged."""
+
 
 class ParameterPlacement(NamedTuple):
     """How a parameter lies between steps, how its gradient is summed, how the optimizer runs.
@@ -75,6 +78,8 @@ class StagePlan:
 
     def __post_init__(self) -> None:
         check(0 <= self.first < self.stop, "layers", "at least one", (self.first, self.stop))
+        again = self.recompute
+        check(isinstance(again, bool), "recompute of a stage", "true or false", repr(again))
         at = self.first
         for first, stop, _ in self.patterns:
             check(first == at < stop, "patterns of a stage", f"one from layer {at}", (first, stop))
@@ -202,5 +207,7 @@ def parse_runs(text: str) -> tuple[int, ...]:
         first, _, last = part.partition("-")
         ok = first.isdigit() and (last or first).isdigit()
         check(ok, "devices", "numbers and runs such as 0-7,9", repr(text))
+        length = int(last or first) - int(first) + 1
+        check(0 < length <= MAX_RUN, "devices", f"runs of 1 to {MAX_RUN}", repr(part))
         found += range(int(first), int(last or first) + 1)
     return tuple(found)

@@ -267,7 +267,7 @@ def test_pipelines_that_repeat_their_forward_are_planned(said: Said, folder: Pat
         ("no dict", "expected (module, a tuple, a dict), got (Loss, tuple, NoneType)"),
         ("damaged settings", "error: settings: expected a model and fields of PlanConfig"),
         ("no settings", "fields of PlanConfig, got []; plan again"),
-        ("text for number", "error: step_s: expected a number of at least 0, got 'soon'"),
+        ("text for number", "error: step_s: expected a finite number of at least 0, got 'soon'"),
         ("no choices", "expected one in the plan, got none"),
         ("no schedule", "error: schedule: expected one of"),
         ("odd microbatches", "error: num_microbatches: expected a divisor of 32, got 5"),

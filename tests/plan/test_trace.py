@@ -166,6 +166,7 @@ def test_recurrent_layers_are_products_that_every_device_has(
     layers = layers_of(traced.graph)
     assert len(cut_graph(traced.graph, layers)) == max(layers) + 1 > 1  # gradients go down
 
+
 def test_what_is_no_loss_is_refused() -> None:
     with pytest.raises(ValueError, match="loss: expected a floating point scalar"):
         trace(nn.Linear(4, 4), (torch.randn(2, 4),))

@@ -120,9 +120,8 @@ class _Composing:
                 here[node.outputs[0]] = self.arrived[source]
                 return
             self.arrived[source] = len(self.values)
-        if node.op == SEND and (place, node.inputs[0]) in self.taken:
-            if not self._leaves(place, node.inputs[0]):
-                return
+        if node.op == SEND and self._stays(place, node.inputs[0]):
+            return
         if origin in self.shared:  # made of inputs alone: once is enough
             here.update(zip(node.outputs, self.shared[origin], strict=True))
             return
@@ -142,12 +141,12 @@ class _Composing:
         if origin in self._free:
             self.shared[origin] = tuple(outputs)
 
-    def _leaves(self, place: int, value: int) -> bool:
-        """Whether layers of the model that are not here receive a value."""
-        if len(self.inside) == self.chain.num_layers:
-            return False
+    def _stays(self, place: int, value: int) -> bool:
+        """Whether a value goes to layers that are here, and to none that are not."""
+        if (place, value) not in self.taken or len(self.inside) == self.chain.num_layers:
+            return (place, value) in self.taken
         readers = (self.chain.readers.get((at, value), ()) for at in self.stands_for[place])
-        return any(not self.inside.issuperset(layers) for layers in readers)
+        return all(self.inside.issuperset(layers) for layers in readers)
 
     @functools.cached_property
     def _free(self) -> set[int]:
