@@ -84,5 +84,9 @@ class OnDemand:
 
     def _stays_s(self, seat: Seat, now_s: float) -> float:
         """For how long it must stay; a clock that was set back ends that."""
-        passed_s = now_s - self._fleet.groups[seat.devices].replicas[seat.model].since_s
+        group = self._fleet.groups.get(seat.devices)
+        replica = None if group is None else group.replicas.get(seat.model)
+        if replica is None:
+            return 0.0
+        passed_s = now_s - replica.since_s
         return self._least_stay_s - passed_s if 0 <= passed_s < self._least_stay_s else 0.0
