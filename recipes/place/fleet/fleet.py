@@ -1,7 +1,6 @@
 """``Fleet``: the groups that are there, and the placement that they should be."""
 
 import collections
-import itertools
 from collections.abc import Callable, Collection
 from typing import Literal
 
@@ -10,7 +9,8 @@ from recipes.place.fleet._invariants import check_fleet
 from recipes.place.fleet.action import Action, Devices, Load, Replace, Start, Stop, Unload
 from recipes.place.fleet.backoff import Backoff
 from recipes.place.fleet.capacity import Capacity
-from recipes.place.fleet.live_group import LiveGroup, LiveReplica
+from recipes.place.fleet.live_group import LiveGroup
+from recipes.place.fleet.live_groups import LiveGroups
 from recipes.place.fleet.observed import Observed
 from recipes.place.fleet.on_demand import OnDemand
 from recipes.place.fleet.reconcile import reconcile
@@ -63,13 +63,13 @@ class Fleet:
     ) -> None:
         self.desired, self.capacity, self.num_devices = desired, capacity, num_devices
         self.router, self.tell = router, tell
-        self.groups: dict[Devices, LiveGroup] = {}
+        self._live = LiveGroups(capacity, router)
+        self.groups = self._live.by_devices
         self.wants_search = False  # the placement was mended in haste; a search may know better
         self.counts: collections.Counter[str] = collections.Counter()
         self._demand = OnDemand(self, wanted_s=wanted_s, least_stay_s=least_stay_s)
         self._trouble = Trouble(max_restarts, starts, loads, given_up_s=given_up_s)
         self._busy: collections.Counter[int] = collections.Counter()
-        self._numbers = itertools.count()
 
     # --- what is there, and what to do ----------------------------------------------------------
 
@@ -119,31 +119,8 @@ class Fleet:
 
     def begin(self, action: Action, now_s: float) -> LiveGroup | None:
         """An action begins; None where its group or a device is gone, and it is to be skipped."""
-        if isinstance(action, Start):
-            if self.unusable(now_s).intersection(action.devices):
-                return None
-            name = f"g{next(self._numbers)}"
-            group = LiveGroup(name, action.devices, action.configuration, now_s)
-            self.groups[action.devices] = group
-            return group
-        group = self.groups.get(action.devices)
-        if group is None or isinstance(action, Replace):
-            return None
-        if isinstance(action, Load):
-            if group.state != "ready":
-                return None
-            group.replicas[action.model] = LiveReplica(action.kv_tokens, since_s=now_s)
-        elif isinstance(action, Unload):
-            if action.model not in group.replicas:
-                return None
-            group.replicas[action.model].state = "unloading"
-            self.router.shut(action.devices, action.model)
-        else:
-            group.state = "stopping"
-            for model, replica in group.replicas.items():
-                replica.state = "unloading"
-                self.router.shut(action.devices, model)
-        return group
+        gone = isinstance(action, Start) and self.unusable(now_s).intersection(action.devices)
+        return None if gone else self._live.begin(action, now_s)
 
     def done(
         self,
@@ -168,48 +145,42 @@ class Fleet:
             self.counts["starts"] += 1
             self.tell("good", f"group {group.name} is there, {_where(group)}")
         elif isinstance(action, Load):
-            replica = group.replicas[action.model]
-            replica.state, replica.weight_bytes = "ready", weight_bytes
-            self._demand.loaded(action.model, now_s - replica.since_s)
-            replica.since_s = now_s
-            timing = self.capacity.profiles[action.model].find(group.configuration)
-            self.router.open(
-                action.devices,
-                action.model,
-                timing,
-                kv_tokens=action.kv_tokens if kv_tokens is None else kv_tokens,
+            took_s = self._live.loaded(
+                group,
+                action,
+                now_s,
+                kv_tokens=kv_tokens,
                 max_model_len=max_model_len,
-                now_s=now_s,
+                weight_bytes=weight_bytes,
             )
+            self._demand.loaded(action.model, took_s)
             self._trouble.loaded(action.devices, action.model)
             self.counts["loads"] += 1
             self.tell("good", f"{action.model} is loaded on group {group.name}")
         elif isinstance(action, Unload):
-            del group.replicas[action.model]
             self.counts["unloads"] += 1
             self.tell("note", f"{action.model} left group {group.name}")
-            return self.router.drop(action.devices, action.model)
+            return self._live.drop(group, action.model)
         elif isinstance(action, Stop):
             self.tell("note", f"group {group.name} was stopped")
-            return self._remove(group)
+            return self._live.remove(group)
         return []
 
     def failed(self, action: Action, now_s: float, why: str) -> list[str]:
         """An action has failed; ids of requests that were lost with it."""
         self._release(action)
         group = self.groups.get(action.devices)
-        if isinstance(action, Load) and group is not None and action.model in group.replicas:
-            del group.replicas[action.model]
+        if group is None or isinstance(action, Replace):
+            return []
+        if isinstance(action, Start | Stop):
+            return self.lose(group, now_s, why)
+        if action.model not in group.replicas:
+            return []
+        if isinstance(action, Load):
             num = self._trouble.load_failed(action.devices, action.model, now_s, why)
             self.counts["failed_loads"] += 1
             self.tell("bad", f"{action.model} cannot be loaded on {group.name} ({num}): {why}")
-            return self.router.drop(action.devices, action.model)
-        if isinstance(action, Unload) and group is not None and action.model in group.replicas:
-            del group.replicas[action.model]  # it is not there: as good as unloaded
-            return self.router.drop(action.devices, action.model)
-        if isinstance(action, Start | Stop) and group is not None:
-            return self.lose(group, now_s, why)
-        return []
+        return self._live.drop(group, action.model)  # not there to unload: as good as unloaded
 
     def skip(self, action: Action) -> None:
         """An action will not be tried, as one before it has failed."""
@@ -220,7 +191,7 @@ class Fleet:
         if self.groups.get(group.devices) is not group:
             return []
         stopping = group.state == "stopping"
-        left = self._remove(group)
+        left = self._live.remove(group)
         if stopping:
             return left
         if group.state == "ready" and now_s - group.since_s > STEADY_S:
@@ -243,10 +214,6 @@ class Fleet:
     def regain_devices(self, devices: Collection[int]) -> None:
         """A node is back; the next search uses it."""
         self.wants_search |= self._trouble.regain(devices)
-
-    def _remove(self, group: LiveGroup) -> list[str]:
-        del self.groups[group.devices]
-        return [left for m in group.replicas for left in self.router.drop(group.devices, m)]
 
     def _release(self, action: Action) -> None:
         self._busy.subtract(action.devices)
