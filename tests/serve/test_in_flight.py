@@ -5,7 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blocks.sched import Batch
+from recipes.serve.model_runner import StepResult
 from recipes.serve.outputs import RequestOutput
+from recipes.serve.sampler import Drawn
 from tests.serve.churn import churn
 from tests.serve.models import EOS, tiny_decoder, tiny_engine
 from tests.serve.oracle import greedy
@@ -89,6 +91,30 @@ def test_who_is_cancelled_under_way_leaves_nothing_and_its_name_is_free() -> Non
         )
     assert_clean(engine)
     assert runner.most_out == 2
+
+
+def test_an_error_under_way_is_not_for_who_has_the_name_next(monkeypatch) -> None:
+    """The draw and the scores of a cancelled request fail after its name was taken anew."""
+    engine, runner = staged_engine(2, num_blocks=200)
+    engine.add(job("a", [9] * 40, max_tokens=6, prompt_logprobs=1))
+    engine.step()  # the second chunk, which draws, is under way
+    assert engine.scheduler.num_in_flight == 1
+    assert engine.cancel("a")
+    again = job("a", [50] * 9, max_tokens=6)
+    engine.add(again)
+    collect_one = runner.collect
+
+    def broken() -> StepResult:
+        monkeypatch.setattr(runner, "collect", collect_one)
+        result = collect_one()
+        assert len(result.drawn) == len(result.scores) == 1
+        return StepResult([Drawn(0, error="broken")], ["broken"])
+
+    monkeypatch.setattr(runner, "collect", broken)
+    answer = collect(engine, [again])["a"]
+    assert answer.completions[0].error is None
+    assert answer.token_ids == greedy(tiny_decoder(), tuple(again.prompt_tokens), 6, EOS)
+    assert_clean(engine)
 
 
 def test_everything_is_given_up_while_batches_are_under_way() -> None:

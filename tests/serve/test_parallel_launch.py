@@ -94,9 +94,9 @@ def test_torchrun_must_have_started_as_many_processes(monkeypatch):
 def test_the_command_line_takes_settings_with_and_without_dashes(tmp_path):
     config = engine_config(parse(["tp=2", "--port", "0", "pp=3", "max_num_seqs=8"]))
     assert (config.tp, config.pp, config.max_num_seqs) == (2, 3, 8)
-    options = parse(["FOLDER", "--tp", "4", "--pp-slices", "2", "--pp", "2"])
+    options = parse(["FOLDER", "--tp", "4", "--pp-slices", "2", "--pp", "2", "pp_batches=3"])
     assert (options.model, engine_config(options).tp) == ("FOLDER", 4)
-    assert engine_config(options).pp_slices == 2
+    assert (engine_config(options).pp_slices, engine_config(options).pp_batches) == (2, 3)
     odd = tmp_path / "a=b"
     odd.mkdir()
     assert parse([str(odd)]).model == str(odd)

@@ -142,6 +142,28 @@ def test_a_cost_is_used_only_where_cutting_by_it_is_quicker(overlap):
     assert (found is not None) == overlap
 
 
-def test_runs_need_stages():
+def test_runs_and_batches_need_stages():
     with pytest.raises(ValueError, match="pp_slices: expected None with one stage"):
         EngineConfig(pp_slices=2)
+    with pytest.raises(ValueError, match="pp_batches: expected None with one stage"):
+        EngineConfig(pp_batches=2)
+
+
+@given(st.integers(0, 10_000))
+def test_beside_other_steps_a_cut_costs_next_to_nothing(seed):
+    """Stages that have work without it are not given more of it."""
+    rng = random.Random(seed)
+    batch = draw_batch(rng, max_entries=8, max_count=40)
+    cost = PieceCost(fixed=rng.choice([0, 0.01, 3.0]), per_token=1.0, per_floor=1.0, floor=8)
+    slices = StepSlices(2, cost)
+    over = cost.over(batch)
+
+    def work(bounds) -> float:
+        at = np.array(bounds)
+        return float(over(np.diff(at), at[:-1]).sum())
+
+    whole = [0, batch.num_tokens]
+    alone, beside = slices.bounds(batch), slices.bounds(batch, alone=False)
+    assert beside in (alone, whole)
+    assert work(beside) <= 1.05 * work(whole) + 1e-9
+    assert (beside == alone) == (work(alone) <= 1.05 * work(whole))

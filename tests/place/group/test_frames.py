@@ -137,6 +137,12 @@ def test_only_who_knows_the_key_is_welcome(key, other, name):
         proof.welcome(question, proof.Answer(name + "x", given.nonce, given.proof), key)
 
 
+def test_a_group_computes_one_batch_at_a_time_whatever_its_stages():
+    for pp in (1, 2, 4):
+        config = GroupSpec(group="g", devices=tuple(range(pp)), pp=pp).engine_config(0)
+        assert (config.pp_batches or config.pp) == 1
+
+
 def test_a_spec_reads_back_and_hides_its_key():
     spec = GroupSpec(group="g", devices=(4, 5), tp=2, key="abcdef", address="/x", memory_bytes=9)
     assert GroupSpec.from_json(spec.to_json()) == spec
