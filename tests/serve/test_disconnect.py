@@ -11,6 +11,7 @@ import pytest
 from recipes.serve import Engine
 from recipes.serve.async_engine import AsyncEngine
 from recipes.serve.completions import CompletionWriter
+from recipes.serve.model_runner import RunnerLost
 from recipes.serve.runner import Runner
 from tests.serve.live_server import LiveServer, serving, wait_until
 from tests.serve.models import tiny_loaded
@@ -145,6 +146,24 @@ def test_an_error_in_the_engine_ends_the_request_and_not_the_server(monkeypatch)
         assert raw.endswith(b"data: [DONE]\n\n")
         status, _ = server.post("/v1/completions", {"prompt": [8, 9], "max_tokens": 2})
         assert status == 200
+        server.wait_idle()
+
+
+def test_a_request_whose_model_is_lost_may_be_sent_again(monkeypatch):
+    def forward(self, batch):
+        raise RunnerLost("rank 1 was killed")
+
+    original = Runner.forward
+    monkeypatch.setattr(Runner, "forward", forward)
+    with serving(tiny_loaded()) as server:
+        status, payload, headers = server.request("POST", "/v1/completions", {"prompt": [9, 9]})
+        assert (status, payload["error"]["code"]) == (503, "group_lost")
+        assert payload["error"]["message"] == "rank 1 was killed"
+        assert int(headers["retry-after"]) >= 1
+        status, raw = server.post("/v1/completions", {"prompt": [9, 9], "stream": True})
+        assert (status, b'"code":"group_lost"' in raw) == (200, True)
+        monkeypatch.setattr(Runner, "forward", original)
+        assert server.post("/v1/completions", {"prompt": [8, 9], "max_tokens": 2})[0] == 200
         server.wait_idle()
 
 
