@@ -20,10 +20,14 @@ DEEP = (
     *("benches.figures._plan_search:deep", "--cluster", "8xH100", "num_nodes=8"),
     *("batch_size=256", "max_stages=64"),
 )
+HALF_70B = (*LLAMA_70B, "memory_gib=40")
 SMALL = (
     *("gpt2:tiny", "--cluster", "8xA100", "num_devices=4"),
     *("batch_size=16", "dtype=float32", "microbatch_choices=3"),
 )
+
+ROUNDING = -1e-9
+"""A gap of sums in another order."""
 
 EVERY_S = 0.25
 """Between looks at what the processes hold."""
@@ -40,11 +44,12 @@ class Planned(NamedTuple):
 
 
 def rows() -> Iterator[Row]:
-    for name, request, target, nightly in (
-        ("gpt2:tiny on 4 devices", SMALL, 30, False),
-        ("Llama 8B on 8 x 8 devices", LLAMA_8B, 60, True),
-        ("Llama 70B on 64 x 8 devices", LLAMA_70B, 180, True),
-        ("1,024 layers on 8 x 8 devices", DEEP, 120, True),
+    for name, request, target, most, nightly in (
+        ("gpt2:tiny on 4 devices", SMALL, 30, 1e-2, False),
+        ("Llama 8B on 8 x 8 devices", LLAMA_8B, 60, 1e-2, True),
+        ("Llama 70B on 64 x 8 devices", LLAMA_70B, 180, 1e-2, True),
+        ("Llama 70B on 64 x 8 devices with 40 GiB", HALF_70B, 180, 1e-2, True),
+        ("1,024 layers on 8 x 8 devices", DEEP, 120, 1e-2, True),
     ):
         command = f"python -m recipes.plan {' '.join(request)}"
         yield Row(
@@ -55,10 +60,11 @@ def rows() -> Iterator[Row]:
             nightly,
         )
         yield Row(
-            f"size of the plan of {name}, and its predicted step (simulated)",
-            "< 200 kB",
+            f"size of the plan of {name}, and its predicted step (simulated) above the bound on "
+            "plans cut at any layer, by the costs of all strategies looked at",
+            f"< 200 kB, 0 to {most:.0%}",
             command,
-            functools.partial(_size, request),
+            functools.partial(_size, request, most),
             nightly,
         )
 
@@ -121,8 +127,9 @@ def _time(request: tuple[str, ...], target: float) -> Measured:
     return Measured(text, found.seconds <= target and found.peak_bytes <= 4e9)
 
 
-def _size(request: tuple[str, ...]) -> Measured:
+def _size(request: tuple[str, ...], most: float) -> Measured:
     found = _planned(request)
     predicted = found.plan.predicted
-    step = f"step {predicted.step_s * 1e3:.0f} ms, {predicted.gap:+.1%} of its bound"
-    return Measured(f"{found.file_bytes / 1e3:.0f} kB; {step}", found.file_bytes < 200_000)
+    step = f"step {predicted.step_s * 1e3:.0f} ms, {predicted.gap:+.2%} of its bound"
+    good = found.file_bytes < 200_000 and ROUNDING <= predicted.gap <= most
+    return Measured(f"{found.file_bytes / 1e3:.0f} kB; {step}", good)

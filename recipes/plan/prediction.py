@@ -61,8 +61,8 @@ class Prediction:
     """Of the step.
 
     step_s: predicted seconds, those the simulated schedule takes.
-    bound_s: no stages, submeshes, schedule and microbatches take less by the costs of layers that
-        stages were chosen by. Stages are solved once more on their own, so the step may take less.
+    bound_s: no stages, cut at whatever layers, submeshes, schedule and microbatches take less by
+        the costs of layers of all strategies looked at, those of the plan's own stages among them.
     bubble: share of the devices' time that they wait in, over all stages.
     cost_source: where the cost model's numbers come from.
     error: relative error of the cost model where it was measured; None where it was not.
@@ -76,8 +76,7 @@ class Prediction:
 
     @property
     def gap(self) -> float:
-        """How much longer than the bound the step takes, as a share of the bound; below 0 where
-        strategies of single layers were better than the costs that stages were chosen by."""
+        """How much longer than the bound the step takes, as a share of the bound."""
         return self.step_s / self.bound_s - 1 if self.bound_s else 0.0
 
     def to_json(self) -> dict[str, Any]:

@@ -53,12 +53,18 @@ def plans() -> Plans:
     return dict(zip(cases, search_all(list(cases.values())), strict=True))
 
 
+def test_no_plan_is_below_its_bound(plans: Plans):
+    found = {name: plan for name, plan in plans.items() if isinstance(plan, ParallelPlan)}
+    assert len(found) > 12
+    for name, plan in found.items():
+        assert plan.predicted.gap >= -1e-9, name
+        assert not any("stages solved alone take" in note for note in plan.notes), name
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_plan_holds_together(plans: Plans, case: str):
     plan, settings = plans[case], CASES[case]
     assert ParallelPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
-    told = any("stages solved alone take" in note for note in plan.notes)
-    assert told == (plan.predicted.gap < -4.9e-4), "a step below the bound is said to be so"
     assert plan.num_devices == cluster_of().num_devices
     step_s, _ = step_time(plan.stages, plan.boundaries, plan.schedule, plan.num_microbatches)
     assert step_s == plan.predicted.step_s

@@ -12,14 +12,19 @@ Transfer = Callable[[int, SubmeshShape, SubmeshShape], tuple[float, float]]
 
 
 def transfer_of(cluster: Cluster, chain: LayerChain) -> Transfer:
-    """Seconds over a boundary as if both meshes cut what crosses it over all their devices."""
+    """Seconds over a boundary as if both meshes cut what crosses it over all their devices.
+
+    Which devices meet is not known yet: those of a node as if joined by as many lanes as any two of
+    them are, so that stages as they are placed take no less.
+    """
     sizes = boundary_bytes(chain)
     inside = {node.kind: node.link for node in cluster.nodes}
+    joined = {node.link: max(map(max, node.lanes)) for node in cluster.nodes if node.lanes}
 
     @functools.cache
     def send_s(num_bytes: int, lanes: int, link: str) -> float:
         wire = cluster.link(link)
-        wire = wire.part(1) if wire.lanes > 1 else wire  # which devices meet is not known yet
+        wire = wire.part(joined[link]) if link in joined else wire
         return wire.seconds("send", num_bytes / lanes, 2) if num_bytes else 0.0
 
     def transfer(bound: int, before: SubmeshShape, after: SubmeshShape) -> tuple[float, float]:

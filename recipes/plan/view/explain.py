@@ -69,7 +69,7 @@ def _lines(plan: ParallelPlan, chain: LayerChain, cluster: Cluster) -> Iterator[
     error = "unknown" if predicted.error is None else f"{predicted.error:.0%}"
     yield f"step {time_text(predicted.step_s, 's')} predicted; error of the cost model {error}"
     bound = time_text(predicted.bound_s, "s")
-    yield f"by the costs of layers that stages were chosen by, no plan takes less than {bound}"
+    yield f"by the costs of all strategies looked at, no plan takes less than {bound}"
     yield from plan.notes
     told: set[str] = set()
     for at, stage in enumerate(plan.stages):

@@ -1,0 +1,83 @@
+"""Stages solved on their own as a further way to run layers."""
+
+import dataclasses
+
+import pytest
+
+from blocks.pipeline.inter_op import InterOpPlan
+from recipes.plan.config import PlanConfig
+from recipes.plan.search.partition import Partition, memory_bytes
+from recipes.plan.search.search import Searched, search
+from recipes.plan.search.solved_option import with_solved
+from tests.plan.searching import chain_of, cluster_of
+
+CONFIG = PlanConfig(
+    "mlp",
+    "p3.16xlarge",
+    batch_size=64,
+    num_microbatches=8,
+    mesh_axes=1,
+    max_stage_devices=1,
+    recompute=True,
+    schedules="gpipe",
+    workers=1,
+)
+
+
+@pytest.fixture(scope="module")
+def searched() -> Searched:
+    return search(chain_of, cluster_of(), CONFIG)
+
+
+def test_the_partition_counts_what_stages_cost_as_solved(searched: Searched):
+    """Even where first and last layers of a stage cost other than those between them."""
+    found, plan = searched.inter_op, searched.plan
+    assert len(plan.stages) == 4
+    solved = [
+        searched.tables.option(found.num_microbatches, stage.shape, stage.option).solved
+        for stage in found.stages
+    ]
+    assert any(solved), "an option of the last turn is one of these"
+    for stage, one, planned in zip(found.stages, solved, plan.stages, strict=True):
+        if one is None:
+            continue
+        cost, predicted = stage.cost, planned.predicted
+        assert cost.forward_s == pytest.approx(predicted.forward_s, rel=1e-9)
+        assert cost.backward_s == pytest.approx(predicted.backward_s, rel=1e-9)
+        assert cost.once_s == pytest.approx(predicted.update_s, rel=1e-9)
+        assert stage.peak_bytes == pytest.approx(predicted.peak_bytes, rel=1e-9)
+
+
+def test_a_stage_is_one_option_however_often_it_is_solved(searched: Searched):
+    found, tables = searched.inter_op, searched.tables
+    again = with_solved(tables, found, searched.chain, searched.solutions)
+    assert again.options == tables.options
+    widths = {count: len(sums.options) for count, sums in again.sums.items()}
+    assert widths == {count: len(sums.options) for count, sums in tables.sums.items()}
+
+
+def test_more_ways_to_run_layers_are_never_slower(searched: Searched):
+    """The bound falls, or stays, as strategies are added; so does the step by the tables."""
+
+    def asked(tables) -> InterOpPlan:
+        partition = Partition(tables, cluster_of(), CONFIG)
+        return partition.best(memory_bytes(cluster_of(), CONFIG), every_cut=True)
+
+    few = {
+        count: {shape: tuple(o for o in some if o.solved is None) for shape, some in by.items()}
+        for count, by in searched.tables.options.items()
+    }
+    most = max(len(some) for by in few.values() for some in by.values())
+    sums = searched.tables.sums[8]
+    first = type(sums)(
+        sums.shapes,
+        sums.options[:most],
+        {name: values[..., :most] for name, values in sums.layers.items()},
+        stage={name: values[..., :most] for name, values in sums.stage.items()},
+        transfer=sums.transfer,
+    )
+    before = asked(dataclasses.replace(searched.tables, sums={8: first}, options=few))
+    after = asked(searched.tables)
+    assert after.makespan_s <= before.makespan_s * (1 + 1e-3)
+    assert after.bound_s <= before.bound_s * (1 + 1e-3)
+    assert after.bound_s <= searched.plan.predicted.step_s * (1 + 1e-9)
