@@ -76,9 +76,15 @@ def place(
     models = workload.models
     missing = [model for model in models if model not in profiles]
     check(not missing, "profiles", "one for each model of the workload", f"none of {missing[:3]}")
-    chosen = sorted(
-        configurations or configurations_of(profiles, models, max_pp=MAX_PP, max_op=MAX_OP)
+    if configurations is None:
+        configurations = configurations_of(profiles, models, max_pp=MAX_PP, max_op=MAX_OP)
+    check(
+        bool(configurations),
+        "configurations",
+        "at least one, or None for all of the profiles",
+        "none",
     )
+    chosen = sorted(configurations)
     chosen = [one for one in chosen if one.num_devices <= num_devices]
     memory = Memory(profiles, memory_bytes, kv_tokens)
     evaluate = Evaluator(simulator or ClusterSim(profiles, workload, **settings), workload, memory)

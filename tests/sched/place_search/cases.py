@@ -32,8 +32,8 @@ def draw(
     max_placements: float = float("inf"),
 ) -> Case:
     """A problem of up to so many models and devices: few sizes of models, bursty skewed traffic,
-    memory for one model to ``max_slots`` on a device, some configurations. Memory, and then
-    configurations, shrink until there are at most ``max_placements``."""
+    memory for one model to ``max_slots`` on a device, some configurations. Memory, then
+    configurations, then devices shrink until there are at most ``max_placements``."""
     rng = random.Random(seed)
     num_models = rng.randint(1, max_models)
     num_devices = rng.randint(1, max_devices)
@@ -72,8 +72,10 @@ def draw(
     ):
         if memory_bytes > heaviest:
             memory_bytes = max(heaviest, int(memory_bytes * 0.85))
-        else:
+        elif len(chosen) > 1:
             chosen = chosen[:-1]
+        else:
+            num_devices -= 1
     return Case(workload.with_slo(limits), profiles, num_devices, memory_bytes, chosen)
 
 

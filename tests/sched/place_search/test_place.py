@@ -203,3 +203,9 @@ def test_the_bound_holds_for_a_cluster_without_traffic_or_without_room() -> None
     assert nothing.attainment == 0.0
     silent = case.workload.slice(0, 0)
     assert attainment_bound(silent, case.profiles, 2, 1, case.configurations).attainment == 1.0
+
+
+def test_no_configuration_at_all_is_refused() -> None:
+    case = draw(5, max_models=3, max_devices=3, requests=60)
+    with pytest.raises(ValueError, match="configurations: expected at least one, or None"):
+        placed(case._replace(configurations=()))
