@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import os
 import selectors
-import tempfile
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +27,7 @@ from blocks.sched.cluster_sim.generation import (
 from blocks.sched.profile import Profile
 from blocks.sched.workload import Workload
 from recipes.place.group import GroupHandle, Step, fork_group, read_steps
+from recipes.place.group.own_folder import OwnFolder
 from recipes.place.measure import (
     Compared,
     ContentionMeter,
@@ -211,7 +211,7 @@ async def play(
     cores = sorted(os.sched_getaffinity(0))
     core_of = [cores[core % len(cores)] for core in place.core_of]
     spare, found = spare or Spare(), []
-    with tempfile.TemporaryDirectory(prefix="blocks-steps-") as root:
+    with OwnFolder("blocks-steps-") as root:
         logs = [Path(root) / f"{at}" for at in range(len(place.hosted))]
         async with local_groups(
             place.placement, folders, LIMITS, core_of=core_of, start=fork_group, step_logs=logs

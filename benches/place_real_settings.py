@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from blocks.sched.profile import Configuration, Profile
 from blocks.sched.workload import Workload, gamma_workload
 from recipes.model import Decoder, ModelConfig, init_weights, save_model
 from recipes.place.group import GroupSpec
+from recipes.place.group.own_folder import OwnFolder
 from recipes.place.measure import Points
 from tests.serve.models import tiny_tokenizer
 
@@ -186,7 +186,7 @@ TOGETHER = Place("all models on every group", ("ab", "ab"), BURSTY)
 @contextlib.contextmanager
 def saved_models() -> Iterator[dict[str, Path]]:
     """Folders of the models, random weights."""
-    with tempfile.TemporaryDirectory(prefix="blocks-real-") as root:
+    with OwnFolder("blocks-real-") as root:
         folders = {}
         for seed, (name, (width, layers)) in enumerate(SIZES.items()):
             config = ModelConfig(

@@ -9,8 +9,8 @@ import tempfile
 
 OWNER = "owner"
 """A file in it that is locked for as long as the owner lives."""
-FOLDERS = ("blocks-place-", "blocks-group-")
-"""How the names of those of front doors and groups begin."""
+FOLDERS = ("blocks-place-", "blocks-group-", "blocks-steps-", "blocks-real-")
+"""How the names begin of what front doors and groups have, and of steps and models for benches."""
 
 
 class OwnFolder:
@@ -41,6 +41,12 @@ class OwnFolder:
             if os.path.exists(os.path.join(self.path, OWNER)):  # not swept in between
                 return
             self.remove()
+
+    def __enter__(self) -> str:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
 
     def remove(self) -> None:
         """With all that is in it; twice too."""

@@ -59,6 +59,8 @@ def test_a_folder_is_its_owners_until_removed(folder):
     assert oct(os.stat(made.path).st_mode & 0o777) == "0o700"
     made.remove()
     made.remove()
+    with OwnFolder("blocks-steps-") as path:
+        assert names(folder) == [Path(path).name]
     assert names(folder) == []
 
 
