@@ -8,7 +8,8 @@ from recipes.place.measure.local_groups import local_groups
 from recipes.place.measure.measure_profile import measure_profile
 from recipes.place.measure.pace import at_pace, pace
 from recipes.place.measure.points import Points
-from recipes.place.measure.replay import Port, replay
+from recipes.place.measure.port import Port
+from recipes.place.measure.replay import replay
 from recipes.place.measure.speed import Probe, measure_speed
 from recipes.place.measure.step_pace import StepPace
 from recipes.place.measure.step_timer import StepTimer

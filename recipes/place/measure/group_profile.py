@@ -13,7 +13,7 @@ from recipes.model import read_config
 from recipes.place.group.spec import GroupSpec
 from recipes.place.measure.measured_timing import Point, measured, timing_of
 from recipes.place.measure.points import Points
-from recipes.place.measure.replay import Port
+from recipes.place.measure.port import Port
 from recipes.serve.job import Job
 from recipes.serve.outputs import Delta
 from recipes.serve.sampling_params import SamplingParams

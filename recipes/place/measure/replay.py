@@ -4,7 +4,6 @@ import asyncio
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -18,29 +17,14 @@ from blocks.sched.profile import Profile
 from blocks.sched.workload import Workload
 from recipes.place.fleet.router import Refusal, Router
 from recipes.place.fleet.slo import Slo
-from recipes.place.fleet.told_state import Telling, told_state
-from recipes.place.group.taken import OnLost
+from recipes.place.fleet.told_state import told_state
+from recipes.place.measure.port import Port
 from recipes.serve.job import Job
 from recipes.serve.outputs import Delta
 from recipes.serve.sampling_params import SamplingParams
-from recipes.serve.stream import Stream
 
 LEAD_S = 0.2
 """Between the start of a replay and the workload's zero."""
-
-
-class Port(Telling, Protocol):
-    """A group that requests can be sent to; ``GroupHandle`` meets it."""
-
-    async def submit(
-        self,
-        model: str,
-        jobs: Sequence[Job],
-        *,
-        ttft_s: float,
-        tpot_s: float,
-        on_lost: OnLost | None = None,
-    ) -> Stream: ...
 
 
 class Replay:

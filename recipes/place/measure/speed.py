@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recipes.place.measure.replay import Port
+from recipes.place.measure.port import Port
 from recipes.serve.job import Job
 from recipes.serve.outputs import Delta
 from recipes.serve.sampling_params import SamplingParams
