@@ -12,14 +12,18 @@ python -m recipes.plan calibrate --out my-cluster.json             # measure thi
 python -m recipes.plan inference llama:8b --profile out/llama.profile  # every way to serve it
 
 MODEL is a family and size (recipes.plan.families) or package.module:factory, a function from the
-rows of a microbatch to (module, args, kwargs). Settings are fields of PlanConfig (config.py).
+rows of a microbatch to (module, args, kwargs) of a module that returns a loss. Settings are fields
+of PlanConfig (config.py). Every verb has a --help of its own.
 """
 
 import argparse
 import importlib
+import inspect
 import sys
+import textwrap
 from pathlib import Path
 
+from blocks.sharding import bundled_clusters
 from recipes.plan.config import PlanConfig
 from recipes.plan.settings import override
 from recipes.plan.verbs import parser_of, plan
@@ -39,8 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
             options.work(options)
         else:
             run(given)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        notes = getattr(error, "__notes__", [])  # where the user's module failed
+        if not (notes or isinstance(error, (ValueError, OSError))):
+            raise
+        kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+        print("; ".join([f"error: {kind}{_first_line(error)}", *notes]), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -48,13 +56,28 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+
+
+def _epilog() -> str:
+    """What settings, clusters and families there are."""
+    from recipes.plan.families import families
+
+    settings = (inspect.getdoc(PlanConfig) or "").partition("\n\n")[2]
+    names = textwrap.fill(", ".join(families()), 98, break_on_hyphens=False)
+    clusters = ", ".join(bundled_clusters())
+    return f"settings:\n\n{settings}\n\nbundled clusters: {clusters}\n\nmodels:\n\n{names}"
+
+
 def run(given: list[str]) -> None:
     parser = argparse.ArgumentParser(
         "python -m recipes.plan",
         description=__doc__,
+        epilog=_epilog() if {"-h", "--help"} & {*given} else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", help="llama:8b, or package.module:factory")
+    parser.add_argument("model", help="llama:8b, or module:factory")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="fields of PlanConfig")
     parser.add_argument("--cluster", default="8xH100", help="a bundled cluster or a cluster file")
     parser.add_argument("--out", type=Path, help="where to write the plan")

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 from blocks._checks import check, fail
 from blocks.sharding import (
+    Mesh,
     OpGraph,
+    OpNode,
     StageGraph,
     Strategy,
     cut_graph,
@@ -123,6 +125,12 @@ def _again(cut: StageGraph, stage: StagePlan, layer_of: Sequence[int]) -> StageG
     )
 
 
+def _strategy(node: OpNode, choices: tuple[int, ...], mesh: Mesh) -> Strategy:
+    expected = f"one for each of the axes {', '.join(mesh.axes)}"
+    check(len(choices) == len(mesh.axes), f"choice of {node.name}", expected, len(choices))
+    return strategy_of(node.rule, choices)
+
+
 def _strategies(
     plan: ParallelPlan,
     stage: StagePlan,
@@ -157,5 +165,6 @@ def _strategies(
             text = of_end.get((node.op, cut.values[end]))
         if text is None:
             raise fail(f"choice of {node.name}", "one in the plan", "none", "plan again")
-        found.append(strategy_of(node.rule, parse_choice(node.rule, text)))
+        choices = parse_choice(node.rule, text, f"choice of {node.name}")
+        found.append(_strategy(node, choices, stage.mesh))
     return tuple(found)

@@ -23,25 +23,28 @@ def choice_text(rule: OpRule, choices: Sequence[int]) -> str:
     )
 
 
-def parse_choice(rule: OpRule, text: str) -> tuple[int, ...]:
+def parse_choice(rule: OpRule, text: str, name: str = "choice") -> tuple[int, ...]:
     """The choices that ``choice_text`` writes as ``text``.
+
+    Args:
+        name: of the operation, for the message.
 
     Raises:
         ValueError: a factor the rule does not have.
     """
     names = factor_names(rule)
-    return tuple(_choice(rule, names, part) for part in text.split(BETWEEN))
+    return tuple(_choice(rule, names, part, name) for part in text.split(BETWEEN))
 
 
-def _choice(rule: OpRule, names: Sequence[str], part: str) -> int:
+def _choice(rule: OpRule, names: Sequence[str], part: str, name: str) -> int:
     if part == NOTHING:
         return REPLICATE
     if part.startswith(ADDENDS):
         known = [f"{ADDENDS}{k}" for k in range(len(rule.linear))]
-        check(part in known, "choice", f"one of {known}", repr(part))
+        check(part in known, name, f"one of {known}", repr(part))
         return -2 - int(part[1:])
     if part not in names:
-        raise fail("choice", f"a factor of {list(names)}, '-' or '+k'", repr(part))
+        raise fail(name, f"a factor of {list(names)}, '-' or '+k'", repr(part))
     return names.index(part)
 
 

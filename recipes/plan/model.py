@@ -1,6 +1,8 @@
 """The model a request names: ``llama:8b``, or a factory of the user's."""
 
+import difflib
 import importlib
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -28,9 +30,17 @@ def call_of(config: PlanConfig, rows: int, seed: int | None = None) -> Call:
     Raises:
         ValueError: a model that there is not.
     """
-    if ":" in config.model and "." in config.model.partition(":")[0]:
+    if is_factory(config.model):
         return _from_factory(config.model, rows)
     return _from_family(config, rows, seed)
+
+
+def is_factory(model: str) -> bool:
+    """Whether a name is ``module:factory``: a path with a dot, or a module that can be found."""
+    path, colon, _ = model.partition(":")
+    if not colon or not all(part.isidentifier() for part in path.split(".")):
+        return False
+    return "." in path or importlib.util.find_spec(path) is not None
 
 
 def layers_by_rows(
@@ -127,8 +137,10 @@ def _from_family(config: PlanConfig, rows: int, seed: int | None) -> Call:
 
     known = families()
     listed = config.model in known or config.model.startswith("decoder:")
-    hint = "or package.module:factory"
-    check(listed, "model", f"one of {', '.join(known)}", repr(config.model), hint)
+    if not listed:
+        near = difflib.get_close_matches(config.model, known, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"families are {', '.join(known)}"
+        raise fail("model", "family:size or package.module:factory", repr(config.model), hint)
     dtype = torch_dtype("dtype", config.dtype)
     found = family(config.model)
     draw = None if seed is None else torch.Generator().manual_seed(seed)
@@ -144,6 +156,7 @@ def _from_factory(name: str, rows: int) -> Call:
         found = getattr(importlib.import_module(path), attribute)
     except (ImportError, AttributeError) as error:
         raise fail("model", "package.module:factory", repr(name), str(error)) from error
+    check(callable(found), "model", "package.module:factory", repr(name), "it cannot be called")
     made = found(rows)
     ok = isinstance(made, tuple) and len(made) == 3
     got = f"{len(made)} values" if isinstance(made, tuple) else type(made).__name__

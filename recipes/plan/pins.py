@@ -22,7 +22,8 @@ def parse_pins(text: str) -> dict[str, Placements]:
     for part in filter(None, text.split(";")):
         name, equals, placements = part.rpartition("=")
         check(
-            bool(equals and name), "pin", "NAME=PLACEMENTS, such as head.weight=S(0)R", repr(part)
+            bool(equals and name.strip() and placements.strip()),
+            *("pin", "NAME=PLACEMENTS, such as head.weight=S(0)R", repr(part)),
         )
         found[name.strip()] = parse_placements(placements.strip())
     return found

@@ -68,6 +68,7 @@ def again(before: ParallelPlan, config: PlanConfig, out: Path | None) -> None:
 
 def show(path: Path, out: Path | None) -> None:
     """Print a plan, or draw it as a page."""
+    check_writable(out)
     read, config = _read_here(path)
     _show(read, config, None, out)
 
@@ -90,9 +91,11 @@ def _read_here(path: Path) -> tuple[ParallelPlan, PlanConfig]:
 
 def _searched(config: PlanConfig) -> ParallelPlan:
     from recipes.plan.model import layers_by_rows
+    from recipes.plan.pins import parse_pins
     from recipes.plan.search import search
 
     cluster = cluster_of(config)
+    parse_pins(config.pins)  # before the model is traced
     return search(layers_by_rows(config, _say), cluster, config, note=_say).plan
 
 
@@ -116,9 +119,24 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
+WORDS = {
+    "explain": "Why every choice: what it costs against the next best, most at stake first.",
+    "diff": "What the second plan does otherwise.",
+    "pin": "Plan again with some choices fixed, and say what that changes. A pin is the name of a "
+    "parameter or operation as plans have it, * for any number, and a placement for each axis of a "
+    "stage's mesh: 'head.weight=S(0)R' cuts rows over the first axis and repeats them over the "
+    "second; only meshes of as many axes are looked at.",
+    "whatif": "Plan again with other settings (`python -m recipes.plan --help` lists them), and say "
+    "what that changes.",
+    "show": "Print a plan, or draw it as a page.",
+    "run": "Train a few steps as planned, on inputs that the factory draws and weights of a seed.",
+}
+"""What verbs do."""
+
+
 def parser_of(verb: str) -> argparse.ArgumentParser:
     """The parser of a verb and what to call with its options."""
-    parser = argparse.ArgumentParser(f"python -m recipes.plan {verb}")
+    parser = argparse.ArgumentParser(f"python -m recipes.plan {verb}", description=WORDS[verb])
     if verb == "diff":
         parser.add_argument("first", type=Path)
         parser.add_argument("second", type=Path)
@@ -128,14 +146,23 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
     if verb == "explain":
         parser.set_defaults(work=lambda o: explain_plan(o.plan))
     elif verb == "show":
-        parser.add_argument("--out", type=Path, help="a page, .html")
+        parser.add_argument("--out", type=Path, help="where to draw it, .html")
         parser.set_defaults(work=lambda o: show(o.plan, o.out))
     elif verb == "run":
         ways = ("threads", "forks", "torchrun")
-        parser.add_argument("--how", choices=ways, default="threads", help="what a device is")
-        parser.add_argument("--steps", type=int, default=3)
+        parser.add_argument(
+            "--how",
+            choices=ways,
+            default="threads",
+            help="what stands for a device (default: threads)",
+        )
+        parser.add_argument("--steps", type=int, default=3, help="default: 3")
         parser.add_argument("--seed", type=int, default=0, help="of weights and inputs")
-        parser.add_argument("--compare", action="store_true", help="with one device")
+        parser.add_argument(
+            "--compare",
+            action="store_true",
+            help="do the same on one device, and say how far losses are apart",
+        )
         parser.set_defaults(work=lambda o: run(o.plan, o.steps, o.seed, o.how, o.compare))
     elif verb == "pin":
         parser.add_argument("pins", nargs="+", metavar="NAME=PLACEMENTS")

@@ -35,6 +35,18 @@ CALLS: dict[str, list[str]] = {
     "run piped": ["run", "piped.json", "--steps", "2", "--compare"],
     "run forked": ["run", "piped.json", "--steps", "1", "--how", "forks", "--compare"],
     "run own": ["run", "own.json", "--steps", "1", "--compare"],
+    "module alone": ["own:factory", *FLAT],
+    "no forward": ["tests.plan.test_commands:five_columns", *FLAT],
+    "no loss": ["tests.plan.test_commands:no_loss", *FLAT],
+    "pin of two": ["pin", "a.json", "layers.*.weight=S(0)R"],
+    "pin of none": ["pin", "a.json", "layers.*.weight="],
+    "strange choice": ["run", "strange choice.json"],
+    "table by hand": ["run", "table by hand.json"],
+    "piped by hand": ["run", "piped by hand.json"],
+    "perhaps again": ["show", "perhaps again.json"],
+    "endless devices": ["show", "endless devices.json"],
+    "endless seconds": ["show", "endless seconds.json"],
+    "page folder": ["show", "a.json", "--out", "."],
     "no steps": ["run", "a.json", "--steps", "0"],
     "no dtype": ["mlp:tiny", "dtype=int64"],
     "same rows": ["tests.plan.test_commands:four_rows", *FLAT],
@@ -76,7 +88,7 @@ CALLS: dict[str, list[str]] = {
 }
 CODE = """
 import contextlib, io, json, sys
-sys.path.insert(0, {root!r})
+sys.path[:0] = [{root!r}, ""]
 from recipes.plan.__main__ import main
 from tests.plan.test_commands import damage
 found = {{}}
@@ -112,6 +124,20 @@ def four_rows(rows: int) -> tuple[Any, tuple, dict]:
     return factory(4)
 
 
+def five_columns(rows: int) -> tuple[Any, tuple, dict]:
+    """A factory whose inputs are not what its model takes."""
+    import torch
+
+    return factory(rows)[0], (torch.rand(rows, 5),), {}
+
+
+def no_loss(rows: int) -> tuple[Any, tuple, dict]:
+    """A factory of a model that returns what it computes."""
+    import torch
+
+    return torch.nn.Linear(8, 8), (torch.rand(rows, 8),), {}
+
+
 def no_keywords(rows: int) -> Any:
     """A factory without the third of its results."""
     return (*factory(rows)[:2], None)
@@ -132,9 +158,15 @@ def branching(rows: int) -> tuple[Any, tuple, dict]:
 def damage(name: str) -> None:
     """Write a plan that is not right under a name of ``DAMAGES``."""
     if name in DAMAGES:
-        data = json.loads(Path("a.json").read_text())
+        source = "piped.json" if name.startswith("piped") else "a.json"
+        data = json.loads(Path(source).read_text())
         DAMAGES[name](data)
         Path(f"{name}.json").write_text(json.dumps(data))
+
+
+def _first_of(data: dict[str, Any], part: str, text: str) -> None:
+    entries = next(p[part] for p in data["patterns"].values() if p.get(part))
+    entries[next(iter(entries))] = text
 
 
 DAMAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -144,6 +176,12 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no choices": lambda data: data["patterns"]["A"]["choices"].clear(),
     "no schedule": lambda data: data.update(schedule="tea"),
     "odd microbatches": lambda data: data.update(num_microbatches=5),
+    "strange choice": lambda data: _first_of(data, "choices", "tea"),
+    "table by hand": lambda data: _first_of(data, "parameters", "S(1) / S(1) / R"),
+    "piped by hand": lambda data: data["boundaries"][0].update(placements=["S(1)", "S(1)"]),
+    "perhaps again": lambda data: data["stages"][0].update(recompute="perhaps"),
+    "endless devices": lambda data: data["stages"][0].update(devices="0-99999999999"),
+    "endless seconds": lambda data: data["predicted"].update(step_s=float("inf")),
     "far device": lambda data: data["stages"][0].update(devices="0-2,7"),
     "another model": lambda data: data["settings"].update(model="mlp:alpa"),
     "another cluster": lambda data: data["settings"].update(cluster="8xH100"),
@@ -155,7 +193,9 @@ Said = dict[str, tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("plans")
+    found = tmp_path_factory.mktemp("plans")
+    (found / "own.py").write_text("from tests.plan.test_commands import factory\n")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +206,7 @@ def said(folder: Path) -> Said:
         capture_output=True,
         text=True,
         cwd=folder,
-        timeout=200,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return {name: tuple(one) for name, one in json.loads(done.stdout).items()}
@@ -188,6 +228,7 @@ def test_models_of_the_user_are_planned(said: Said, folder: Path):
     plan = ParallelPlan.read(folder / "own.json")
     lies = {name for pattern in plan.patterns.values() for name in pattern.parameters}
     assert lies == {f"layers.{at}.{kind}" for at in (0, 2) for kind in ("weight", "bias")}
+    assert said["module alone"][0] == 0, said["module alone"]
 
 
 def test_choices_are_explained(said: Said):
@@ -256,11 +297,22 @@ def test_pipelines_that_repeat_their_forward_are_planned(said: Said, folder: Pat
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("no model", "error: model: expected one of"),
+        ("no model", "got 'lama:8b'; did you mean llama:8b"),
         ("no factory", "error: model: expected package.module:factory"),
         ("no cluster", "error: cluster: expected a cluster file"),
         ("no key", "did you mean batch_size?"),
         ("no plan", "error: plan: expected a file that recipes.plan wrote"),
+        ("no forward", "while tracing "),
+        ("no loss", "let it return its loss"),
+        ("pin of two", "error: pins: expected 1 placements, one for each axis of a mesh"),
+        ("pin of none", "error: pin: expected NAME=PLACEMENTS"),
+        ("strange choice", "error: choice of "),
+        ("table by hand", "as its choices have it, got S(1) / S(1) / R; a plan is changed by"),
+        ("piped by hand", "error: boundaries of the plan: expected those that its choices have"),
+        ("perhaps again", "error: recompute of a stage: expected true or false, got 'perhaps'"),
+        ("endless devices", "error: devices: expected runs of 1 to 1000000"),
+        ("endless seconds", "error: step_s: expected a finite number of at least 0, got inf"),
+        ("page folder", "error: out: expected a file to write, got the folder ."),
         ("no steps", "error: num_steps: expected a positive whole number, got 0"),
         ("no dtype", "error: dtype: expected a floating point dtype of torch, got 'int64'"),
         ("same rows", "make inputs of as many rows as are asked for"),

@@ -17,7 +17,10 @@ from recipes.plan.writable import check_writable
 
 def main(argv: Sequence[str]) -> int:
     """Plan, print the table, write the plan and the profile that placement reads."""
-    parser = argparse.ArgumentParser("python -m recipes.plan inference", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m recipes.plan inference",
+        description="Every way to serve a model on some devices, and what it takes there.",
+    )
     parser.add_argument("model", help="decoder:bundled, or package.module:factory")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of InferenceConfig")
     parser.add_argument("--cluster", default="8xH100", help="a bundled cluster or a cluster file")

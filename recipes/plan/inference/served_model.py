@@ -8,7 +8,7 @@ from recipes.plan.config import PlanConfig
 from recipes.plan.inference.config import InferenceConfig
 from recipes.plan.inference.forward_graph import forward_graph
 from recipes.plan.layers.chain import LayerChain
-from recipes.plan.model import Call, call_of, chains_of
+from recipes.plan.model import Call, call_of, chains_of, is_factory
 
 GENERATE = ("decoder", "llama", "gpt2", "mixtral")
 """Families that go on token by token, and keep keys and values for it."""
@@ -24,7 +24,7 @@ def generates(model: str) -> bool:
 
 def tokens_of(config: InferenceConfig) -> int:
     """Tokens of a request where none are asked for."""
-    if "." in config.model.partition(":")[0]:
+    if is_factory(config.model):
         raise fail("seq_len", "the tokens of the factory's rows", None)
     from recipes.plan.families import family
 
@@ -56,7 +56,7 @@ def _without_labels(model: str, call: Call) -> Call:
     """A family's call, its labels left out; a factory's as it is."""
     module, _, kwargs = call
     kind = model.partition(":")[0]
-    if "." in kind:
+    if is_factory(model):
         return call
     if kind == "decoder":
         return _ServedDecoder(module), (), {"inputs": kwargs["inputs"]}

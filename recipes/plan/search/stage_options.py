@@ -1,6 +1,7 @@
 """What every run of layers costs on every submesh, for the partition of the mesh. Needs numpy."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -100,13 +101,21 @@ def option_tables(
                 PricedOption(StageOption(candidate, again), prices) for again in repeats
             ]
     if not any(found.values()):
-        raise refused[-1] if refused else fail("pins", "a mesh of as many axes", config.pins)
+        raise _no_mesh(refused, {len(mesh.axes) for _, mesh in todo}, config)
     sums, named = {}, {}
     for count, chain in chains.items():
         useful = {shape: _useful(some, count, reduced[count]) for shape, some in found.items()}
         sums[count] = _layer_sums(reduced[count], count, useful, transfer_of(cluster, chain))
         named[count] = {shape: tuple(o for o, _ in some) for shape, some in useful.items()}
     return OptionTables(sums, named)
+
+
+def _no_mesh(refused: Sequence[ValueError], axes: set[int], config: PlanConfig) -> ValueError:
+    """Why no mesh can honour the pins, in the names of the plan."""
+    if refused:
+        return ValueError(re.sub(r"^pin of \d+@", "pin of ", str(refused[-1])))
+    expected = f"{' or '.join(map(str, sorted(axes)))} placements, one for each axis of a mesh"
+    return fail("pins", expected, repr(config.pins), f"mesh_axes is {config.mesh_axes}")
 
 
 def _layer_sums(

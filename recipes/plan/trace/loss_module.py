@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from blocks._checks import fail
 
+WRAP = "give the module its labels and let it return its loss (`trace` takes loss= too)"
+
 
 class LossModule(nn.Module):
     """A module and what makes its output a loss.
@@ -25,7 +27,7 @@ class LossModule(nn.Module):
         loss = self._loss(self.module(*args, **kwargs))
         if not (isinstance(loss, Tensor) and loss.dim() == 0 and loss.is_floating_point()):
             got = f"{tuple(loss.shape)} {loss.dtype}" if isinstance(loss, Tensor) else type(loss)
-            raise fail("loss", "a floating point scalar tensor", got, "pass loss=")
+            raise fail("loss", "a floating point scalar tensor", got, WRAP)
         return loss
 
 
@@ -44,5 +46,5 @@ def loss_of(output: Any) -> Tensor:
         return output[0]
     raise fail(
         "output of the module", "a loss: a scalar tensor, or a record or dictionary with `loss`",
-        type(output).__name__, "give the module its labels, or pass loss=",
+        type(output).__name__, WRAP,
     )  # fmt: skip

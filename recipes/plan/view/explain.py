@@ -125,7 +125,7 @@ def plan_strategies(plan: ParallelPlan, stage: StagePlan, reduced: Reduced) -> t
         rule, name = reduced.graph.nodes[at].rule, reduced.name(at)
         check(name in choices, f"choice of {name}", "one in the plan", "none", "plan again")
         text = choices[name]
-        found.append(strategy_of(rule, parse_choice(rule, text)))
+        found.append(strategy_of(rule, parse_choice(rule, text, f"choice of {name}")))
     return tuple(found)
 
 

@@ -27,7 +27,7 @@ def _lines(plan: ParallelPlan, devices_per_node: int | None) -> Iterator[str]:
         f"step {time_text(predicted.step_s, 's')} predicted, "
         f"bound {time_text(predicted.bound_s, 's')} "
         f"({predicted.gap:+.1%}), waiting {predicted.bubble:.0%}; "
-        f"{plan.schedule}, {plan.num_microbatches} microbatches"
+        f"{plan.schedule}, {plan.num_microbatches} microbatch{'es' * (plan.num_microbatches > 1)}"
     )
     yield ""
     yield from _devices(plan, devices_per_node or plan.cluster.size)
@@ -85,8 +85,12 @@ def _bars(plan: ParallelPlan) -> Iterator[str]:
 
 def _parameters(plan: ParallelPlan) -> Iterator[str]:
     yield "parameters: how they lie / how gradients are summed / how the optimizer is cut"
+    alike: dict[tuple, list[str]] = {}  # patterns differ in operations too
     for name, pattern in plan.patterns.items():
         if pattern.parameters:
-            yield f"pattern {name}"
-            for parameter, places in pattern.parameters.items():
-                yield f"  {parameter:<48} {' / '.join(places)}"
+            alike.setdefault(tuple(pattern.parameters.items()), []).append(name)
+    width = max((len(name) for parameters in alike for name, _ in parameters), default=0)
+    for parameters, names in alike.items():
+        yield f"pattern{'s' * (len(names) > 1)} {', '.join(names)}"
+        for parameter, places in parameters:
+            yield f"  {parameter:<{width}}  {' / '.join(places)}"
