@@ -126,8 +126,8 @@ WORDS = {
     "parameter or operation as plans have it, * for any number, and a placement for each axis of a "
     "stage's mesh: 'head.weight=S(0)R' cuts rows over the first axis and repeats them over the "
     "second; only meshes of as many axes are looked at.",
-    "whatif": "Plan again with other settings (`python -m recipes.plan --help` lists them), and say "
-    "what that changes.",
+    "whatif": "Plan again with other settings, which `python -m recipes.plan --help` lists, and "
+    "say what that changes.",
     "show": "Print a plan, or draw it as a page.",
     "run": "Train a few steps as planned, on inputs that the factory draws and weights of a seed.",
 }
