@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import sys
 import warnings
@@ -38,6 +39,7 @@ class Place:
 
 def new_fake_mode() -> FakeTensorMode:
     """Where tensors have a shape and a dtype and no memory."""
+    _begin_autograd()
     return FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
 
 
@@ -91,6 +93,16 @@ def _portable() -> Iterator[None]:
         warnings.filterwarnings("ignore", "The tensor attributes")
         with torch.backends.mkldnn.flags(enabled=False):
             yield
+
+
+@functools.cache
+def _begin_autograd() -> None:
+    """The first backward pass of a process, before there is a fake mode.
+
+    Later, torch 2.11 takes there to be an accelerator and starts a thread for it, and processes
+    that are forked then can do no backward pass.
+    """
+    torch.zeros((), requires_grad=True).mul(2).backward()
 
 
 def _first_names(module: nn.Module) -> dict[str, str]:
