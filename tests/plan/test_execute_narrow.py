@@ -153,3 +153,29 @@ def test_every_tensor_is_made_where_the_rank_computes() -> None:
     for loss, devices in run_local(program.mesh, work):
         assert devices == {"cpu"}
         assert loss == pytest.approx(case.call(case.module, batch).item(), rel=1e-4)
+
+
+class Places(nn.Module):
+    """Adds numbers made on the spot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.weight + torch.arange(4, device=x.device)).square().sum()
+
+
+def test_what_a_trace_makes_is_made_where_the_rank_computes() -> None:
+    x = torch.ones(2, 4)
+    traced = trace(Places(), (x,))
+    assert any(node.op.startswith("aten.arange") for node in traced.graph.nodes)
+    program = random_program(traced, Mesh.of(a=1), 0)
+
+    def work(rank: int, groups: Mapping[str, Group]) -> set[str]:
+        operations, state = FxOperations(traced.ops), {"weight": torch.ones(4)}
+        module = PlannedModule(program, operations, rank, groups, state, device="meta")
+        loss = module.step([{"args.0": x}])
+        return {loss.device.type, module.state.parameters["weight"].device.type}
+
+    assert run_local(program.mesh, work) == [{"meta"}]
