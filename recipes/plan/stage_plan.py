@@ -165,6 +165,13 @@ class Boundary:
             return cls(**{**data, "placements": both})
 
 
+LETTERS = (
+    "a letter for each axis of the mesh: R the whole on every device, S(0) cut along dim 0, "
+    "P(sum) addends of a sum"
+)
+"""What texts of placements say, for people."""
+
+
 def placements_text(placements: Placements) -> str:
     """
     >>> placements_text(parse_placements("S(0)RP(sum)"))

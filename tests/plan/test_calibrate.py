@@ -86,3 +86,11 @@ def divide_by_zero(device: torch.device) -> float:
 def test_groups_of_one_are_refused(ranks: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         calibrate(ranks)
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(ValueError, match="dtypes: expected a floating point dtype of torch"):
+        calibrate([2], dtypes=["float32", "int3"], on_progress=pytest.fail)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device: expected cpu, or an accelerator"):
+        calibrate([0], device_type="cuda", on_progress=pytest.fail)

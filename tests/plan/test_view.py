@@ -47,3 +47,12 @@ def test_bars_are_as_long_as_what_they_stand_for(seed):
     peaks = [stage.predicted.peak_bytes for stage in plan.stages]
     for width, peak in zip(widths.values(), peaks, strict=True):
         assert width / max(widths.values()) == pytest.approx(peak / max(peaks), abs=1e-3)
+
+
+@pytest.mark.parametrize("share", [1e-5, 0.5])
+def test_bars_are_seen_however_little_of_a_device_they_are(share):
+    plan = drawn_plan(1)
+    drawn = ElementTree.fromstring(memory_bars(plan, plan.peak_bytes / share))
+    rects = [e for e in drawn.iter() if e.tag.endswith("rect") and e.get("height") == "18"]
+    assert max(float(rect.get("x", 0)) + float(rect.get("width", 0)) for rect in rects) > 300
+    assert "a device" in "".join(drawn.itertext())

@@ -19,6 +19,7 @@ from blocks.sharding.cluster import (
 )
 from recipes.plan.calibrate.device import measure_device, measured_on
 from recipes.plan.calibrate.links import link_of, measure_tables
+from recipes.plan.model import torch_dtype
 from recipes.plan.ranks import run_ranks
 
 
@@ -44,8 +45,13 @@ def calibrate(
         on_progress: is told each result, and at the end how far it can be trusted.
 
     Raises:
-        ValueError: no ranks, or more than there are accelerators.
+        ValueError: no ranks, or more than there are accelerators; a dtype that there is not.
     """
+    if device_type == "cuda":
+        there = torch.cuda.is_available()
+        check(there, "device", "cpu, or an accelerator that torch finds", "cuda and none")
+    for dtype in dtypes:
+        torch_dtype("dtypes", dtype)
     check(bool(ranks) and min(ranks) > 1, "ranks", "group sizes of 2 or more", list(ranks))
     check_positive("budget_s", budget_s)
     count = max(ranks) if num_devices is None else num_devices

@@ -5,6 +5,7 @@ layers -> stages, submeshes, schedule and microbatches -> strategies of the chos
 """
 
 import dataclasses
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 
@@ -178,5 +179,5 @@ def _prediction(
         step_s,
         found.bound_s,
         bubble,
-        f"cluster file {cluster.name}: {'; '.join(sources)}"[:300],
+        textwrap.shorten(f"cluster file {cluster.name}: {'; '.join(sources)}", 300),
     )

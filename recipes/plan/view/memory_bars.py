@@ -5,6 +5,9 @@ from recipes.plan.parallel_plan import ParallelPlan
 from recipes.plan.prediction import StagePrediction
 from recipes.plan.view.drawing import CAUSES, GRID, INK, box, stage_colour, svg, text
 
+SEEN = 0.05
+"""Share of a device's memory below which bars are drawn against the fullest stage."""
+
 _HEIGHT, _STEP, _LEFT, _TOP, _WIDTH = 18, 26, 96, 34, 640
 
 
@@ -12,8 +15,11 @@ def memory_bars(plan: ParallelPlan, memory_bytes: float | None = None) -> str:
     """A bar a stage, cut by what the bytes are for.
 
     Args:
-        memory_bytes: that a device has; drawn as a line.
+        memory_bytes: that a device has; drawn as a line, unless bars would be too short to be seen.
     """
+    has = memory_bytes
+    if memory_bytes is not None and plan.peak_bytes < SEEN * memory_bytes:
+        memory_bytes = None
     span = max([plan.peak_bytes, memory_bytes or 0.0]) * 1.04
     parts, x = [], float(_LEFT)
     for name, colour in zip(_NAMES, CAUSES, strict=True):
@@ -35,6 +41,8 @@ def memory_bars(plan: ParallelPlan, memory_bytes: float | None = None) -> str:
         x = _LEFT + memory_bytes / span * _WIDTH
         line = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 6}" y2="{height}" stroke="{INK}"/>'
         parts += [line, text(x, height + 14, f"{bytes_text(memory_bytes)} a device", "", "end")]
+    elif has is not None:
+        parts.append(text(_LEFT, height + 14, f"of {bytes_text(has)} a device"))
     rule = f'<line x1="{_LEFT}" x2="{_LEFT}" y1="{_TOP - 6}" y2="{height}" stroke="{GRID}"/>'
     return svg(_LEFT + _WIDTH + 90, height + 20, [rule, *parts], "bytes held by a device")
 

@@ -8,7 +8,7 @@ from blocks.pipeline.view import figure, to_svg
 from blocks.pipeline.view.scale import bytes_text, time_text
 from recipes.plan.parallel_plan import ParallelPlan
 from recipes.plan.search.step_time import step_timeline
-from recipes.plan.stage_plan import StagePlan
+from recipes.plan.stage_plan import LETTERS, StagePlan
 from recipes.plan.view.device_map import device_map
 from recipes.plan.view.drawing import stage_colour
 from recipes.plan.view.memory_bars import memory_bars
@@ -40,7 +40,7 @@ $notes
 <h2>Stages</h2>$stages
 <h2>What a device holds</h2>$memory
 <h2>The predicted step</h2><p class="muted">$drawn</p>$timeline
-<h2>How layers are cut</h2>$patterns
+<h2>How layers are cut</h2><p class="muted">$letters</p>$patterns
 </body></html>
 """)
 
@@ -62,7 +62,10 @@ def plan_page(
     shown = figure(timeline, unit="s", title=" ", plan_title="simulated")
     return _PAGE.substitute(
         title=escape(f"{plan.model.name} on {plan.cluster.name}"),
-        made_for=escape(f"model {plan.model}, cluster {plan.cluster}"),
+        made_for=escape(
+            f"{plan.model.size} layers, digest {plan.model.digest[:12]}; a cluster of "
+            f"{plan.cluster.size} devices, digest {plan.cluster.digest[:12]}"
+        ),
         facts="".join(
             f"<li><b>{escape(b)}</b><span>{escape(a)}</span></li>" for a, b in _facts(plan)
         ),
@@ -72,6 +75,7 @@ def plan_page(
         memory=memory_bars(plan, memory_bytes),
         drawn=escape(drawn),
         timeline=to_svg(shown),
+        letters=LETTERS,
         patterns="".join(_patterns(plan)),
     )
 

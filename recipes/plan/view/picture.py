@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from blocks.pipeline.view.scale import bytes_text, time_text
 from recipes.plan.parallel_plan import ParallelPlan
-from recipes.plan.stage_plan import StagePlan, runs_text
+from recipes.plan.stage_plan import LETTERS, StagePlan, runs_text
 
 MAX_NODES = 16
 BAR = 30
@@ -85,6 +85,7 @@ def _bars(plan: ParallelPlan) -> Iterator[str]:
 
 def _parameters(plan: ParallelPlan) -> Iterator[str]:
     yield "parameters: how they lie / how gradients are summed / how the optimizer is cut"
+    yield LETTERS
     alike: dict[tuple, list[str]] = {}  # patterns differ in operations too
     for name, pattern in plan.patterns.items():
         if pattern.parameters:
