@@ -4,10 +4,13 @@ Needs no torch.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from blocks._checks import check, check_count, fail, reading
+from blocks.sharding.product import Product
 
 FactorKind = Literal["parallel", "sum", "max", "whole"]
 """What ranks that each take a run of a factor are left with in the outputs that lack it:
@@ -64,6 +67,8 @@ class OpRule:
         all outputs are addends then. ``((0, 1),)`` for an addition, ``((0,), (1,))`` for a product.
     flops_per_point: floating point operations for each point of the product of all factors; 0 for
         operations whose time is that of the memory they touch.
+    inner: rows, columns and depth of the product of matrices that a point is: places and taps of a
+        convolution.
 
     >>> matmul = OpRule(
     ...     (Factor("row", 8), Factor("column", 4), Factor("contraction", 6, "sum")),
@@ -81,6 +86,7 @@ class OpRule:
     outputs: tuple[Dims, ...]
     linear: tuple[tuple[int, ...], ...] = ()
     flops_per_point: int = 0
+    inner: tuple[int, int, int] = (1, 1, 1)
 
     def __post_init__(self) -> None:
         for dims in (*self.inputs, *self.outputs):
@@ -113,6 +119,40 @@ class OpRule:
             total *= size
         return total
 
+    def product_of(self, sizes: Sequence[int]) -> Product | None:
+        """The operation as a product of matrices where the factors are as long as ``sizes`` says;
+        None for what is none.
+
+        Factors of both inputs and the output number the products, those of the first and the
+        output are rows, those of the second and the output columns, all others depth.
+
+        >>> rule = OpRule((Factor("row", 8), Factor("column", 4), Factor("contraction", 6, "sum")),
+        ...               inputs=((0, 2), (2, 1)), outputs=((0, 1),), flops_per_point=2)
+        >>> rule.product_of((8, 2, 6))
+        Product(count=1, rows=8, columns=2, depth=6)
+        """
+        if self._roles is None:
+            return None
+        found = [1, *self.inner]
+        for role, size in zip(self._roles, sizes, strict=True):
+            found[role] *= size
+        return Product(*found)
+
+    @functools.cached_property
+    def _roles(self) -> tuple[int, ...] | None:
+        """For every factor which size of a ``Product`` it is part of."""
+        one_result = len(self.inputs) >= 2 and len(self.outputs) == 1
+        if not one_result or self.flops_per_point != 2 * math.prod(self.inner):
+            return None
+        first, second, *others = self.inputs
+        if any(dim not in self.outputs[0] for dims in others for dim in dims):
+            return None  # a bias is no more than added
+        roles = {(True, True): 0, (True, False): 1, (False, True): 2, (False, False): 0}
+        return tuple(
+            roles[at in first, at in second] if at in self.outputs[0] else 3
+            for at in range(len(self.factors))
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain data; ``from_json`` reads it back."""
         return dataclasses.asdict(self)
@@ -123,10 +163,12 @@ class OpRule:
         Raises:
             ValueError: data that is no rule.
         """
+        data = {"inner": (1, 1, 1), **data}  # files from before there was such a field
         with reading("operation rule", data, cls):
             tuples = {
                 name: tuple(tuple(part) for part in data[name])
                 for name in ("inputs", "outputs", "linear")
             }
             factors = tuple(Factor(**factor) for factor in data["factors"])
-            return cls(factors, flops_per_point=data["flops_per_point"], **tuples)
+            points = {"flops_per_point": data["flops_per_point"], "inner": tuple(data["inner"])}
+            return cls(factors, **points, **tuples)

@@ -7,6 +7,8 @@ from typing import Any
 from blocks._checks import check, check_positive, fail, reading
 from blocks.sharding.cluster.curve import Curve, Number
 from blocks.sharding.cluster.sources import check_sources
+from blocks.sharding.cluster.tiles import Tiles
+from blocks.sharding.product import Product
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,8 @@ class DeviceKind:
         bandwidth, which is that of large tensors: small ones stay in caches.
     overlaps: whether arithmetic hides what its operation reads and writes, as with copies that run
         beside it; without them an operation takes both times.
+    tiles: for dtypes of which they are known, the tiles that products are computed in; without
+        them every product takes the time of its arithmetic.
 
     >>> from blocks.sharding.cluster import bundled_cluster
     >>> kind = bundled_cluster("8xA100").kinds[0]
@@ -42,6 +46,7 @@ class DeviceKind:
     multiplications: Mapping[str, Curve] = dataclasses.field(default_factory=dict, hash=False)
     elementwise: Curve | None = None
     overlaps: bool = True
+    tiles: Mapping[str, Tiles] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for dtype, peak in self.peak_flops.items():
@@ -54,7 +59,7 @@ class DeviceKind:
             check_positive(f"{name} of {self.name}", getattr(self, name))
         check(self.launch_s >= 0, f"launch_s of {self.name}", "0 or more", self.launch_s)
         named = ["peak_flops", "achieved", "memory_bytes", "memory_bytes_per_s", "launch_s"]
-        check_sources(self.name, self.sources, named)
+        check_sources(self.name, self.sources, named + ["tiles"] * bool(self.tiles))
 
     def flops_s(self, flops: Number, dtype: str) -> float:
         """Seconds of the arithmetic of one operation, without what it reads and writes.
@@ -77,6 +82,12 @@ class DeviceKind:
             return self.elementwise(num_bytes) if num_bytes else 0.0
         return num_bytes / self.memory_bytes_per_s
 
+    def product_s(self, product: Product, num_bytes: Number, dtype: str) -> float:
+        """``op_s`` of products of matrices, in tiles where they are known."""
+        tiles = self.tiles.get(dtype)
+        flops = product.flops if tiles is None else tiles.flops(product)
+        return self.op_s(flops, num_bytes, dtype)
+
     def op_s(self, flops: Number, num_bytes: Number, dtype: str) -> float:
         """Seconds of one operation: arithmetic and memory, the longer one where they overlap, and
         the launch."""
@@ -88,6 +99,7 @@ class DeviceKind:
         return dataclasses.asdict(self) | {
             "multiplications": {d: curve.to_json() for d, curve in self.multiplications.items()},
             "elementwise": None if self.elementwise is None else self.elementwise.to_json(),
+            "tiles": {dtype: tiles.to_json() for dtype, tiles in self.tiles.items()},
         }
 
     @classmethod
@@ -96,10 +108,12 @@ class DeviceKind:
         Raises:
             ValueError: data that is no device kind.
         """
-        data = {"overlaps": True, **data}  # files from before there was such a field
+        data = {"overlaps": True, "tiles": {}, **data}  # of files from before there were such
         with reading("device kind", data, cls):
             curves = data["multiplications"].items()
             measured = {dtype: Curve.from_json(curve) for dtype, curve in curves}
             touched = data["elementwise"]
             elementwise = None if touched is None else Curve.from_json(touched)
-            return cls(**{**data, "multiplications": measured, "elementwise": elementwise})
+            tiles = {dtype: Tiles.from_json(each) for dtype, each in data["tiles"].items()}
+            curves = {"multiplications": measured, "elementwise": elementwise}
+            return cls(**{**data, **curves, "tiles": tiles})

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 from blocks._checks import check, fail
@@ -121,15 +121,20 @@ class MeshCost:
         Raises:
             ValueError: a dtype that a kind of the mesh knows nothing of.
         """
-        return self.work_s(rule.flops_of(local_sizes), num_bytes, dtype)
+        product = rule.product_of(local_sizes) if self._tiled else None
+        if product is None:
+            return self.work_s(rule.flops_of(local_sizes), num_bytes, dtype)
+        return self._together(lambda kind: kind.product_s(product, num_bytes, dtype))
 
     def work_s(self, flops: int, num_bytes: int, dtype: str) -> float:
         """``compute_s`` from FLOPs and bytes of one rank."""
+        return self._together(lambda kind: kind.op_s(flops, num_bytes, dtype))
+
+    def _together(self, seconds: Callable[[DeviceKind], float]) -> float:
+        """Of what every rank does, from what its kind of device takes for it."""
         if self.clock == "cpu":
-            each = ((n, kind.op_s(flops, num_bytes, dtype)) for n, kind in self._kinds)
-            return sum(n * seconds for n, seconds in each)
-        slowest = max(kind.op_s(flops, num_bytes, dtype) for _, kind in self._kinds)
-        return slowest * self.turns
+            return sum(count * seconds(kind) for count, kind in self._kinds)
+        return max(seconds(kind) for _, kind in self._kinds) * self.turns
 
     @property
     def memory_bytes(self) -> int:
@@ -161,6 +166,11 @@ class MeshCost:
         """The kinds of the mesh's devices, and of how many."""
         names = [self.cluster.nodes[self.cluster.node_of(rank)].kind for rank in self.mesh.ranks]
         return tuple((names.count(name), self.cluster.kind(name)) for name in sorted(set(names)))
+
+    @functools.cached_property
+    def _tiled(self) -> bool:
+        """Whether any device computes products in tiles that are known."""
+        return any(kind.tiles for _, kind in self._kinds)
 
     @functools.cached_property
     def _axes(self) -> dict[str, AxisCost]:

@@ -79,16 +79,16 @@ class _Convolution:
         of_group = (channels[0] // groups, channels[1] // groups)
         expected = (x[1], of_group[1]) if transposed else (output[1], of_group[0])
         check(tuple(weight[:2]) == expected, "weight", [*expected, "..."], weight)
-        taps = math.prod(weight[2:]) * math.prod((x if transposed else output)[2:])
+        self.taps = math.prod(weight[2:])
+        self.places = math.prod((x if transposed else output)[2:])
+        self.of_group = (1, 1) if groups == 1 else of_group
         places = ["_"] * (len(x) - 2)
-        self.flops = 2 * taps
         if groups == 1:
             self.sizes = {"batch": x[0], "out": output[1], "in": x[1]}
             named = ("in", "out", "in out" if transposed else "out in")
             self.even = ""
         else:
             self.sizes = {"batch": x[0], "group": groups}
-            self.flops *= of_group[0] * of_group[1]
             named = ("group", "group", "group _")
             self.even = "" if of_group == (1, 1) else "group"
         self.along = {
@@ -97,12 +97,24 @@ class _Convolution:
             "weight": " ".join([named[2], *places]),
         }
 
+    def inner(self, output: str) -> tuple[int, int, int]:
+        """A point as a product: its rows are places, its depth taps, and what is in a group of
+        channels goes the way of the channels. Places are those of the smaller side, as many as the
+        kernel is put at."""
+        given, made = self.of_group
+        if output == "weight":
+            return made, given * self.taps, self.places
+        made, given = (made, given) if output == "output" else (given, made)
+        return self.places, made, given * self.taps
+
     def __call__(self, inputs: Sequence[str], output: str) -> OpRule:
+        inner = self.inner(output)
         return rule_of(
             self.sizes,
             [self.along[name] for name in inputs],
             [self.along[output]],
             linear=[(0,), (1,)],
-            flops_per_point=self.flops,
+            flops_per_point=2 * math.prod(inner),
+            inner=inner,
             even=self.even,
         )

@@ -16,6 +16,7 @@ def rule_of(
     *,
     linear: Sequence[Sequence[int]] = (),
     flops_per_point: int = 0,
+    inner: tuple[int, int, int] = (1, 1, 1),
     whole: str = "",
     even: str = "",
     reduced: str = "",
@@ -29,7 +30,7 @@ def rule_of(
     Args:
         sizes: of every factor. A factor of size 0 is left out.
         inputs, outputs: for every tensor the names along its dims, ``_`` for no factor.
-        linear, flops_per_point, inner_bytes: as ``OpRule`` and ``Factor`` have them.
+        linear, flops_per_point, inner, inner_bytes: as ``OpRule`` and ``Factor`` have them.
         whole, even, reduced: names of factors that cannot be cut, can only be cut evenly, and
             leave candidates for a maximum.
 
@@ -70,6 +71,7 @@ def rule_of(
         tuple(map(dims, outputs)),
         tuple(map(tuple, linear)),
         0 if nothing else flops_per_point,
+        inner,
     )
 
 

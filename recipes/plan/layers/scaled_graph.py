@@ -72,7 +72,9 @@ class _Scale:
             raise fail("rules", "the same for every number of rows", (a, b))
         factors = tuple(self.factor(x, y) for x, y in zip(a.factors, b.factors, strict=True))
         flops = self.size(a.flops_per_point, b.flops_per_point)
-        return dataclasses.replace(a, factors=factors, flops_per_point=flops)
+        rows, columns, depth = self.sizes(a.inner, b.inner)
+        inner = (rows, columns, depth)
+        return dataclasses.replace(a, factors=factors, flops_per_point=flops, inner=inner)
 
     def factor(self, a: Factor, b: Factor) -> Factor:
         if (a.name, a.kind, a.even) != (b.name, b.kind, b.even):
