@@ -31,6 +31,7 @@ class Run:
     batch: rows of a step where they are others than the model's.
     forced: for every stage whether the batch is cut along the first axis and nowhere else, as Alpa
         was told for GPT and for some stages of its plans; empty where for none.
+    memory_bytes: of a GPU where it is another than that of the ranked rows.
     """
 
     model: Model
@@ -43,6 +44,7 @@ class Run:
     restriction: Restriction = ""
     batch: int | None = None
     forced: tuple[bool, ...] = ()
+    memory_bytes: int | None = None
 
     @property
     def rows(self) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from benches.alpa_bounds import layers_for, stage_bounds
 from benches.alpa_choices import allowed_of
+from benches.alpa_convolutions import convolution_flops
 from benches.alpa_paper import COUNTED, iteration_flops
 from benches.alpa_runs import Run
 from blocks.pipeline import Action, simulate
@@ -108,7 +109,7 @@ def step_of(
     crossing = boundaries(chain, ends, cluster)
     timed = in_turn if as_run else step_time
     step_s, bubble = timed(stages, crossing, "one_f_one_b", count)
-    rate = flops_of(run, graph, count) / step_s / run.model.num_gpus / 1e12
+    rate = flops_of(run) / step_s / run.model.num_gpus / 1e12
     peak = max(stage.predicted.peak_bytes for stage in stages)
     return Replayed(run, rate, step_s, count, peak, bubble)
 
@@ -153,13 +154,17 @@ def in_turn(
 def cluster_of(run: Run) -> Cluster:
     """As many nodes as the row's GPUs need."""
     nodes, gpus = run.model.nodes
-    return bundled_cluster("p3.16xlarge", num_nodes=nodes, num_devices=gpus)
+    cluster = bundled_cluster("p3.16xlarge", num_nodes=nodes, num_devices=gpus)
+    if run.memory_bytes is None:
+        return cluster
+    kinds = (dataclasses.replace(kind, memory_bytes=run.memory_bytes) for kind in cluster.kinds)
+    return dataclasses.replace(cluster, kinds=tuple(kinds))
 
 
-def flops_of(run: Run, graph: OpGraph, count: int) -> float:
+def flops_of(run: Run) -> float:
     """What the published rate of a row is of, for a step."""
     if run.model.family == "wide_resnet":
-        return graph.flops() * count * (4 / 3 if run.recompute else 1)
+        return convolution_flops(run.model, bool(run.recompute)) * run.rows
     counted = COUNTED.get(run.model.name) if run.model.family == "moe" else None
     return iteration_flops(run.model) if counted is None else counted * 1e12
 

@@ -141,11 +141,12 @@ class OpRule:
     @functools.cached_property
     def _roles(self) -> tuple[int, ...] | None:
         """For every factor which size of a ``Product`` it is part of."""
-        one_result = len(self.inputs) >= 2 and len(self.outputs) == 1
-        if not one_result or self.flops_per_point != 2 * math.prod(self.inner):
+        inputs = list(self.inputs)
+        two_to_one = len(inputs) >= 2 and len(self.outputs) == 1
+        if not two_to_one or self.flops_per_point != 2 * math.prod(self.inner):
             return None
-        first, second, *others = self.inputs
-        if any(dim not in self.outputs[0] for dims in others for dim in dims):
+        first, second = inputs[:2]
+        if any(dim not in self.outputs[0] for dims in inputs[2:] for dim in dims):
             return None  # a bias is no more than added
         roles = {(True, True): 0, (True, False): 1, (False, True): 2, (False, False): 0}
         return tuple(
@@ -170,5 +171,5 @@ class OpRule:
                 for name in ("inputs", "outputs", "linear")
             }
             factors = tuple(Factor(**factor) for factor in data["factors"])
-            points = {"flops_per_point": data["flops_per_point"], "inner": tuple(data["inner"])}
-            return cls(factors, **points, **tuples)
+            flops, (rows, columns, depth) = data["flops_per_point"], data["inner"]
+            return cls(factors, **tuples, flops_per_point=flops, inner=(rows, columns, depth))

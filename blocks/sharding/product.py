@@ -1,4 +1,4 @@
-"""``Product``: an operation as products of matrices, which is what its kernels compute. No torch."""
+"""``Product``: an operation as products of matrices, as its kernels compute it. No torch."""
 
 from typing import NamedTuple
 

@@ -8,9 +8,11 @@ import pytest
 from benches.alpa_bounds import even_bounds, stage_bounds
 from benches.alpa_ceiling import ceiling, far_pairs, pairs_right, published
 from benches.alpa_choices import allowed_of, dim_factors
+from benches.alpa_convolutions import convolution_flops
 from benches.alpa_models import graph_of
-from benches.alpa_one_node import one_node_runs
-from benches.alpa_paper import Family, Model
+from benches.alpa_older import older_runs
+from benches.alpa_one_node import ONE_NODE_MODELS, one_node_runs
+from benches.alpa_paper import Family, Model, models
 from benches.alpa_runs import Run, runs
 from benches.alpa_step import in_turn
 from blocks.sharding import Mesh, OpGraph, Replicate, strategies
@@ -78,6 +80,28 @@ def test_sequences_are_not_cut_and_gradients_are_summed_at_the_end(tiny: OpGraph
                 assert strategy.choices[0] < -1
                 seen["accumulate"] += 1
     assert min(seen.values()) > 10
+
+
+@pytest.mark.parametrize(
+    ("model", "counted"),  # TFLOP of a step: seconds times TFLOP/s times GPUs, as published
+    [
+        (models("wide_resnet")[0], 43.98505 * 8.3738),
+        (models("wide_resnet")[4], 77.78465 * 4.7175 * 16),
+        (ONE_NODE_MODELS["wide_resnet"][0], 0.928243 * 8.266534),
+        (ONE_NODE_MODELS["wide_resnet"][3], 0.937019 * 7.999638 * 8),
+        (older_runs()[0].model, 3.111174 * 8.656475),
+        (older_runs()[3].model, 3.373563 * 8.135634 * 8),
+    ],
+)
+def test_flops_of_convolutions_are_those_that_were_published(model: Model, counted: float) -> None:
+    found = model.global_batch * convolution_flops(model) / 1e12
+    assert found == pytest.approx(counted, rel=2e-5)
+
+
+def test_flops_of_convolutions_are_those_of_the_model_but_for_padding() -> None:
+    model = Model("wide_resnet", "tiny", 1, 8, 50, width_factor=2, global_batch=2)
+    found, traced = convolution_flops(model), graph_of(model, 2).flops() / 2
+    assert 0.9 < found / traced < 1
 
 
 def stages_of_two(seconds: float) -> tuple[list[StagePlan], list[Boundary]]:

@@ -7,6 +7,7 @@ from blocks.sharding.cluster.device_kind import DeviceKind
 from blocks.sharding.cluster.fit import Line, fit_line, held_out_errors, never_falling
 from blocks.sharding.cluster.link import Clock, CollectiveTable, Link, Moving
 from blocks.sharding.cluster.submesh import Submesh, crossing_axes, logical_meshes, mesh_shapes
+from blocks.sharding.cluster.tiles import Tiles
 
 __all__ = [
     "Clock",
@@ -20,6 +21,7 @@ __all__ = [
     "Node",
     "SlowPair",
     "Submesh",
+    "Tiles",
     "bundled_cluster",
     "bundled_clusters",
     "crossing_axes",

@@ -10,6 +10,9 @@ from blocks.sharding.cluster.sources import check_sources
 from blocks.sharding.cluster.tiles import Tiles
 from blocks.sharding.product import Product
 
+_OPTIONAL = ("hides", "touched_per_s", "tiles")
+"""Fields that files leave out where there is nothing to say; else they have a source."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DeviceKind:
@@ -27,6 +30,8 @@ class DeviceKind:
         bandwidth, which is that of large tensors: small ones stay in caches.
     overlaps: whether arithmetic hides what its operation reads and writes, as with copies that run
         beside it; without them an operation takes both times.
+    hides: dtypes whose arithmetic does so even where that of others does not.
+    touched_per_s: for dtypes whose operations reach another rate than ``memory_bytes_per_s``.
     tiles: for dtypes of which they are known, the tiles that products are computed in; without
         them every product takes the time of its arithmetic.
 
@@ -46,6 +51,8 @@ class DeviceKind:
     multiplications: Mapping[str, Curve] = dataclasses.field(default_factory=dict, hash=False)
     elementwise: Curve | None = None
     overlaps: bool = True
+    hides: tuple[str, ...] = ()
+    touched_per_s: Mapping[str, Number] = dataclasses.field(default_factory=dict, hash=False)
     tiles: Mapping[str, Tiles] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -59,7 +66,10 @@ class DeviceKind:
             check_positive(f"{name} of {self.name}", getattr(self, name))
         check(self.launch_s >= 0, f"launch_s of {self.name}", "0 or more", self.launch_s)
         named = ["peak_flops", "achieved", "memory_bytes", "memory_bytes_per_s", "launch_s"]
-        check_sources(self.name, self.sources, named + ["tiles"] * bool(self.tiles))
+        for dtype, rate in self.touched_per_s.items():
+            check_positive(f"touched_per_s of {dtype}", rate)
+        named += [name for name in _OPTIONAL if getattr(self, name)]
+        check_sources(self.name, self.sources, named)
 
     def flops_s(self, flops: Number, dtype: str) -> float:
         """Seconds of the arithmetic of one operation, without what it reads and writes.
@@ -76,11 +86,11 @@ class DeviceKind:
             raise fail("dtype", f"one of {known}", repr(dtype), f"add it to kind {self.name}")
         return flops / (self.peak_flops[dtype] * self.achieved[dtype])
 
-    def memory_s(self, num_bytes: Number) -> float:
-        """Seconds to read and write so much."""
+    def memory_s(self, num_bytes: Number, dtype: str = "") -> float:
+        """Seconds to read and write so much, in an operation that makes numbers of a dtype."""
         if self.elementwise is not None:
             return self.elementwise(num_bytes) if num_bytes else 0.0
-        return num_bytes / self.memory_bytes_per_s
+        return num_bytes / self.touched_per_s.get(dtype, self.memory_bytes_per_s)
 
     def product_s(self, product: Product, num_bytes: Number, dtype: str) -> float:
         """``op_s`` of products of matrices, in tiles where they are known."""
@@ -91,16 +101,20 @@ class DeviceKind:
     def op_s(self, flops: Number, num_bytes: Number, dtype: str) -> float:
         """Seconds of one operation: arithmetic and memory, the longer one where they overlap, and
         the launch."""
-        both = self.flops_s(flops, dtype), self.memory_s(num_bytes)
-        return (max(both) if self.overlaps else sum(both)) + self.launch_s
+        both = self.flops_s(flops, dtype), self.memory_s(num_bytes, dtype)
+        overlaps = self.overlaps or dtype in self.hides
+        return (max(both) if overlaps else sum(both)) + self.launch_s
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; ``from_json`` reads it back."""
-        return dataclasses.asdict(self) | {
+        fields = dataclasses.asdict(self) | {
             "multiplications": {d: curve.to_json() for d, curve in self.multiplications.items()},
             "elementwise": None if self.elementwise is None else self.elementwise.to_json(),
+            "hides": list(self.hides),
             "tiles": {dtype: tiles.to_json() for dtype, tiles in self.tiles.items()},
         }
+        left_out = [name for name in _OPTIONAL if not fields[name]]
+        return {name: value for name, value in fields.items() if name not in left_out}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "DeviceKind":
@@ -108,7 +122,7 @@ class DeviceKind:
         Raises:
             ValueError: data that is no device kind.
         """
-        data = {"overlaps": True, "tiles": {}, **data}  # of files from before there were such
+        data = {"overlaps": True, "hides": [], "touched_per_s": {}, "tiles": {}, **data}
         with reading("device kind", data, cls):
             curves = data["multiplications"].items()
             measured = {dtype: Curve.from_json(curve) for dtype, curve in curves}
@@ -116,4 +130,5 @@ class DeviceKind:
             elementwise = None if touched is None else Curve.from_json(touched)
             tiles = {dtype: Tiles.from_json(each) for dtype, each in data["tiles"].items()}
             curves = {"multiplications": measured, "elementwise": elementwise}
-            return cls(**{**data, **curves, "tiles": tiles})
+            hides = tuple(data["hides"])
+            return cls(**{**data, **curves, "hides": hides, "tiles": tiles})
