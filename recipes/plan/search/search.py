@@ -27,6 +27,9 @@ from recipes.plan.search.stage_work import solve_stages
 from recipes.plan.search.step_time import step_time
 from recipes.plan.stage_plan import Boundary, StagePlan
 
+HAIR = 1e-9
+"""Sums of another order differ by less."""
+
 TURNS = 3
 """Times that stages are solved, at most."""
 
@@ -103,7 +106,12 @@ def _in_turns(
     for _ in range(TURNS):
         say(f"{found.num_stages} stages, {found.num_microbatches} microbatches, {found.schedule}")
         chain = chains[found.num_microbatches]
-        solutions = solve_stages(found, chain, tables, cluster, config, say, known)
+        try:
+            solutions = solve_stages(found, chain, tables, cluster, config, say, known)
+        except ValueError:
+            if best is None:
+                raise
+            break  # it needs more than its layers did; the plan before stays
         plan = _assemble(found, chain, cluster, config, solutions)
         if best is None or plan.predicted.step_s < best.plan.predicted.step_s:
             best = Searched(plan, chain, found, tables, solutions)
@@ -113,7 +121,9 @@ def _in_turns(
             break
         found = again
     assert best is not None, "at least one turn"
-    bound_s = again.bound_s
+    step_s, bound_s = best.plan.predicted.step_s, again.bound_s
+    if bound_s * (1 - HAIR) <= step_s:  # the same additions in another order
+        bound_s = min(bound_s, step_s)
     predicted = dataclasses.replace(best.plan.predicted, bound_s=bound_s)
     same = _stages(again, tables) == _stages(best.inter_op, tables)
     inter_op = again if same else best.inter_op
