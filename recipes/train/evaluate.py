@@ -38,6 +38,19 @@ class Windows(NamedTuple):
     tokens: Tensor
     num_bytes: int
 
+    def padded(self, rows: int, context_len: int, ignore: int) -> tuple[Tensor, Tensor]:
+        """Inputs and labels as a model that takes ``rows`` windows at once looks at them.
+
+        Args:
+            ignore: label of what is padding.
+        """
+        count = -(-len(self.tokens) // rows) * rows
+        inputs = torch.zeros(count, context_len, dtype=torch.int64)
+        labels = torch.full((count, context_len), ignore)
+        for side, part in ((inputs, self.tokens[:, :-1]), (labels, self.tokens[:, 1:])):
+            side[: len(part), : part.shape[1]] = part
+        return inputs, labels
+
     def held_out(self, total_nats: float) -> HeldOut:
         """From the loss summed over all windows."""
         num_tokens = self.tokens[:, 1:].numel()

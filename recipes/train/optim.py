@@ -130,3 +130,10 @@ def parameter_groups(
         else:
             groups["decayed"].append(parameter)
     return groups
+
+
+@torch.no_grad()
+def clip(grads: list[Tensor], norm: float, limit: float) -> None:
+    """Scale gradients so that their global norm, ``norm``, is at most ``limit``."""
+    if norm > limit:
+        torch._foreach_mul_(grads, limit / (norm + 1e-6))

@@ -8,17 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from blocks.pipeline import Executor, Schedule, TensorSpec, TraceEvent, Transport
-from blocks.sharding import Cut, Group
+from blocks.sharding import Group
 from recipes.model import Decoder, ModelConfig
 from recipes.train.config import TrainConfig
 from recipes.train.data import Batch, document_bounds
-from recipes.train.holding import Holding
 from recipes.train.lanes import LaneSums
 from recipes.train.layout import stage_layers
 from recipes.train.order import recomputed_stages
 from recipes.train.shares import Complete, Shares
-from recipes.train.stage import EMBEDDING, TIED_HEAD, DecoderStage, tied_weights
-from recipes.train.tensor_parallel_stage import TensorParallelStage
+from recipes.train.stage import EMBEDDING, tied_weights
+from recipes.train.stages import holdings_of, make_stage, named_parameters
 
 Key = tuple[int, int]
 """(sequence, slice)."""
@@ -60,21 +59,15 @@ class Replica:
         layers, rank = stage_layers(config), transport.rank
         self.rank = rank  # of the pipeline
         self.is_traced = True  # no other process does the same
-        self.stages = {
-            stage: _make_stage(config, model, layers, stage, tensor)
-            for stage, at in enumerate(schedule.placement)
-            if at == rank
-        }
-        for stage in self.stages.values():
-            stage.init(config.seed)
-            stage.to(config.device)
-        self.parameters, self.copies = self._by_name()
+        here = [stage for stage, at in enumerate(schedule.placement) if at == rank]
+        self.stages = {stage: make_stage(config, model, layers, stage, tensor) for stage in here}
+        self.parameters, self.copies = named_parameters(self.stages.values())
         self._shares = (
             Shares(self.stages.values(), replicas, config.device) if config.fsdp else None
         )
         if self._shares is not None:
             self.parameters = self._shares.parameters
-        self.holdings = self._holdings(tensor)
+        self.holdings = holdings_of(self.stages.values(), self.parameters, tensor, self._shares)
         self.joined: tuple[tuple[str, ...], ...] = ()  # names of the rows of one matrix
         self.losses: Tensor | None = None  # of the last step, where the last stage is
         self.listener: Callable[[TraceEvent], None] | None = None  # told of every action
@@ -90,34 +83,6 @@ class Replica:
             device=config.device,
             on_event=self.hear,
         )
-
-    def _by_name(self) -> tuple[dict[str, nn.Parameter], frozenset[str]]:
-        """Parameters by name, and the names of those whose home is another rank."""
-        found: dict[str, nn.Parameter] = {}
-        for stage in self.stages.values():
-            found.update(stage.owned())
-        heads = [stage.head for stage in self.stages.values() if stage.head and stage.tied]
-        for head in heads:
-            if EMBEDDING in found:
-                head.weight.data = found[EMBEDDING].data  # one memory, two sums of gradients
-            else:
-                found[EMBEDDING] = head.weight
-                return found, frozenset([EMBEDDING])
-        return found, frozenset()
-
-    def _holdings(self, tensor: Group | None) -> dict[str, Holding]:
-        """Of the parameters that are parts of what their names stand for."""
-        cuts: dict[str, Cut] = {}
-        for stage in self.stages.values():
-            if isinstance(stage, TensorParallelStage):
-                renamed = {TIED_HEAD: EMBEDDING} if stage.tied else {}
-                cuts |= {renamed.get(name, name): cut for name, cut in stage.cuts.items()}
-        rows, replicas = (self._shares.rows, self._shares.group) if self._shares else ({}, None)
-        return {
-            name: Holding(cuts.get(name), tensor, rows.get(name), replicas)
-            for name in self.parameters
-            if tensor is not None or name in rows
-        }
 
     def sequences(self, batch: Batch) -> list[dict[str, Tensor]]:
         """A batch in microbatches, in the order of its rows."""
@@ -256,20 +221,6 @@ class Replica:
         rows = self.config.microbatch or 1
         dtype = getattr(torch, self.config.dtype)
         return [TensorSpec((rows * num_tokens, self.model.hidden_size), dtype)]
-
-
-def _make_stage(
-    config: TrainConfig,
-    model: ModelConfig,
-    layers: Sequence[range],
-    stage: int,
-    tensor: Group | None,
-) -> DecoderStage:
-    options: dict[str, Any] = {"stage": stage, "num_stages": len(layers)}
-    options |= {"dtype": getattr(torch, config.dtype), "compile": config.compile}
-    if tensor is None:
-        return DecoderStage(model, layers[stage], **options)
-    return TensorParallelStage(model, layers[stage], tensor, **options)
 
 
 def numbers_of(losses: Mapping[Key, Tensor]) -> list[tuple[Key, float]]:

@@ -18,7 +18,7 @@ from recipes.train.holding import Holding
 from recipes.train.lanes import sum_across, tree_sum_across
 from recipes.train.layout import check_layout
 from recipes.train.model import model_config
-from recipes.train.optim import build_optimizers
+from recipes.train.optim import build_optimizers, clip
 from recipes.train.order import build_schedule, row_bounds
 from recipes.train.place import Place
 from recipes.train.prepare import Prepared
@@ -190,17 +190,11 @@ class Trainer:
         windows = cut_windows(
             self.data.held_out, self.data.token_bytes, context_len=length, max_tokens=max_tokens
         )
-        tokens = windows.tokens
         rows = self.config.microbatch
         assert rows is not None, "resolved"
-        count = -(-len(tokens) // rows)
-        padded = torch.full((2, count * rows, length), IGNORE)
-        padded[0] = 0
-        for side, part in zip(padded, (tokens[:, :-1], tokens[:, 1:]), strict=True):
-            side[: len(part), : part.shape[1]] = part
-        sequences = self.replica.sequences(Batch(*padded))
-        mine = range(self.place.position.dp, count, dp)
-        totals = torch.zeros(count, dtype=torch.float64)
+        sequences = self.replica.sequences(Batch(*windows.padded(rows, length, IGNORE)))
+        mine = range(self.place.position.dp, len(sequences), dp)
+        totals = torch.zeros(len(sequences), dtype=torch.float64)
         found = self.replica.loss_sums([sequences[i] for i in mine])
         if self.replica.has_say:
             totals[list(mine)] = found
@@ -252,10 +246,3 @@ class Trainer:
 
 
 _ALL = Holding()
-
-
-@torch.no_grad()
-def clip(grads: list[Tensor], norm: float, limit: float) -> None:
-    """Scale gradients so that their global norm, ``norm``, is at most ``limit``."""
-    if norm > limit:
-        torch._foreach_mul_(grads, limit / (norm + 1e-6))
