@@ -49,7 +49,7 @@ def test_bundled_clusters_come_back_from_json_with_a_source_for_each_number(
 ) -> None:
     cluster = bundled_cluster(name)
     assert Cluster.from_json(json.loads(json.dumps(cluster.to_json()))) == cluster
-    cluster.save(tmp_path / "cluster.json")
+    cluster.save(str(tmp_path / "cluster.json"))
     again = Cluster.load(tmp_path / "cluster.json")
     assert again == cluster
     assert again.fingerprint() == cluster.fingerprint()

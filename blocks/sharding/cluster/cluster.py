@@ -224,22 +224,22 @@ class Cluster:
                 tuple(SlowPair(**pair) for pair in data["pairs"]),
             )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the cluster file: JSON, a list of numbers a line."""
         text = json.dumps(self.to_json(), indent=1)
         numbers = r"\[\s+([-+.\de]+(?:,\s+[-+.\de]+)*)\s+\]"
         rows = re.sub(numbers, lambda found: f"[{' '.join(found[1].split())}]", text)
-        path.write_text(rows + "\n")
+        Path(path).write_text(rows + "\n")
 
     @classmethod
-    def load(cls, path: Path) -> "Cluster":
+    def load(cls, path: str | Path) -> "Cluster":
         """Read a cluster file.
 
         Raises:
             ValueError: a file that is no JSON, or no cluster.
         """
         try:
-            data = json.loads(path.read_text())
+            data = json.loads(Path(path).read_text())
         except json.JSONDecodeError as error:
             raise fail(f"cluster file {path}", "JSON", error) from error
         return cls.from_json(data)
