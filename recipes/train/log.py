@@ -133,8 +133,9 @@ def plot_log(entries: Sequence[dict[str, Any]], path: Path, title: str = "") -> 
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    figure = Figure(figsize=(6.4, 3.6), dpi=110, layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(6.4, 3.6), dpi=110)
+    # margins as given: a layout that is worked out costs as much as the drawing
+    axes = figure.subplots(gridspec_kw={"left": 0.1, "right": 0.975, "bottom": 0.14, "top": 0.91})
     tokens = [entry["num_tokens"] / 1e6 for entry in entries]
     axes.plot(tokens, [entry["loss"] for entry in entries], color="#8fa8c8", lw=1, label="training")
     seen = [e for e in entries if e["held_out_loss"] is not None]
