@@ -113,10 +113,10 @@ def factory(rows: int) -> tuple[Any, tuple, dict]:
             super().__init__()
             self.layers = layers
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.layers(x).square().sum()
+        def forward(self, x: torch.Tensor, times: int, how: str) -> torch.Tensor:
+            return times * getattr(self.layers(x).square(), how)()
 
-    return Loss(), (torch.rand(rows, 8),), {}
+    return Loss(), (torch.rand(rows, 8), 2), {"how": "sum"}
 
 
 def four_rows(rows: int) -> tuple[Any, tuple, dict]:
@@ -128,7 +128,7 @@ def five_columns(rows: int) -> tuple[Any, tuple, dict]:
     """A factory whose inputs are not what its model takes."""
     import torch
 
-    return factory(rows)[0], (torch.rand(rows, 5),), {}
+    return factory(rows)[0], (torch.rand(rows, 5), 2), {"how": "sum"}
 
 
 def no_loss(rows: int) -> tuple[Any, tuple, dict]:

@@ -154,6 +154,21 @@ def test_branches_on_values_are_refused_with_their_line(capfd: pytest.CaptureFix
     assert "def forward" not in capfd.readouterr().err  # torch's graph, a hundred lines or more
 
 
+class Told(nn.Linear):
+    def forward(self, x: Tensor, times: int, scale: float, mode: str, mask: Any = None) -> Tensor:
+        for _ in range(times):
+            x = super().forward(x) * scale
+        return x.square().sum() if mode == "sum" and mask is None else x.mean()
+
+
+def test_arguments_that_are_no_tensors_are_constants() -> None:
+    module = Told(4, 4).double()
+    x = torch.randn(2, 4, dtype=torch.float64)
+    traced = trace(module, (x, 2), {"scale": 0.5, "mode": "sum", "mask": None})
+    assert traced.inputs == ("args.0",)
+    assert_reproduces(traced, module, [x], module(x, 2, 0.5, "sum"))
+
+
 def test_recurrent_layers_are_products_that_every_device_has(
     recwarn: pytest.WarningsRecorder,
 ) -> None:

@@ -148,13 +148,15 @@ def _alone(
         optimizer = torch.optim.SGD(module.parameters(), planned.lr, planned.momentum)
     else:
         optimizer = torch.optim.AdamW(module.parameters(), planned.lr)
-    _, spec = pytree.tree_flatten((args, kwargs))
+    leaves, spec = pytree.tree_flatten((args, kwargs))
     losses = []
     for microbatches in steps:
         optimizer.zero_grad()
         total = 0.0
         for microbatch in microbatches:
-            again, named = pytree.tree_unflatten(list(microbatch.values()), spec)
+            drawn = iter(microbatch.values())
+            given = [next(drawn) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            again, named = pytree.tree_unflatten(given, spec)
             loss = loss_of(module(*again, **named)) / len(microbatches)
             loss.backward()
             total += loss.item()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
+from blocks._checks import check
 from blocks.sharding import OpGraph, OpNode, OpRule, TensorValue, rules
 from blocks.sharding.op_graph import Phase, Role
 from recipes.plan.trace.joint_graph import Place
@@ -63,7 +64,10 @@ class GraphBuilder:
             leaves.setdefault(node, []).append(place)
         places = Counter(node.meta["place"] for node in self._graph.find_nodes(op="placeholder"))
         for node in self._graph.nodes:
-            if node.op == "placeholder":
+            if node.op == "placeholder" and not isinstance(node.meta.get("val"), Tensor):
+                what = f"argument {self._input_names[int(node.meta['place'].name)]}"
+                check(not node.users, what, "a tensor, or used as the constant it is", node.users)
+            elif node.op == "placeholder":
                 if node.users or places[node.meta["place"]] == 1:  # else another name of a tensor
                     self._enter(node, node.meta["place"])
             elif node.op == "call_function" and node.target is not operator.getitem:
