@@ -65,11 +65,22 @@ def candidates(
 
 
 def priced(
-    candidate: Candidate, reduced: Reduced, cost: MeshCost, optimizer: str
+    candidate: Candidate, reduced: Reduced, again: Reduced | None, cost: MeshCost, optimizer: str
 ) -> tuple[LayerPrice, ...] | None:
-    """What the layers of a reduced model take as a candidate has it; None where it does not fit."""
+    """What the layers of a reduced model take as a candidate has it; None where it does not fit.
+
+    Args:
+        again: the same with its forward repeated, for what that takes; None where it is not.
+    """
     strategies = candidate.strategies(reduced.graph)
     if strategies is None:
         return None
     held = state_bytes(optimizer)
-    return layer_prices(reduced.graph, reduced.layer_of, strategies, cost, held)
+    prices = layer_prices(reduced.graph, reduced.layer_of, strategies, cost, held)
+    if again is not None:  # an operation done again is done as it was the first time
+        of = dict(zip(reduced.origins, strategies, strict=True))
+        repeated = [of[origin] for origin in again.origins]
+        longer = layer_prices(again.graph, again.layer_of, repeated, cost, held)
+        for price, other in zip(prices, longer, strict=True):
+            price.again_s = max(0.0, other.seconds("backward") - price.seconds("backward"))
+    return prices

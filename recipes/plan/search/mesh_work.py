@@ -70,14 +70,4 @@ class MeshWork:
     ) -> tuple[LayerPrice, ...] | None:
         """Of so many microbatches; None where their rows cannot be cut so."""
         once, again = self.reduced[count], self.again.get(count)
-        prices = priced(candidate, once, cost, self.config.optimizer)
-        if prices is None or again is None:
-            return prices
-        number = {origin: at for at, origin in enumerate(once.origins)}
-        choices = tuple(candidate.choices[number[origin]] for origin in again.origins)
-        repeated = Candidate(candidate.mesh, choices)
-        longer = priced(repeated, again, cost, self.config.optimizer)
-        assert longer is not None, "its operations are those of the model"
-        for price, other in zip(prices, longer, strict=True):
-            price.again_s = max(0.0, other.seconds("backward") - price.seconds("backward"))
-        return prices
+        return priced(candidate, once, again, cost, self.config.optimizer)
