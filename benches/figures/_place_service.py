@@ -90,9 +90,7 @@ async def _kill_one(folder: Path) -> Measured:
         await eventually(lambda: settled(lobby))
         pair = lobby.desk.fleet.groups[1, 2]
         asks = [asyncio.create_task(ask()) for _ in range(ASKED)]
-        seat = lobby.desk.router.seat((1, 2), "m0")
-        assert seat is not None
-        await eventually(lambda: any(not one.is_prompt for one in seat.live.values()))
+        await eventually(lambda: pair.handle.state.models["m0"].standing.num_decodes > 0)
         killed = time.perf_counter()
         os.kill(pair.handle.process.pid, signal.SIGKILL)
         answers = await asyncio.gather(*asks)

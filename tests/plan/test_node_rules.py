@@ -50,18 +50,18 @@ def audit(traced: TracedModule, node: OpNode, inputs: list[Tensor], mesh: Mesh) 
 
     def local(share: RankShare, *parts: Tensor) -> Any:
         groups: Any = dict.fromkeys(mesh.axes, Candidate())
-        where = (share.strategy, tuple(read), tuple(made), mesh, share.rank, groups, (node.name,))
+        where = (share.strategy, tuple(read), tuple(made), mesh, share.rank, groups)
         # As a transposition leaves them: some of torch's kernels read them wrong, unwarned.
         strided = [x.transpose(0, -1).contiguous().transpose(0, -1) if x.ndim else x for x in parts]
-        return operations.run(LocalCall(node, *where), strided)
+        return operations.run(LocalCall(node, *where, key=(node.name,)), strided)
 
     def whole(*tensors: Tensor) -> Any:
         if not any(word in node.op for word in DRAWN):
             return run_call(traced.ops[node.name].call, list(tensors))
         alone = Mesh.of(alone=1)
         strategy = strategy_of(node.rule, (REPLICATE,))
-        where = (strategy, tuple(read), tuple(made), alone, 0, {}, (node.name,))
-        return operations.run(LocalCall(node, *where), tensors)
+        where = (strategy, tuple(read), tuple(made), alone, 0, {})
+        return operations.run(LocalCall(node, *where, key=(node.name,)), tensors)
 
     return audit_rule(node.rule, inputs, whole, mesh, local=local)
 
