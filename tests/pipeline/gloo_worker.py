@@ -113,10 +113,11 @@ def interrupted(rank: int) -> str:
         program = Program(program.seed + 1)
     with DistributedTransport() as transport:
         executor = program.executor(transport)
+        dist.barrier()  # they start together, however late one of them is
         if rank == 1:
             threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
         else:
-            program.stages[0].register_forward_pre_hook(lambda *_: time.sleep(2.0))
+            program.stages[0].register_forward_pre_hook(lambda *_: time.sleep(3.0))
         try:
             program.step(executor)
         except (KeyboardInterrupt, PipelineStuck) as error:
