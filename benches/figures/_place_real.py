@@ -56,7 +56,7 @@ def rows() -> Iterator[Row]:
         nightly=True,
     )
     yield Row(
-        "models that generate, bursty (CV 5), two devices: attainment when both groups host all "
+        "models that generate, bursty (CV 4), two devices: attainment when both groups host all "
         "models, against one model a group, real",
         "more, as simulated",
         f"{REAL} --direction",
