@@ -113,6 +113,7 @@ def interrupted(rank: int) -> str:
         program = Program(program.seed + 1)
     with DistributedTransport() as transport:
         executor = program.executor(transport)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have had it ignored
         dist.barrier()  # they start together, however late one of them is
         if rank == 1:
             threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
