@@ -6,20 +6,15 @@ Needs numpy, no torch.
 from collections.abc import Callable, Sequence
 
 from blocks._checks import check, check_count, check_positive
-from blocks.pipeline.inter_op.budget import budget
-from blocks.pipeline.inter_op.caps import Caps, caps_of
+from blocks.pipeline.inter_op.caps import Caps
 from blocks.pipeline.inter_op.closed_formula import Plan
-from blocks.pipeline.inter_op.does_not_fit import why_not
-from blocks.pipeline.inter_op.every_cut import every_cut
-from blocks.pipeline.inter_op.flow import FLOWS, flow_name
+from blocks.pipeline.inter_op.cut_search import CutSearch
+from blocks.pipeline.inter_op.flow import flow_name
 from blocks.pipeline.inter_op.formula import alpa
-from blocks.pipeline.inter_op.grid import FINER, bounds_of, near, thin
 from blocks.pipeline.inter_op.inter_op_plan import InterOpPlan, PlannedStage
-from blocks.pipeline.inter_op.layer_sums import LayerSums
-from blocks.pipeline.inter_op.plan_search import PlanSearch, Progress
+from blocks.pipeline.inter_op.plan_search import Progress
 from blocks.pipeline.inter_op.priced import Priced
-from blocks.pipeline.inter_op.problem import Problem
-from blocks.pipeline.inter_op.stage_table import StageSource, StageTable
+from blocks.pipeline.inter_op.stage_table import StageSource
 from blocks.pipeline.inter_op.submesh import cover
 
 Source = StageSource | Callable[[int], StageSource]
@@ -88,53 +83,24 @@ def partition_mesh(
     names = [*dict.fromkeys(flow_name(name) for name in schedules)]
     check(bool(names), "schedules", "at least one", names)
     sources = {count: _source(table, count) for count in counts}
-    every = {count: bounds_of(source) for count, source in sources.items()}
-    longest = max(map(len, every.values()))
-    cell = -(-(longest - 1) // max_cells)
-
-    def problem_of(name: str, count: int, stages: StageTable) -> Problem:
-        devices = budget(stages.shapes, num_hosts, devices_per_host, kinds, whole=not idle_devices)
-        caps = caps_of(memory_cap_bytes, stages.shapes)
-        most = min(max_stages or len(stages.bounds), len(stages.bounds) - 1)
-        return Problem(Priced(stages, name, count, caps), devices, most, caps)
-
-    def finer(search: PlanSearch, step: int) -> PlanSearch:
-        """Near the cuts found, and only there."""
-        while step > 1:
-            step = -(-step // FINER)
-            assert search.best is not None, "it began with a plan"
-            found, plan = search.best
-            name, count = found.priced.schedule, found.priced.count
-            stages = sources[count].at(near(found.cuts(plan), every[count], step, max_cells))
-            search = PlanSearch([problem_of(name, count, stages)], epsilon, 0, progress)
-            search.seed(search.problems[0], found, plan)
-            search.run()
-        return search
-
-    thinned = {count: sources[count].at(thin(bounds, cell)) for count, bounds in every.items()}
-    problems = [problem_of(name, count, thinned[count]) for count in counts for name in names]
-    search = PlanSearch(problems, epsilon, effort, progress)
-    search.start()
-    search.run()
-    if search.best is None:
-        raise why_not([(p.priced, p.max_stages) for p in problems], problems[0].devices)
-    bound_s, rivals, grid = search.bound_s, search.rivals, cell
-    search = finer(search, cell)
-    sums = {count: source for count, source in sources.items() if isinstance(source, LayerSums)}
-    boundable = len(sums) == len(counts) and not any(FLOWS[name].follows_depth for name in names)
-    if cell > 1 and bound_every_cut and boundable:
-        bound_s, grid = search.best_s * (1 - epsilon / 2), 1
-        for problem in problems:
-            name, count = problem.priced.schedule, problem.priced.count
-            limits = (name, count, problem.caps, problem.devices, max_stages or longest - 1)
-            found = every_cut(sums[count], *limits, wanted=bound_s, tolerance=epsilon / 2)
-            bound_s = min(bound_s, found.bound_s)
-            if found.plan is not None:
-                cuts, plan = found.plan
-                few = problem_of(name, count, sums[count].at(cuts))
-                other = PlanSearch([few], epsilon, 0, progress)
-                other.meet(few, plan)
-                search = min(search, finer(other, FINER), key=lambda one: one.best_s)
+    asked = CutSearch(
+        sources,
+        names,
+        num_hosts,
+        devices_per_host,
+        memory_cap_bytes,
+        kinds,
+        idle_devices,
+        max_stages,
+        epsilon,
+        max_cells,
+        progress,
+    )
+    search = asked.on_grid(effort)
+    bound_s, rivals, grid = search.bound_s, search.rivals, asked.cell
+    problems, search = search.problems, asked.finer(search, asked.cell)
+    if asked.cell > 1 and bound_every_cut and asked.is_boundable:
+        (bound_s, search), grid = asked.over_every_cut(search, problems), 1
     assert search.best is not None, "it began with a plan"
     problem, plan = search.best
     rivals[problem.priced.schedule, problem.priced.count] = search.best_s
