@@ -84,8 +84,7 @@ def place(
         "at least one, or None for all of the profiles",
         "none",
     )
-    chosen = sorted(configurations)
-    chosen = [one for one in chosen if one.num_devices <= num_devices]
+    chosen = [one for one in sorted(configurations) if one.num_devices <= num_devices]
     memory = Memory(profiles, memory_bytes, kv_tokens)
     evaluate = Evaluator(simulator or ClusterSim(profiles, workload, **settings), workload, memory)
     useful = useful_configurations(workload, profiles)
@@ -100,8 +99,7 @@ def place(
     )
     single = tuple(one for one in chosen if one == (1, 1))
     found = {SELECTIVE: [search.select(single * num_devices, models)]}
-    bucketed = bucketings(_classes(workload, profiles, bucket_threshold))
-    for buckets in bucketed:
+    for buckets in bucketings(_classes(workload, profiles, bucket_threshold)):
         if len(buckets) <= num_devices:
             name = "one bucket" if len(buckets) == 1 else f"{len(buckets)} buckets"
             trials = over_splits(search, buckets, num_devices, max_splits)
@@ -109,32 +107,20 @@ def place(
     mixed = mixed_shapes(num_devices, chosen, max_shapes)
     if mixed:
         found[MIXED] = [search.select(shapes, models) for shapes in mixed]
-    finalists = _finalists([trial for trials in found.values() for trial in trials])
-    better = finalists
-    for search_on in (improve, shake):
-        better = [
-            search_on(
-                evaluate,
-                memory,
-                trial,
-                models,
-                chosen,
-                num_devices,
-                simulations=local_simulations,
-                useful=useful,
-            )
-            for trial in better
-        ]
+    better = _finalists([trial for trials in found.values() for trial in trials])
+    where = (models, chosen, num_devices)
+    for change in (improve, shake):  # small ones of each, then large ones of the best of them
+        asked = {"simulations": local_simulations, "useful": useful}
+        better = [change(evaluate, memory, trial, *where, **asked) for trial in better]
         found.setdefault(LOCAL, []).extend(better)
         better = sorted(better, key=lambda one: one.score)[-1:]
     tops = {name: max(trials, key=lambda one: one.score) for name, trials in found.items()}
     best = max(tops, key=lambda name: tops[name].score)
-    batching = _batches(simulator, settings)
     bound = 1.0
     if getattr(settings.get("noise"), "size", 0) == 0:  # times that are drawn may be shorter
-        bound = attainment_bound(
-            workload, profiles, num_devices, memory_bytes, chosen, batching=batching
-        ).attainment
+        limits = (num_devices, memory_bytes, chosen)
+        batching = _batches(simulator, settings)
+        bound = attainment_bound(workload, profiles, *limits, batching=batching).attainment
     return PlacementPlan(
         memory.with_rooms(tops[best].placement),
         tops[best].score.attainment,
