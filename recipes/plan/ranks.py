@@ -1,5 +1,6 @@
 """``run_ranks``: work on several ranks of this machine, each a process, in one job."""
 
+import functools
 import multiprocessing
 import os
 import pickle
@@ -7,11 +8,14 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+TOLD, DONE, FAILED = "told", "done", "failed"
+"""What a rank's messages are."""
 
 
 def run_ranks(
@@ -21,6 +25,7 @@ def run_ranks(
     device_type: str,
     *,
     timeout_s: float = 600.0,
+    hear: Callable[[Any], None] | None = None,
 ) -> list[Any]:
     """What ``work(device, *arguments)`` returned on every rank.
 
@@ -29,9 +34,12 @@ def run_ranks(
 
     Args:
         work: a function of a module; what it takes and returns can be pickled.
+        timeout_s: for all ranks to be done, counted anew whenever one of them tells something.
+        hear: called here with what ranks tell while they work. With it, ``work`` is also given
+            ``tell``, a function of one argument that can be pickled.
 
     Raises:
-        RuntimeError: with the traceback of the first rank that failed.
+        RuntimeError: with the traceback of the first rank that failed; a rank that was killed.
         TimeoutError: ranks not done within ``timeout_s``.
     """
     context: Any = multiprocessing.get_context("fork" if device_type == "cpu" else "spawn")
@@ -41,7 +49,7 @@ def run_ranks(
             context.Process(
                 target=_rank,
                 args=(rank, num_ranks, device_type, f"{folder}/store", ends[rank][1]),
-                kwargs={"work": work, "arguments": arguments},
+                kwargs={"work": work, "arguments": arguments, "heard": hear is not None},
                 daemon=True,
             )
             for rank in range(num_ranks)
@@ -49,21 +57,44 @@ def run_ranks(
         try:
             for rank in ranks:
                 rank.start()
-            deadline = time.monotonic() + timeout_s
-            found = []
-            for number, (reader, _) in enumerate(ends):
-                if not reader.poll(max(0.0, deadline - time.monotonic())):
-                    raise TimeoutError(f"rank {number} of {num_ranks}: not within {timeout_s} s")
-                ok, value = pickle.loads(reader.recv_bytes())
-                if not ok:
-                    raise RuntimeError(f"rank {number} of {num_ranks}:\n{value}")
-                found.append(value)
-            return found
+            return _results([reader for reader, _ in ends], ranks, timeout_s, hear)
         finally:
             for rank in ranks:
                 if rank.pid is not None:
                     rank.kill()
                     rank.join()
+
+
+def _results(
+    readers: list[Connection],
+    ranks: list[Any],
+    timeout_s: float,
+    hear: Callable[[Any], None] | None,
+) -> list[Any]:
+    found: dict[int, Any] = {}
+    deadline = time.monotonic() + timeout_s
+    while len(found) < len(ranks):
+        open_ones = [at for at in range(len(ranks)) if at not in found]
+        by_end = {readers[at]: at for at in open_ones} | {
+            ranks[at].sentinel: at for at in open_ones
+        }
+        ready = wait(by_end, max(0.0, deadline - time.monotonic()))
+        if not ready:
+            late = f"rank {open_ones[0]} of {len(ranks)}"
+            raise TimeoutError(f"{late}: not within {timeout_s} s")
+        for at in sorted({by_end[end] for end in ready}):  # type: ignore[index]
+            if not readers[at].poll():
+                code = ranks[at].exitcode
+                raise RuntimeError(f"rank {at} of {len(ranks)}: ended without a word, exit {code}")
+            kind, value = pickle.loads(readers[at].recv_bytes())
+            if kind == FAILED:
+                raise RuntimeError(f"rank {at} of {len(ranks)}:\n{value}")
+            if kind == DONE:
+                found[at] = value
+            elif hear is not None:
+                hear(value)
+                deadline = time.monotonic() + timeout_s
+    return [found[at] for at in range(len(ranks))]
 
 
 def _rank(
@@ -75,6 +106,7 @@ def _rank(
     *,
     work: Callable[..., Any],
     arguments: tuple[Any, ...],
+    heard: bool,
 ) -> None:
     torch.set_num_threads(1)
     try:
@@ -85,11 +117,16 @@ def _rank(
         dist.init_process_group(
             backend, init_method=f"file://{store}", rank=rank, world_size=num_ranks
         )
-        message = (True, work(device, *arguments))
+        by_name = {"tell": functools.partial(_send, writer, TOLD)} if heard else {}
+        found, kind = work(device, *arguments, **by_name), DONE
         dist.barrier()  # nobody leaves while another still talks to it
     except BaseException:
-        message = (False, traceback.format_exc())
-    writer.send_bytes(pickle.dumps(message))  # by value: shared memory would go with the process
+        found, kind = traceback.format_exc(), FAILED
+    _send(writer, kind, found)
     writer.close()
     time.sleep(0.2)  # the reader has it before the process goes
     os._exit(0)
+
+
+def _send(writer: Connection, kind: str, value: Any) -> None:
+    writer.send_bytes(pickle.dumps((kind, value)))  # by value: shared memory goes with the process

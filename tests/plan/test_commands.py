@@ -264,7 +264,8 @@ def test_differences_and_pictures(said: Said, folder: Path):
 def test_planned_steps_are_those_of_one_device(said: Said, case: str):
     code, out, err = said[case]
     assert code == 0, err
-    assert "step 0  loss" in out
+    assert "step     1/" in out
+    assert out.index("devices as ") < out.index("step     1/") < out.index("the same on one")
     assert float(out.rsplit(" ", 1)[1]) < 1e-5
 
 
@@ -284,6 +285,7 @@ def test_a_machine_plans_for_itself_and_torchrun_does_as_planned(said: Said, fol
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert float(done.stdout.rpartition("apart by ")[2]) < 1e-3
+    assert [done.stdout.count(f"step     {at}/3  loss") for at in (1, 2, 3)] == [1, 1, 1]
 
 
 def test_pipelines_that_repeat_their_forward_are_planned(said: Said, folder: Path):

@@ -1,7 +1,8 @@
 """The same planned job on threads of one process, on forked processes, and under torchrun."""
 
+import functools
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -75,15 +76,18 @@ def in_process_group(
 
 def on_forks(
     job: PlannedJob,
-    work: Callable[[PlannedPipeline, DeviceMesh], T],
+    work: Callable[..., T],
     *,
     timeout_s: float = 120.0,
+    hear: Callable[[Any], None] | None = None,
 ) -> list[T | None]:
     """Every device a process that is forked from this one and talks over gloo.
 
     Args:
-        work: its result is pickled.
-        timeout_s: after which they are killed.
+        work: given the pipeline and the mesh as torch knows it; its result is pickled.
+        timeout_s: after which they are killed, counted anew whenever one of them tells something.
+        hear: called here with what devices tell while they work; ``work`` is then also given
+            ``tell``, by name.
 
     Returns:
         What the devices returned, by number; None for those that the job leaves idle.
@@ -93,7 +97,7 @@ def on_forks(
         TimeoutError: they are late.
     """
 
-    def on_device(device: torch.device) -> T | None:
-        return in_process_group(job, work)
+    def on_device(device: torch.device, **by_name: Any) -> T | None:
+        return in_process_group(job, functools.partial(work, **by_name))
 
-    return run_ranks(job.num_devices, on_device, (), "cpu", timeout_s=timeout_s)
+    return run_ranks(job.num_devices, on_device, (), "cpu", timeout_s=timeout_s, hear=hear)

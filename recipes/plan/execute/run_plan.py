@@ -15,13 +15,13 @@ from recipes.plan.execute import (
     SGD,
     AdamW,
     PlannedJob,
-    PlannedPipeline,
     in_process_group,
     job_of,
     on_forks,
     on_threads,
     state_of,
 )
+from recipes.plan.execute.told_steps import StepDone, told_steps
 from recipes.plan.model import call_of, torch_dtype
 from recipes.plan.parallel_plan import ParallelPlan
 from recipes.plan.this_machine import check_here
@@ -49,10 +49,12 @@ def run_plan(
 
     Args:
         how: every device a thread here, a process forked from here, or a rank of torchrun's.
+        say: told how far it is, and the loss of every step as soon as it is done; by rank 0 and by
+            one rank that has the loss where torchrun started them.
         compare: do the same on one device too, and say how far the losses are apart.
 
     Returns:
-        The loss of every step.
+        The loss of every step; empty on a rank without it.
 
     Raises:
         ValueError: a model without weights or numbers of its own, or other than the plan's; more
@@ -63,6 +65,8 @@ def run_plan(
     config = PlanConfig.from_json(plan.settings)
     rows = config.rows(plan.num_microbatches)
     torch.manual_seed(seed)
+    begun = say if how != "torchrun" or os.environ.get("RANK", "0") == "0" else _nothing
+    begun(f"tracing {config.model} with {rows} rows")
     module, args, kwargs = call_of(config, rows, seed=seed)
     module = module if isinstance(module, nn.Module) else module()
     wide = torch_dtype("gradient_dtype", config.gradient_dtype)
@@ -74,14 +78,14 @@ def run_plan(
          range(plan.num_microbatches)]
         for step in range(num_steps)
     ]  # fmt: skip
-    losses = _run(job, steps, how)
-    if losses is None:
-        return []  # a rank without the loss
-    for step, loss in enumerate(losses):
-        say(f"step {step}  loss {loss:.6f}")
+    begun(_what(plan, rows, num_steps, how))
+    losses, speaks = _run(job, steps, how, lambda done: say(done.line()))
+    if not speaks:
+        return losses
     if compare:
         if any(word in node.op for node in traced.graph.nodes for word in RANDOM):
             say("dropout and other random operations draw other numbers on one device")
+        say("the same on one device")
         alone = _alone(config, module, args, kwargs, steps)
         apart = max(abs(a - b) / max(abs(b), 1e-12) for a, b in zip(losses, alone, strict=True))
         say(f"one device: {', '.join(f'{loss:.6f}' for loss in alone)}; apart by {apart:.1e}")
@@ -99,22 +103,45 @@ def _check_devices(plan: ParallelPlan, how: How) -> None:
     check(world >= plan.num_devices, "processes", expected, world)
 
 
-def _run(job: PlannedJob, steps: Steps, how: How) -> list[float] | None:
-    def work(pipeline: PlannedPipeline, mesh: Any = None) -> list[float] | None:
-        losses = [pipeline.step(microbatches) for microbatches in steps]
-        return None if losses[0] is None else [float(loss) for loss in losses if loss is not None]
+def _nothing(text: str) -> None:
+    """What other ranks say too."""
 
+
+def _what(plan: ParallelPlan, rows: int, num_steps: int, how: How) -> str:
+    stages, parts = len(plan.stages), plan.num_microbatches
+    words = {"threads": "threads", "forks": "forked processes", "torchrun": "ranks of torchrun"}
+    return (
+        f"{num_steps} step{'s'[: num_steps > 1]} of {parts} microbatch{'es' if parts > 1 else ''} "
+        f"of {rows} rows, {stages} stage{'s'[: stages > 1]}, {plan.num_devices} devices as "
+        f"{words[how]}"
+    )
+
+
+def _run(
+    job: PlannedJob, steps: Steps, how: How, tell: Callable[[StepDone], None]
+) -> tuple[list[float], bool]:
+    """Losses, and whether this process is the one to speak of them."""
     if how == "torchrun":
+        spoke = False
+
+        def heard(done: StepDone) -> None:
+            nonlocal spoke
+            spoke = True
+            tell(done)
+
         dist.init_process_group("gloo")
         try:
-            return in_process_group(job, work)
+            losses = in_process_group(job, lambda pipeline, _: told_steps(pipeline, steps, heard))
+            return losses or [], spoke
         finally:
             dist.destroy_process_group()
     if how == "forks":
-        found = on_forks(job, work)
+        found = on_forks(
+            job, lambda pipeline, _, tell: told_steps(pipeline, steps, tell), hear=tell
+        )
     else:
-        found = on_threads(job, work)
-    return next(losses for losses in found if losses is not None)
+        found = on_threads(job, lambda pipeline: told_steps(pipeline, steps, tell))
+    return next(losses for losses in found if losses is not None), True
 
 
 def _inputs(config: PlanConfig, traced: TracedModule, rows: int, seed: int) -> dict[str, Tensor]:
