@@ -157,13 +157,16 @@ class Engine:
 
         Where the runner may have several under way, as many as can be are sent out first.
         """
+        deltas: list[Delta] = []
         try:
-            deltas = self._send_out()
-            return deltas + self._take_in() if self._out else deltas
+            deltas += self._send_out()
+            if self._out:
+                deltas += self._take_in()
         except RunnerLost as error:
             log.error("step %d: %s", self.scheduler.counters.num_steps, error)
             self._num_failed_steps += 1
-            return self.abort_all(str(error).splitlines()[0], lost=True)
+            deltas += self.abort_all(str(error).splitlines()[0], lost=True)
+        return deltas
 
     def _send_out(self) -> list[Delta]:
         """Have as many batches under way as there may be and can be."""
