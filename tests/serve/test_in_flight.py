@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blocks.sched import Batch
-from recipes.serve.model_runner import StepResult
+from recipes.serve.model_runner import RunnerLost, StepResult
 from recipes.serve.outputs import RequestOutput
 from recipes.serve.sampler import Drawn
 from tests.serve.churn import churn
@@ -145,3 +145,29 @@ def test_a_batch_that_cannot_be_sent_leaves_those_before_it(depth: int) -> None:
     runner.submit = broken  # type: ignore[method-assign]
     churn(engine, tiny_decoder(), seed=3, count=10, doomed=2)
     assert engine.stats().num_failed_steps > 1
+
+
+def test_who_ends_in_the_step_that_loses_the_runner_is_told_so_too() -> None:
+    engine, runner = staged_engine(6, num_blocks=200)
+    submit, collect_one = runner.submit, runner.collect
+    for at in range(10):
+        engine.add(job(f"r{at}", [5 + at] * 10, max_tokens=24, ignore_eos=True))
+    for _ in range(14):
+        engine.step()
+
+    def broken(batch: Batch, draws: list, prompts: list) -> None:
+        if any(entry.sequence.request.request_id == "bad" for entry in batch.entries):
+            raise KeyError("unforeseen")
+        submit(batch, draws, prompts)
+
+    def lost() -> StepResult:
+        if engine.scheduler.sequences("bad"):
+            return collect_one()
+        raise RunnerLost("gone")
+
+    runner.submit, runner.collect = broken, lost  # type: ignore[method-assign]
+    engine.add(job("bad", [7] * 10, max_tokens=4))
+    ends: list[str] = []
+    while engine.has_work():
+        ends += [delta.request_id for delta in engine.step() if delta.finish_reason is not None]
+    assert sorted(ends) == sorted(["bad", *(f"r{at}" for at in range(10))])
