@@ -200,8 +200,10 @@ class Scheduler:
 
     # --- a step ---------------------------------------------------------------------------------
 
-    def schedule(self) -> Batch:
+    def schedule(self, num_batches: int | None = None) -> Batch:
         """Decide the next step; its blocks are claimed when this returns.
+
+        Sequences that decode are divided evenly over ``num_batches``, ``max_in_flight`` by default.
 
         Raises RuntimeError while ``max_in_flight`` batches are out: the first of them must be given
         to `update` or `fail` first. An empty batch (nothing to do, or nothing can be done before
@@ -213,7 +215,7 @@ class Scheduler:
                 f"beside step {self._in_flight[0].step}; pass that to update() or fail() first"
             )
         entries: list[Entry] = []
-        preempted = self._schedule_decodes(entries)
+        preempted = self._schedule_decodes(entries, num_batches or self.max_in_flight)
         budget = self._schedule_prefills(entries, self.token_budget - len(entries))
         if not preempted:
             budget = self._admit(entries, budget)
@@ -318,16 +320,16 @@ class Scheduler:
 
     # --- the three parts of a batch -------------------------------------------------------------
 
-    def _schedule_decodes(self, entries: list[Entry]) -> list[Sequence]:
+    def _schedule_decodes(self, entries: list[Entry], num_batches: int) -> list[Sequence]:
         """One token for decoding sequences, best first; returns whom that preempted.
 
-        For all of them, or for so many that every batch that may be out has as many. Victims are
+        For all of them, or for so many that each of ``num_batches`` has as many. Victims are
         worse than the sequence at hand, so they come off the end of the list being walked or out of
         the prefills, which are scheduled after it.
         """
         preempted: list[Sequence] = []
         decoding = self._roster.decoding
-        share = -(-len(decoding) // self.max_in_flight)
+        share = -(-len(decoding) // num_batches)
         for sequence in decoding:
             start = sequence.num_computed
             if sequence.num_scheduled > start:

@@ -16,6 +16,7 @@ class Engine:
 
     live: sequences that are not finished, by index of their request.
     in_flight: the batches that are on their way, at most ``num_lanes``, in order.
+    sent_s: when each of them was sent.
     begun_s, free_s: when the last of them has begun, and when it is through.
     told_s: when by its profile each of them should be, as far as anybody outside can tell.
     last_step_s: for how long the last step kept its neighbours waiting; by its profile, until it is
@@ -35,6 +36,7 @@ class Engine:
         self.model = model
         self.step_time = step_time
         self.settings = settings
+        self.num_lanes = settings.lanes(step_time.num_stages)
         self.allocator = make_allocator(num_blocks, settings.block_size)
         self.scheduler = Scheduler(
             self.allocator,
@@ -42,10 +44,11 @@ class Engine:
             max_num_seqs=settings.max_num_seqs,
             max_model_len=settings.max_model_len,
             clock=clock,
-            max_in_flight=settings.num_lanes,
+            max_in_flight=self.num_lanes,
         )
         self.live: dict[int, Sequence] = {}
         self.in_flight: collections.deque[Batch] = collections.deque()
+        self.sent_s: collections.deque[float] = collections.deque()
         self.begun_s = self.free_s = 0.0
         self.told_s: collections.deque[float] = collections.deque()
         self.last_step_s = 0.0
@@ -64,13 +67,13 @@ class Engine:
         )
         self.live[request] = self.scheduler.add(asked)
 
-    def may_begin(self) -> bool:
+    def may_begin(self, num_lanes: int) -> bool:
         """Whether there may be something to do, and one more batch on its way."""
-        return len(self.in_flight) < self.settings.num_lanes and self.scheduler.has_work()
+        return len(self.in_flight) < num_lanes and self.scheduler.has_work()
 
-    def begin(self) -> tuple[float, ...]:
+    def begin(self, num_lanes: int) -> tuple[float, ...]:
         """Schedule the next step; seconds of each stage, none where there is nothing to do."""
-        batch = self.scheduler.schedule()
+        batch = self.scheduler.schedule(num_lanes)
         if not batch.entries:
             return ()
         self.in_flight.append(batch)
@@ -81,6 +84,7 @@ class Engine:
     def end(self) -> tuple[list[int], list[int]]:
         """The first step is through; requests that gained a token, and those that are over."""
         batch = self.in_flight.popleft()
+        self.sent_s.popleft()
         self.told_s.popleft()
         gained, over = [], []
         drawn = [[0] * entry.num_samples for entry in batch.entries]

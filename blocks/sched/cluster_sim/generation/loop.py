@@ -67,9 +67,7 @@ class GenerationLoop:
         self.index = {model: at for at, model in enumerate(workload.models)}
         self.step_times = self._step_times(profiles)
         self.groups = [
-            GroupRun(
-                g.configuration.pp, overheads.gap_of(g.configuration.pp), True, settings.overlap
-            )
+            GroupRun(g.configuration.pp, overheads.gap_of(g.configuration.pp), True, settings)
             for g in placement.groups
         ]
         self.heap: list[tuple[float, int, int, int, Engine | Event | None]] = []
@@ -231,9 +229,9 @@ class GenerationLoop:
     # --- steps ----------------------------------------------------------------------------------
 
     def _wake(self, at: int) -> None:
-        """Plan the next step of a group for when its first stage is free."""
+        """Plan the next step of a group for when it may begin."""
         group = self.groups[at]
-        at_s = max(self.now_s, group.clock[0])
+        at_s = group.begins_s(self.now_s)
         if group.wakes_s is None or at_s < group.wakes_s:
             group.wakes_s = at_s
             self._push(at_s, BEGIN, at)
@@ -296,7 +294,8 @@ class GenerationLoop:
                 return
             group = self.groups[at]
             group.clock = [self.now_s + group.gap_s] * len(group.clock)
-            engine.last_step_s = self.now_s - engine.begun_s  # as its group tells
+        if self.under_way is not None or (not self.settings.overlap and engine.num_lanes > 1):
+            engine.last_step_s = self.now_s - engine.sent_s[0]  # as its group tells
         gained, over = engine.end()
         told_s = self.now_s + self.overheads.request_s
         for request in gained:

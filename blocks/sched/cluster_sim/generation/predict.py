@@ -1,11 +1,10 @@
 """What a front door can know of a request before it takes it."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from blocks.sched.cluster_sim.generation.settings import EngineSettings
 from blocks.sched.cluster_sim.generation.standing import Standing
-from blocks.sched.cluster_sim.generation.step_time import Load, Seconds
+from blocks.sched.cluster_sim.generation.step_time import Load, Seconds, StepTime
 
 
 class Prediction(NamedTuple):
@@ -17,7 +16,7 @@ class Prediction(NamedTuple):
 
 def predict(
     stands: Standing,
-    step_time: Callable[[Load], Seconds],
+    step_time: StepTime,
     settings: EngineSettings,
     prompt_len: int,
     *,
@@ -29,18 +28,20 @@ def predict(
     The prompt tokens before it and its own fill steps of the token budget, beside the decodes; one
     step of every other busy engine of the group comes between two of them. With several lanes every
     step has its share of the decodes, and steps follow one another as fast as the slowest stage
-    takes them, or a lane comes free. Where the cache is
-    short of blocks, enough running answers must end first: they are taken to be of the mean length
-    of the answers so far, as nobody knows how long an answer will be.
+    takes them, or a lane comes free; but where engines do not overlap, only an engine that is alone
+    at work has several. Where the cache is short of blocks, enough running answers must end first:
+    they are taken to be of the mean length of the answers so far, as nobody knows how long an
+    answer will be.
 
     Args:
         stands: in the engine that would get the request.
-        step_time: seconds of each stage for a step of the engine, as ``StepTime``.
+        step_time: seconds of each stage for a step of the engine.
         settings: of the engine.
         busy_s: seconds until the engine could begin a step.
         others_s: what the last steps of the group's other busy engines took of its slowest stage.
     """
-    lanes = settings.num_lanes
+    is_alone = not others_s
+    lanes = settings.lanes(step_time.num_stages) if settings.overlap or is_alone else 1
     decodes = _share(stands.num_decodes, stands.context_len, lanes)
     todo = stands.num_prompt + prompt_len
     per_step = max(1, settings.token_budget - decodes[0])
@@ -48,7 +49,8 @@ def predict(
 
     def apart_s(stage_s: Seconds, lanes: int) -> float:
         """From one step of the engine to the next, with those of the others in between."""
-        return max(sum(stage_s) / lanes, settings.holds_s(stage_s) + others_s)
+        held_s = max(stage_s) if is_alone else settings.holds_s(stage_s) + others_s
+        return max(sum(stage_s) / lanes, held_s)
 
     def seconds(num_prompt: int, num_decodes: int, context_len: int) -> Seconds:
         return step_time(Load(num_prompt, (), num_decodes, context_len))

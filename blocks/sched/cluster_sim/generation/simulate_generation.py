@@ -53,11 +53,10 @@ def simulate_generation(
             it fails.
         make_allocator: of the cache blocks of an engine, as ``blocks.kv.BlockManager``.
         cores: where devices share processor cores; then each group computes one step at a time
-            (``EngineSettings(overlap=False)``).
+            (``EngineSettings(overlap=False, num_lanes=1)``).
         pace: by group and by the moment a step begins, how many times what its profile says it
             takes; for machines whose speed changes. Nobody knows it beforehand: predictions go by
-            the profile, and by what the last steps took. Needs ``EngineSettings(overlap=False)``
-            too.
+            the profile, and by what the last steps took. Needs these settings too.
 
     Raises:
         ValueError: what does not fit together, with names.
@@ -73,9 +72,11 @@ def simulate_generation(
     check_events(tuple(events), len(placement.groups))
     settings = settings or EngineSettings()
     if cores is not None:
-        check(not settings.overlap, "overlap", "False on shared cores", settings.overlap)
         cores.checked(placement)
-    check(pace is None or not settings.overlap, "overlap", "False with a pace", settings.overlap)
+    if cores is not None or pace is not None:
+        check(not settings.overlap, "overlap", "False with cores or a pace", settings.overlap)
+        one = settings.num_lanes == 1
+        check(one, "num_lanes", "1 with cores or a pace", settings.num_lanes)
     loop = GenerationLoop(
         placement,
         profiles,

@@ -60,6 +60,10 @@ class StepTime:
         self._least_context = timing.decode_contexts[0]
         self._prefill = functools.lru_cache(maxsize=65536)(timing.prefill_s)
 
+    @property
+    def num_stages(self) -> int:
+        return self.timing.configuration.pp
+
     def __call__(self, load: Load) -> Seconds:
         """Seconds of each stage; none for a step that computes nothing."""
         num_prompt, chunks, num_decodes, context_len = load
