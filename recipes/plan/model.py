@@ -36,11 +36,22 @@ def call_of(config: PlanConfig, rows: int, seed: int | None = None) -> Call:
 
 
 def is_factory(model: str) -> bool:
-    """Whether a name is ``module:factory``: a path with a dot, or a module that can be found."""
+    """Whether a name is ``module:factory``: a path with a dot, or a module that can be found.
+
+    A family is one whatever modules there are: ``bert:base`` beside a ``bert.py``.
+    """
     path, colon, _ = model.partition(":")
     if not colon or not all(part.isidentifier() for part in path.split(".")):
         return False
-    return "." in path or importlib.util.find_spec(path) is not None
+    if "." in path:
+        return True
+    return not _is_family(model) and importlib.util.find_spec(path) is not None
+
+
+def _is_family(model: str) -> bool:
+    from recipes.plan.families import families
+
+    return model in families() or model.startswith("decoder:")
 
 
 def layers_by_rows(
@@ -135,9 +146,8 @@ def _from_family(config: PlanConfig, rows: int, seed: int | None) -> Call:
 
     from recipes.plan.families import families, family
 
-    known = families()
-    listed = config.model in known or config.model.startswith("decoder:")
-    if not listed:
+    if not _is_family(config.model):
+        known = families()
         near = difflib.get_close_matches(config.model, known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"families are {', '.join(known)}"
         raise fail("model", "family:size or package.module:factory", repr(config.model), hint)

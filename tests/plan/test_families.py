@@ -1,10 +1,14 @@
 """Traced models of every family compute what the models compute."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from recipes.plan.config import PlanConfig
 from recipes.plan.families import families, family
+from recipes.plan.model import call_of, is_factory
 from recipes.plan.trace import TracedModule, interpret, trace
 
 TINY = [name for name in families() if name.endswith(":tiny")]
@@ -63,6 +67,19 @@ def test_all_families_are_there() -> None:
     assert kinds == {name.partition(":")[0] for name in TINY}
     with pytest.raises(ValueError, match="family: expected one of mlp:tiny"):
         family("llama:9b")
+
+
+def test_families_are_not_hidden_by_modules_of_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("unet", "decoder"):
+        (tmp_path / f"{name}.py").write_text("def net(rows):\n    return None, (), {}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    known = ("unet:tiny", "unet:net", "decoder:tiny,num_layers=4", "unet:huge")
+    assert [is_factory(name) for name in known] == [False, True, False, True]
+    _, _, inputs = call_of(PlanConfig("unet:tiny"), 2)
+    assert set(inputs) == {"images", "target"}
+    assert call_of(PlanConfig("unet:net"), 2) == (None, (), {})
 
 
 @pytest.mark.parametrize(
