@@ -79,11 +79,16 @@ class Replanner:
             hasty, fleet.wants_search = fleet.wants_search, False
             task = self._task(0.0 if hasty else self._least_gain)
             if task is None:
+                fleet.wants_search |= hasty  # until there is something to go by
                 return None
             loop = asyncio.get_running_loop()
             if self._executor is None:
                 self._executor = _process()
-            found = await loop.run_in_executor(self._executor, replan_generating, task)
+            try:
+                found = await loop.run_in_executor(self._executor, replan_generating, task)
+            except concurrent.futures.BrokenExecutor:  # its process was killed
+                self._executor = None
+                raise
             if fleet.desired is not task.current:
                 fleet.wants_search |= hasty  # it has changed meanwhile: what was found is of no use
                 return found

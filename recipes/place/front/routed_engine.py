@@ -99,10 +99,7 @@ class RoutedEngine:
         """To a group that accepts it, waiting for the model if need be."""
         began_s = self._clock()
         for _ in range(MOST_TRIES):
-            group = await self._group_for(ask, began_s)
-            if stream is not None and stream.cancelled is not None:
-                self._desk.forget(ask)
-                raise StreamCancelled(stream.cancelled)
+            group = await self._group_for(ask, began_s, stream)
             waited_s = self._clock() - began_s
             try:
                 return await group.handle.submit(
@@ -124,8 +121,10 @@ class RoutedEngine:
                 raise
         raise self._unavailable(ask, "its groups were lost one after another")
 
-    async def _group_for(self, ask: Ask, began_s: float) -> LiveGroup:
+    async def _group_for(self, ask: Ask, began_s: float, stream: Stream | None) -> LiveGroup:
         while True:
+            if stream is not None and stream.cancelled is not None:
+                raise StreamCancelled(stream.cancelled)
             found = self._desk.ask(ask, self._clock())
             if isinstance(found, Refusal):
                 self._refused(ask, 429)

@@ -3,12 +3,14 @@
 import asyncio
 import dataclasses
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import msgspec
 import pytest
 
 from blocks.sched.placement import Group, Placement
-from recipes.place.fleet import Slo
+from recipes.place.fleet import Slo, replanner
 from recipes.place.front import launcher_of
 from recipes.serve.job import Job
 from recipes.serve.page import ClusterState
@@ -358,6 +360,26 @@ async def test_a_client_that_leaves_is_forgotten():
 
 
 @on_loop
+async def test_a_client_that_leaves_while_its_request_is_sent_again_counts_once():
+    world = World(Placement((group([0], "c"),)), num_devices=1, load_wait_s=60.0)
+    async with opened(world) as client:
+        await world.settled()
+        world.hold()
+        engine = world.lobby.of("c", {}).engine
+        stream = await engine.submit([Job(engine.new_id(), [1, 2], SamplingParams(n=1))])
+        world.bad_starts = 1000
+        world.alive[0].kill()
+        again = list(engine._again)  # type: ignore[attr-defined]
+        stream.cancel("client_left")
+        async with asyncio.timeout(20.0):  # less than it would wait for a group
+            await asyncio.gather(*again)
+        shown = (await client.get("/metrics")).text
+        assert 'requests_total{model="c",outcome="cancelled"} 1.0' in shown
+        assert 'outcome="failed"' not in shown
+        world.desk.check_invariants()
+
+
+@on_loop
 async def test_the_state_of_the_cluster_is_shown():
     world = World(Placement((group([0], "c"), group([1, 2], "a"))), slos={"c": Slo(2.0)})
     async with opened(world) as client:
@@ -453,6 +475,38 @@ async def test_traffic_that_drifts_changes_the_placement():
         await world.settled()
         assert (await client.text("c")).startswith("cc")
         assert "placement_changes_total 1.0" in (await client.get("/metrics")).text
+
+
+@on_loop
+async def test_a_search_that_is_wanted_waits_for_traffic_to_go_by():
+    world = World(two("c"), num_devices=2)
+    async with opened(world) as client:
+        await world.settled()
+        world.fleet.wants_search = True
+        assert await world.replanner.look() is None
+        assert world.fleet.wants_search
+        for _ in range(10):
+            await client.text("c")
+        assert await world.replanner.look() is not None
+        assert not world.fleet.wants_search
+
+
+@on_loop
+async def test_searches_go_on_after_the_process_of_one_was_killed(monkeypatch):
+    class Killed(ThreadPoolExecutor):
+        def submit(self, *_, **__):
+            raise BrokenProcessPool("terminated abruptly")
+
+    monkeypatch.setattr(replanner, "_process", lambda: ThreadPoolExecutor(1))
+    world = World(two("c"), num_devices=2)
+    async with opened(world) as client:
+        await world.settled()
+        for _ in range(10):
+            await client.text("c")
+        world.replanner._executor = Killed()
+        with pytest.raises(BrokenProcessPool):
+            await world.replanner.look()
+        assert await world.replanner.look() is not None
 
 
 @pytest.mark.parametrize("name", ["fleet", "front"])
