@@ -110,9 +110,15 @@ class PlanConfig:
         Raises:
             ValueError: a batch that cannot be cut so.
         """
-        even = self.batch_size % num_microbatches == 0
-        check(even, "num_microbatches", f"a divisor of {self.batch_size}", num_microbatches)
-        return self.batch_size // num_microbatches
+        rows, over = divmod(self.batch_size, num_microbatches)
+        if over:
+            able = [m for m in range(1, self.batch_size + 1) if self.batch_size % m == 0]
+            above = next((m for m in able if m > num_microbatches), able[-1])
+            below = max(m for m in able if m < above or m == 1)
+            near = " or ".join(map(str, sorted({below, above})))
+            expected = f"a divisor of batch_size={self.batch_size}"
+            raise fail("num_microbatches", expected, num_microbatches, f"such as {near}")
+        return rows
 
     def microbatches(self) -> tuple[int, ...]:
         """Numbers of microbatches to look at: divisors of the batch, evenly spread by ratio."""

@@ -81,6 +81,8 @@ CALLS: dict[str, list[str]] = {
     "no plan": ["explain", "none.json"],
     "no pin": ["pin", "a.json", "layers"],
     "no memory": ["mlp:tiny", *FLAT, "memory_gib=0.0000001"],
+    "lone stages": ["mlp:tiny", *FLAT, "max_stage_devices=1"],
+    "few layers": ["mlp:tiny", *SMALL, "num_devices=64", "max_stage_devices=1"],
     "folder": ["mlp:tiny", *FLAT, "--out", "."],
     "no folder": ["mlp:tiny", *FLAT, "--page", "a.json/page.html"],
     "no folder for serving": ["inference", "decoder:tiny", "--profile", "a.json/a.profile"],
@@ -324,7 +326,10 @@ def test_pipelines_that_repeat_their_forward_are_planned(said: Said, folder: Pat
         ("text for number", "error: step_s: expected a finite number of at least 0, got 'soon'"),
         ("no choices", "expected one in the plan, got none"),
         ("no schedule", "error: schedule: expected one of"),
-        ("odd microbatches", "error: num_microbatches: expected a divisor of 32, got 5"),
+        (
+            "odd microbatches",
+            "error: num_microbatches: expected a divisor of batch_size=32, got 5; such as 4 or 8",
+        ),
         ("far device", "error: devices: expected numbers below 4, got 7"),
         ("another model", "error: model of the plan: expected mlp:tiny"),
         ("another cluster", "got 8xH100 (4, "),
@@ -333,6 +338,22 @@ def test_pipelines_that_repeat_their_forward_are_planned(said: Said, folder: Pat
         ("no torchrun", "error: how: expected torchrun around it"),
         ("no pin", "error: pin: expected NAME=PLACEMENTS"),
         ("no memory", "KiB, got 107 B; "),
+        ("no memory", "too few for stage 0 of 1 (layers 0-"),
+        ("no memory", "in flight, "),
+        ("no memory", " or use more devices"),
+        (
+            "lone stages",
+            "error: stages: expected 4 or more to use all 4 devices, at most 1 device ",
+        ),
+        ("lone stages", "in each, got at most 1, max_stages=1; raise max_stages=1, raise max_st"),
+        (
+            "few layers",
+            "error: stages: expected 64 or more to use all 64 devices, at most 1 device",
+        ),
+        (
+            "few layers",
+            ", one for each layer; raise max_stage_devices=1, plan for fewer devices or",
+        ),
         ("folder", "error: out: expected a file to write, got the folder ."),
         ("no folder", "error: out: expected a file in a folder that can be written"),
         ("no folder for serving", "error: out: expected a file in a folder that can be written"),
@@ -366,7 +387,7 @@ def test_settings_take_the_kinds_of_their_fields():
     assert cluster_of(override(config, ["num_devices=2"])).num_devices == 4
     with pytest.raises(ValueError, match="num_nodes: expected a value of type int"):
         override(config, ["num_nodes=two"])
-    with pytest.raises(ValueError, match="num_microbatches: expected a divisor of 64"):
+    with pytest.raises(ValueError, match="num_microbatches: expected a divisor of batch_size=64"):
         PlanConfig("m", num_microbatches=7)
 
 

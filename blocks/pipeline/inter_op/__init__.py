@@ -15,6 +15,7 @@ from blocks.pipeline.inter_op.partition_inference import (
     partition_inference,
 )
 from blocks.pipeline.inter_op.partition_mesh import partition_mesh
+from blocks.pipeline.inter_op.shortage import Shortage
 from blocks.pipeline.inter_op.stage_table import StageCost, StageSource, StageTable
 from blocks.pipeline.inter_op.submesh import SubmeshShape, cover, submeshes
 
@@ -27,6 +28,7 @@ __all__ = [
     "LazyStages",
     "OperatorClusters",
     "PlannedStage",
+    "Shortage",
     "StageCost",
     "StageSource",
     "StageTable",

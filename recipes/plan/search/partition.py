@@ -3,13 +3,12 @@
 import dataclasses
 from collections.abc import Mapping
 
-from blocks._checks import check, fail
 from blocks.pipeline import partition_mesh
-from blocks.pipeline.inter_op import DoesNotFit, InterOpPlan, SubmeshShape, submeshes
-from blocks.pipeline.view.scale import bytes_text
+from blocks.pipeline.inter_op import InterOpPlan
 from blocks.sharding import Cluster
 from recipes.plan.config import PlanConfig
 from recipes.plan.search.stage_options import OptionTables
+from recipes.plan.search.submesh_shapes import kinds_of
 
 EPSILON = 1e-3
 """Share by which the partition may miss the least closed formula; the bound is not touched."""
@@ -44,41 +43,23 @@ class Partition:
             every_cut: whether the bound is to hold for cuts everywhere, too.
 
         Raises:
-            ValueError: nothing keeps to the limits; says what is short, and by how much.
+            DoesNotFit: nothing keeps to the limits.
         """
-        kinds = _kinds(self.cluster)
-        try:
-            return partition_mesh(
-                self.tables.sums.__getitem__,
-                len(self.cluster.nodes),
-                self.cluster.nodes[0].num_devices,
-                num_microbatches=tuple(self.tables.sums),
-                memory_cap_bytes=dict(caps) if kinds else min(caps.values()),
-                schedules=self.config.schedules.split(","),
-                kinds=kinds,
-                idle_devices=self.config.idle_devices,
-                max_stages=max_stages or self.config.max_stages,
-                epsilon=EPSILON,
-                max_cells=max_cells,
-                bound_every_cut=every_cut,
-            )
-        except DoesNotFit as error:
-            if error.limit != "memory":
-                raise
-            short = error.shortfall_bytes
-            hint = (
-                f"{bytes_text(short)} too few; add devices, raise num_microbatches, allow "
-                "recompute, or lower batch_size or seq_len"
-            )
-            needed = {kind: size + short for kind, size in caps.items()}
-            raise fail("memory of a device", _text(needed), _text(caps), hint) from error
-
-
-def _text(caps: Mapping[str, float]) -> str:
-    """Of every kind, where there are several."""
-    if len(set(caps.values())) == 1:
-        return bytes_text(min(caps.values()))
-    return " and ".join(f"{bytes_text(size)} ({kind})" for kind, size in caps.items())
+        kinds = kinds_of(self.cluster)
+        return partition_mesh(
+            self.tables.sums.__getitem__,
+            len(self.cluster.nodes),
+            self.cluster.nodes[0].num_devices,
+            num_microbatches=tuple(self.tables.sums),
+            memory_cap_bytes=dict(caps) if kinds else min(caps.values()),
+            schedules=self.config.schedules.split(","),
+            kinds=kinds,
+            idle_devices=self.config.idle_devices,
+            max_stages=max_stages or self.config.max_stages,
+            epsilon=EPSILON,
+            max_cells=max_cells,
+            bound_every_cut=every_cut,
+        )
 
 
 def memory_bytes(cluster: Cluster, config: PlanConfig) -> dict[str, float]:
@@ -88,23 +69,3 @@ def memory_bytes(cluster: Cluster, config: PlanConfig) -> dict[str, float]:
     if config.memory_gib is not None:
         return {kind.name: config.memory_gib * 2**30 for kind in kinds}
     return {kind.name: float(kind.memory_bytes) for kind in kinds}
-
-
-def submesh_shapes(cluster: Cluster, config: PlanConfig) -> tuple[SubmeshShape, ...]:
-    """Shapes of submeshes to look at."""
-    sizes = {node.num_devices for node in cluster.nodes}
-    hint = "plan for its equal nodes alone"
-    check(len(sizes) == 1, "devices of the nodes", "as many in each", sorted(sizes), hint)
-    kinds = _kinds(cluster)
-    shapes = submeshes(len(cluster.nodes), sizes.pop(), kinds=kinds, only_powers_of_two=True)
-    if config.max_stages == 1 and not config.idle_devices and not kinds:
-        shapes = tuple(shape for shape in shapes if shape.size == cluster.num_devices)
-    if config.max_stage_devices is not None:
-        shapes = tuple(shape for shape in shapes if shape.size <= config.max_stage_devices)
-    return shapes
-
-
-def _kinds(cluster: Cluster) -> tuple[str, ...]:
-    """Of every node, where there are several."""
-    kinds = tuple(node.kind for node in cluster.nodes)
-    return kinds if len(set(kinds)) > 1 else ()

@@ -9,7 +9,7 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping
 
-from blocks.pipeline.inter_op import InterOpPlan
+from blocks.pipeline.inter_op import DoesNotFit, InterOpPlan
 from blocks.sharding import Cluster, Mesh
 from recipes.plan.config import PlanConfig
 from recipes.plan.layers.chain import LayerChain
@@ -17,7 +17,8 @@ from recipes.plan.parallel_plan import Fingerprint, ParallelPlan
 from recipes.plan.pins import check_pins, parse_pins
 from recipes.plan.prediction import Prediction
 from recipes.plan.search.boundaries import boundaries
-from recipes.plan.search.partition import Partition, memory_bytes, submesh_shapes
+from recipes.plan.search.no_plan import no_plan
+from recipes.plan.search.partition import Partition, memory_bytes
 from recipes.plan.search.patterns import patterns_of
 from recipes.plan.search.sensitivity import notes_of
 from recipes.plan.search.solved_option import with_solved
@@ -25,6 +26,7 @@ from recipes.plan.search.stage_options import Note, OptionTables, option_tables
 from recipes.plan.search.stage_solution import StageSolution
 from recipes.plan.search.stage_work import solve_stages
 from recipes.plan.search.step_time import step_time
+from recipes.plan.search.submesh_shapes import submesh_shapes
 from recipes.plan.stage_plan import Boundary, StagePlan
 
 HAIR = 1e-9
@@ -64,7 +66,7 @@ def search(
         note: told how far it is.
 
     Raises:
-        ValueError: the model does not fit; says what is short and by how much.
+        ValueError: the model does not fit; says what is short, where and by how much.
     """
     clock = time.perf_counter()
 
@@ -76,7 +78,7 @@ def search(
     layers = by_count[counts[0]]
     check_pins(parse_pins(config.pins), layers)
     say(f"{layers.num_layers} layers of {len(set(layers.kinds))} kinds; microbatches {counts}")
-    shapes = submesh_shapes(cluster, config)
+    shapes = submesh_shapes(cluster, config, layers.num_layers)
     tables = option_tables(by_count, cluster, shapes, config, say)
     best = _in_turns(by_count, tables, cluster, config, say)
     plan, found = best.plan, best.inter_op
@@ -100,7 +102,10 @@ def _in_turns(
     included.
     """
     caps = memory_bytes(cluster, config)
-    found = Partition(tables, cluster, config).best(caps)
+    try:
+        found = Partition(tables, cluster, config).best(caps)
+    except DoesNotFit as error:
+        raise no_plan(error, cluster, config) from error
     known: dict[object, StageSolution] = {}
     best: Searched | None = None
     for _ in range(TURNS):

@@ -74,19 +74,22 @@ def _others(partition: Partition, found: InterOpPlan, caps: dict[str, float]) ->
         changed = {kind: factor * size for kind, size in caps.items()}
         try:
             other = partition.best(changed, max_cells=FEWER_CELLS)
-        except ValueError as error:
-            said.append(f"with {word} the memory: {error}")
+        except DoesNotFit as error:
+            said.append(f"with {word} the memory: no plan, {_short(error)}")
             continue
         said.append(f"with {word} the memory: {_against(other, found)}")
     if found.num_stages > 1:
         try:
             other = partition.best(caps, max_stages=1, max_cells=FEWER_CELLS)
             said.append(f"with one stage: {_against(other, found)}")
-        except DoesNotFit:  # devices of several kinds are no one stage
-            pass
-        except ValueError as error:
-            said.append(f"with one stage: {error}")
+        except DoesNotFit as error:
+            if error.limit == "memory":  # else devices of several kinds, which are no one stage
+                said.append(f"with one stage: no plan, {_short(error)}")
     return said
+
+
+def _short(error: DoesNotFit) -> str:
+    return f"{bytes_text(error.shortfall_bytes)} of a device too few"
 
 
 def _against(other: InterOpPlan, found: InterOpPlan) -> str:

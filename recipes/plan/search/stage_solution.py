@@ -3,8 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 
-from blocks._checks import fail
-from blocks.pipeline.view.scale import bytes_text
 from blocks.sharding import (
     Mesh,
     MeshCost,
@@ -22,6 +20,7 @@ from recipes.plan.prediction import StagePrediction
 from recipes.plan.search.candidates import state_bytes
 from recipes.plan.search.hull import DEAR
 from recipes.plan.search.layer_price import LayerPrice, layer_prices, total_price
+from recipes.plan.search.no_plan import Held, too_little_memory
 
 MAX_PRICES = 12
 """Prices of a byte that are tried on the way to the one at which a stage just fits."""
@@ -136,11 +135,14 @@ def _alone(
 
 
 def _check_fits(made: StageSolution, memory_bytes: float) -> None:
-    least, short = made.predicted.peak_bytes, made.predicted.peak_bytes - memory_bytes
-    if short > 0:
-        hint = f"{bytes_text(short)} too few; use more devices, stages or recompute"
-        got = bytes_text(memory_bytes)
-        raise fail("memory of a device", f"{bytes_text(least)} or more", got, hint)
+    took = made.predicted
+    if took.peak_bytes <= memory_bytes:
+        return
+    fixed = took.parameter_bytes + took.gradient_bytes + took.optimizer_bytes
+    held = Held(fixed, took.flight_bytes, took.in_flight, took.transient_bytes)
+    where = f"for a stage on {' x '.join(map(str, made.mesh.sizes))} devices, solved on its own"
+    ways = ("use more devices", "lower seq_len or batch_size")
+    raise too_little_memory(memory_bytes, where, held, ways)
 
 
 def _solution(

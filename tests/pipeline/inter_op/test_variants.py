@@ -145,8 +145,16 @@ def test_the_shortfall_is_what_the_cap_must_rise_by(seed):
     with pytest.raises(DoesNotFit, match="memory_cap_bytes: expected at least") as caught:
         plan(1)
     assert caught.value.limit == "memory"
+    shortage = caught.value.shortage
+    assert shortage is not None
+    assert shortage.short_bytes == caught.value.shortfall_bytes
+    assert (shortage.cap_bytes, shortage.stage < shortage.num_stages) == (1, True)
+    words = f"stage {shortage.stage}, layers {shortage.first} to {shortage.stop - 1} on "
+    assert words in str(caught.value)
     needed = 1 + caught.value.shortfall_bytes
-    assert max(stage.peak_bytes for stage in plan(needed).stages) == needed
+    enough = plan(needed)
+    assert max(stage.peak_bytes for stage in enough.stages) == needed
+    assert shortage.needed_bytes == needed
     with pytest.raises(DoesNotFit):
         plan(needed - 1)
 
