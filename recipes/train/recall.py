@@ -24,10 +24,6 @@ class Recall:
     num_exact: int
     num_begun_right: int
 
-    @property
-    def exact_share(self) -> float:
-        return self.num_exact / self.num_asked
-
 
 @torch.no_grad()
 def complete(

@@ -42,11 +42,6 @@ class PlannedStage:
         held = self.cost.microbatch_bytes * self.in_flight
         return self.cost.fixed_bytes + self.cost.transient_bytes + held
 
-    @property
-    def microbatch_s(self) -> float:
-        """Seconds of all passes of a microbatch."""
-        return self.cost.forward_s + self.cost.backward_s + self.cost.weight_s
-
 
 @dataclasses.dataclass(frozen=True)
 class InterOpPlan:

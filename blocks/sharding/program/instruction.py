@@ -1,6 +1,6 @@
 """``Instruction``: one thing every rank does in a planned step. Needs no torch."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from blocks.sharding.placement import Placement
 from blocks.sharding.reshard_plan import Step
@@ -80,15 +80,3 @@ def writes(instruction: Instruction) -> tuple[str, ...]:
     if isinstance(instruction, Compute):
         return instruction.outputs
     return (instruction.result,) if isinstance(instruction, Reshard) else ()
-
-
-def as_text(instruction: Instruction) -> list[Any]:
-    """The instruction as a short list for JSON; steps follow from the placements."""
-    if isinstance(instruction, Compute):
-        return ["compute", instruction.node, list(instruction.inputs), list(instruction.outputs)]
-    if isinstance(instruction, Reshard):
-        target = [str(placement) for placement in instruction.target]
-        return ["reshard", instruction.value, instruction.source, instruction.result, target]
-    if isinstance(instruction, Free):
-        return ["free", instruction.name]
-    return ["replace", instruction.parameter, instruction.source]

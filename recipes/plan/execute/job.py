@@ -50,10 +50,6 @@ class PlannedJob:
         """The largest number of a device, and one."""
         return 1 + max(device for mesh in self.meshes for device in mesh.ranks)
 
-    def mesh_of(self, device: int) -> Mesh | None:
-        """The mesh a device is in, if it is in any."""
-        return next((mesh for mesh in self.meshes if device in mesh.ranks), None)
-
     def pipeline(
         self,
         device: int,

@@ -65,25 +65,6 @@ class Routes:
         """What a stage sends another, none where there is none."""
         return self.cargo.get((way, source, target), ())
 
-    def arriving(self, way: Way, stage: int) -> list[tuple[int, Cargo]]:
-        """(source stage, cargo) of all that arrives at a stage."""
-        return [
-            (source, cargo)
-            for (its, source, target), every in self.cargo.items()
-            if its == way and target == stage
-            for cargo in every
-        ]
-
-    def bytes_sent(self, way: Way) -> dict[int, int]:
-        """For every device the bytes it sends to other stages for one microbatch."""
-        sent: dict[int, int] = {}
-        sizes = {"int64": 8, "float64": 8, "bfloat16": 2, "float16": 2, "bool": 1}
-        for (its, _, _), every in self.cargo.items():
-            for cargo in every if its == way else ():
-                for rank, count in cargo.plan.bytes_sent(sizes.get(cargo.dtype, 4)).items():
-                    sent[rank] = sent.get(rank, 0) + count
-        return sent
-
 
 def routes(stages: Sequence[StageProgram], *, mode: Mode = "send_recv") -> Routes:
     """What moves between the stages of a pipeline, planned value by value.

@@ -78,10 +78,6 @@ def _drop_empty(editor: Editor, node: fx.Node) -> None:
         node.args = (parts, *node.args[1:])
 
 
-def _expands_a_fill(node: fx.Node) -> bool:
-    return is_call(node, aten.expand.default) and is_call(node.args[0], aten.full.default)
-
-
 def _simplify_reshape(editor: Editor, node: fx.Node) -> None:
     source = argument(node, 0)
     while is_call(source, aten.reshape.default):
