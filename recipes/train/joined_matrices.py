@@ -1,4 +1,5 @@
-"""Planned parameters that are rows of one matrix of the decoder: query, key and value."""
+"""Planned parameters that are rows of one matrix of the decoder: query, key and value; gate and
+up-projection."""
 
 from collections.abc import Collection
 

@@ -116,7 +116,7 @@ class MeshCost:
         Args:
             local_sizes: of the factors, on one rank.
             num_bytes: that the rank reads and writes.
-            dtype: it computes in; asked for only where there is arithmetic.
+            dtype: it computes in; has to be known only where there is arithmetic.
 
         Raises:
             ValueError: a dtype that a kind of the mesh knows nothing of.

@@ -11,7 +11,8 @@ from recipes.plan.inference.forward_graph import COPY
 from recipes.plan.inference.token_cuts import cuts_weights
 from recipes.plan.layers.chain import LayerChain
 from recipes.plan.layers.node_names import name_pattern
-from recipes.plan.search.candidates import Candidate, Reduced
+from recipes.plan.layers.reduced import Reduced
+from recipes.plan.search.candidates import Candidate
 from recipes.plan.search.layer_price import layer_prices
 from recipes.plan.stage_plan import placements_text
 

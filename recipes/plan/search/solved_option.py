@@ -25,7 +25,6 @@ def with_solved(
     costs what most layers of its kind cost in the stage; by how much the first and the last differ
     from them every stage of the option does, too. So the stage solved costs and holds exactly what
     its solution does, and other stages about what theirs would.
-
     """
     count = found.num_microbatches
     options = {shape: list(some) for shape, some in tables.options[count].items()}
