@@ -141,5 +141,5 @@ def _check_kind(name: str, value: object, kind: Any) -> None:
 
 
 STATE_BYTES = {"adamw": 8.0, "muon": 8.0, "sgd": 0.0, "momentum": 4.0}
-"""Bytes the optimizer keeps for an element of a parameter, in float32; narrower parameters have a
-float32 copy too."""
+"""Bytes the optimizer keeps for an element of a parameter, in float32; in proportion for wider
+parameters, and with a float32 copy for narrower ones."""

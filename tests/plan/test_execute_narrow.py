@@ -7,9 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from blocks.sharding import Group, Mesh, count, run_local
-from recipes.plan.execute import SGD, FxOperations, PlannedModule, state_of
+from blocks.sharding import Group, Mesh, TensorValue, count, run_local
+from blocks.sharding.intra_op.pose import adamw_bytes
+from recipes.plan.execute import SGD, AdamW, FxOperations, PlannedModule, state_of
+from recipes.plan.execute.optimizer import new_state
 from recipes.plan.execute.twins.attention import attended_by_blocks, attention_gradient_by_blocks
+from recipes.plan.search.candidates import state_bytes
 from recipes.plan.trace import trace
 from tests.plan.execute_cases import Case, transformer
 from tests.plan.executing import assert_as_counted, random_program
@@ -34,6 +37,22 @@ def test_sums_of_gradients_and_what_the_optimizer_keeps_are_priced_as_float32(ca
     assert {wide.values[n.outputs[0]].dtype for n in wide.nodes if n.role == "accumulate"} == {
         "float64"
     }
+
+
+@pytest.mark.parametrize(("optimizer", "num_moments"), [("adamw", 2), ("momentum", 1), ("sgd", 0)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_what_the_optimizer_keeps_is_priced_as_it_is_made(
+    dtype: torch.dtype, optimizer: str, num_moments: int
+) -> None:
+    made = new_state(
+        AdamW() if optimizer == "adamw" else SGD(momentum=0.9 * num_moments),
+        torch.zeros(3, 5, dtype=dtype),
+    )
+    name = str(dtype).removeprefix("torch.")
+    value = TensorValue("weight", (3, 5), name, dtype.itemsize)
+    kept = sum(one.nbytes for one in made.values())
+    assert 15 * state_bytes(optimizer)(value) == kept
+    assert optimizer != "adamw" or 15 * adamw_bytes(value) == kept
 
 
 def test_traffic_work_and_memory_are_as_counted(case: Case) -> None:

@@ -25,8 +25,8 @@ StateBytes = Callable[[TensorValue], int | float]
 
 
 def adamw_bytes(value: TensorValue) -> float:
-    """Two moments in float32, and a float32 copy of parameters that are narrower."""
-    return 8.0 if value.itemsize >= 4 else 12.0
+    """Two moments in float32 or wider, and a float32 copy of parameters that are narrower."""
+    return 2.0 * value.itemsize if value.itemsize >= 4 else 12.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

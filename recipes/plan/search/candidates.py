@@ -12,9 +12,14 @@ from recipes.plan.search.layer_price import LayerPrice, layer_prices
 
 
 def state_bytes(optimizer: str) -> Callable[[TensorValue], float]:
-    """What an optimizer keeps for every element of a parameter."""
+    """What an optimizer keeps for every element of a parameter: moments in float32 or wider, and a
+    float32 copy of what is narrower."""
     moments = STATE_BYTES[optimizer]
-    return lambda value: moments + (4.0 if value.itemsize < 4 else 0.0)
+
+    def held(value: TensorValue) -> float:
+        return moments + 4.0 if value.itemsize < 4 else moments * value.itemsize / 4
+
+    return held
 
 
 @dataclasses.dataclass(frozen=True)
