@@ -1,8 +1,10 @@
 """What one step computes (`Batch`) and what came of it (`Output`): plain records."""
 
 import dataclasses
+from collections import abc
 from typing import NamedTuple
 
+from blocks._checks import check
 from blocks.sched.request import FinishReason, Sequence
 
 
@@ -46,6 +48,16 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def check_sampled(self, sampled: abc.Sequence[abc.Sequence[int]]) -> None:
+        """Raise ValueError unless there are as many token ids for each entry as it draws."""
+        expected = [entry.num_samples for entry in self.entries]
+        got = [len(tokens) for tokens in sampled]
+        if expected == got:
+            return
+        check(len(expected) == len(got), "sampled", f"{len(expected)} entries", len(got))
+        index = next(i for i in range(len(got)) if expected[i] != got[i])
+        check(False, f"sampled[{index}]", f"{expected[index]} token ids", got[index])
 
 
 class Output(NamedTuple):

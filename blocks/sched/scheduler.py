@@ -1,30 +1,30 @@
 """The token-budget loop: who runs next, and who gives way when cache blocks run short."""
 
-import collections
 import time
 from collections import abc
 from collections.abc import Callable
 
 from blocks._checks import check
-from blocks.sched._invariants import check_scheduler
-from blocks.sched.admission import QueueBound, QueueFull, Unservable, check_servable
+from blocks.sched.admission import QueueBound
 from blocks.sched.allocator import Allocator
-from blocks.sched.batch import Batch, Entry, Output
+from blocks.sched.batch import Batch, Output
+from blocks.sched.batch_builder import BatchBuilder
 from blocks.sched.counters import Counters
+from blocks.sched.holdings import Holdings
+from blocks.sched.in_flight import InFlight, live
+from blocks.sched.intake import Intake
+from blocks.sched.lifecycle import Lifecycle
 from blocks.sched.policy import Policy, choose_policy
 from blocks.sched.request import FinishReason, Request, Sequence, State
 from blocks.sched.roster import Roster
+from blocks.sched.suspicion import Suspicion
 
 
 class Scheduler:
     """Decides what each step computes. One step is `schedule`, run, `update` (or `fail`).
 
-    A step gives every decoding sequence one token, then spends the rest of the token budget on
-    prompts: first those already running, then waiting ones, best key first. A waiting sequence that
-    does not fit holds back those behind it. A decode that needs a block while none is free takes
-    it from the running sequence with the largest key, which goes back to waiting and is recomputed
-    later; a step that preempted admits nobody. The samples of a request are scheduled, preempted
-    and finished one by one.
+    What goes into a batch, and who gives way to it: `BatchBuilder`. The samples of a request are
+    scheduled, preempted and finished one by one.
 
     Up to ``max_in_flight`` batches may be out at a time, as a pipeline of stages wants them. A
     decoding sequence is in one of them at most, for its next token must be known; chunks of a
@@ -41,17 +41,11 @@ class Scheduler:
 
     **Invariants**
 
-    1. Those of the `Roster`: every live sequence is in the one queue of its state, by key.
-    2. At most ``max_num_seqs`` sequences run and ``max_in_flight`` batches are out; a batch has at
-       most ``token_budget`` tokens and at most one entry per sequence. The entries of a sequence
-       that are out cover ``num_computed`` to ``num_scheduled``; of a decoding one there is at most
-       one.
-    3. A waiting sequence holds nothing: no blocks, no position computed or scheduled, no slot.
-    4. A prefilling sequence has slots for all its tokens and at least one left to compute.
-    5. A decoding sequence has all but its last token computed.
-    6. A live sequence is shorter than its ``max_len`` and would fit into an empty pool.
-    7. Every sequence ever started is live or finished.
-    8. At most ``suspect_limit`` sequences suspected of a failed step run at a time.
+    1. Those of its parts: `Roster` (every live sequence is in the one queue of its state, by key),
+       `InFlight` (the batches that are out), `Holdings` (what a sequence has of the cache in each
+       state), `Lifecycle` (nobody is lost) and `Suspicion` (few suspects run at a time).
+    2. At most ``max_num_seqs`` sequences run.
+    3. A live sequence fits into the model's context and into an empty pool.
 
     Costs: a step is O(running) with a small constant; an admission, preemption or end is
     O(log n) plus a list shift. Not thread-safe. Imports no torch.
@@ -101,21 +95,35 @@ class Scheduler:
         self.token_budget = token_budget
         self.max_num_seqs = max_num_seqs
         self.max_model_len = max_model_len
-        self.queue_bound = QueueBound(max_waiting, max_waiting_tokens)
-        self.max_failures = max_failures
         self.max_in_flight = max_in_flight
-        self.suspect_limit = max_num_seqs
-        self.counters = Counters()
-        self._policy = choose_policy(policy)
+        self.counters = counters = Counters()
         self._clock = clock
-        self._block_size = allocator.block_size
-        self._num_usable_blocks = allocator.num_usable_blocks
-        self._reserve = int(watermark * self._num_usable_blocks)
-        self._roster = Roster()
-        self._next_id = 0
-        self._last_arrival = float("-inf")
-        self._in_flight: collections.deque[Batch] = collections.deque()
-        self._blocked: tuple[int, int] | None = None
+        self._roster = roster = Roster()
+        self._in_flight = InFlight(max_in_flight)
+        self._holdings = holdings = Holdings(allocator, watermark)
+        self._suspicion = suspicion = Suspicion(
+            roster, max_failures=max_failures, max_num_seqs=max_num_seqs
+        )
+        self._lifecycle = lifecycle = Lifecycle(
+            roster, holdings, suspicion, counters, clock=clock, max_num_seqs=max_num_seqs
+        )
+        self._intake = Intake(
+            roster,
+            holdings,
+            counters,
+            policy=choose_policy(policy),
+            clock=clock,
+            bound=QueueBound(max_waiting, max_waiting_tokens),
+            max_model_len=max_model_len,
+        )
+        self._builder = BatchBuilder(
+            roster,
+            holdings,
+            suspicion,
+            lifecycle,
+            token_budget=token_budget,
+            max_num_seqs=max_num_seqs,
+        )
 
     # --- gauges ---------------------------------------------------------------------------------
 
@@ -162,29 +170,14 @@ class Scheduler:
             QueueFull: too much is waiting; nothing has changed.
             ValueError: a request of this id is live.
         """
-        check(
-            request.request_id not in self._roster.requests,
-            "request_id",
-            "one that is not in use",
-            repr(request.request_id),
-        )
-        self._check_acceptable(request)
-        now = self._clock()
-        self._last_arrival = max(self._last_arrival, now)
-        rank = self._policy(request, self._last_arrival)
-        check(rank == rank, "policy key", "something ordered", rank, "mend the policy function")
-        arrival = now if request.arrival is None else request.arrival
-        order = (rank, self.counters.num_requests)
-        sequence = Sequence(self._new_id(), request, order, arrival)
-        self._roster.add(sequence, State.WAITING)
-        self.counters.num_requests += 1
-        return sequence
+        rank, arrival = self._intake.rank(request)
+        return self._lifecycle.start(request, rank, arrival)
 
     def cancel(self, request_id: str) -> bool:
         """End a request now, whatever it is doing; False when it is finished or unknown."""
         sequences = self.sequences(request_id)
         for sequence in sequences:
-            self._finish(sequence, FinishReason.CANCELLED, self._clock())
+            self._lifecycle.finish(sequence, FinishReason.CANCELLED, self._clock())
         return bool(sequences)
 
     def stop(self, sequence_id: int, reason: FinishReason = FinishReason.STOP_STRING) -> bool:
@@ -195,7 +188,7 @@ class Scheduler:
         sequence = self._roster.sequences.get(sequence_id)
         if sequence is None:
             return False
-        self._finish(sequence, reason, self._clock())
+        self._lifecycle.finish(sequence, reason, self._clock())
         return True
 
     # --- a step ---------------------------------------------------------------------------------
@@ -209,22 +202,13 @@ class Scheduler:
         to `update` or `fail` first. An empty batch (nothing to do, or nothing can be done before
         another batch is through) needs neither.
         """
-        if len(self._in_flight) >= self.max_in_flight:
-            raise RuntimeError(
-                f"schedule: expected at most {self.max_in_flight} batches in flight, got another "
-                f"beside step {self._in_flight[0].step}; pass that to update() or fail() first"
-            )
-        entries: list[Entry] = []
-        preempted = self._schedule_decodes(entries, num_batches or self.max_in_flight)
-        budget = self._schedule_prefills(entries, self.token_budget - len(entries))
-        if not preempted:
-            budget = self._admit(entries, budget)
+        self._in_flight.check_room()
         counters = self.counters
+        batch = self._builder.build(counters.num_steps + 1, num_batches or self.max_in_flight)
         counters.num_steps += 1
-        counters.num_scheduled_tokens += self.token_budget - budget
-        batch = Batch(counters.num_steps, entries, self.token_budget - budget, tuple(preempted))
-        if entries:
-            self._in_flight.append(batch)
+        counters.num_scheduled_tokens += batch.num_tokens
+        if batch.entries:
+            self._in_flight.add(batch)
         return batch
 
     def update(self, batch: Batch, sampled: abc.Sequence[abc.Sequence[int]]) -> list[Output]:
@@ -238,18 +222,13 @@ class Scheduler:
         """
         if not self._is_out(batch):
             return []
-        if batch is not self._in_flight[0]:
-            raise RuntimeError(
-                f"update: expected step {self._in_flight[0].step}, the first that is out, got step "
-                f"{batch.step}; batches end in the order in which they were scheduled"
-            )
-        entries = batch.entries
-        self._check_sampled(entries, sampled)
-        self._in_flight.popleft()
+        self._in_flight.check_first(batch)
+        batch.check_sampled(sampled)
+        self._in_flight.remove(batch)
         now = self._clock()
         outputs: list[Output] = []
         for (sequence, start, num_tokens, num_samples, epoch), tokens in zip(
-            entries, sampled, strict=True
+            batch.entries, sampled, strict=True
         ):
             if sequence.epoch != epoch:
                 self.counters.num_stale_entries += 1
@@ -264,9 +243,9 @@ class Scheduler:
                 reason = sequence.stop_reason(token)
             outputs.append(Output(sequence, token, reason))
             if sequence.state is State.PREFILLING:
-                self._complete_prompt(sequence, tokens, outputs, now)
+                self._lifecycle.complete_prompt(sequence, tokens, outputs, now)
             if reason is not None:
-                self._finish(sequence, reason, now)
+                self._lifecycle.finish(sequence, reason, now)
         self.counters.num_generated_tokens += len(outputs)
         return outputs
 
@@ -276,31 +255,21 @@ class Scheduler:
         So do those of batches scheduled after it that are out: they may read what it was to write.
         Those batches stay out; their `update` or `fail` finds nothing to do.
 
-        To find a request that breaks every step it is in, the sequences of a failed step become
-        suspects, and half as many of them run at a time after each further failure, until each has
-        gained a token; a suspect that fails as the only one, more than ``max_failures`` times in
-        all, is ended. Returns such ends. The step must not be running any more.
+        A request that breaks every step it is in is found and ended, see `Suspicion`; returns such
+        ends. The step must not be running any more.
         """
         if not self._is_out(batch):
             return []
         self.counters.num_failed_steps += 1
-        live = _live(batch)
-        later = [s for other in self._in_flight if other.step > batch.step for s in _live(other)]
-        suspects = [sequence for sequence in live if sequence.num_failures] or live
-        idle: list[Sequence] = []
-        if suspects:
-            self.suspect_limit = max(1, len(suspects) // 2)
-            idle = [s for s in self._roster.prefilling if s.num_failures]
-        for sequence in suspects:
-            sequence.num_failures += 1
-        for sequence in dict.fromkeys(live + later + idle):
-            self._release(sequence)
-            self._roster.move(sequence, State.WAITING)
-            self.counters.num_rollbacks += 1
+        failed = live(batch)
+        culprit = self._suspicion.accuse(failed)
+        back = failed + self._in_flight.live_after(batch)
+        if failed:
+            back += self._suspicion.running()  # fewer may run from here on
+        for sequence in dict.fromkeys(back):
+            self._lifecycle.roll_back(sequence)
         self._in_flight.remove(batch)
-        if len(suspects) == 1 and suspects[0].num_failures > self.max_failures:
-            return self.fail_sequences([suspects[0].sequence_id])
-        return []
+        return [] if culprit is None else self.fail_sequences([culprit.sequence_id])
 
     def fail_sequences(
         self, sequence_ids: abc.Iterable[int], reason: FinishReason = FinishReason.FAILED
@@ -314,238 +283,32 @@ class Scheduler:
         for sequence_id in sequence_ids:
             sequence = self._roster.sequences.get(sequence_id)
             if sequence is not None:
-                self._finish(sequence, reason, now, num_valid_tokens=0)
+                self._lifecycle.finish(sequence, reason, now, num_valid_tokens=0)
                 outputs.append(Output(sequence, None, reason))
         return outputs
 
-    # --- the three parts of a batch -------------------------------------------------------------
-
-    def _schedule_decodes(self, entries: list[Entry], num_batches: int) -> list[Sequence]:
-        """One token for decoding sequences, best first; returns whom that preempted.
-
-        For all of them, or for so many that each of ``num_batches`` has as many. Victims are
-        worse than the sequence at hand, so they come off the end of the list being walked or out of
-        the prefills, which are scheduled after it.
-        """
-        preempted: list[Sequence] = []
-        decoding = self._roster.decoding
-        share = -(-len(decoding) // num_batches)
-        for sequence in decoding:
-            start = sequence.num_computed
-            if sequence.num_scheduled > start:
-                continue  # its token is not known yet
-            if len(entries) >= share:
-                break
-            if start >= sequence.num_slots and not self._grow(sequence, preempted):
-                break
-            sequence.num_scheduled = start + 1
-            entries.append(Entry(sequence, start, 1, 1, sequence.epoch))
-        return preempted
-
-    def _schedule_prefills(self, entries: list[Entry], budget: int) -> int:
-        """Further prompt chunks of running sequences; returns the budget left."""
-        for sequence in self._roster.prefilling:
-            if budget == 0:
-                break
-            if sequence.num_scheduled < len(sequence.tokens):
-                budget -= self._schedule_chunk(sequence, entries, budget)
-        return budget
-
-    def _admit(self, entries: list[Entry], budget: int) -> int:
-        """Start waiting sequences while budget, places and blocks last; returns the budget left."""
-        roster = self._roster
-        while budget and roster.waiting and roster.num_running < self.max_num_seqs:
-            sequence = roster.waiting[0]
-            if not self._may_run(sequence) or not self._claim(sequence):
-                break
-            budget -= self._schedule_chunk(sequence, entries, budget)
-        return budget
-
-    def _schedule_chunk(self, sequence: Sequence, entries: list[Entry], budget: int) -> int:
-        """As much of a prompt as the budget allows; returns the tokens scheduled."""
-        start = sequence.num_scheduled
-        num_tokens = min(budget, len(sequence.tokens) - start)
-        stop = sequence.num_scheduled = start + num_tokens
-        self.allocator.commit(sequence.sequence_id, sequence.tokens, stop)
-        num_samples = sequence.samples_due if stop == len(sequence.tokens) else 0
-        entries.append(Entry(sequence, start, num_tokens, num_samples, sequence.epoch))
-        return num_tokens
-
-    # --- blocks ---------------------------------------------------------------------------------
-
-    def _grow(self, sequence: Sequence, preempted: list[Sequence]) -> bool:
-        """Make the next position writable, preempting the worst while blocks are short.
-
-        False when the sequence was the worst itself.
-        """
-        sequence_id, num_computed = sequence.sequence_id, sequence.num_computed
-        self.allocator.commit(sequence_id, sequence.tokens, num_computed)
-        while not self.allocator.append(sequence_id, num_computed + 1):
-            victim = self._roster.worst_running()
-            self._release(victim)
-            self._roster.move(victim, State.WAITING)
-            victim.num_preemptions += 1
-            self.counters.num_preemptions += 1
-            preempted.append(victim)
-            if victim is sequence:
-                return False
-        sequence.num_slots = self._num_blocks(num_computed + 1) * self._block_size
-        return True
-
-    def _claim(self, sequence: Sequence) -> bool:
-        """Move the best waiting sequence to prefilling with blocks for all its tokens, or don't.
-
-        A failed try is repeated only once the free blocks have changed or nothing runs.
-        """
-        allocator, tokens = self.allocator, sequence.tokens
-        attempt = (sequence.sequence_id, allocator.num_free_blocks)
-        if self.num_running and (attempt == self._blocked or not self._leaves_reserve(sequence)):
-            self._blocked = attempt
-            return False
-        namespace = sequence.request.namespace
-        num_cached = allocator.allocate(sequence.sequence_id, tokens, len(tokens), namespace)
-        if num_cached is None:
-            self._blocked = attempt
-            return False
-        self._blocked = None
-        self._roster.move(sequence, State.PREFILLING)
-        sequence.num_computed = sequence.num_scheduled = sequence.num_cached = num_cached
-        sequence.num_slots = self._num_blocks(len(tokens)) * self._block_size
-        if sequence.first_scheduled is None:
-            sequence.first_scheduled = self._clock()
-        self.counters.num_admissions += 1
-        self.counters.prefix_query_tokens += len(tokens)
-        self.counters.prefix_hit_tokens += num_cached
-        return True
-
-    def _leaves_reserve(self, sequence: Sequence) -> bool:
-        """Whether admitting it leaves the watermark's blocks free; looks at hits only if tight."""
-        spare = self.allocator.num_free_blocks - self._reserve
-        need = self._num_blocks(len(sequence.tokens))
-        if need <= spare:
-            return True
-        hits = self.allocator.match_prefix(sequence.tokens, sequence.request.namespace)
-        return need - hits // self._block_size <= spare
-
-    def _num_blocks(self, num_tokens: int) -> int:
-        return -(-num_tokens // self._block_size)
-
-    # --- life of a sequence ---------------------------------------------------------------------
-
-    def _complete_prompt(
-        self, parent: Sequence, tokens: abc.Sequence[int], outputs: list[Output], now: float
-    ) -> None:
-        """A prompt is computed and drew ``tokens``: its sequence decodes, its samples fork off."""
-        self._roster.move(parent, State.DECODING)
-        parent.num_failures = 0
-        if parent.first_token is None:
-            parent.first_token = now
-        for index in range(1, len(tokens)):
-            self._fork(parent, index, tokens[index], outputs, now)
-        parent.samples_due = 1
-
-    def _fork(
-        self, parent: Sequence, index: int, token: int, outputs: list[Output], now: float
-    ) -> None:
-        """Start sample ``index`` with its first token on the parent's blocks.
-
-        Without a free place it waits instead and finds the prompt in the prefix cache later.
-        """
-        child = parent.sibling(self._new_id(), index)
-        child.tokens.append(token)
-        child.first_token = now
-        self.counters.num_forks += 1
-        has_place = self._roster.num_running < self.max_num_seqs
-        if has_place:
-            self.allocator.fork(parent.sequence_id, child.sequence_id)
-            # The last block is shared now: whoever writes it next must ask for a copy.
-            child.num_computed = child.num_slots = parent.num_slots = parent.num_computed
-            child.num_scheduled = child.num_computed
-        self._roster.add(child, State.DECODING if has_place else State.WAITING)
-        reason = child.stop_reason(token)
-        outputs.append(Output(child, token, reason))
-        if reason is not None:
-            self._finish(child, reason, now)
-
-    def _finish(
-        self,
-        sequence: Sequence,
-        reason: FinishReason,
-        now: float,
-        num_valid_tokens: int | None = None,
-    ) -> None:
-        self._release(sequence, num_valid_tokens)
-        self._roster.remove(sequence)
-        sequence.finish_reason = reason
-        sequence.finished = now
-        self.counters.num_finished[reason] += 1
-
-    def _release(self, sequence: Sequence, num_valid_tokens: int | None = None) -> None:
-        """Give up a sequence's blocks: the only place that does.
-
-        Blocks stay findable as far as updates have confirmed them, or ``num_valid_tokens``. They
-        may be read and written yet by batches that are out, before any batch to come.
-        """
-        if sequence.state is not State.WAITING:
-            num_valid = sequence.num_computed if num_valid_tokens is None else num_valid_tokens
-            self.allocator.commit(sequence.sequence_id, sequence.tokens, num_valid)
-            self.allocator.free(sequence.sequence_id, num_valid)
-            sequence.num_computed = sequence.num_slots = 0
-            sequence.num_scheduled = 0
-        sequence.epoch += 1
-
-    def _new_id(self) -> int:
-        self._next_id += 1
-        return self._next_id
-
     # --- checks ---------------------------------------------------------------------------------
-
-    def _may_run(self, sequence: Sequence) -> bool:
-        """Whether suspicion lets a sequence start: few suspects at a time, see `fail`."""
-        if not sequence.num_failures:
-            return True
-        suspects = sum(1 for other in self._roster.prefilling if other.num_failures)
-        return suspects < self.suspect_limit
 
     def _is_out(self, batch: Batch) -> bool:
         """Whether this batch is in flight; an empty one never is, any other is stale."""
-        if any(batch is out for out in self._in_flight):
+        if batch in self._in_flight:
             return True
         self.counters.num_stale_batches += bool(batch.entries)
         return False
 
-    def _check_acceptable(self, request: Request) -> None:
-        try:
-            check_servable(
-                request,
-                max_model_len=self.max_model_len,
-                num_usable_blocks=self._num_usable_blocks,
-                block_size=self._block_size,
-            )
-            self.queue_bound.check(request, self.num_waiting, self.num_waiting_tokens)
-        except Unservable:
-            self.counters.num_unservable += 1
-            raise
-        except QueueFull:
-            self.counters.num_queue_full += 1
-            raise
-
-    def _check_sampled(
-        self, entries: list[Entry], sampled: abc.Sequence[abc.Sequence[int]]
-    ) -> None:
-        expected = [entry.num_samples for entry in entries]
-        got = [len(tokens) for tokens in sampled]
-        if expected == got:
-            return
-        check(len(expected) == len(got), "sampled", f"{len(expected)} entries", len(got))
-        index = next(i for i in range(len(got)) if expected[i] != got[i])
-        check(False, f"sampled[{index}]", f"{expected[index]} token ids", got[index])
-
     def check_invariants(self) -> None:
-        """Assert invariants 1 to 8; O(live sequences)."""
-        check_scheduler(self)
-
-
-def _live(batch: Batch) -> list[Sequence]:
-    """The sequences of a batch that neither ended nor gave way since."""
-    return [entry.sequence for entry in batch.entries if entry.sequence.epoch == entry.epoch]
+        """Assert invariants 1 to 3; O(live sequences)."""
+        roster, holdings = self._roster, self._holdings
+        sequences = roster.sequences.values()
+        roster.check_invariants()
+        holdings.check_invariants(sequences)
+        self._in_flight.check_invariants(sequences, self.token_budget)
+        self._lifecycle.check_invariants()
+        self._suspicion.check_invariants()
+        running, most = roster.num_running, self.max_num_seqs
+        assert running <= most, f"2: {running} of at most {most} run"
+        for sequence in sequences:
+            longest = sequence.max_len
+            assert longest <= self.max_model_len, f"3: {sequence}, max_len {longest}"
+            need = holdings.num_blocks(longest - 1)
+            assert need <= holdings.num_usable_blocks, f"3: {sequence} needs {need} blocks"

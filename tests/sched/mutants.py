@@ -27,43 +27,43 @@ def options(seed: int) -> Options:
 
 MUTANTS: dict[str, tuple[str, str, str]] = {
     "blocks are not freed": (
-        "scheduler",
+        "holdings",
         "            self.allocator.free(sequence.sequence_id, num_valid)\n",
         "",
     ),
     "blocks are freed twice": (
-        "scheduler",
+        "holdings",
         "            self.allocator.free(sequence.sequence_id, num_valid)\n",
         "            self.allocator.free(sequence.sequence_id, num_valid)\n" * 2,
     ),
     "preemption keeps the progress": (
-        "scheduler",
+        "holdings",
         "sequence.num_computed = sequence.num_slots = 0",
         "sequence.num_slots = 0",
     ),
     "chunk beyond the budget": (
-        "scheduler",
+        "batch_builder",
         "num_tokens = min(budget, len(sequence.tokens) - start)",
         "num_tokens = len(sequence.tokens) - start",
     ),
     "lost wake-up": (
-        "scheduler",
-        "if self.num_running and (attempt == self._blocked or",
-        "if attempt == self._blocked or (self.num_running and",
+        "holdings",
+        "if others_run and (attempt == self._blocked or",
+        "if attempt == self._blocked or (others_run and",
     ),
     "stale batch accepted": (
         "scheduler",
-        "        if any(batch is out for out in self._in_flight):\n",
+        "        if batch in self._in_flight:\n",
         "        if batch.entries:\n",
     ),
-    "stale entry accepted": ("scheduler", "        sequence.epoch += 1\n", ""),
+    "stale entry accepted": ("holdings", "        sequence.epoch += 1\n", ""),
     "fork shares nothing": (
-        "scheduler",
+        "holdings",
         "self.allocator.fork(parent.sequence_id, child.sequence_id)",
         "self.allocator.allocate(child.sequence_id, child.tokens, parent.num_slots)",
     ),
     "fork writes into the shared block": (
-        "scheduler",
+        "holdings",
         "child.num_computed = child.num_slots = parent.num_slots = parent.num_computed",
         "child.num_computed, child.num_slots = parent.num_computed, parent.num_slots",
     ),
@@ -74,40 +74,38 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "",
     ),
     "commit beyond what is computed": (
-        "scheduler",
+        "holdings",
         "num_valid = sequence.num_computed if num_valid_tokens is None else num_valid_tokens",
         "num_valid = len(sequence.tokens)",
     ),
     "failed step stays findable": (
-        "scheduler",
+        "holdings",
         "self.allocator.free(sequence.sequence_id, num_valid)",
         "self.allocator.free(sequence.sequence_id)",
     ),
     "step after a failed one is taken": (
         "scheduler",
-        "        for sequence in dict.fromkeys(live + later + idle):\n",
-        "        for sequence in dict.fromkeys(live + idle):\n",
+        "        back = failed + self._in_flight.live_after(batch)\n",
+        "        back = list(failed)\n",
     ),
     "token computed before it is known": (
-        "scheduler",
+        "batch_builder",
         "            if sequence.num_scheduled > start:\n                continue",
         "            if False:\n                continue",
     ),
     "chunk computed twice": (
-        "scheduler",
+        "batch_builder",
         "        start = sequence.num_scheduled\n",
         "        start = sequence.num_computed\n",
     ),
     "best ones take the share of the others": (
-        "scheduler",
-        "share = -(-len(decoding) // self.max_in_flight)",
-        "share = len(decoding) // self.max_in_flight",
+        "batch_builder",
+        "share = -(-len(decoding) // num_batches)",
+        "share = len(decoding) // self._max_in_flight",
     ),
     "failed step is taken for done": (
         "scheduler",
-        "            self._release(sequence)\n"
-        "            self._roster.move(sequence, State.WAITING)\n"
-        "            self.counters.num_rollbacks += 1\n",
+        "            self._lifecycle.roll_back(sequence)\n",
         "            sequence.num_computed += 1\n",
     ),
     "best one is preempted": (
@@ -115,25 +113,30 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "return max(tails, key=_KEY)",
         "return min(tails, key=_KEY)",
     ),
+    "suspects run together": (
+        "suspicion",
+        "return len(self.running()) < self.limit",
+        "return True",
+    ),
     "admission after a preemption": (
-        "scheduler",
+        "batch_builder",
         "        if not preempted:\n",
         "        if True:\n",
     ),
-    "last one waiting goes first": ("scheduler", "roster.waiting[0]", "roster.waiting[-1]"),
+    "last one waiting goes first": ("batch_builder", "roster.waiting[0]", "roster.waiting[-1]"),
     "more run than allowed": (
-        "scheduler",
-        "roster.num_running < self.max_num_seqs:",
-        "roster.num_running <= self.max_num_seqs:",
+        "batch_builder",
+        "roster.num_running < self._max_num_seqs:",
+        "roster.num_running <= self._max_num_seqs:",
     ),
     "forks take places that are not there": (
-        "scheduler",
-        "has_place = self._roster.num_running < self.max_num_seqs",
+        "lifecycle",
+        "has_place = self._roster.num_running < self._max_num_seqs",
         "has_place = True",
     ),
-    "samples fork again after a preemption": ("scheduler", "        parent.samples_due = 1\n", ""),
+    "samples fork again after a preemption": ("lifecycle", "        parent.samples_due = 1\n", ""),
     "namespaces share blocks": (
-        "scheduler",
+        "holdings",
         "len(tokens), namespace)",
         'len(tokens), "")',
     ),
@@ -187,11 +190,18 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
 
 TARGETS = {
     "scheduler": "Scheduler",
+    "batch_builder": "BatchBuilder",
+    "holdings": "Holdings",
+    "lifecycle": "Lifecycle",
+    "suspicion": "Suspicion",
+    "intake": "Intake",
     "roster": "Roster",
     "request": "Sequence",
     "admission": "check_servable",
     "reference": "ReferenceAllocator",
 }
+USERS = {"request": "lifecycle", "admission": "intake"}
+"""Who uses what a module defines, where it is not the scheduler itself."""
 
 
 def load(module: str, before: str = "", after: str = "") -> dict[str, Any]:
@@ -220,6 +230,10 @@ def build(module: str, before: str, after: str) -> dict[str, Any]:
     if module == "request":  # the same class to everybody, but for the method that is mutated
         methods = {"__slots__": (), "stop_reason": target.stop_reason}
         target = type("Sequence", (Sequence,), methods)
+    if module in USERS:
+        user = load(USERS[module])
+        user[TARGETS[module]] = target
+        module, target = USERS[module], user[TARGETS[USERS[module]]]
     scheduler = load("scheduler")
     scheduler[TARGETS[module]] = target
     return {"make_scheduler": scheduler["Scheduler"]}
