@@ -33,7 +33,7 @@ def drawn_plan(seed: int) -> ParallelPlan:
         draw.randint(1, 64),
         {name: pattern for name, pattern in named.items() if name in used},
         tuple(stages),
-        tuple(_boundary(draw, len(stages)) for _ in range(draw.randint(0, 3))),
+        tuple(_boundary(draw, len(stages)) for _ in range(draw.randint(0, 3) * (len(stages) > 1))),
         Prediction(2 * draw.random(), draw.random(), draw.random(), "made up", error),
         tuple(f"note {at}" for at in range(draw.randint(0, 2))),
     )
@@ -60,6 +60,6 @@ def _prediction(draw: random.Random) -> StagePrediction:
 
 def _boundary(draw: random.Random, num_stages: int) -> Boundary:
     both = tuple(tuple(draw.choice(PLACEMENTS) for _ in range(2)) for _ in range(2))
-    source, target = (draw.randrange(num_stages) for _ in range(2))
-    size = draw.randint(0, 10**9)
-    return Boundary("hidden", "forward", source, target, (both[0], both[1]), size, draw.random())
+    source, target = draw.sample(range(num_stages), 2)
+    phase, size = "forward" if source < target else "backward", draw.randint(0, 10**9)
+    return Boundary("hidden", phase, source, target, (both[0], both[1]), size, draw.random())

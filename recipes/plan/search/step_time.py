@@ -1,5 +1,6 @@
 """``step_time``: a plan's step, simulated. Needs no torch."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from blocks.pipeline import Action, Timeline, simulate
@@ -14,7 +15,8 @@ def step_timeline(
     schedule: str,
     num_microbatches: int,
 ) -> Timeline:
-    """The passes of all microbatches, with what goes between stages; updates come after."""
+    """The passes of all microbatches, with what goes between stages, neighbours or not; updates
+    come after."""
     forward, backward = {}, {}
     for boundary in boundaries:
         ends = (boundary.source, boundary.target)
@@ -31,6 +33,9 @@ def step_timeline(
         return (forward if first else backward).get((receive.peer, receive.stage), 0.0)
 
     program = SCHEDULES[schedule](len(stages), (1,) * num_microbatches)
+    skips = {(min(ends), max(ends)) for ends in (*forward, *backward)} - {*program.edges}
+    if skips:
+        program = dataclasses.replace(program, edges=(*program.edges, *sorted(skips)))
     return simulate(program, duration, transfer=transfer)
 
 
