@@ -83,14 +83,15 @@ def read_function_counts(path: Path) -> FunctionCounts:
         named = header.index("HashFunction") if "HashFunction" in header else 0
         seen: collections.Counter[str] = collections.Counter()
         names, counts = [], []
-        for number, row in enumerate(rows, 2):
+        for row in filter(None, rows):
             try:
                 counts.append([_count(row[at]) for at in columns])
+                name = row[named]
             except (ValueError, IndexError) as error:
-                raise fail(f"{path.name} line {number}", "counts of invocations", error) from error
-            seen[row[named]] += 1
-            again = seen[row[named]]
-            names.append(row[named] if again == 1 else f"{row[named]}#{again}")
+                where = f"{path.name} line {rows.line_num}"
+                raise fail(where, "a name and counts of invocations", error) from error
+            seen[name] += 1
+            names.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
     table = np.array(counts, np.int64).reshape(len(names), len(columns))
     return FunctionCounts(tuple(names), table)
 

@@ -50,7 +50,8 @@ def read_request_log(
                 same = isinstance(moments[-1], float) == isinstance(moments[0], float)
                 check(same, time, "all seconds, or all dates", line[time])
                 lengths.append((_count(line[prompt]), _count(line[output])))
-                names.append(line[model] if model is not None else name)
+                names.append(name if model is None else line[model])
+                check(bool(names[-1]), "model", "a name", repr(names[-1]))
             except (ValueError, TypeError) as error:
                 where = f"{path.name} line {lines.line_num}"
                 raise fail(where, "a moment and two numbers of tokens", error) from error

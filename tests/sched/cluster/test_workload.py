@@ -180,8 +180,13 @@ def test_function_counts_are_read_in_order_of_minutes(tmp_path: Path) -> None:
     assert read_function_counts(path).replay(np.random.default_rng(0)).models == ("x",)
     for wrong in ("many", "-1", "nan", "1e300"):
         path.write_text(FUNCTIONS.replace("4\n", f"{wrong}\n"))
-        with pytest.raises(ValueError, match="line 2: expected counts"):
+        with pytest.raises(ValueError, match="line 2: expected a name and counts"):
             read_function_counts(path)
+    path.write_text("1,2,HashFunction\n3,4,x\n\n5,6,y\n")
+    assert read_function_counts(path).names == ("x", "y")
+    path.write_text("1,2,HashFunction\n3,4,x\n\n5,6\n")
+    with pytest.raises(ValueError, match="line 4: expected a name and counts"):
+        read_function_counts(path)
     path.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="line 1: expected columns minute_1"):
         read_function_counts(path)
@@ -211,6 +216,9 @@ def test_a_log_is_replayed_exactly(tmp_path: Path) -> None:
     assert named.models == ("b", "a")
     assert named.arrival_s.tolist() == [0.0, 1.5]
     assert named.model.tolist() == [1, 0]
+    path.write_text("at,in,out,who\n5.5,1,2,b\n4.0,3,4\n")
+    with pytest.raises(ValueError, match=r"line 3: .* model: expected a name, got None"):
+        read_request_log(path, time="at", prompt="in", output="out", model="who")
     with pytest.raises(ValueError, match="line 1: expected the headings"):
         read_request_log(path)
     for old, new in (
