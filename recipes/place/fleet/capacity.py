@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from blocks.sched.placement import Group, group_bytes
 from blocks.sched.profile import Configuration, Profile
+from recipes.place.planning.rooms import taken_by, whole_blocks
 
 
 class Capacity:
@@ -11,13 +12,19 @@ class Capacity:
 
     profiles: of every model, by name.
     memory_bytes: what one device may hold.
-    least: tokens that the cache of a model must have room for, wherever it is loaded.
+    least: tokens that the cache of a model must have room for, wherever it is loaded; whole blocks.
+    block_size: of the caches, each of which takes a block more than it has room for.
     """
 
     def __init__(
-        self, profiles: Mapping[str, Profile], memory_bytes: int, least: Mapping[str, int]
+        self,
+        profiles: Mapping[str, Profile],
+        memory_bytes: int,
+        least: Mapping[str, int],
+        block_size: int,
     ) -> None:
-        self.profiles, self.memory_bytes, self.least = profiles, memory_bytes, least
+        self.profiles, self.memory_bytes, self.block_size = profiles, memory_bytes, block_size
+        self.least = {model: whole_blocks(num, block_size) for model, num in least.items()}
         self._known: dict[Group, bool] = {}
 
     def fits(self, group: Group) -> bool:
@@ -26,8 +33,9 @@ class Capacity:
         if key not in self._known:
             if len(self._known) > 10_000:
                 self._known.clear()
-            self._known[key] = self._timed(group) and (
-                group_bytes(group, self.profiles) <= self.memory_bytes
+            rooms = tuple(taken_by(room, self.block_size) for room in key.kv_tokens)
+            self._known[key] = self._timed(key) and (
+                group_bytes(key._replace(kv_tokens=rooms), self.profiles) <= self.memory_bytes
             )
         return self._known[key]
 

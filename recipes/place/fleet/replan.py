@@ -30,7 +30,7 @@ class ReplanTask:
 
     current: the placement. forecast: traffic for as long as the answer shall hold.
     devices: that can be used, by number. devices_per_node: of the cluster.
-    memory_bytes: of a device. kv_tokens: least room of each model's cache.
+    memory_bytes: of a device. kv_tokens: what each model's cache takes at least.
     bytes_per_s: speed at which models are loaded.
     least_gain: share of requests that a change must serve more, for a forecast is never sure.
     simulations: of the search for small changes, and of the search anew.

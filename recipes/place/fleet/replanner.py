@@ -14,6 +14,7 @@ from blocks.sched.workload import Workload
 from recipes.place.fleet.drift import Traffic
 from recipes.place.fleet.keeper import Keeper
 from recipes.place.fleet.replan import ReplanTask, replan_generating
+from recipes.place.planning.rooms import taken_by
 
 log = logging.getLogger("recipes.place")
 LOOK_S = 1.0
@@ -115,7 +116,9 @@ class Replanner:
             devices=devices,
             devices_per_node=self._per_node,
             memory_bytes=capacity.memory_bytes,
-            kv_tokens=dict(capacity.least),
+            kv_tokens={
+                m: taken_by(room, capacity.block_size) for m, room in capacity.least.items()
+            },
             settings=self._settings,
             admission=self._admission,
             bytes_per_s=self._bytes_per_s,

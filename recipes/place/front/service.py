@@ -53,7 +53,8 @@ def build_lobby(
     models = [front_model(config, model) for model in config.models]
     events = RecentEvents()
     least = {model.name: model.kv_tokens for model in config.models}
-    capacity = Capacity(profiles, config.cluster.memory_bytes, least)
+    size = config.engine.block_size
+    capacity = Capacity(profiles, config.cluster.memory_bytes, least, size)
     router = Router(engine_settings(config.engine), serving.slack)
     fleet = Fleet(
         placement,

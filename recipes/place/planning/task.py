@@ -19,7 +19,7 @@ from blocks.sched.workload import Workload
 from recipes.place.config import PlaceConfig, PlacedModel
 from recipes.place.engine_settings import engine_settings
 from recipes.place.planning.change import Change, workload_at
-from recipes.place.planning.rooms import capped, taken
+from recipes.place.planning.rooms import capped, taken, taken_by, whole_blocks
 
 NO_OVERHEADS = Overheads()
 AnyOutcome = Outcome | GenerationOutcome
@@ -90,7 +90,8 @@ class PlaceTask:
             return None
         size = self.config.engine.block_size
         return {
-            model.name: (-(-model.kv_tokens // size) + 1) * size for model in self.config.models
+            model.name: taken_by(whole_blocks(model.kv_tokens, size), size)
+            for model in self.config.models
         }
 
     @property

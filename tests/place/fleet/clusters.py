@@ -21,6 +21,7 @@ NAMES: tuple[str, ...] = ("a", "b", "c", "d")
 WEIGHTS: dict[str, int] = {"a": 400, "b": 300, "c": 200, "d": 100}
 """Bytes of the models; a token of cache takes one."""
 MEMORY = 600
+BLOCK_SIZE = 4
 SHAPES = (Configuration(1, 1), Configuration(2, 1), Configuration(1, 2))
 
 
@@ -52,7 +53,9 @@ PROFILES: Mapping[str, Profile] = {name: profile(name) for name in NAMES}
 
 
 def fits(group: Group) -> bool:
-    return group_bytes(group, PROFILES) <= MEMORY
+    """The block of every cache that holds no tokens counted."""
+    rooms = tuple((room // BLOCK_SIZE + 1) * BLOCK_SIZE for room in group.kv_tokens)
+    return group_bytes(group._replace(kv_tokens=rooms), PROFILES) <= MEMORY
 
 
 def group(devices: Sequence[int], *models: str, shape: Configuration | None = None) -> Group:

@@ -24,7 +24,7 @@ from recipes.place.fleet.order import waits_for
 from recipes.place.fleet.router import Refusal, Route, Router
 from recipes.place.fleet.seat import Seat, Word
 from recipes.place.fleet.slo import Slo
-from tests.place.fleet.clusters import MEMORY, NAMES, PROFILES, draw_placement, fits
+from tests.place.fleet.clusters import BLOCK_SIZE, MEMORY, NAMES, PROFILES, draw_placement, fits
 
 DRAIN_S = 3.0
 LOAD_WAIT_S = 5.0
@@ -57,11 +57,13 @@ class Storm:
     def __init__(self, seed: int, num_devices: int) -> None:
         self.rng = random.Random(seed)
         self.num_devices = num_devices
-        settings = EngineSettings(token_budget=64, max_num_seqs=8, block_size=4, overlap=False)
+        settings = EngineSettings(
+            token_budget=64, max_num_seqs=8, block_size=BLOCK_SIZE, overlap=False
+        )
         least = dict.fromkeys(NAMES, 20)
         self.fleet = Fleet(
             draw_placement(self.rng, num_devices),
-            Capacity(PROFILES, MEMORY, least),
+            Capacity(PROFILES, MEMORY, least, BLOCK_SIZE),
             num_devices,
             Router(settings, look=self.word),
             wanted_s=20.0,

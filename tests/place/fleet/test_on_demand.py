@@ -6,14 +6,14 @@ from blocks.sched.cluster_sim.generation import EngineSettings
 from blocks.sched.placement import Placement
 from recipes.place.fleet import Ask, Capacity, Desk, Fleet, Load, Nowhere, Part, Route, Router, Slo
 from recipes.place.fleet.drift import Traffic
-from tests.place.fleet.clusters import MEMORY, NAMES, PROFILES, group
+from tests.place.fleet.clusters import BLOCK_SIZE, MEMORY, NAMES, PROFILES, group
 
-SETTINGS = EngineSettings(token_budget=64, max_num_seqs=4, block_size=4, overlap=False)
+SETTINGS = EngineSettings(token_budget=64, max_num_seqs=4, block_size=BLOCK_SIZE, overlap=False)
 
 
 def desk(least_stay_s: float) -> Desk:
     """One device with ``a`` on it, and room for nothing beside it but ``d``."""
-    capacity = Capacity(PROFILES, MEMORY, dict.fromkeys(NAMES, 20))
+    capacity = Capacity(PROFILES, MEMORY, dict.fromkeys(NAMES, 20), BLOCK_SIZE)
     placement = Placement((group([0], "a"),))
     fleet = Fleet(placement, capacity, 1, Router(SETTINGS), least_stay_s=least_stay_s)
     made = Desk(fleet, Traffic(NAMES, 60.0))

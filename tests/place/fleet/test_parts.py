@@ -33,6 +33,7 @@ from recipes.place.fleet.drift import Traffic
 from recipes.place.fleet.seat import Word, unheard
 from recipes.place.planning.deal import deal
 from tests.place.fleet.clusters import (
+    BLOCK_SIZE,
     MEMORY,
     NAMES,
     PROFILES,
@@ -43,8 +44,8 @@ from tests.place.fleet.clusters import (
     rngs,
 )
 
-SETTINGS = EngineSettings(token_budget=64, max_num_seqs=4, block_size=4, overlap=False)
-CAPACITY = Capacity(PROFILES, MEMORY, dict.fromkeys(NAMES, 20))
+SETTINGS = EngineSettings(token_budget=64, max_num_seqs=4, block_size=BLOCK_SIZE, overlap=False)
+CAPACITY = Capacity(PROFILES, MEMORY, dict.fromkeys(NAMES, 18), BLOCK_SIZE)
 NO_LIMIT = Slo()
 
 
@@ -330,7 +331,9 @@ def test_a_place_for_one_more_model_disturbs_only_what_is_idle(rng: random.Rando
                 left = left.without(other) if devices == g.devices else left
             assert not fits(left.hosting(model, 20))
         return
-    assert found.groups_of(model)
+    (made,) = [found.groups[at] for at in found.groups_of(model)]
+    assert made.kv_tokens_of(model) == 20, "whole blocks"
+    assert all(fits(g) for g in found.groups)
     assert not found.problems(PROFILES, MEMORY, 4)
     before = {(g.devices, m) for g in placement.groups for m in g.models}
     after = {(g.devices, m) for g in found.groups for m in g.models}

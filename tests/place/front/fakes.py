@@ -37,11 +37,11 @@ from recipes.serve.job import Job
 from recipes.serve.outputs import Delta
 from recipes.serve.page import RecentEvents
 from recipes.serve.stream import Stream, StreamCancelled
-from tests.place.fleet.clusters import MEMORY, NAMES, PROFILES
+from tests.place.fleet.clusters import BLOCK_SIZE, MEMORY, NAMES, PROFILES
 from tests.serve.models import tiny_tokenizer
 
 SETTINGS = EngineSettings(
-    token_budget=64, max_num_seqs=8, max_model_len=256, block_size=4, overlap=False
+    token_budget=64, max_num_seqs=8, max_model_len=256, block_size=BLOCK_SIZE, overlap=False
 )
 LIMIT_S = 30.0
 
@@ -198,7 +198,7 @@ class World:
         self.lost_devices: set[int] = set()
         config = ServerConfig(api_key=api_key)
         events = RecentEvents()
-        capacity = Capacity(PROFILES, MEMORY, dict.fromkeys(NAMES, 20))
+        capacity = Capacity(PROFILES, MEMORY, dict.fromkeys(NAMES, 20), BLOCK_SIZE)
         router = Router(SETTINGS)
         self.fleet = Fleet(
             placement,
