@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from blocks._checks import check
+from blocks._checks import check, fail
 from recipes.plan.config import PlanConfig
+from recipes.plan.model import is_factory
 from recipes.plan.parallel_plan import FORMAT, ParallelPlan
 from recipes.plan.plan_file import read_plan
 from recipes.train.config import TrainConfig
@@ -50,10 +52,12 @@ def follow_plan(config: TrainConfig, plan: ParallelPlan) -> TrainConfig:
     """The config with the plan's microbatches.
 
     Raises:
-        ValueError: a plan for other sizes, settings beside it that it decides, or that planned
-            runs cannot have.
+        ValueError: a plan of another model or batch, settings beside it that it decides, or that
+            planned runs cannot have.
     """
     asked = PlanConfig.from_json(plan.settings)
+    differing = _differing(config, asked)
+    _check_model(config, plan, asked, differing)
     rows = asked.rows(plan.num_microbatches)
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     decided = {name: defaults[name] for name in DECIDED} | {"microbatch": rows, "lanes": 1}
@@ -62,6 +66,19 @@ def follow_plan(config: TrainConfig, plan: ParallelPlan) -> TrainConfig:
         free = given in (defaults[name], value)
         check(free, name, f"{value!r} beside a plan", repr(given), "the plan decides it")
     check_plannable(config)
+    if differing:
+        name, (planned, got) = next(iter(differing.items()))
+        settings = {
+            "seq_len" if n == "context_len" else n: got for n, (_, got) in differing.items()
+        }
+        hint = "plan again with " + " ".join(f"{n}={got}" for n, got in settings.items())
+        raise fail(name, f"{planned!r}, which the plan was made for", repr(got), hint)
+    dtype = asked.dtype if config.dtype == "auto" else config.dtype
+    return dataclasses.replace(config, **decided, dtype=dtype)
+
+
+def _differing(config: TrainConfig, asked: PlanConfig) -> dict[str, tuple[Any, Any]]:
+    """Settings beside the model that are others than the plan's: the plan's, and the run's."""
     dtype = asked.dtype if config.dtype == "auto" else config.dtype
     made_for = {
         "batch_size": (asked.batch_size, config.batch_size),
@@ -70,16 +87,34 @@ def follow_plan(config: TrainConfig, plan: ParallelPlan) -> TrainConfig:
     }
     if (tokens := _tokens(asked)) is not None:
         made_for["context_len"] = (tokens, config.context_len)
-    sizes = _sizes(asked)
-    made_for |= {name: (size, getattr(config, name)) for name, size in sizes.items()}
-    for name, (planned, got) in made_for.items():
-        expected = f"{planned!r}, which the plan was made for"
-        setting = "seq_len" if name == "context_len" else name
-        hint = f"plan again with {setting}={got}"
-        if name in sizes:
-            hint = "the plan verb makes one for this run"
-        check(planned == got, name, expected, repr(got), hint)
-    return dataclasses.replace(config, **decided, dtype=dtype)
+    return {name: both for name, both in made_for.items() if both[0] != both[1]}
+
+
+def _check_model(
+    config: TrainConfig,
+    plan: ParallelPlan,
+    asked: PlanConfig,
+    differing: Mapping[str, tuple[Any, Any]],
+) -> None:
+    """
+    Raises:
+        ValueError: the plan of another model; says what else is other, too.
+    """
+    sizes = {name: (size, getattr(config, name)) for name, size in _sizes(asked).items()}
+    sizes = {name: both for name, both in sizes.items() if both[0] != both[1]}
+    decoder = is_factory(asked.model) or asked.model.startswith("decoder:")
+    if decoder and not sizes:
+        return
+    run = ", ".join(f"{name}={got}" for name, (_, got) in sizes.items())
+    planned = ", ".join(f"{name}={size}" for name, (size, _) in sizes.items())
+    expected = f"one of this run's decoder{f', {run}' if run else ''}"
+    size = planned or f"{plan.model.size} layers as plans have them"
+    got = f"one of another model, {asked.model} ({size})"
+    hint = "the plan verb makes one for this run"
+    if differing:
+        also = (f"{name} {planned!r}, not {got!r}" for name, (planned, got) in differing.items())
+        hint += f"; the plan is made for {', '.join(also)}, too"
+    raise fail("plan", expected, got, hint)
 
 
 def check_plannable(config: TrainConfig) -> None:

@@ -184,9 +184,21 @@ def test_a_gradient_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
         ({"context_len": 32}, "context_len: expected 16, .* plan again with seq_len=32"),
         ({"dtype": "bfloat16"}, "dtype: expected 'float32', which the plan was made for"),
         ({"document_mask": True}, "document_mask: expected False with a parallel plan"),
-        ({"num_layers": 3}, "num_layers: expected 2, which the plan was made for, got 3; the plan"),
-        ({"num_kv_heads": 4}, "num_kv_heads: expected 2, which the plan was made for, got 4"),
-        ({"tie_embeddings": False}, "tie_embeddings: expected True, which the plan was made for"),
+        (
+            {"num_layers": 3},
+            "plan: expected one of this run's decoder, num_layers=3, got one of another model, "
+            r"decoder:tiny,num_heads=4,num_kv_heads=2 \(num_layers=2\); the plan verb makes",
+        ),
+        ({"num_kv_heads": 4}, "num_kv_heads=4, got one of another model"),
+        ({"tie_embeddings": False}, r"tie_embeddings=False, .* \(tie_embeddings=True\)"),
+        (
+            {"batch_size": 8, "context_len": 32, "num_layers": 3, "dp": 2},
+            "^plan: .*; the plan is made for batch_size 4, not 8, context_len 16, not 32, too$",
+        ),
+        (
+            {"batch_size": 8, "context_len": 32},
+            "^batch_size: .*; plan again with batch_size=8 seq_len=32$",
+        ),
     ],
 )
 def test_settings_that_do_not_go_with_the_plan(
@@ -219,7 +231,21 @@ def test_plans_of_others(
     said = capsys.readouterr().err
     assert "processes: expected 2, the plan's devices, got 3" in said
     assert main(arguments) == 2
-    assert "num_heads: expected 4, which the plan was made for" in capsys.readouterr().err
+    assert "plan: expected one of this run's decoder, num_heads=2" in capsys.readouterr().err
+
+
+def test_a_plan_of_another_family_is_named_first() -> None:
+    plan = plan_of("one")
+    other = dataclasses.replace(
+        plan,
+        settings={**plan.settings, "model": "llama:8b", "batch_size": 64},
+    )
+    words = (
+        f"plan: expected one of this run's decoder, got one of another model, llama:8b "
+        rf"\({plan.model.size} layers as plans have them\); .* made for batch_size 64, not 4, too"
+    )
+    with pytest.raises(ValueError, match=words):
+        follow_plan(PLAIN, other)
 
 
 def test_a_plan_this_machine_has_no_room_for_starts_nothing(
@@ -233,7 +259,7 @@ def test_a_plan_this_machine_has_no_room_for_starts_nothing(
     path = plan_of("data").write(tmp_path / "data.json")
     with pytest.raises(ValueError, match="no room for 2 devices"):
         train(dataclasses.replace(PLAIN, plan=str(path)), out=tmp_path / "run")
-    with pytest.raises(ValueError, match="hidden_size: expected 32, which the plan was made for"):
+    with pytest.raises(ValueError, match=r"another model, decoder:tiny.* \(hidden_size=32\)"):
         train(dataclasses.replace(PLAIN, plan=str(path), hidden_size=64), out=tmp_path / "run")
 
 
