@@ -157,11 +157,32 @@ class Engine:
 
         Where the runner may have several under way, as many as can be are sent out first.
         """
+        return self._survive(self._send_out, self._take_in)
+
+    @property
+    def num_out(self) -> int:
+        """Batches under way."""
+        return len(self._out)
+
+    def begin(self, num_batches: int | None = None) -> list[Delta]:
+        """Half of a step, for whoever decides himself when the next one is sent out: send one
+        batch, if there may be one more and can be; ``num_out`` tells.
+
+        Args:
+            num_batches: see ``Scheduler.schedule``.
+        """
+        return self._survive(lambda: self._send_one(num_batches))
+
+    def finish(self) -> list[Delta]:
+        """The other half: wait for the first of the batches under way, if there is one."""
+        return self._survive(self._take_in)
+
+    def _survive(self, *parts: Callable[[], list[Delta]]) -> list[Delta]:
+        """What the parts of a step report, and the end of everybody where the runner is lost."""
         deltas: list[Delta] = []
         try:
-            deltas += self._send_out()
-            if self._out:
-                deltas += self._take_in()
+            for part in parts:
+                deltas += part()
         except RunnerLost as error:
             log.error("step %d: %s", self.scheduler.counters.num_steps, error)
             self._num_failed_steps += 1
@@ -170,26 +191,38 @@ class Engine:
 
     def _send_out(self) -> list[Delta]:
         """Have as many batches under way as there may be and can be."""
-        while len(self._out) < self.runner.depth:
-            batch = self.scheduler.schedule()
-            if not batch.entries:
-                break
-            self.metrics.step(batch.num_tokens)
-            if self.on_batch is not None:
-                self.on_batch(batch)
-            try:
-                draws = self._draws(batch)
-                prompts = self._prompts(batch)
-                self.runner.submit(batch, draws, [rows for _, _, rows in prompts])
-            except RunnerLost:
-                raise
-            except Exception as error:
-                return self._roll_back(batch, error)
-            self._out.append((batch, prompts))
+        num_out = -1
+        while num_out < len(self._out):
+            num_out = len(self._out)
+            deltas = self._send_one()
+            if deltas:
+                return deltas
+        return []
+
+    def _send_one(self, num_batches: int | None = None) -> list[Delta]:
+        if len(self._out) >= self.runner.depth:
+            return []
+        batch = self.scheduler.schedule(num_batches)
+        if not batch.entries:
+            return []
+        self.metrics.step(batch.num_tokens)
+        if self.on_batch is not None:
+            self.on_batch(batch)
+        try:
+            draws = self._draws(batch)
+            prompts = self._prompts(batch)
+            self.runner.submit(batch, draws, [rows for _, _, rows in prompts])
+        except RunnerLost:
+            raise
+        except Exception as error:
+            return self._roll_back(batch, error)
+        self._out.append((batch, prompts))
         return []
 
     def _take_in(self) -> list[Delta]:
         """Wait for the first of the batches under way."""
+        if not self._out:
+            return []
         batch, prompts = self._out.popleft()
         try:
             result = self.runner.collect()

@@ -14,6 +14,7 @@ import torch
 
 from recipes.model import Decoder, init_weights, save_model
 from recipes.model.part import DecoderPart
+from recipes.serve.parallel import ParallelRunner
 from recipes.serve.parallel.stage_runner import StageRunner
 from tests.serve.churn import churn
 from tests.serve.models import EOS, tiny_decoder, tiny_tokenizer
@@ -73,6 +74,40 @@ def test_a_rank_that_dies_ends_what_is_under_way_and_the_next_ones_get_new_ranks
     finally:
         engine.close()
     assert not forks.alive()
+
+
+def test_batches_are_sent_one_by_one_and_waited_for_beside_something_else(folder) -> None:
+    engine, forks = parallel_engine(folder, 1, 2)
+    runner = engine.runner
+    assert isinstance(runner, ParallelRunner)
+    asked, wake = os.pipe()
+    try:
+        assert engine.begin() == engine.finish() == []
+        wanted = [job(f"r{at}", [20 + at, 3, 4], max_tokens=6, ignore_eos=True) for at in range(3)]
+        for one in wanted[:2]:
+            engine.add(one)
+        assert engine.begin(1) == []
+        assert engine.begin(1) == []
+        assert engine.num_out == 1, "both prompts are under way: nothing is left to send"
+        assert runner.wait(60, ())
+        assert len(engine.finish()) == 2
+        for rank in forks.ranks:
+            os.kill(rank, signal.SIGSTOP)
+        engine.begin()
+        engine.begin()
+        assert engine.num_out == 2, "a sequence in each"
+        engine.add(wanted[2])
+        assert not runner.wait(0.0, ())
+        os.write(wake, b"x")
+        assert not runner.wait(60, [asked])
+        for rank in forks.ranks:
+            os.kill(rank, signal.SIGCONT)
+        found = collect(engine, wanted)
+    finally:
+        for end in (asked, wake):
+            os.close(end)
+        engine.close()
+    assert found["r2"].token_ids == greedy(DECODER, (22, 3, 4), 6, None)
 
 
 # --- at work together ---------------------------------------------------------------------------

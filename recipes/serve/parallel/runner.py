@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import logging
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -81,6 +82,7 @@ class ParallelRunner:
         self.depth = config.pp_batches or config.pp
         self._number = 0
         self._out: collections.deque[int] = collections.deque()  # numbers of steps under way
+        self._first_s = 0.0  # since when the first of them is the first
         self._group: WorkerGroup | None = None
         self._closed = False
         group = self._running()
@@ -128,6 +130,15 @@ class ParallelRunner:
         found = self._receive(self._running())
         return StepResult(found.drawn, found.scores)
 
+    def wait(self, timeout_s: float, wakes: Sequence[int]) -> bool:
+        """Whether ``collect`` has something to return or raise, once it has; False after so long,
+        or when one of the files ``wakes`` can be read.
+        """
+        check(bool(self._out), "wait", "a batch under way", "none", "submit it first")
+        left_s = max(0.0, self._first_s + self._config.step_timeout - time.monotonic())
+        there = self._running().has_result(self._out[0], min(timeout_s, left_s), wakes)
+        return there or time.monotonic() >= self._first_s + self._config.step_timeout
+
     @property
     def is_running(self) -> bool:
         """Whether there are ranks, or the next step would have to start them."""
@@ -159,11 +170,16 @@ class ParallelRunner:
         self._number += 1
         with self._ending_ranks():
             group.send(step_frame(self._number, copies, batch, bounds, draws, prompts))
+        if not self._out:
+            self._first_s = time.monotonic()
         self._out.append(self._number)
 
     def _receive(self, group: WorkerGroup) -> Result:
         with self._ending_ranks():
-            return group.result(self._out.popleft(), self._config.step_timeout)
+            number, limit_s = self._out.popleft(), self._config.step_timeout
+            found = group.result(number, limit_s, self._first_s)
+        self._first_s = time.monotonic()
+        return found
 
     @contextlib.contextmanager
     def _ending_ranks(self) -> Iterator[None]:

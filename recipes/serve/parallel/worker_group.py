@@ -93,13 +93,13 @@ class WorkerGroup:
             except OSError as error:
                 raise self._lost({rank: error}) from None
 
-    def result(self, number: int, timeout_s: float) -> Result:
+    def result(self, number: int, timeout_s: float, since_s: float) -> Result:
         """What the sampling rank found in a step; older results are dropped.
 
         Raises:
-            RunnerLost: a rank died or failed, or there was none within ``timeout_s``.
+            RunnerLost: a rank died or failed, or there was none ``timeout_s`` after ``since_s``.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = since_s + timeout_s
         while True:
             while self._heard:  # maybe before the result that was asked for last
                 rank, report = self._heard.popleft()
@@ -110,6 +110,18 @@ class WorkerGroup:
             if time.monotonic() >= deadline:
                 raise self._stuck(timeout_s)
             self._heard.extend(self._reports(deadline))
+
+    def has_result(self, number: int, timeout_s: float, wakes: Sequence[int] = ()) -> bool:
+        """Whether ``result`` has something to return or raise, once it has; False after so long, or
+        when one of the files ``wakes`` can be read.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not any(_settles(report, number) for _, report in self._heard):
+            found = self._reports(deadline, wakes)
+            if not found:
+                return False
+            self._heard.extend(found)
+        return True
 
     def is_broken(self) -> bool:
         """Whether a rank has ended, without waiting; what ranks have told is left for later."""
@@ -181,13 +193,18 @@ class WorkerGroup:
 
     # ---- hearing ----
 
-    def _reports(self, deadline: float) -> list[tuple[int, Report | None]]:
-        """What has been told, waiting for the first of it; None of a rank whose line has ended."""
+    def _reports(
+        self, deadline: float, wakes: Sequence[int] = ()
+    ) -> list[tuple[int, Report | None]]:
+        """What has been told, waiting for the first of it; None of a rank whose line has ended.
+        Nothing, if only one of ``wakes`` can be read.
+        """
         ranks = {line: rank for rank, line in self._lines.items()}
         left = max(0.0, deadline - time.monotonic())
         found: list[tuple[int, Report | None]] = []
-        for line in mp.wait(list(ranks), left):
-            assert isinstance(line, Connection)
+        for line in mp.wait([*ranks, *wakes], left):
+            if not isinstance(line, Connection):
+                continue
             try:
                 found.append((ranks[line], decode_report(line.recv_bytes(MAX_FRAME_BYTES))))
             except (EOFError, OSError, msgspec.DecodeError):
@@ -248,6 +265,12 @@ class WorkerGroup:
             head += f": {names} does not answer"
         stacks = (f"{self.layout.name(r)} is at\n{pong.stack}" for r, pong in pongs.items())
         return RunnerLost("\n".join([head, *stacks]))
+
+
+def _settles(report: Report | None, number: int) -> bool:
+    """Whether a wait for a step's result ends with it."""
+    is_lost = report is None or isinstance(report, Failed)
+    return is_lost or (isinstance(report, Result) and report.number == number)
 
 
 def _last_words(line: Connection | None) -> Failed | None:
