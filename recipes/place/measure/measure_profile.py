@@ -133,12 +133,12 @@ def _timer(
     start: Start,
     clock: Callable[[], float],
 ) -> Iterator[StepTimer]:
-    """A timer over an engine of its own, which has room for the largest point."""
+    """A timer over an engine of its own, which has room for the largest point and step."""
     check_count("num_threads", limits.num_threads)
     spec, config = spec_of(limits, one), read_config(folder)
     longest = points.contexts[-1] + points.num_drawn(spec.token_budget)
-    tokens = max(points.batches[-1] * longest, points.prefill[-1]) + 64 * spec.block_size
-    room = (tokens // spec.block_size + points.batches[-1] + 1) * max(block_bytes(config, spec))
+    tokens = max(points.batches[-1] * longest, spec.token_budget) + 64 * spec.block_size
+    room = (tokens // spec.block_size + spec.max_num_seqs + 1) * max(block_bytes(config, spec))
     before = torch.get_num_threads()
     torch.set_num_threads(limits.num_threads)
     many = one.num_devices > 1

@@ -1,6 +1,7 @@
 """Profiles measured on tiny models: what is written, and steps of known content."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import torch
 
 from blocks.sched.cluster_sim.generation import Load, StepTime
 from blocks.sched.profile import Configuration, format_profile, parse_profile
+from recipes.place.group import GroupSpec
 from recipes.place.measure import Points, StepTimer, at_pace, measure_profile, pace
+from recipes.place.measure.measure_profile import _timer
 from recipes.place.measure.peak_bytes import PeakBytes
 from recipes.serve.parallel import fork_ranks
 from tests.place.group.groups import save_models
@@ -88,6 +91,19 @@ def test_the_peak_of_a_computation_is_what_its_tensors_held_at_one_moment() -> N
         torch.ones(10, dtype=torch.int8)
         torch.ones(10, dtype=torch.int8)
     assert followed.peak_bytes == 10
+
+
+def test_the_largest_steps_that_limits_allow_have_room(tmp_path: Path) -> None:
+    (folder,) = save_models(tmp_path, 0)
+    limits = GroupSpec(group="g", token_budget=200, max_num_seqs=100, block_size=2)
+    few = Points(prefill=(1,), batches=(1,), contexts=(4,)).within(256, 200, 100)
+    one = Configuration(1, 1)
+    with _timer(folder, limits, one, few, fork_ranks, time.process_time) as timer:
+        seen: list[tuple[int, int]] = []
+        timer._engine.on_batch = lambda batch: seen.append((batch.num_tokens, len(batch)))
+        timer.peak_bytes(1, 4)
+    assert (200, 1) in seen
+    assert (200, 100) in seen
 
 
 def test_the_peak_of_steps_grows_with_what_they_compute() -> None:
