@@ -7,6 +7,7 @@ torch and ``blocks.sched`` can use it.
 import contextlib
 import ctypes
 import dataclasses
+import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -100,6 +101,11 @@ def reading(what: str, data: object, keys: type | Iterable[str]) -> Iterator[Non
     Args:
         keys: those of the data, or the dataclass that has them as fields.
 
+    >>> with reading("point", {"x": 1, "heigth": 2}, ["x", "height"]):
+    ...     pass
+    Traceback (most recent call last):
+    ...
+    ValueError: point: expected the keys ['height'] too, got ['heigth']; did you mean height?
     >>> with reading("point", {"x": None}, ["x"]):
     ...     float(None)
     Traceback (most recent call last):
@@ -108,13 +114,27 @@ def reading(what: str, data: object, keys: type | Iterable[str]) -> Iterator[Non
     """
     names = [f.name for f in dataclasses.fields(keys)] if isinstance(keys, type) else keys
     wanted = set(names)
-    if not isinstance(data, Mapping) or set(data) != wanted:
-        got = sorted(map(str, data)) if isinstance(data, Mapping) else type(data).__name__
-        raise fail(what, f"the keys {sorted(wanted)}", got)
+    if not isinstance(data, Mapping):
+        raise fail(what, f"the keys {sorted(wanted)}", type(data).__name__)
+    if set(data) != wanted:
+        raise _other_keys(what, wanted, set(data))
     try:
         yield
     except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise fail(what, "values of the right kinds", error) from error
+
+
+def _other_keys(what: str, wanted: set[str], given: set[Any]) -> ValueError:
+    """Which are missing and which nobody asked for, not those that are as they should be."""
+    missing, unknown = sorted(wanted - given), sorted(map(str, given - wanted))
+    if not missing:
+        return fail(what, "no further keys", unknown)
+    meant = [near for key in unknown for near in difflib.get_close_matches(key, missing, 1)]
+    hint = f"did you mean {', '.join(dict.fromkeys(meant))}?" if meant else ""
+    got = unknown or ("the others alone" if given else "none")
+    return fail(
+        what, f"the keys {missing} too" if given & wanted else f"the keys {missing}", got, hint
+    )
 
 
 def expects_tensors(operation: Callable[P, T]) -> Callable[P, T]:

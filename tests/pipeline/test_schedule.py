@@ -72,7 +72,7 @@ def test_what_does_not_fit_is_refused(change: dict, said: str) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"name": None, "more": 1}, "schedule: expected the keys"),
+        ({"name": None, "more": 1}, "schedule: expected no further keys, got"),
         ({"programs": 3}, "schedule: expected values of the right kinds"),
         ({"programs": [[3], []]}, "schedule: expected values of the right kinds"),
         ({"placement": None}, "schedule: expected values of the right kinds"),

@@ -80,8 +80,13 @@ def test_other_versions_formats_and_keys_are_refused(seed):
         ParallelPlan.from_json({**data, "version": 1})
     with pytest.raises(ValueError, match="format: expected 'blocks parallel plan'"):
         ParallelPlan.from_json({**data, "format": "tea"})
-    with pytest.raises(ValueError, match="parallel plan: expected the keys"):
+    with pytest.raises(ValueError, match=r"parallel plan: expected no further keys, got \['col"):
         ParallelPlan.from_json({**data, "colour": "red"})
+    without = {key: value for key, value in data.items() if key != "notes"}
+    with pytest.raises(ValueError, match=r"the keys \['notes'\] too, got the others alone$"):
+        ParallelPlan.from_json(without)
+    with pytest.raises(ValueError, match=r"too, got \['note', 'x'\]; did you mean notes\?"):
+        ParallelPlan.from_json({**without, "note": [], "x": 1})
     with pytest.raises(ValueError, match="stage plan"):
         ParallelPlan.from_json({**data, "stages": [3]})
 
