@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from blocks._checks import check
 from recipes.place.group.own_folder import FOLDERS, OwnFolder
 from recipes.place.group.run import run_group
 from recipes.place.group.spec import GroupSpec
@@ -67,23 +68,26 @@ class LocalProcess:
 
 def exec_group(spec: GroupSpec) -> LocalProcess:
     """A fresh interpreter, which costs the import of torch, and inherits the lock of its folder."""
-    folder = OwnFolder(FOLDERS[1])
     path = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(spec.num_threads),
         "PYTHONPATH": os.pathsep.join(filter(None, path)),
-        "TMPDIR": folder.path,
     }
     if spec.device == "cuda":
         environment["CUDA_VISIBLE_DEVICES"] = visible_devices(spec.devices)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "recipes.place.group", folder.path],
-        stdin=subprocess.PIPE,
-        env=environment,
-        pass_fds=(folder.lock,),
-        process_group=0,
-    )
+    folder = OwnFolder(FOLDERS[1])
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "recipes.place.group", folder.path],
+            stdin=subprocess.PIPE,
+            env={**environment, "TMPDIR": folder.path},
+            pass_fds=(folder.lock,),
+            process_group=0,
+        )
+    except OSError:
+        folder.remove()
+        raise
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it has ended already, and its exit code says so
         process.stdin.write(spec.to_json().encode())
@@ -95,6 +99,9 @@ def visible_devices(devices: tuple[int, ...]) -> str:
     """``CUDA_VISIBLE_DEVICES`` of a process that has some of those that this one has."""
     mine = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = mine.split(",") if mine else None
+    if names is not None:
+        wanted = f"{max(devices) + 1} devices or more"
+        check(max(devices) < len(names), "CUDA_VISIBLE_DEVICES", wanted, mine)
     return ",".join(str(at) if names is None else names[at] for at in devices)
 
 

@@ -78,8 +78,8 @@ class Shelf:
         self._answer([])
 
     def next_deadline_s(self) -> float | None:
-        """When the next draining model's time is over."""
-        ends = [one.drain_until_s for one in self.models.values()]
+        """When the next draining model's time is over, of those that can be given up then."""
+        ends = [one.drain_until_s for one in self.models.values() if not one.busy]
         return min((end for end in ends if end is not None), default=None)
 
     def give_up_late(self) -> list[Delta]:

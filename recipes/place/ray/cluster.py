@@ -156,7 +156,7 @@ class RayCluster:
             if node not in before.nodes() and before.seats:
                 log.info("node %s has come, with devices %s", node[:8], devices)
         with self._lock:
-            groups = self._groups
+            groups = list(self._groups)
         left = [group for group in groups if group.exit_code() is None]
         with self._lock:
             self._groups = left + self._groups[len(groups) :]

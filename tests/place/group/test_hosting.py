@@ -10,14 +10,17 @@ from hypothesis import given
 
 from recipes.place.group import GroupSpec, LoadFailed, NotHosted, Replica
 from recipes.place.group.footprint import device_bytes, kv_bytes, weight_bytes
+from recipes.place.group.hosted import Hosted
 from recipes.place.group.memory import DeviceMemory
+from recipes.place.group.messages import Host, Unload
 from recipes.place.group.shelf import Shelf
 from recipes.serve.memory import make_cache
+from recipes.serve.parallel import fork_ranks
 from tests.place.group.groups import SMALL, ask, collect, first_delta, running_group, save_models
 from tests.place.group.storm import pid_of
 from tests.place.group.test_group import endless
 from tests.place.on_loop import eventually, on_loop
-from tests.serve.models import tiny_decoder
+from tests.serve.models import tiny_decoder, tiny_engine
 from tests.serve.test_engine import job
 
 
@@ -49,6 +52,21 @@ def test_ranks_share_the_weights_and_hold_no_more_than_all():
 
 
 sizes = st.integers(0, 60)
+
+
+def test_a_model_whose_ranks_start_anew_is_given_up_once_they_have():
+    shelf = Shelf(GroupSpec(group="g"), fork_ranks, None, lambda event: None, lambda reports: None)
+    hosted = shelf.models["m"] = Hosted(Host(1, Replica("m", "nowhere", 16)))
+    hosted.engine = tiny_engine()
+    shelf.unload(Unload(2, "m", 0.0))
+    assert shelf.next_deadline_s() == hosted.drain_until_s
+    hosted.engine.add(job("r", [1, 2, 3]))
+    hosted.busy = True
+    assert shelf.give_up_late() == []
+    assert shelf.next_deadline_s() is None, "nobody need look again and again meanwhile"
+    hosted.busy = False
+    assert [delta.lost for delta in shelf.give_up_late()] == [True]
+    assert shelf.next_deadline_s() is None
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans(), sizes, sizes)))

@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from recipes.place.group import GroupSpec, Listener, fork_group
+from recipes.place.group import GroupSpec, Listener, exec_group, fork_group
 from recipes.place.group.own_folder import FOLDERS, OWNER, OwnFolder, sweep
 from tests.place.on_loop import LIMIT_S, on_loop
 
@@ -113,6 +115,17 @@ def test_nothing_else_is_touched(folder, monkeypatch):
     assert sweep(parent=str(folder)) == [str(left)]
     assert names(folder) == before
     assert (folder / "other" / OWNER).exists()
+
+
+def test_a_group_that_cannot_be_started_leaves_nothing(folder, monkeypatch):
+    spec = GroupSpec(group="g")
+    monkeypatch.setattr(sys, "executable", str(folder / "nowhere"))
+    with pytest.raises(FileNotFoundError):
+        exec_group(spec)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    with pytest.raises(ValueError, match=r"CUDA_VISIBLE_DEVICES: expected 3 devices or more"):
+        exec_group(dataclasses.replace(spec, device="cuda", devices=(2,)))
+    assert names(folder) == []
 
 
 @on_loop
