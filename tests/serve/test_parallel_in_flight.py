@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import defaultdict
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,23 @@ def test_batches_are_sent_one_by_one_and_waited_for_beside_something_else(folder
             os.close(end)
         engine.close()
     assert found["r2"].token_ids == greedy(DECODER, (22, 3, 4), 6, None)
+
+
+def test_a_result_that_is_there_counts_however_late_it_is_asked_for(folder) -> None:
+    engine, forks = parallel_engine(folder, 1, 2, step_timeout=5.0)
+    runner = engine.runner
+    assert isinstance(runner, ParallelRunner)
+    try:
+        engine.add(job("r", [1, 2, 3], max_tokens=1, ignore_eos=True))
+        engine.begin()
+        assert runner._group is not None
+        assert connection.wait(list(runner._group._lines.values()), 60)  # nobody reads it yet
+        runner._first_s -= 6.0  # as if the caller had been stopped meanwhile
+        (delta,) = engine.finish()
+    finally:
+        engine.close()
+    assert delta.error is None
+    assert not forks.alive()
 
 
 # --- at work together ---------------------------------------------------------------------------

@@ -107,9 +107,10 @@ class WorkerGroup:
                     return report
                 if isinstance(report, Failed) or report is None:
                     raise self._lost({rank: report})
-            if time.monotonic() >= deadline:
+            found = self._reports(deadline)  # what is there counts, however late it is asked for
+            if not found and time.monotonic() >= deadline:
                 raise self._stuck(timeout_s)
-            self._heard.extend(self._reports(deadline))
+            self._heard.extend(found)
 
     def has_result(self, number: int, timeout_s: float, wakes: Sequence[int] = ()) -> bool:
         """Whether ``result`` has something to return or raise, once it has; False after so long, or
