@@ -9,35 +9,22 @@ in the forward pass rolls the step back, and the scheduler narrows down whose fa
 
 import collections
 import logging
-import os
-import secrets
 import time
 from collections.abc import Callable
 
 from blocks.kv import BlockManager
-from blocks.sched import Batch, FinishReason, Output, Request, Scheduler
+from blocks.sched import Batch, Output, Scheduler, Sequence
 from recipes.serve.admission import check_prompt
 from recipes.serve.config import EngineConfig
 from recipes.serve.job import Job
 from recipes.serve.live import Live, Sample
 from recipes.serve.metrics import EngineStats, Metrics
-from recipes.serve.model_runner import ModelRunner, RunnerLost, StepResult
-from recipes.serve.outputs import Delta, TokenLogprob
-from recipes.serve.prompt_scores import PromptRows
-from recipes.serve.sampler import Draw, Drawn
+from recipes.serve.model_runner import ModelRunner, RunnerLost
+from recipes.serve.outputs import Delta
+from recipes.serve.step import Outcome, Step
 from recipes.serve.text_stream import Detokenizer
 
 log = logging.getLogger("recipes.serve")
-
-REASONS = {
-    FinishReason.EOS: "stop",
-    FinishReason.STOP_TOKEN: "stop",
-    FinishReason.STOP_STRING: "stop",
-    FinishReason.LENGTH: "length",
-}
-Reports = dict[tuple[str, int], TokenLogprob]
-Scored = list[tuple[Live, int, PromptRows]]
-"""Prompt tokens that a batch scores: whose, the first one's place, and the rows."""
 
 
 class Engine:
@@ -80,7 +67,6 @@ class Engine:
         self._eos = tuple(runner.model.eos_token_ids)
         self._live: dict[str, Live] = {}
         self._num_failed_steps = self._num_prompt_tokens = self._num_output_tokens = 0
-        self._last_error = ""
         self._reset()
 
     def _reset(self) -> None:
@@ -96,7 +82,7 @@ class Engine:
             max_waiting=config.max_waiting,
             max_in_flight=runner.depth,
         )
-        self._out: collections.deque[tuple[Batch, Scored]] = collections.deque()
+        self._out: collections.deque[Step] = collections.deque()
         limits = {"max_num_seqs": config.max_num_seqs, "max_model_len": self.max_model_len}
         runner.begin(self.manager, **limits)
 
@@ -120,28 +106,11 @@ class Engine:
             ValueError: it can never be served (``ContextTooLong`` says by how much).
             QueueFull: try again later.
         """
-        params, max_tokens = job.params, self.check(job)
+        max_tokens = self.check(job)
         if not self._live and self.runner.is_lost():  # while nothing ran: nobody need know
             self._reset()
-        namespace = job.namespace
-        if params.prompt_logprobs is not None:  # every position must be computed, none found
-            namespace = f"{namespace}\0{secrets.token_hex(16)}"  # no client's salt equals it
-        request = Request(
-            request_id=job.request_id,
-            prompt_tokens=job.prompt_tokens,
-            max_tokens=max_tokens,
-            num_samples=params.n,
-            priority=job.priority,
-            eos_token_ids=self._eos,
-            stop_token_ids=params.stop_token_ids,
-            min_tokens=params.min_tokens,
-            ignore_eos=params.ignore_eos,
-            namespace=namespace,
-        )
-        seed = int.from_bytes(os.urandom(7), "big") if params.seed is None else params.seed
-        end_tokens = {*params.stop_token_ids, *(() if params.ignore_eos else self._eos)}
-        live = Live(job, seed, tuple(end_tokens), self._detokenizer)
-        self.scheduler.add(request)  # last of what may raise
+        live = Live(job, max_tokens, self._eos, self._detokenizer)
+        self.scheduler.add(live.request)  # last of what may raise
         self._live[job.request_id] = live
         self._num_prompt_tokens += len(job.prompt_tokens)
 
@@ -209,29 +178,85 @@ class Engine:
         if self.on_batch is not None:
             self.on_batch(batch)
         try:
-            draws = self._draws(batch)
-            prompts = self._prompts(batch)
-            self.runner.submit(batch, draws, [rows for _, _, rows in prompts])
+            step = Step(batch, self._live)
+            self.runner.submit(batch, step.draws, step.prompts)
         except RunnerLost:
             raise
         except Exception as error:
             return self._roll_back(batch, error)
-        self._out.append((batch, prompts))
+        self._out.append(step)
         return []
 
     def _take_in(self) -> list[Delta]:
-        """Wait for the first of the batches under way."""
+        """Wait for the first of the batches under way, and turn what came of it into deltas."""
         if not self._out:
             return []
-        batch, prompts = self._out.popleft()
+        step = self._out.popleft()
         try:
-            result = self.runner.collect()
-            errors = self._keep_scores(prompts, result)
+            outcome = step.outcome(self.runner.collect(), self._live)
         except RunnerLost:
             raise
         except Exception as error:
-            return self._roll_back(batch, error)
-        return self._take(batch, result.drawn, errors)
+            return self._roll_back(step.batch, error)
+        errors = outcome.errors.items()
+        deltas = [d for request_id, error in errors for d in self._fail(request_id, error)]
+        now = self._clock()
+        for output in self.scheduler.update(step.batch, outcome.tokens):
+            deltas += self._advance(output, outcome, now)
+        return deltas
+
+    def _advance(self, output: Output, outcome: Outcome, now: float) -> list[Delta]:
+        """One new token of one sequence: its text, its metrics, its end."""
+        sequence, token, reason = output
+        request_id = sequence.request.request_id
+        live = self._live.get(request_id)
+        if live is None or token is None:
+            return []  # the request failed earlier in this step
+        self._num_output_tokens += 1
+        try:
+            delta = live.gain(sequence, token, reason)
+        except Exception:
+            log.exception("text of request %s", request_id)
+            return self._fail(request_id, "the output could not be turned into text")
+        if live.job.params.logprobs is not None:
+            delta.logprobs = [outcome.logprobs[request_id, sequence.index]]
+        if delta.finish_reason is not None:
+            if reason is None:  # by a stop string, of which the scheduler knows nothing
+                self.scheduler.stop(sequence.sequence_id)
+            if live.done:
+                del self._live[request_id]
+        self._observe(live.samples[sequence.index], sequence, delta, now)
+        return [delta]
+
+    def _observe(self, sample: Sample, sequence: Sequence, delta: Delta, now: float) -> None:
+        """Latencies of a token, and of the whole sequence where it is the last."""
+        if sequence.num_output == 1:
+            queued = (sequence.first_scheduled or now) - sequence.arrival
+            self.metrics.first_token(now - sequence.arrival, queued)
+        else:
+            self.metrics.next_token(now - sample.last_token)
+        sample.last_token = now
+        if delta.finish_reason is not None:
+            self.metrics.finished(now - sequence.arrival, delta.finish_reason)
+
+    # ---- what goes wrong ----
+
+    def _fail(self, request_id: str, error: str) -> list[Delta]:
+        """End one request with an error; whatever it computed can no longer be found."""
+        live = self._live.pop(request_id, None)
+        if live is None:
+            return []
+        ids = [sequence.sequence_id for sequence in self.scheduler.sequences(request_id)]
+        self.scheduler.fail_sequences(ids)
+        return self._end_with_error(live, error)
+
+    def _roll_back(self, batch: Batch, error: Exception) -> list[Delta]:
+        """The forward pass raised: nothing of the step counts; who keeps failing alone is ended."""
+        log.error("step %d failed and is rolled back", batch.step, exc_info=error)
+        self._num_failed_steps += 1
+        message = f"the model failed on this request ({type(error).__name__})"
+        ended = {output.sequence.request.request_id for output in self.scheduler.fail(batch)}
+        return [delta for request_id in ended for delta in self._fail(request_id, message)]
 
     def abort_all(self, error: str, *, lost: bool = False) -> list[Delta]:
         """Fail every request and start over with an empty cache, after an error of our own.
@@ -247,6 +272,14 @@ class Engine:
         self._live.clear()
         self._reset()
         return deltas
+
+    def _end_with_error(self, live: Live, error: str, *, lost: bool = False) -> list[Delta]:
+        deltas = live.fail(error, lost=lost)
+        for _ in deltas:
+            self.metrics.finished(None, "error")
+        return deltas
+
+    # ---- the rest ----
 
     def close(self) -> None:
         """End the model's processes where it has any; nothing may be asked afterwards."""
@@ -278,142 +311,3 @@ class Engine:
         size = self.runner.block_size
         slots = int((-(-seq_lens // size)).sum()) * size
         return 1 - tokens / slots
-
-    # ---- the parts of a step ----
-
-    def _prompts(self, batch: Batch) -> Scored:
-        """Prompt tokens to be scored in this step."""
-        found = []
-        row = 0
-        for entry in batch.entries:
-            live = self._live[entry.sequence.request.request_id]
-            wanted = live.job.params.prompt_logprobs
-            if wanted is not None and entry.sequence.num_output == 0:
-                prompt, first = live.job.prompt_tokens, entry.start + 1  # what row 0 predicts
-                tokens = prompt[first : first + entry.num_tokens]
-                found.append((live, first, PromptRows(row, tokens, wanted)))
-            row += entry.num_tokens
-        return found
-
-    def _keep_scores(self, prompts: Scored, result: StepResult) -> dict[str, str]:
-        """Fill in the prompt scores; returns what went wrong, by request id."""
-        errors: dict[str, str] = {}
-        for (live, first, _), scores in zip(prompts, result.scores, strict=True):
-            if self._live.get(live.job.request_id) is not live:
-                continue  # it ended while this was under way
-            if isinstance(scores, str):
-                errors[live.job.request_id] = scores
-            elif live.prompt_scores is not None:
-                live.prompt_scores[first : first + len(scores)] = scores
-        return errors
-
-    def _draws(self, batch: Batch) -> list[Draw]:
-        """What to draw, entry by entry; nothing for a prompt chunk that is not the last."""
-        draws: list[Draw] = []
-        row = 0
-        for entry in batch.entries:
-            if entry.num_samples:
-                live = self._live[entry.sequence.request.request_id]
-                draws += [Draw(row, state) for state in live.drawing(entry)]
-                row += 1
-        return draws
-
-    def _take(self, batch: Batch, drawn: list[Drawn], errors: dict[str, str]) -> list[Delta]:
-        """Hand the tokens to the scheduler and turn what came of it into deltas."""
-        reports: Reports = {}
-        flat = iter(drawn)
-        groups = [[next(flat) for _ in range(entry.num_samples)] for entry in batch.entries]
-        for entry, group in zip(batch.entries, groups, strict=True):
-            sequence = entry.sequence
-            if sequence.epoch != entry.epoch:
-                continue  # it ended or gave way while this was under way
-            request_id = sequence.request.request_id
-            for offset, one in enumerate(group):
-                if one.error is not None:
-                    errors[request_id] = one.error
-                if one.logprob is not None:
-                    reports[request_id, sequence.index + offset] = one.logprob
-        deltas = [d for request_id, error in errors.items() for d in self._fail(request_id, error)]
-        now = self._clock()
-        tokens = [[one.token for one in group] for group in groups]
-        for output in self.scheduler.update(batch, tokens):
-            deltas += self._advance(output, reports, now)
-        return deltas
-
-    def _advance(self, output: Output, reports: Reports, now: float) -> list[Delta]:
-        """One new token of one sequence: its text, its metrics, its end."""
-        sequence, token, reason = output
-        request_id = sequence.request.request_id
-        live = self._live.get(request_id)
-        if live is None or token is None:
-            return []  # the request failed earlier in this step
-        sample = live.samples[sequence.index]
-        sample.state.tokens = sequence.tokens
-        self._num_output_tokens += 1
-        delta = Delta(request_id, sequence.index, [token], "")
-        try:
-            delta.text = _visible(sample, token, reason)
-        except Exception:
-            log.exception("text of request %s", request_id)
-            return self._fail(request_id, "the output could not be turned into text")
-        if sample.text.matched is not None and reason is not FinishReason.LENGTH:
-            self.scheduler.stop(sequence.sequence_id, FinishReason.STOP_STRING)
-            reason = FinishReason.STOP_STRING
-        if live.job.params.logprobs is not None:
-            delta.logprobs = [reports[request_id, sequence.index]]
-        if sequence.num_output == 1:
-            delta.num_cached_tokens = sequence.num_cached
-            delta.prompt_logprobs = live.prompt_scores
-            queued = (sequence.first_scheduled or now) - sequence.arrival
-            self.metrics.first_token(now - sequence.arrival, queued)
-        else:
-            self.metrics.next_token(now - sample.last_token)
-        sample.last_token = now
-        if reason is not None:
-            self._finish(live, sample, delta, reason)
-            self.metrics.finished(now - sequence.arrival, delta.finish_reason or "")
-        return [delta]
-
-    def _finish(self, live: Live, sample: Sample, delta: Delta, reason: FinishReason) -> None:
-        sample.finished = True
-        delta.finish_reason = "stop" if sample.text.matched is not None else REASONS[reason]
-        if sample.text.matched is not None:
-            delta.stop_reason = sample.text.matched
-        elif reason is FinishReason.STOP_TOKEN:
-            delta.stop_reason = delta.token_ids[-1]
-        if live.done:
-            del self._live[live.job.request_id]
-
-    def _fail(self, request_id: str, error: str) -> list[Delta]:
-        """End one request with an error; whatever it computed can no longer be found."""
-        live = self._live.pop(request_id, None)
-        if live is None:
-            return []
-        ids = [sequence.sequence_id for sequence in self.scheduler.sequences(request_id)]
-        self.scheduler.fail_sequences(ids)
-        return self._end_with_error(live, error)
-
-    def _end_with_error(self, live: Live, error: str, *, lost: bool = False) -> list[Delta]:
-        deltas = live.fail(error, lost=lost)
-        for _ in deltas:
-            self.metrics.finished(None, "error")
-        return deltas
-
-    def _roll_back(self, batch: Batch, error: Exception) -> list[Delta]:
-        """The forward pass raised: nothing of the step counts; who keeps failing alone is ended."""
-        log.error("step %d failed and is rolled back", batch.step, exc_info=error)
-        self._num_failed_steps += 1
-        message = f"the model failed on this request ({type(error).__name__})"
-        ended = {output.sequence.request.request_id for output in self.scheduler.fail(batch)}
-        return [delta for request_id in ended for delta in self._fail(request_id, message)]
-
-
-def _visible(sample: Sample, token: int, reason: FinishReason | None) -> str:
-    """Text that this token makes visible; a token that ends the sequence has none."""
-    text = ""
-    if reason in (None, FinishReason.LENGTH):
-        enough = sample.state.num_output >= sample.state.params.min_tokens
-        text = sample.text.push(token, may_stop=enough)
-    if reason is not None and sample.text.matched is None:
-        text += sample.text.finish()
-    return text

@@ -5,9 +5,10 @@ import math
 
 import pytest
 
-from recipes.serve import Engine, prompt_scores
-from recipes.serve import engine as engine_module
+from recipes.serve import prompt_scores
+from recipes.serve.live import Sample
 from recipes.serve.runner import Runner
+from recipes.serve.step import Step
 from tests.serve.models import EOS, tiny_decoder, tiny_engine
 from tests.serve.oracle import greedy
 from tests.serve.test_engine import assert_clean, collect, job
@@ -57,17 +58,17 @@ def test_a_forward_pass_that_raises_once_is_recomputed(monkeypatch, step):
     assert_clean(engine)
 
 
-@pytest.mark.parametrize("part", ["_prompts", "_draws", "_keep_scores"])
+@pytest.mark.parametrize("part", ["__init__", "outcome"])
 def test_a_step_that_raises_around_its_forward_pass_is_recomputed(monkeypatch, part):
     """Not what one request caused, which is contained: our own mistake before or after it."""
-    calls, original = itertools.count(1), getattr(Engine, part)
+    calls, original = itertools.count(1), getattr(Step, part)
 
     def broken(self, *args):
         if next(calls) == 3:
             raise KeyError("unforeseen")
         return original(self, *args)
 
-    monkeypatch.setattr(Engine, part, broken)
+    monkeypatch.setattr(Step, part, broken)
     engine, jobs = tiny_engine(token_budget=32), crowd()
     assert_others_identical(run_crowd(engine, jobs), jobs, failed=set())
     assert engine.stats().num_failed_steps == 1
@@ -146,14 +147,14 @@ def test_a_row_of_broken_logits_ends_its_own_request(monkeypatch, value):
 
 
 def test_an_exception_in_the_text_of_one_request_ends_it_alone(monkeypatch):
-    original = engine_module._visible
+    original = Sample.show
 
-    def visible(sample, token, reason):
+    def show(sample, token, reason):
         if sample.state.tokens[0] == POISON and sample.state.num_output == 3:
             raise UnicodeError("poison")
         return original(sample, token, reason)
 
-    monkeypatch.setattr(engine_module, "_visible", visible)
+    monkeypatch.setattr(Sample, "show", show)
     engine, jobs = tiny_engine(), crowd(poisoned=0)
     assert_others_identical(run_crowd(engine, jobs), jobs, failed={0})
     assert_clean(engine)
