@@ -310,8 +310,9 @@ def test_rows_add_up(requests, data):
     for name in ("refused", "unplaced", "failed", "late"):
         assert getattr(everybody, name) == sum(getattr(row, name) for row in rows)
     assert sum(row.requests for row in by_group(outcome)) == int(outcome.finished.sum())
-    cuts_s = data.draw(st.lists(st.floats(0, 99), max_size=4))
+    cuts_s = data.draw(st.lists(st.floats(0, 120), max_size=4))
     stretches = by_time(outcome, cuts_s)
+    assert len(stretches) == 1 + len({cut_s for cut_s in cuts_s if 0 < cut_s < 100})
     assert sum(one.requests for one in stretches) == len(requests)
     met = sum(one.requests * one.attainment for one in stretches)
     assert met == pytest.approx(outcome.attainment * len(requests))

@@ -112,9 +112,11 @@ def by_group(outcome: AnyOutcome) -> tuple[GroupServed, ...]:
 
 
 def by_time(outcome: AnyOutcome, cuts_s: Sequence[float]) -> tuple[Stretch, ...]:
-    """Attainment between moments: before the first, between each two, after the last."""
+    """Attainment between moments: before the first, between each two, after the last. Those past
+    the end cut nothing."""
     arrival_s, met = outcome.workload.arrival_s, outcome.met
-    edges = [0.0, *sorted(set(cuts_s) - {0.0}), outcome.workload.duration_s]
+    end_s = outcome.workload.duration_s
+    edges = [0.0, *sorted({cut_s for cut_s in cuts_s if 0 < cut_s < end_s}), end_s]
     found = []
     for start_s, stop_s in itertools.pairwise(edges):
         last = stop_s == edges[-1]
