@@ -132,7 +132,7 @@ class StagePlan:
 class Boundary:
     """A tensor that goes from one stage to another, once a microbatch.
 
-    value: its name, that of the node it leaves.
+    value: name of the node that makes it, as patterns have it, with the number of its block.
     phase: of which pass.
     source, target: stages.
     placements: how it lies on the source's mesh and on the target's.

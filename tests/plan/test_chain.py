@@ -52,6 +52,10 @@ def test_a_short_trace_stands_for_a_deep_model(num_layers):
     assert short.digest() == deep.digest()
     graph, _ = compose(short, range(num_layers))
     assert shape_of(graph) == shape_of(mlp(num_layers))
+    for layer in range(num_layers):
+        nodes = [n for n, one in enumerate(deep.layers[layer].graph.nodes) if one.block >= 0]
+        assert [short.name(layer, n) for n in nodes] == [deep.name(layer, n) for n in nodes]
+        assert f"layers.{layer}.weight" in {short.name(layer, n) for n in nodes}
 
 
 def test_equal_layers_are_of_one_kind_and_have_the_same_names():

@@ -1,6 +1,7 @@
 """From layers and a cluster to a plan: what must hold of every plan, and what a plan must be."""
 
 import dataclasses
+import itertools
 import json
 import re
 from typing import Any
@@ -162,6 +163,16 @@ def test_explained_choices_cost_no_more_than_the_next_best(plans: Plans):
         explain(plan, chain, cluster_of(2))
     with pytest.raises(ValueError, match="model of the plan"):
         explain(plan, chain_of(64, 5), cluster_of())
+
+
+def test_what_crosses_between_stages_is_named_by_where_it_is_made(plans: Plans):
+    plan = plans["lines"]
+    lines = explain(plan, chain_of(64 // plan.num_microbatches), cluster_of())
+    for at, (before, after) in enumerate(itertools.pairwise(plan.stages)):
+        last = f"stage {at} to {at + 1}, forward: layers.{before.stop - 1} relu, "
+        first = f"stage {at + 1} to {at}, backward: layers.{after.first} mm backward"
+        assert sum(line.startswith(last) for line in lines) == 1
+        assert sum(line.startswith(first) for line in lines) == 1
 
 
 def test_pictures_and_differences(plans: Plans):

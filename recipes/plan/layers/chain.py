@@ -66,6 +66,25 @@ class LayerChain:
         """For every one of ``layers`` the names of its nodes; see ``node_names``."""
         return tuple(node_names(cut.graph.nodes) for cut in self.layers)
 
+    def name(self, layer: int, node: int) -> str:
+        """Of a node of a layer of the model, with the number of the block that it is in."""
+        template = self.sequence[layer]
+        name, block = self.names[template][node], self.layers[template].graph.nodes[node].block
+        list_, star, rest = name.partition("*")
+        if block < 0 or not star:
+            return name
+        shift = layer - template if list_.rpartition(":")[2] == self._repeated else 0
+        return f"{list_}{block + shift}{rest}"
+
+    @functools.cached_property
+    def _repeated(self) -> str:
+        """How names in the blocks begin of which fewer were traced than there are."""
+        repeated = next((t for t in self.sequence if self.sequence.count(t) > 1), None)
+        if repeated is None:
+            return ""
+        nodes = zip(self.names[repeated], self.layers[repeated].graph.nodes, strict=True)
+        return next((name.partition("*")[0] for name, node in nodes if node.block >= 0), "")
+
     def kind(self, layer: int) -> str:
         """Of a layer of the model."""
         return self.kinds[self.sequence[layer]]

@@ -74,11 +74,18 @@ def boundaries(
             value = cut.graph.values[node.outputs[0]]
             ways = ShardingSpec(stages[source][2], sent), ShardingSpec(mesh, wanted)
             seconds = _seconds(value.shape, value.itemsize, *ways, cluster)
-            name = value.name
+            name = _name(chain, arrival)
             found.append(
                 Boundary(name, node.phase, source, target, (sent, wanted), value.num_bytes, seconds)
             )
     return tuple(found)
+
+
+def _name(chain: LayerChain, arrival: Arrival) -> str:
+    """Of the node that makes what arrives."""
+    graph = chain.layers[chain.sequence[arrival.source]].graph
+    (value,) = graph.nodes[arrival.sender].inputs
+    return chain.name(arrival.source, graph.maker[value])
 
 
 def _place(solution: StageSolution, layer: int, node: int) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from blocks._checks import check
-from blocks.pipeline.view.scale import time_text
+from blocks.pipeline.view.scale import bytes_text, time_text
 from blocks.sharding import Cluster, MeshCost, Strategy, strategy_of
 from blocks.sharding.intra_op import Posed, pose
 from recipes.plan.choice_text import choice_text, parse_choice
@@ -14,10 +14,10 @@ from recipes.plan.layers.reduced import Reduced
 from recipes.plan.parallel_plan import Fingerprint, ParallelPlan
 from recipes.plan.search.candidates import state_bytes
 from recipes.plan.settings import check_cluster
-from recipes.plan.stage_plan import StagePlan
+from recipes.plan.stage_plan import StagePlan, placements_text
 
 MAX_ROWS = 16
-"""Operations of a pattern that are listed, those with most at stake first."""
+"""Operations of a pattern, or tensors between stages, that are listed, most at stake first."""
 
 
 class Reason(NamedTuple):
@@ -71,6 +71,7 @@ def _lines(plan: ParallelPlan, chain: LayerChain, cluster: Cluster) -> Iterator[
     bound = time_text(predicted.bound_s, "s")
     yield f"by the costs of all strategies looked at, no plan takes less than {bound}"
     yield from plan.notes
+    yield from _crossing(plan)
     told: set[str] = set()
     for at, stage in enumerate(plan.stages):
         new = {name for _, _, name in stage.patterns} - told
@@ -81,6 +82,20 @@ def _lines(plan: ParallelPlan, chain: LayerChain, cluster: Cluster) -> Iterator[
             if name in new:
                 yield f"pattern {name}"
                 yield from map(str, reasons[:MAX_ROWS])
+
+
+def _crossing(plan: ParallelPlan) -> Iterator[str]:
+    """What goes between stages, what takes longest first."""
+    slowest = sorted(plan.boundaries, key=lambda one: -one.seconds)
+    for one in slowest[:MAX_ROWS]:
+        sent, wanted = map(placements_text, one.placements)
+        yield (
+            f"stage {one.source} to {one.target}, {one.phase}: {one.value}, "
+            f"{bytes_text(float(one.num_bytes))}, {sent} to {wanted}, "
+            f"{time_text(one.seconds, 's')} a microbatch"
+        )
+    if len(slowest) > MAX_ROWS:
+        yield f"... and {len(slowest) - MAX_ROWS} more tensors between stages"
 
 
 def reasons_of(
