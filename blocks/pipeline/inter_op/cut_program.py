@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from blocks.pipeline.inter_op.budget import Budget
 from blocks.pipeline.inter_op.cut_windows import HAIR, CutWindows
+from blocks.pipeline.inter_op.fitting_cuts import earliest_layers
 from blocks.pipeline.inter_op.layer_sums import LayerSums
 from blocks.pipeline.inter_op.stage_table import transfers
 
@@ -110,27 +111,9 @@ class CutProgram:
 
     def has_devices(self, *, whole: bool) -> bool:
         """Whether stages within the cap come from the last layer to the first, on all devices or,
-        where they need not be used ``whole``, on fewer.
-
-        The earliest layer that so many stages on so many devices come to is found from the one
-        that fewer stages on fewer devices come to: what begins later is no further.
-        """
-        import numpy as np
-
-        of, nowhere = self.of, self.of.num_layers + 1
-        first = np.full(of.devices + 1, nowhere)
-        first[0] = of.num_layers
-        for ends in self.every:
-            then = np.full(of.devices + 1, nowhere)
-            for row, last in zip(of.rows, ends, strict=True):
-                before = first[: of.devices + 1 - row.devices]
-                reached = np.minimum(np.searchsorted(last, before), before)
-                at = then[row.devices :]
-                np.minimum(at, np.where(before < nowhere, reached, nowhere), out=at)
-            first = then
-            if (first[-1] if whole else first.min()) == 0:
-                return True
-        return False
+        where they need not be used ``whole``, on fewer."""
+        firsts = earliest_layers(self.of.rows, self.every, self.of.devices)
+        return any((first[-1] if whole else first.min()) == 0 for first in firsts)
 
     def _pick(self, ends: Any) -> tuple[Any, Any]:
         """Where in the tables the two halves of every window are; infinity for empty ones."""

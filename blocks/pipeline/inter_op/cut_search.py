@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from blocks.pipeline.inter_op.budget import budget
 from blocks.pipeline.inter_op.caps import Caps, caps_of
+from blocks.pipeline.inter_op.closed_formula import Plan
 from blocks.pipeline.inter_op.does_not_fit import why_not
 from blocks.pipeline.inter_op.every_cut import every_cut
+from blocks.pipeline.inter_op.fitting_cuts import fitting_cuts
 from blocks.pipeline.inter_op.flow import FLOWS
 from blocks.pipeline.inter_op.grid import FINER, bounds_of, near, thin
 from blocks.pipeline.inter_op.layer_sums import LayerSums
@@ -60,19 +62,48 @@ class CutSearch:
         most = min(self.max_stages or len(stages.bounds), len(stages.bounds) - 1)
         return Problem(Priced(stages, name, count, caps), devices, most, caps)
 
+    @functools.cached_property
+    def problems(self) -> list[Problem]:
+        """All schedules and numbers of microbatches, on the grid."""
+        stages = {n: self.sources[n].at(thin(cuts, self.cell)) for n, cuts in self.cuts.items()}
+        return [self.problem(name, n, stages[n]) for n in self.sources for name in self.names]
+
     def on_grid(self, effort: int) -> PlanSearch:
-        """All schedules and numbers of microbatches.
+        """The best of all problems; where none fits on the grid, what fits between its cuts, with
+        the bound of plans on the grid that have all the memory they ask for.
 
         Raises:
             DoesNotFit: no plan keeps to the limits.
         """
-        stages = {n: self.sources[n].at(thin(cuts, self.cell)) for n, cuts in self.cuts.items()}
-        problems = [self.problem(name, n, stages[n]) for n in self.sources for name in self.names]
-        search = PlanSearch(problems, self.epsilon, effort, self.progress)
+        search = PlanSearch(self.problems, self.epsilon, effort, self.progress)
         search.start()
         search.run()
-        if search.best is None:
-            raise why_not([(p.priced, p.max_stages) for p in problems], problems[0].devices)
+        if search.best is not None:
+            return search
+        found = min(self._between(), key=lambda one: one.best_s, default=None)
+        if found is None:
+            tried = [(problem.priced, problem.max_stages) for problem in self.problems]
+            raise why_not(tried, self.problems[0].devices)
+        bounds = (problem.without_caps().bounds(found.best_s) for problem in self.problems)
+        found.bound_s = min([found.best_s, *(s for one in bounds for s in one.totals.values())])
+        return found
+
+    def _between(self) -> Iterator[PlanSearch]:
+        """Searches that begin with what ``fitting_cuts`` finds."""
+        for problem in self.problems if self.cell > 1 else ():
+            name, count = problem.priced.schedule, problem.priced.count
+            sums = self.sources[count]
+            if not isinstance(sums, LayerSums) or FLOWS[name].follows_depth:
+                continue
+            limits = (problem.caps, problem.devices, self.max_stages or self.num_cells)
+            if (found := fitting_cuts(sums, name, count, *limits)) is not None:
+                yield self._from(name, count, *found)
+
+    def _from(self, name: str, count: int, cuts: tuple[int, ...], plan: Plan) -> PlanSearch:
+        """A search that begins with a plan between these cuts."""
+        few = self.problem(name, count, self.sources[count].at(cuts))
+        search = PlanSearch([few], self.epsilon, 0, self.progress)
+        search.meet(few, plan)
         return search
 
     def finer(self, search: PlanSearch, step: int) -> PlanSearch:
@@ -95,18 +126,15 @@ class CutSearch:
         sums = all(isinstance(source, LayerSums) for source in self.sources.values())
         return sums and not any(FLOWS[name].follows_depth for name in self.names)
 
-    def over_every_cut(
-        self, search: PlanSearch, problems: Sequence[Problem]
-    ) -> tuple[float, PlanSearch]:
+    def over_every_cut(self, search: PlanSearch) -> tuple[float, PlanSearch]:
         """A bound on plans cut anywhere, and the best search: the one given, or one that begins at
         the cuts of the bound.
 
         Args:
             search: with the best plan so far.
-            problems: of the grid, which say schedules and numbers of microbatches.
         """
         bound_s = search.best_s * (1 - self.epsilon / 2)
-        for problem in problems:
+        for problem in self.problems:
             name, count = problem.priced.schedule, problem.priced.count
             sums = self.sources[count]
             assert isinstance(sums, LayerSums), "asked for where it is boundable"
@@ -115,9 +143,6 @@ class CutSearch:
             found = every_cut(sums, name, count, *limits, **wanted)
             bound_s = min(bound_s, found.bound_s)
             if found.plan is not None:
-                cuts, plan = found.plan
-                few = self.problem(name, count, sums.at(cuts))
-                other = PlanSearch([few], self.epsilon, 0, self.progress)
-                other.meet(few, plan)
-                search = min(search, self.finer(other, FINER), key=lambda one: one.best_s)
+                other = self.finer(self._from(name, count, *found.plan), FINER)
+                search = min(search, other, key=lambda one: one.best_s)
         return bound_s, search

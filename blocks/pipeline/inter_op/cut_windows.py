@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from blocks.pipeline.inter_op.budget import Budget
 from blocks.pipeline.inter_op.flow import FLOWS
 from blocks.pipeline.inter_op.layer_sums import LayerSums
 
@@ -70,6 +71,27 @@ class CutWindows:
         self.transient = np.where(exists, values, 0.0)
         self.transient += self._stage(sums, "transient_bytes", shapes, options)[:, None]
         self._fits: dict[int, Any] = {}
+
+    @classmethod
+    def of_several_stages(
+        cls,
+        sums: LayerSums,
+        schedule: str,
+        num_microbatches: int,
+        caps: Sequence[int | float],
+        budget: Budget,
+    ) -> "CutWindows":
+        """Of stages that leave devices to another one."""
+        devices = sum(budget.counts.values())
+        fewest = min(shape.size for shape in sums.shapes)
+        able = [shape.size <= devices - fewest for shape in sums.shapes]
+        return cls(sums, schedule, num_microbatches, caps, able)
+
+    def most_stages(self, max_stages: int, budget: Budget) -> int:
+        """That layers and devices are enough for."""
+        devices = sum(budget.counts.values())
+        fewest = min(row.devices for row in self.rows)
+        return min(max_stages, devices // fewest, self.num_layers)
 
     @staticmethod
     def _stage(sums: LayerSums, name: str, shapes: Any, options: Any) -> Any:

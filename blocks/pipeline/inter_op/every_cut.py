@@ -57,10 +57,7 @@ def every_cut(
         tolerance: share by which the bound may be below the best plan met.
     """
     found = min(wanted, _one_stage(sums, schedule, num_microbatches, caps, budget))
-    devices = sum(budget.counts.values())
-    fewest = min(shape.size for shape in sums.shapes)
-    able = [shape.size <= devices - fewest for shape in sums.shapes]
-    windows = CutWindows(sums, schedule, num_microbatches, caps, able)
+    windows = CutWindows.of_several_stages(sums, schedule, num_microbatches, caps, budget)
     if min(max_stages, sums.num_layers) < 2 or not windows.rows:
         return Bounded(found, None)
     asked = EveryCut(sums, windows, budget, max_stages)
@@ -117,8 +114,7 @@ class EveryCut:
         self.windows, self.sums, self.budget = windows, sums, budget
         self.costs = CutCosts(sums, windows, budget)
         self.devices, self.count = self.costs.devices, windows.count
-        fewest = min(row.devices for row in windows.rows)
-        self.max_stages = min(max_stages, self.devices // fewest, sums.num_layers)
+        self.max_stages = windows.most_stages(max_stages, budget)
         cells = self.max_stages * self.costs.whole.size
         self.max_caps = max(LEAST_CAPS, min(MAX_CAPS, EFFORT // cells))
         self.price = float(self.costs.whole[:, -1].min()) / self.devices

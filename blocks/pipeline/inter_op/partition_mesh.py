@@ -68,7 +68,8 @@ def partition_mesh(
         progress: called as the search goes on.
 
     Raises:
-        DoesNotFit: no plan keeps to the limits, with the limit and the shortfall.
+        DoesNotFit: no plan keeps to the limits, with the limit and the shortfall of cuts on the
+            grid; where costs do not add up, only plans on the grid were looked at.
         ValueError: an argument out of range.
 
     Reference: Zheng et al. 2022, Alpa, section 5.2.
@@ -98,9 +99,9 @@ def partition_mesh(
     )
     search = asked.on_grid(effort)
     bound_s, rivals, grid = search.bound_s, search.rivals, asked.cell
-    problems, search = search.problems, asked.finer(search, asked.cell)
+    search = asked.finer(search, asked.cell)
     if asked.cell > 1 and bound_every_cut and asked.is_boundable:
-        (bound_s, search), grid = asked.over_every_cut(search, problems), 1
+        (bound_s, search), grid = asked.over_every_cut(search), 1
     assert search.best is not None, "it began with a plan"
     problem, plan = search.best
     rivals[problem.priced.schedule, problem.priced.count] = search.best_s

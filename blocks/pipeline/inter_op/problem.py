@@ -59,6 +59,12 @@ class Problem:
         most = min(self.max_stages, len(table.bounds) - 1)
         return Problem(priced, self.devices, most, self.caps)
 
+    def without_caps(self) -> "Problem":
+        """The same on devices that hold whatever is asked of them."""
+        priced, caps = self.priced, [float("inf")] * len(self.caps)
+        free = Priced(priced.table, priced.schedule, priced.count, caps)
+        return Problem(free, self.devices, self.max_stages, caps)
+
     def same(self, other: "Problem") -> bool:
         """Whether both are of one schedule and number of microbatches, and so of one depth."""
         mine, theirs = self.priced, other.priced
