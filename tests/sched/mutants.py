@@ -98,10 +98,10 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
         "        start = sequence.num_scheduled\n",
         "        start = sequence.num_computed\n",
     ),
-    "best ones take the share of the others": (
+    "share of a batch rounded down": (
         "batch_builder",
         "share = -(-len(decoding) // num_batches)",
-        "share = len(decoding) // self._max_in_flight",
+        "share = len(decoding) // num_batches",
     ),
     "failed step is taken for done": (
         "scheduler",
@@ -246,6 +246,8 @@ def hunt(name: str) -> str | None:
         try:
             simulate(options(seed), STEPS, **classes)
         except AssertionError as error:
+            if isinstance(error.__cause__, AttributeError | NameError | TypeError):
+                raise ValueError(f"{name!r} is no mutant, it does not even run") from error
             return str(error)
     return None
 
