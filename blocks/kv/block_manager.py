@@ -10,12 +10,13 @@ from blocks._checks import check, fail
 from blocks.kv.block_pool import NULL_BLOCK, BlockPool
 from blocks.kv.block_table import BlockTable
 from blocks.kv.copies import PendingCopies
-from blocks.kv.prefix_cache import Prefix, PrefixCache, sha256
-from blocks.kv.usage import KVUsage
+from blocks.kv.findable import FindableBlocks
+from blocks.kv.prefix_cache import PrefixCache, sha256
+from blocks.kv.usage import KVUsage, count_usage
 
 
 class BlockManager:
-    """Block tables of sequences over one `BlockPool`, with a `PrefixCache` beside it.
+    """Block tables of sequences over one `BlockPool`, with `FindableBlocks` beside it.
 
     A call that cannot be met changes nothing: `allocate` returns None, `append` False. A block
     shared by several sequences is never written: the first to write into it gets its own copy,
@@ -28,10 +29,9 @@ class BlockManager:
         1. A block's reference count is the number of tables that list it; no table lists it twice,
            none lists the null block.
         2. A table has exactly the blocks its positions need: ``ceil(num_tokens / block_size)``.
-        3. Exactly the blocks in the prefix cache are marked findable in the pool.
-        4. Only full blocks are committed, at most as many as a table has.
-        5. Used, cached and free blocks add up to the pool.
-        6. A block shared by several tables is listed at the same index in each.
+        3. Only full blocks are committed, at most as many as a table has.
+        4. Used, cached and free blocks add up to the pool.
+        5. A block shared by several tables is listed at the same index in each.
 
     `append` inside a block and `commit` inside a block are constant-time look-ups.
 
@@ -55,7 +55,7 @@ class BlockManager:
     Reference: Kwon et al., 2023, PagedAttention, sections 4.2 to 4.4.
     """
 
-    __slots__ = ("_caching", "_copies", "_pool", "_prefixes", "_tables", "block_size")
+    __slots__ = ("_copies", "_findable", "_pool", "_tables", "block_size")
 
     def __init__(
         self,
@@ -66,9 +66,9 @@ class BlockManager:
         digest: Callable[[bytes], bytes] = sha256,
     ) -> None:
         self.block_size = block_size
-        self._caching = prefix_cache
-        self._prefixes = PrefixCache(block_size, digest=digest)
-        self._pool = BlockPool(num_blocks, on_evict=self._prefixes.forget)
+        prefixes = PrefixCache(block_size, digest=digest)
+        self._pool = BlockPool(num_blocks, on_evict=prefixes.forget)
+        self._findable = FindableBlocks(self._pool, prefixes, enabled=prefix_cache)
         self._tables: dict[int, BlockTable] = {}
         self._copies = PendingCopies()
 
@@ -85,12 +85,12 @@ class BlockManager:
     @property
     def num_query_tokens(self) -> int:
         """Tokens of all admitted sequences, looked up in the prefix cache."""
-        return self._prefixes.num_query_tokens
+        return self._findable.prefixes.num_query_tokens
 
     @property
     def num_hit_tokens(self) -> int:
         """Of those, tokens found there."""
-        return self._prefixes.num_hit_tokens
+        return self._findable.prefixes.num_hit_tokens
 
     def match_prefix(self, tokens: Sequence[int], namespace: str = "") -> int:
         """Leading tokens whose keys and values are cached. Pure look-up.
@@ -98,7 +98,7 @@ class BlockManager:
         A multiple of the block size, and less than ``len(tokens)``: one token is left to compute,
         since its logits are wanted.
         """
-        return len(self._match(tokens, namespace)) * self.block_size
+        return len(self._findable.match(tokens, namespace)) * self.block_size
 
     def allocate(
         self, sequence_id: int, tokens: Sequence[int], num_tokens: int, namespace: str = ""
@@ -123,7 +123,7 @@ class BlockManager:
             raise fail("sequence_id", "one not in use", sequence_id, "free it first")
         if not 0 <= num_tokens <= len(tokens):
             raise fail("num_tokens", f"0 to {len(tokens)}, the tokens given", num_tokens)
-        found = self._match(tokens, namespace)
+        found = self._findable.match(tokens, namespace)
         pool = self._pool
         block_ids = [prefix.block_ids[0] for prefix in found]
         num_new = -(-num_tokens // self.block_size) - len(found)
@@ -139,7 +139,7 @@ class BlockManager:
         table.num_committed = len(found)
         table.prefix = found[-1] if found else None
         self._tables[sequence_id] = table
-        self._prefixes.record(len(tokens), num_cached)
+        self._findable.prefixes.record(len(tokens), num_cached)
         return num_cached
 
     def append(self, sequence_id: int, num_tokens: int) -> bool:
@@ -190,23 +190,12 @@ class BlockManager:
         if table is None:
             raise self._unknown(sequence_id)
         size = self.block_size
-        first = table.num_committed
-        if num_tokens < (first + 1) * size:
+        if num_tokens < (table.num_committed + 1) * size:
             return
         limit = min(len(tokens), len(table.block_ids) * size)
         if num_tokens > limit:
             raise fail("num_tokens", f"at most {limit}, the tokens with slots", num_tokens)
-        last = num_tokens // size
-        if self._caching and table.block_ids[first] in self._prefixes:
-            first = self._pass_committed(table, tokens, last)
-        if self._caching and first < last:
-            full = table.block_ids[first:last]
-            full_tokens = tokens[first * size : last * size]
-            prefix = self._prefixes.insert(table.prefix, full_tokens, full, table.namespace)
-            if prefix.attached:
-                self._pool.mark_findable(full)
-            table.prefix = prefix
-        table.num_committed = last
+        self._findable.commit(table, tokens, num_tokens // size)
         table.num_tokens = max(table.num_tokens, num_tokens)
 
     def fork(self, parent_id: int, child_id: int) -> None:
@@ -236,9 +225,8 @@ class BlockManager:
         table = self.table(sequence_id)
         if num_valid_tokens is not None:
             check(num_valid_tokens >= 0, "num_valid_tokens", "at least 0", num_valid_tokens)
-            for block_id in reversed(table.block_ids[num_valid_tokens // self.block_size :]):
-                self._prefixes.forget(block_id)
-                self._pool.forget(block_id)
+            invalid = table.block_ids[num_valid_tokens // self.block_size :]
+            self._findable.forget(reversed(invalid))
         del self._tables[sequence_id]
         self._release(table.block_ids)
 
@@ -257,9 +245,7 @@ class BlockManager:
         """Make every cached block unfindable; refused (False) while any sequence lives."""
         if self._tables:
             return False
-        for block_id in self._pool.free_order():
-            self._prefixes.forget(block_id)
-            self._pool.forget(block_id)
+        self._findable.forget(self._pool.free_order())
         return True
 
     def usage(self, num_tokens: Mapping[int, int] | None = None) -> KVUsage:
@@ -269,37 +255,12 @@ class BlockManager:
             num_tokens: by sequence id, how many tokens it has where the caller knows better: inside
                 its last block a sequence may have grown without an `append`.
         """
-        pool, size = self._pool, self.block_size
-        filled_ends: dict[int, int] = {}  # last block -> its slots with a token
-        num_logical = 0
-        known = num_tokens or {}
-        for sequence_id, table in self._tables.items():
-            most = len(table.block_ids) * size
-            length = min(most, max(table.num_tokens, known.get(sequence_id, 0)))
-            num_logical += length
-            if length % size:
-                last = table.block_ids[-1]
-                filled_ends[last] = max(filled_ends.get(last, 0), length % size)
-        num_used = self.num_usable_blocks - pool.num_free
-        num_internal = len(filled_ends) * size - sum(filled_ends.values())
-        return KVUsage(
-            num_blocks=self.num_usable_blocks,
-            num_used_blocks=num_used,
-            num_cached_blocks=pool.num_evictable,
-            num_free_blocks=pool.num_free - pool.num_evictable,
-            block_size=size,
-            num_sequences=len(self._tables),
-            num_stored_tokens=num_used * size - num_internal,
-            num_logical_tokens=num_logical,
-            num_reserved_slots=0,
-            num_internal_slots=num_internal,
-            num_external_slots=0,
-        )
+        return count_usage(self._tables, self._pool, self.block_size, num_tokens or {})
 
     def check_invariants(self) -> None:
         """Assert the invariants of the class and of its parts. O(num_blocks + table entries)."""
         self._pool.check_invariants()
-        self._prefixes.check_invariants()
+        self._findable.check_invariants()
         owners: dict[int, int] = {}
         index_of: dict[int, int] = {}
         for sequence_id, table in self._tables.items():
@@ -307,40 +268,15 @@ class BlockManager:
             assert NULL_BLOCK not in ids, f"1: sequence {sequence_id} lists the null block"
             assert len(set(ids)) == len(ids), f"1: sequence {sequence_id} repeats a block: {ids}"
             assert len(ids) == -(-table.num_tokens // self.block_size), f"2: {sequence_id}: {table}"
-            assert table.num_committed <= table.num_tokens // self.block_size, f"4: {table}"
+            assert table.num_committed <= table.num_tokens // self.block_size, f"3: {table}"
             for index, block_id in enumerate(ids):
                 owners[block_id] = owners.get(block_id, 0) + 1
-                assert index_of.setdefault(block_id, index) == index, f"6: block {block_id} moved"
-        num_findable = 0
+                assert index_of.setdefault(block_id, index) == index, f"5: block {block_id} moved"
         for block_id in range(1, self._pool.num_blocks):
             listed, counted = owners.get(block_id, 0), self._pool.ref_count(block_id)
             assert listed == counted, f"1: block {block_id} in {listed} tables, counted {counted}"
-            findable = self._pool.is_findable(block_id)
-            assert findable == (block_id in self._prefixes), f"3: block {block_id}: {findable}"
-            num_findable += findable
-        assert num_findable == len(self._prefixes), "3: the prefix cache holds an unknown block"
         used = len(owners)
-        assert used + self._pool.num_free == self.num_usable_blocks, f"5: {used} used"
-
-    def _match(self, tokens: Sequence[int], namespace: str) -> list[Prefix]:
-        if not self._caching:
-            return []
-        found = self._prefixes.match(tokens, namespace)
-        if found and len(found) * self.block_size >= len(tokens):
-            return found[:-1]
-        return found
-
-    def _pass_committed(self, table: BlockTable, tokens: Sequence[int], last: int) -> int:
-        """Walk over blocks that a fork sharing them has committed; the first that is not."""
-        size, first = self.block_size, table.num_committed
-        while first < last:
-            block_id = table.block_ids[first]
-            known = self._prefixes.prefix_of(block_id, tokens[first * size : (first + 1) * size])
-            if known is None:
-                break
-            table.prefix = known
-            first += 1
-        return first
+        assert used + self._pool.num_free == self.num_usable_blocks, f"4: {used} used"
 
     def _copy_last_block(self, block_ids: list[int]) -> None:
         (own,) = self._pool.allocate(1)

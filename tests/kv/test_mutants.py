@@ -18,7 +18,15 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.kv.machines import ManagerMachine, PoolMachine, PrefixMachine
 from tests.kv.test_copies import EVENTS, check_copies
 
-MODULES = ("usage", "copies", "prefix_cache", "block_table", "block_pool", "block_manager")
+MODULES = (
+    "copies",
+    "prefix_cache",
+    "block_table",
+    "block_pool",
+    "usage",
+    "findable",
+    "block_manager",
+)
 """In the order in which they import one another."""
 
 MUTANTS = {
@@ -147,11 +155,11 @@ MUTANTS = {
     ),
     "a partly filled block is committed": (
         "block_manager",
-        "        last = num_tokens // size\n",
-        "        last = -(-num_tokens // size)\n",
+        "self._findable.commit(table, tokens, num_tokens // size)",
+        "self._findable.commit(table, tokens, -(-num_tokens // size))",
     ),
     "a block is committed under its neighbour's tokens": (
-        "block_manager",
+        "findable",
         "full = table.block_ids[first:last]",
         "full = table.block_ids[max(0, first - 1) : max(0, first - 1) + last - first]",
     ),
@@ -161,14 +169,14 @@ MUTANTS = {
         "num_new = num_tokens // size - len(block_ids)",
     ),
     "all tokens of a prompt are taken from the cache": (
-        "block_manager",
-        "if found and len(found) * self.block_size >= len(tokens):",
-        "if found and len(found) * self.block_size > len(tokens):",
+        "findable",
+        "if found and len(found) * self.prefixes.block_size >= len(tokens):",
+        "if found and len(found) * self.prefixes.block_size > len(tokens):",
     ),
     "a failed step stays in the cache": (
-        "block_manager",
-        "                self._pool.forget(block_id)\n        del",
-        "                pass\n        del",
+        "findable",
+        "            self._pool.forget(block_id)\n",
+        "",
     ),
     "a failed step keeps its first block in the cache": (
         "block_manager",
@@ -265,7 +273,8 @@ def run_checks(module: str, settings: hypothesis.settings) -> None:
         machine = type("Pool", (PoolMachine,), {"pool_class": loaded("BlockPool")})
         run_state_machine_as_test(machine, settings=settings)
     else:
-        machine = type("Manager", (ManagerMachine,), {"manager_class": loaded("BlockManager")})
+        manager = sys.modules["blocks.kv.block_manager"].BlockManager
+        machine = type("Manager", (ManagerMachine,), {"manager_class": manager})
         run_state_machine_as_test(machine, settings=settings)
 
 
