@@ -100,13 +100,14 @@ class RoutedEngine:
         began_s = self._clock()
         for _ in range(MOST_TRIES):
             group = await self._group_for(ask, began_s, stream)
-            waited_s = self._clock() - began_s
+            assert ask.arrival is not None
+            waited_s = self._clock() - ask.arrival.at_s
             try:
                 return await group.handle.submit(
                     ask.model,
                     jobs,
-                    ttft_s=max(0.0, ask.slo.ttft_s - waited_s),
-                    tpot_s=ask.slo.tpot_s,
+                    ttft_s=max(0.0, self._slo.ttft_s - waited_s),  # also of one sent again, which
+                    tpot_s=self._slo.tpot_s,  # is not refused, and no less urgent
                     stream=stream,
                     on_lost=lambda stream, lost: self._lost(ask, stream, lost),
                 )

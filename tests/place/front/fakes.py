@@ -51,6 +51,7 @@ class FakeHandle:
 
     pace: set while tokens are made. stop_after: tokens of a request after which it rests.
     seen: requests that had a token. replicas: all that were ever loaded.
+    limits: TTFT and TPOT of every submission [s].
     """
 
     def __init__(self, group: LiveGroup, world: "World") -> None:
@@ -64,6 +65,7 @@ class FakeHandle:
         self.stop_after = 1000
         self.streams: dict[int, tuple[Stream, Any]] = {}
         self.seen: list[str] = []
+        self.limits: list[tuple[float, float]] = []
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -137,6 +139,7 @@ class FakeHandle:
         self._check()
         if model not in self.models:
             raise NotHosted(model)
+        self.limits.append((ttft_s, tpot_s))
         if stream is None:
             stream = Stream(jobs, self._cancel)
         elif stream.cancelled is not None:

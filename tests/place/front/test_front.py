@@ -204,6 +204,9 @@ async def test_a_request_that_nobody_has_read_of_is_made_anew_elsewhere():
         second.pace.set()
         answer = await ask
         assert answer.status_code == 200
+        (before,), (after,) = first.limits, second.limits
+        assert 0 < after[0] < before[0] <= 60, "as urgent as before, not refused"
+        assert after[1] == before[1] == 60
         assert answer.json()["choices"][0]["text"] == f"cc@{second.group.name}"
         assert answer.json()["usage"]["completion_tokens"] == len(f"cc@{second.group.name}")
         shown = (await client.get("/metrics")).text
