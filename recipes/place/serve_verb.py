@@ -63,7 +63,9 @@ def _serve(config: PlaceConfig, options: argparse.Namespace) -> int:
     from recipes.place.front import Server, build_lobby, first_of, launcher_of, routes
     from recipes.serve.config import ServerConfig
 
-    key = options.api_key
+    auto, key = config.serving.placement == "auto", options.api_key
+    # read before a model is timed, which takes minutes
+    given = None if auto else read_placement(Path(config.serving.placement))
     server = ServerConfig(
         host=config.serving.host,
         port=config.serving.port,
@@ -74,7 +76,7 @@ def _serve(config: PlaceConfig, options: argparse.Namespace) -> int:
         launcher = launcher_of(config, options.ray_address)  # before anything else imports Ray
         try:
             task = _task(config)
-            placement = _placement(config, task)
+            placement = _searched(task) if given is None else task.checked(given)
             planned = first_of(task.workload) if task.workload.num_requests else None
             lobby = build_lobby(config, task.profiles, placement, server, launcher, planned)
             print(_greeting(config, placement, sock), flush=True)
@@ -112,9 +114,7 @@ def _task(config: PlaceConfig) -> PlaceTask:
     return task
 
 
-def _placement(config: PlaceConfig, task: PlaceTask) -> Placement:
-    if config.serving.placement != "auto":
-        return task.checked(read_placement(Path(config.serving.placement)))
+def _searched(task: PlaceTask) -> Placement:
     _say("searching for a placement ...")
     plan = find_placement(task, _say)
     _say(f"{plan.attainment:.1%} of the planned requests in time (simulated)")

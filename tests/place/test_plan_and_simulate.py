@@ -53,6 +53,15 @@ def test_a_port_that_is_taken_is_told_of_before_any_work(tmp_path, capsys):
     assert f"got 127.0.0.1:{port}: Address already in use; choose another --port" in told
 
 
+def test_a_placement_that_is_not_there_is_told_of_before_a_model_is_timed(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("recipes.place.serve_verb.profiles_here", lambda *_: pytest.fail("timed"))
+    gone = str(tmp_path / "gone.json")
+    assert main(["serve", str(writers(tmp_path)), "--port", "0", "--placement", gone]) == 2
+    assert f"placement: expected a placement file, got {gone}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("traffic", [{}, {"trace": "gone.csv"}, {"total_rate": 0.001}])
 def test_a_placement_that_is_given_is_served_without_planned_traffic(
     tmp_path, capsys, monkeypatch, traffic
