@@ -4,7 +4,7 @@
 
 1. Trains a small model on the Python sources of this machine and shows the loss falling.
 2. Starts the server on a free loopback port with the bundled model.
-3. Sends it concurrent streaming requests through the official ``openai`` client, most of them with
+3. Sends it concurrent streaming requests through the official openai client, most of them with
    a shared prefix, and prints the completions and what the server says of itself.
 """
 

@@ -1,7 +1,10 @@
-"""``override``: ``key=value`` texts laid over a dataclass of settings."""
+"""``override``: ``key=value`` texts laid over a dataclass of settings, and what ``--help`` says."""
 
+import argparse
 import dataclasses
 import difflib
+import inspect
+import textwrap
 import types
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -58,3 +61,35 @@ def parse(key: str, text: str, kind: Any) -> Any:
         return wanted(text.replace("_", "") if wanted in (int, float) else text)
     except ValueError:
         raise fail(key, f"a value of type {wanted.__name__}", repr(text)) from None
+
+
+def add_settings(parser: argparse.ArgumentParser, help: str) -> None:
+    """``key=value ...``, any number; a parser that is told its default calls none required."""
+    parser.add_argument("settings", nargs="*", default=[], metavar="key=value", help=help)
+
+
+def described(config: Any, title: str = "settings", values: str = "defaults") -> str:
+    """What there is to set, for the end of a ``--help``: the record's docstring, and its values.
+
+    Args:
+        config: a dataclass of settings, or the class if all of its fields have defaults.
+        values: what the values are called.
+    """
+    kind = config if isinstance(config, type) else type(config)
+    told = (inspect.getdoc(kind) or "").partition("\n\n")[2].replace("``", "")
+    made = config() if isinstance(config, type) else config
+    pairs = [f"{field.name}={_text(getattr(made, field.name))}" for field in _optional(kind)]
+    listed = textwrap.fill(" ".join(pairs), 98, break_on_hyphens=False, break_long_words=False)
+    return f"{title}:\n\n{told}\n\n{values}:\n\n{listed}"
+
+
+def _optional(kind: Any) -> list[dataclasses.Field[Any]]:
+    """Fields that need not be given."""
+    missing = dataclasses.MISSING
+    fields = dataclasses.fields(kind)
+    return [one for one in fields if (one.default, one.default_factory) != (missing, missing)]
+
+
+def _text(value: object) -> str:
+    """A value as it would be written on the command line."""
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from blocks._checks import check_count
 from blocks.ops import AdamW
 from recipes.hf import patched  # says what to install where transformers is missing
 
@@ -86,13 +87,23 @@ def measured_apart(vocab_size: int, *, ours: bool) -> int:
     return json.loads(done.stdout)
 
 
+def _count(text: str) -> int:
+    try:
+        check_count("vocab_size", value := int(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return value
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m recipes.hf",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--vocab-size", type=int, default=128_256, help="for the memory")
+    parser.add_argument(
+        "--vocab-size", type=_count, default=128_256, help="for the memory (default %(default)s)"
+    )
     parser.add_argument("--memory-of", choices=("plain", "patched"), help=argparse.SUPPRESS)
     options: Any = parser.parse_args(arguments)
     if options.memory_of:

@@ -12,6 +12,10 @@ from recipes.model.config import ModelConfig
 from recipes.model.decoder import Decoder
 from recipes.model.weights import check_weights, read_config
 
+DESCRIPTION = (
+    "Check a model folder, and say what it holds and what it takes to run it: parameters, bytes of "
+    "weights and of the key-value cache."
+)
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -55,10 +59,14 @@ def describe(config: ModelConfig, dtype: torch.dtype, kv_budget: int | None) -> 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m recipes.model", description=__doc__)
-    parser.add_argument("folder", nargs="?", help="a Hugging Face folder; default the bundled one")
-    parser.add_argument("--kv-budget", type=parse_bytes, help="bytes for keys and values: 2GiB")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+    parser = argparse.ArgumentParser(prog="python -m recipes.model", description=DESCRIPTION)
+    parser.add_argument(
+        "folder", nargs="?", help="a Hugging Face folder (default: the bundled one)"
+    )
+    budget = "how much context fits in so many bytes, such as 2GiB"
+    parser.add_argument("--kv-budget", type=parse_bytes, help=budget)
+    kinds = ("float32", "bfloat16", "float16")
+    parser.add_argument("--dtype", choices=kinds, help="to count in (default: the folder's)")
     options = parser.parse_args()
     try:
         folder = options.folder or bundled_model()

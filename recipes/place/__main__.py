@@ -1,11 +1,12 @@
 """Place many models on one cluster.
 
-python -m recipes.place plan cluster.toml --out placement.json   # which models to host where
-python -m recipes.place simulate cluster.toml                    # what becomes of the traffic
-python -m recipes.place serve cluster.toml                       # answer OpenAI's clients
-python -m recipes.place profile FOLDER --out model.profile       # time a model on this machine
+python -m recipes.place plan cluster.toml --out placement.json             # what to host where
+python -m recipes.place simulate cluster.toml --placement placement.json   # how traffic fares
+python -m recipes.place serve cluster.toml --placement placement.json      # answer OpenAI's clients
+python -m recipes.place profile FOLDER --out model.profile                 # time a model here
 
-The file names models, devices and traffic (config.py); key=value lays a field over it.
+The file names models, devices and traffic (recipes/place/config.py, examples in
+recipes/place/examples); key=value lays a field over it. Every verb has a --help of its own.
 """
 
 import importlib

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from recipes.place.config import PlaceConfig
 from recipes.place.config_file import read_config
+from recipes.settings import add_settings
 
 
 def config_parser(verb: str, description: str) -> argparse.ArgumentParser:
@@ -19,9 +20,7 @@ def config_parser(verb: str, description: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("config", type=Path, help="the file that names models and devices")
-    made.add_argument(
-        "settings", nargs="*", metavar="key=value", help="num_devices=4, MODEL.rate=3 and the like"
-    )
+    add_settings(made, "laid over the file: num_devices=4, MODEL.rate=3 and the like")
     return made
 
 

@@ -18,7 +18,6 @@ of PlanConfig (config.py). Every verb has a --help of its own.
 
 import argparse
 import importlib
-import inspect
 import sys
 import textwrap
 from pathlib import Path
@@ -27,6 +26,7 @@ from blocks.sharding import bundled_clusters
 from recipes.plan.config import PlanConfig
 from recipes.plan.settings import override
 from recipes.plan.verbs import parser_of, plan
+from recipes.settings import add_settings, described
 
 VERBS = ("explain", "diff", "pin", "whatif", "show", "run")
 ELSEWHERE = {"calibrate": "recipes.plan.calibrate", "inference": "recipes.plan.inference"}
@@ -64,10 +64,10 @@ def _epilog() -> str:
     """What settings, clusters and families there are."""
     from recipes.plan.families import families
 
-    settings = (inspect.getdoc(PlanConfig) or "").partition("\n\n")[2]
+    settings = described(PlanConfig("llama:8b"))
     names = textwrap.fill(", ".join(families()), 98, break_on_hyphens=False)
     clusters = ", ".join(bundled_clusters())
-    return f"settings:\n\n{settings}\n\nbundled clusters: {clusters}\n\nmodels:\n\n{names}"
+    return f"{settings}\n\nbundled clusters: {clusters}\n\nmodels:\n\n{names}"
 
 
 def run(given: list[str]) -> None:
@@ -78,8 +78,9 @@ def run(given: list[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", help="llama:8b, or module:factory")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="fields of PlanConfig")
-    parser.add_argument("--cluster", default="8xH100", help="a bundled cluster or a cluster file")
+    add_settings(parser, "fields of PlanConfig, below")
+    clusters = "a bundled cluster or a cluster file (default: %(default)s)"
+    parser.add_argument("--cluster", default="8xH100", help=clusters)
     parser.add_argument("--out", type=Path, help="where to write the plan")
     parser.add_argument("--page", type=Path, help="where to draw it, .html")
     options = parser.parse_intermixed_args(given)

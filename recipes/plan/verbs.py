@@ -138,8 +138,8 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
     """The parser of a verb and what to call with its options."""
     parser = argparse.ArgumentParser(f"python -m recipes.plan {verb}", description=WORDS[verb])
     if verb == "diff":
-        parser.add_argument("first", type=Path)
-        parser.add_argument("second", type=Path)
+        parser.add_argument("first", type=Path, help="a file that recipes.plan wrote")
+        parser.add_argument("second", type=Path, help="another one")
         parser.set_defaults(work=lambda o: diff_plans(o.first, o.second))
         return parser
     parser.add_argument("plan", type=Path, help="a file that recipes.plan wrote")
@@ -165,12 +165,12 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
         )
         parser.set_defaults(work=lambda o: run(o.plan, o.steps, o.seed, o.how, o.compare))
     elif verb == "pin":
-        parser.add_argument("pins", nargs="+", metavar="NAME=PLACEMENTS")
+        parser.add_argument("pins", nargs="+", metavar="NAME=PLACEMENTS", help="as above")
         parser.add_argument("--out", type=Path, help="where to write the new plan")
         parser.set_defaults(work=lambda o: pin(o.plan, o.pins, o.out))
     else:
         assert verb == "whatif", verb
-        parser.add_argument("settings", nargs="+", metavar="key=value")
+        parser.add_argument("settings", nargs="+", metavar="key=value", help="num_nodes=16, say")
         parser.add_argument("--out", type=Path, help="where to write the new plan")
         parser.set_defaults(work=lambda o: what_if(o.plan, o.settings, o.out))
     return parser

@@ -20,6 +20,7 @@ import os
 import sys
 from pathlib import Path
 
+from recipes.settings import described
 from recipes.train import PRESETS, ProcessLost, TrainConfig, TrainingDiverged, override, train
 from recipes.train.verbs import add_run_options, parser_of
 
@@ -56,10 +57,16 @@ def configure(options: argparse.Namespace) -> TrainConfig:
     return override(PRESETS[options.preset](), settings)
 
 
+def _epilog() -> str:
+    depth = "depth: layers, and every size that goes with so many; fields given by name win."
+    return f"{described(PRESETS['demo'](), values='values of the demo preset')}\n\n{depth}"
+
+
 def run(given: list[str]) -> None:
     parser = argparse.ArgumentParser(
         "python -m recipes.train",
         description=__doc__,
+        epilog=_epilog() if {"-h", "--help"} & {*given} else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_run_options(parser)

@@ -11,6 +11,7 @@ from blocks.pipeline.schedules import SCHEDULES
 from blocks.pipeline.view import figure, to_html, to_perfetto, to_svg
 from blocks.pipeline.view.sliders import sliders_of
 from recipes.plan.config import PlanConfig
+from recipes.settings import add_settings
 from recipes.train.calibrate import calibrate, held_bytes
 from recipes.train.config import TrainConfig, resolve
 from recipes.train.export import DTYPES, export_checkpoint
@@ -170,11 +171,22 @@ def _write(path: Path, text: str) -> None:
     print(f"written: {path}")
 
 
+WORDS = {
+    "plan": "Measure slices on this machine, and choose slices, order and memory of a pipeline by "
+    "them; with --cluster, plan stages, meshes and placements for it instead (recipes.plan).",
+    "simulate": "Draw the step that a plan foresees: who computes what when.",
+    "replay": "Simulate a traced step with its own durations, and draw both: what was lost where.",
+    "compare": "What the traced steps of two runs did otherwise.",
+    "export": "Write the weights of a checkpoint as a folder that recipes.serve loads.",
+}
+"""What verbs do."""
+
+
 def parser_of(
     verb: str, configure: Callable[[argparse.Namespace], TrainConfig]
 ) -> argparse.ArgumentParser:
     """The parser of a verb and what to call with its options."""
-    parser = argparse.ArgumentParser(f"python -m recipes.train {verb}")
+    parser = argparse.ArgumentParser(f"python -m recipes.train {verb}", description=WORDS[verb])
     if verb == "plan":
         add_run_options(parser)
         parser.add_argument(
@@ -201,14 +213,14 @@ def parser_of(
         parser.add_argument("--step", type=int, help="default: the last one traced")
         parser.set_defaults(work=lambda o: replay_run(o.run, o.out, o.step))
     elif verb == "compare":
-        parser.add_argument("first", type=Path)
-        parser.add_argument("second", type=Path)
+        parser.add_argument("first", type=Path, help="folder of a run with trace=a:b")
+        parser.add_argument("second", type=Path, help="another one")
         parser.add_argument("--step", type=int, help="default: the last one traced")
         parser.set_defaults(work=lambda o: compare_runs(o.first, o.second, o.step))
     else:
         assert verb == "export", verb
         parser.add_argument("checkpoint", type=Path, help="a run's folder or one checkpoint")
-        parser.add_argument("--out", type=Path, required=True)
+        parser.add_argument("--out", type=Path, required=True, help="folder to write")
         parser.add_argument(
             "--dtype",
             choices=sorted(DTYPES),
@@ -232,7 +244,7 @@ def _plan(config: TrainConfig, options: argparse.Namespace) -> None:
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """What says which run is meant."""
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="fields of TrainConfig")
+    add_settings(parser, "fields of TrainConfig, which python -m recipes.train --help lists")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="demo")
     parser.add_argument("--corpus", help="file or folder of text; default: the standard library")
     parser.add_argument("--plan", help="file of the plan verb, or of recipes.plan")

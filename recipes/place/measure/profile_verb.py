@@ -13,7 +13,7 @@ from recipes.place.measure.layouts import layouts
 from recipes.place.measure.measure_profile import measure_profile
 from recipes.place.measure.points import Points
 from recipes.plan.writable import check_writable
-from recipes.settings import override
+from recipes.settings import add_settings, override
 
 DESCRIPTION = """Time a model on this machine and write its profile.
 
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", help="in the Hugging Face layout, or 'bundled'")
-    parser.add_argument("settings", nargs="*", metavar="key=value")
+    add_settings(parser, "of the engine and of what is timed, as above")
     parser.add_argument("--out", type=Path, help="where to write it; printed if not given")
     parser.add_argument("--name", help="of the model in the profile; the folder's if not given")
     parser.add_argument(

@@ -20,10 +20,13 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         "python -m recipes.plan inference",
         description="Every way to serve a model on some devices, and what it takes there.",
+        epilog=settings.described(InferenceConfig("llama:8b")),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", help="decoder:bundled, or package.module:factory")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="of InferenceConfig")
-    parser.add_argument("--cluster", default="8xH100", help="a bundled cluster or a cluster file")
+    parser.add_argument("model", help="llama:8b, decoder:FOLDER, or module:factory")
+    settings.add_settings(parser, "fields of InferenceConfig, below")
+    clusters = "a bundled cluster or a cluster file (default: %(default)s)"
+    parser.add_argument("--cluster", default="8xH100", help=clusters)
     parser.add_argument("--out", type=Path, help="where to write the plan, .json")
     parser.add_argument("--profile", type=Path, help="where to write the profile, .profile")
     options = parser.parse_intermixed_args(argv)
