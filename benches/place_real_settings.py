@@ -22,7 +22,12 @@ SETTINGS = EngineSettings(
     token_budget=512, max_num_seqs=32, max_model_len=320, block_size=16, overlap=False
 )
 LIMITS = GroupSpec(
-    group="measured", token_budget=512, max_num_seqs=32, max_model_len=320, block_size=16
+    group="measured",
+    token_budget=512,
+    max_num_seqs=32,
+    max_model_len=320,
+    block_size=16,
+    pp_batches=1,  # as paces of steps are known for steps that follow one another
 )
 KV_TOKENS = 8192
 VOCAB = 320

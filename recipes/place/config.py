@@ -103,6 +103,8 @@ class EngineLimits:
     """Limits of every engine; see ``recipes.serve.EngineConfig``.
 
     num_threads: of each process on the CPU.
+    pp_batches: batches of a model that is alone at work on their way through a group's stages at a
+        time; None: one a stage. 1: none follows another into the stages.
     """
 
     token_budget: int = 512
@@ -110,10 +112,12 @@ class EngineLimits:
     block_size: int = 16
     max_model_len: int = 2048
     num_threads: int = 1
+    pp_batches: int | None = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            check_count(field.name, getattr(self, field.name))
+            if field.name != "pp_batches" or self.pp_batches is not None:
+                check_count(field.name, getattr(self, field.name))
         expected = f"at least max_num_seqs ({self.max_num_seqs}), one token a running sequence"
         ok = self.token_budget >= self.max_num_seqs
         check(ok, "token_budget", expected, self.token_budget)

@@ -15,4 +15,5 @@ def group_spec(config: PlaceConfig, group: str) -> GroupSpec:
         max_num_seqs=limits.max_num_seqs,
         block_size=limits.block_size,
         max_model_len=limits.max_model_len,
+        pp_batches=limits.pp_batches,
     )

@@ -84,6 +84,7 @@ def test_settings_lie_over_any_table_and_over_models():
         (("cluster", "num_nodes"), 3, "num_nodes: expected a divisor of num_devices (4)"),
         (("cluster", "device"), "tpu", "device: expected cpu or cuda"),
         (("engine",), {"token_budget": 8}, "token_budget: expected at least max_num_seqs (64)"),
+        (("engine",), {"pp_batches": 0}, "pp_batches: expected a positive whole number, got 0"),
         (("traffic", "trace_kind"), "log", "trace_kind: expected requests or functions"),
         (("serving",), {"launcher": "k8s"}, "launcher: expected local or ray"),
         (("serving",), {"least_gain": 1}, "least_gain: expected a share from 0 to 1"),

@@ -11,7 +11,7 @@ from recipes.place.group.local import GroupProcess, StartGroup, exec_group, fork
 from recipes.place.group.replica import Loaded, Replica
 from recipes.place.group.run import run_group
 from recipes.place.group.spec import GroupSpec
-from recipes.place.group.state import GroupState, ModelState
+from recipes.place.group.state import GroupState, ModelState, UnderWay
 from recipes.place.group.step_log import Step, StepLog, read_steps
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "StartGroup",
     "Step",
     "StepLog",
+    "UnderWay",
     "WorkLost",
     "exec_group",
     "fork_group",

@@ -1,5 +1,6 @@
 """``Hosted``: a model on a group, its engine and what is due when."""
 
+import collections
 import itertools
 import math
 import time
@@ -54,6 +55,7 @@ class Hosted:
         self._promises: dict[str, Promise] = {}
         self._num_finished = self._output_sum = 0
         self._last_step_s = 0.0
+        self._sent_s: collections.deque[float] = collections.deque()
 
     @property
     def model(self) -> str:
@@ -66,6 +68,11 @@ class Hosted:
     @property
     def may_step(self) -> bool:
         return self.engine is not None and not self.busy and self.engine.has_work()
+
+    @property
+    def num_out(self) -> int:
+        """Batches of its that are under way."""
+        return 0 if self.engine is None else self.engine.num_out
 
     @property
     def is_drained(self) -> bool:
@@ -120,6 +127,28 @@ class Hosted:
         self._last_step_s = now_s - began_s
         return self._noted(deltas, now_s)
 
+    def begin(self, begun: Callable[["Hosted", Batch], object], num_batches: int) -> list[Delta]:
+        """Half a step, see ``Engine.begin``: send out a batch, if there is anything to send."""
+        assert self.engine is not None
+        self._begun, sent_s, num_out = begun, self._clock(), self.engine.num_out
+        try:
+            deltas = self.engine.begin(num_batches)
+        finally:
+            self._begun = None
+        if self.engine.num_out > num_out:
+            self._sent_s.append(sent_s)
+        return self._noted(deltas, self._clock())
+
+    def finish(self) -> list[Delta]:
+        """The other half: wait for the first of the batches under way."""
+        assert self.engine is not None
+        deltas = self.engine.finish()
+        now_s = self._clock()
+        self._last_step_s = now_s - self._sent_s[0]
+        while len(self._sent_s) > self.engine.num_out:  # more than one where all are lost
+            self._sent_s.popleft()
+        return self._noted(deltas, now_s)
+
     def _on_batch(self, batch: Batch) -> None:
         if self._begun is not None:
             self._begun(self, batch)
@@ -127,6 +156,7 @@ class Hosted:
     def abort(self, error: str, *, lost: bool = False) -> list[Delta]:
         """End every request with an error; ``lost`` as in ``Delta``."""
         assert self.engine is not None
+        self._sent_s.clear()
         return self._noted(self.engine.abort_all(error, lost=lost), self._clock())
 
     def due_s(self) -> float:

@@ -24,6 +24,8 @@ class GroupSpec:
     token_budget, max_num_seqs, block_size, max_waiting, dtype, kv_dtype: of every model's engine,
         see ``EngineConfig``.
     max_model_len: longest prompt plus output [tokens] where the model has no lower limit.
+    pp_batches: batches of a model that is alone at work on their way through several stages; None:
+        one a stage.
     turns: which model's engine takes the next step: the one whose most urgent token is due first,
         or the one that has waited longest.
     heartbeat_s: longest the group is silent. step_timeout_s: longest a step may take.
@@ -43,6 +45,7 @@ class GroupSpec:
     max_num_seqs: int = 64
     block_size: int = 16
     max_model_len: int | None = None
+    pp_batches: int | None = None
     max_waiting: int = 1024
     dtype: str | None = None
     kv_dtype: str = "auto"
@@ -56,6 +59,8 @@ class GroupSpec:
         check(len(self.group) <= 200, "group", "at most 200 characters", len(self.group))
         check_count("num_threads", self.num_threads)
         check_positive("memory_bytes", self.memory_bytes)
+        if self.pp_batches is not None:
+            check_count("pp_batches", self.pp_batches)
         check(self.device in ("cpu", "cuda"), "device", "cpu or cuda", repr(self.device))
         check(self.turns in ("due", "round"), "turns", "due or round", repr(self.turns))
         fits = 0 < self.heartbeat_s < math.inf
@@ -68,13 +73,15 @@ class GroupSpec:
     def num_ranks(self) -> int:
         return self.tp * self.pp
 
+    @property
+    def depth(self) -> int:
+        """Batches of a model that may be under way at a time."""
+        return 1 if self.pp == 1 else self.pp_batches or self.pp
+
     def engine_config(
         self, kv_bytes: int, max_positions: int | None = None, device: str | None = None
     ) -> EngineConfig:
         """The settings of a model's engine.
-
-        It has one batch under way at a time, with several stages too: models take turns step by
-        step, and predictions and simulations count on it (``overlap=False``).
 
         Args:
             kv_bytes: memory for keys and values, of each rank.
@@ -93,7 +100,7 @@ class GroupSpec:
             device=device or self.device,
             tp=self.tp,
             pp=self.pp,
-            pp_batches=1 if self.pp > 1 else None,
+            pp_batches=self.depth if self.pp > 1 else None,
             step_timeout=self.step_timeout_s,
         )
 

@@ -1,7 +1,7 @@
 """What a group tells of itself: plain data, for routing, for metrics and for people."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from blocks.sched.cluster_sim.generation import Load, Standing
 from recipes.serve.metrics import EngineStats
@@ -14,7 +14,7 @@ class ModelState:
     status: ``loading``, ``serving``, or ``draining``: it takes no more work and goes.
     num_waiting, num_running: sequences in the queue, and holding blocks.
     usable_blocks, block_size: of its cache.
-    last_step_s: what its last step took.
+    last_step_s: what its last step took, from being sent out.
     standing: what stands in its engine, for predictions.
     stats: gauges and counters of its engine.
     """
@@ -29,6 +29,13 @@ class ModelState:
     stats: EngineStats = dataclasses.field(default_factory=EngineStats)
 
 
+class UnderWay(NamedTuple):
+    """A batch of an engine: what it computes, and how long ago something happened to it."""
+
+    load: Load
+    ago_s: float
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class GroupState:
     """A group, as of its last step or heartbeat.
@@ -36,8 +43,11 @@ class GroupState:
     models: by name. used_bytes: weights and caches of hosted models and the largest activations, of
         each device.
     num_steps: since it started. seen: number of the last submission that is counted in it.
-    stepping: whose step is under way, empty for none. load: what it computes.
-    step_s: how long it had taken when this was told.
+    stepping: whose steps are under way, empty for none.
+    step_s: how long the first of them had been the first when this was told.
+    under_way: they, in order, and how long ago they were sent out.
+    before: the last one before them and how long ago it was through; None where they found the
+        stages empty.
     """
 
     models: dict[str, ModelState] = dataclasses.field(default_factory=dict)
@@ -45,5 +55,6 @@ class GroupState:
     num_steps: int = 0
     seen: int = 0
     stepping: str = ""
-    load: Load | None = None
     step_s: float = 0.0
+    under_way: tuple[UnderWay, ...] = ()
+    before: UnderWay | None = None

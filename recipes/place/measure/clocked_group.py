@@ -9,7 +9,7 @@ from blocks.sched.cluster_sim.generation import Load, load_of
 from recipes.place.group.hosted import Hosted
 from recipes.place.group.messages import Host
 from recipes.place.group.replica import Replica
-from recipes.place.group.state import GroupState
+from recipes.place.group.state import GroupState, UnderWay
 from recipes.place.group.step_log import Step
 from recipes.place.group.streams import Streams
 from recipes.place.group.taken import OnLost, Taken
@@ -126,7 +126,9 @@ class ClockedGroup:
 
     def _tell(self, stepping: str = "", load: Load | None = None) -> None:
         models = {model: hosted.state() for model, hosted in self._hosted.items()}
-        self.state = GroupState(models, (), self._num_steps, self._num_sent, stepping, load)
+        under_way = () if load is None else (UnderWay(load, 0.0),)
+        counts = self._num_steps, self._num_sent
+        self.state = GroupState(models, (), *counts, stepping, under_way=under_way)
         self.state_s = self._loop.time()
         self._streams.seen(self._num_sent)
 

@@ -98,7 +98,7 @@ async def measure_group_profile(
 
     Args:
         folder: of the model. model: its name on the groups and in the profile.
-        configuration: (tp, pp) of the groups.
+        configuration: (tp, pp) of the groups; with several stages ``limits.pp_batches`` is 1.
         ports: the groups, idle.
         limits: of the groups' engines.
         points: steps to time; decode batches whose prompts exceed the token budget are not decoding
@@ -112,6 +112,8 @@ async def measure_group_profile(
     """
     check(bool(ports), "ports", f"at least one group with {model}", "none")
     config, one = read_config(folder), Configuration(*configuration).checked()
+    alone = one.pp == 1 or limits.pp_batches == 1
+    check(alone, "pp_batches", "1: steps that follow one another", limits.pp_batches)
     limit = min(limits.max_model_len or config.max_positions, config.max_positions)
     points = points.within(limit, limits.token_budget, limits.max_num_seqs)
     timers = [

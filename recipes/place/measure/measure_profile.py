@@ -1,6 +1,7 @@
 """A profile by running the model: steps of known content, in every layout asked for."""
 
 import contextlib
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,7 +44,9 @@ def measure_profile(
     Every layout has an engine at the same time, and the points are visited one after another, round
     by round, so that whatever else the machine does falls on all of them alike; what counts is the
     median over rounds. Several processes wait for one another in every step, so their stages have
-    no times of their own: a step's time is divided over stages by their layers.
+    no times of their own: a step's time is divided over stages by their layers. Steps of stages
+    that have a batch each (``limits.pp_batches``) are timed one by one, and not cut into runs: so
+    they are what the stages compute while other batches fill them.
 
     Activations are those of the largest steps where one process runs the model: no rank of several
     has more. Without the layout (1, 1) they count nothing.
@@ -142,9 +145,12 @@ def _timer(
     before = torch.get_num_threads()
     torch.set_num_threads(limits.num_threads)
     many = one.num_devices > 1
+    settings = spec.engine_config(room, config.max_positions)
+    if one.pp > 1 and limits.pp_batches != 1:
+        settings = dataclasses.replace(settings, pp_slices=1)
     made = load(
         folder,
-        spec.engine_config(room, config.max_positions),
+        settings,
         start=start if many else None,
         num_threads=limits.num_threads,
     )

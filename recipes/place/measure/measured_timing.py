@@ -23,9 +23,9 @@ Point = tuple[int, int]
 
 
 def spec_of(limits: GroupSpec, one: Configuration) -> GroupSpec:
-    """A group of that configuration."""
+    """A group of that configuration, whose steps follow one another."""
     devices = tuple(range(one.num_devices))
-    return dataclasses.replace(limits, tp=one.op, pp=one.pp, devices=devices)
+    return dataclasses.replace(limits, tp=one.op, pp=one.pp, devices=devices, pp_batches=1)
 
 
 def timing_of(

@@ -43,7 +43,7 @@ class Replay:
         seed: int,
     ) -> None:
         check(len(ports) == len(placement.groups), "ports", "one for each group", len(ports))
-        check(not settings.overlap, "overlap", "False: a group computes one step at a time", True)
+        check(not settings.overlap, "overlap", "False: stages are one engine's at a time", True)
         self.workload, self.placement, self.ports = workload, placement, ports
         self.admission, self.loop = admission, asyncio.get_running_loop()
         self.group_at = {group.devices: at for at, group in enumerate(placement.groups)}

@@ -1,7 +1,7 @@
 """Predictions by the last word of a group, while it gets older."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -9,7 +9,7 @@ from blocks.sched.cluster_sim.generation import EngineSettings, Load, Standing, 
 from recipes.place.fleet import Router, Seat
 from recipes.place.fleet.seat import Word, unheard
 from recipes.place.fleet.told_state import told_state
-from recipes.place.group import GroupState, ModelState
+from recipes.place.group import GroupState, ModelState, UnderWay
 from tests.place.fleet.clusters import PROFILES, SHAPES
 
 SETTINGS = EngineSettings(token_budget=64, max_num_seqs=4, block_size=4, overlap=False)
@@ -51,7 +51,8 @@ def state(
         model: ModelState("serving", last_step_s=2.0**at, standing=stands.get(model, IDLE))
         for at, model in enumerate(MODELS)
     }
-    return GroupState(models, stepping=stepping, load=load, step_s=0.002)
+    under_way = () if load is None else (UnderWay(load, 0.002),)
+    return GroupState(models, stepping=stepping, under_way=under_way)
 
 
 def test_of_a_silent_group_all_that_was_sent_waits() -> None:
@@ -84,3 +85,63 @@ def test_other_models_count_if_they_have_anything_to_do() -> None:
         ({"b": BUSY}, {"b": (3,), "c": (1,)}, 6.0),
     ):
         assert seen(Group(state(busy), sent=sent), 100.0)[0].others_s == others_s
+
+
+# --- batches in stages ----------------------------------------------------------------------------
+
+STAGES = dataclasses.replace(SETTINGS, num_lanes=None)
+"""Of SHAPES[2], two stages: a step with prompts takes 5 ms and half a ms a token in each."""
+
+
+def in_stages(
+    under_way: Sequence[tuple[int, float]],
+    before: tuple[int, float] | None = None,
+    busy: Sequence[str] = ("a",),
+    of: str = "a",
+) -> float:
+    """Until a step of ``of`` enters stage one, while model a has batches of so many tokens under
+    way, sent so many seconds ago."""
+    router = Router(STAGES)
+    for model in MODELS:
+        timing = PROFILES[model].timing(SHAPES[2])
+        router.open((0, 1), model, timing, kv_tokens=400, max_model_len=300, now_s=0.0)
+    seat = router.seat((0, 1), of)
+    assert seat is not None
+
+    def told(num_tokens: int, ago_s: float) -> UnderWay:
+        return UnderWay(Load(num_tokens, (), 0, 0), ago_s)
+
+    models = {m: ModelState("serving", standing=BUSY if m in busy else IDLE) for m in MODELS}
+    group = Group(
+        GroupState(
+            models,
+            stepping="a",
+            under_way=tuple(told(*one) for one in under_way),
+            before=told(*before) if before else None,
+        )
+    )
+    return told_state(router, lambda devices: group, lambda: 100.0)(seat).busy_s
+
+
+def test_a_batch_may_follow_when_stage_one_is_free_and_a_lane() -> None:
+    assert in_stages([(10, 0.003)]) == pytest.approx(0.007), "10 ms in a stage"
+    assert in_stages([(10, 0.012)]) == 0.0
+    assert in_stages([(10, 0.003), (10, 0.003)]) == pytest.approx(0.017), "two lanes, both taken"
+    assert in_stages([(10, 0.003), (30, 0.003)]) == pytest.approx(0.027), "20 ms behind the first"
+    assert in_stages([(10, 0.020)], before=(10, 0.001)) == 0.0
+    assert in_stages([(30, 0.003)], before=(10, 0.001)) == pytest.approx(0.017)
+
+
+def test_a_batch_is_behind_the_one_that_was_before_it() -> None:
+    """Two were sent at once: one was through after 20 ms, when a third was sent, the other is
+    after 30."""
+    for ago_s, left_s in ((0.020, 0.010), (0.025, 0.005)):
+        since_s = ago_s - 0.020
+        busy_s = in_stages([(10, ago_s), (10, since_s)], before=(10, since_s))
+        assert busy_s == pytest.approx(left_s)
+
+
+def test_a_model_that_is_not_alone_waits_for_empty_stages() -> None:
+    assert in_stages([(10, 0.003)], of="b") == pytest.approx(0.017)
+    assert in_stages([(10, 0.003)], busy="ab") == pytest.approx(0.017)
+    assert in_stages([(10, 0.003), (10, 0.003)], of="b") == pytest.approx(0.027)

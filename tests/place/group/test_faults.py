@@ -148,9 +148,11 @@ async def test_a_group_that_is_stopped_or_hangs_is_given_up(folder, monkeypatch)
         assert handle.lost.kind == "stuck"
 
 
+@pytest.mark.parametrize(("tp", "pp"), [(2, 1), (1, 2)], ids=["tp2", "pp2"])
 @on_loop
-async def test_ranks_are_ended_with_their_group_and_replaced_within_it(folder):
-    async with running_group(folder, tp=2, devices=(0, 1)) as handle:
+async def test_ranks_are_ended_with_their_group_and_replaced_within_it(folder, tp, pp):
+    """With two stages, two batches are under way."""
+    async with running_group(folder, tp=tp, pp=pp, devices=(0, 1)) as handle:
         ranks = descendants(pid_of(handle))
         assert len(ranks) == 2
         wanted = (await ask(handle, "tiny-0", *endless("unread", 1)))[0]
@@ -164,7 +166,9 @@ async def test_ranks_are_ended_with_their_group_and_replaced_within_it(folder):
         stream = await handle.submit("tiny-0", endless("r", 2), on_lost=retry)
         await first_delta(stream)
         os.kill(ranks[1], signal.SIGKILL)
-        for answer in (await collect(stream)).values():
+        ended = (await collect(stream)).values()
+        assert len(ended) == 2
+        for answer in ended:
             assert "was killed by SIGKILL" in (answer.completions[0].error or "")
         (answer,) = (await collect(unread)).values()
         assert answer.token_ids == wanted.token_ids

@@ -2,6 +2,9 @@
 
 import dataclasses
 import itertools
+import queue
+import select
+import threading
 
 import hypothesis.strategies as st
 import msgspec
@@ -10,6 +13,7 @@ from hypothesis import given, settings
 
 from recipes.place.group import GroupSpec, proof
 from recipes.place.group.frames import Frames, GarbledFrame, frame
+from recipes.place.group.inbox import Inbox
 from recipes.place.group.messages import (
     Deltas,
     Submit,
@@ -137,10 +141,36 @@ def test_only_who_knows_the_key_is_welcome(key, other, name):
         proof.welcome(question, proof.Answer(name + "x", given.nonce, given.proof), key)
 
 
-def test_a_group_computes_one_batch_at_a_time_whatever_its_stages():
-    for pp in (1, 2, 4):
-        config = GroupSpec(group="g", devices=tuple(range(pp)), pp=pp).engine_config(0)
-        assert (config.pp_batches or config.pp) == 1
+def test_a_group_has_a_batch_a_stage_or_as_many_as_it_is_told():
+    for pp, pp_batches, depth in ((1, None, 1), (1, 3, 1), (4, None, 4), (4, 1, 1), (2, 3, 3)):
+        spec = GroupSpec(group="g", devices=tuple(range(pp)), pp=pp, pp_batches=pp_batches)
+        config = spec.engine_config(0)
+        assert (config.pp_batches or config.pp) == spec.depth == depth
+    with pytest.raises(ValueError, match="pp_batches: expected a positive whole number, got 0"):
+        GroupSpec(group="g", pp_batches=0)
+
+
+def test_who_waits_for_something_else_is_woken_by_what_comes():
+    inbox: Inbox[int] = Inbox()
+
+    def can_be_read(wake: int, wait_s: float) -> bool:
+        return bool(select.select([wake], [], [], wait_s)[0])
+
+    with inbox.watched() as wake:
+        assert not can_be_read(wake, 0)
+        threading.Timer(0.02, inbox.put, [1]).start()
+        assert can_be_read(wake, 60)
+    inbox.put(2)
+    with inbox.watched() as wake:
+        assert can_be_read(wake, 0), "what came before the wait"
+    assert [inbox.get(0), inbox.get(None)] == [1, 2]
+    with inbox.watched() as wake:
+        assert not can_be_read(wake, 0)
+    with pytest.raises(queue.Empty):
+        inbox.get(0)
+    inbox.close()
+    inbox.put(3)
+    assert inbox.get(0.1) == 3
 
 
 def test_a_spec_reads_back_and_hides_its_key():

@@ -1,12 +1,14 @@
 """A group answers as its models' engines would in this process, whatever else it does."""
 
 import asyncio
+import itertools
 import time
+from typing import Any
 
 import pytest
 
 from blocks.sched import QueueFull
-from recipes.place.group import NotHosted
+from recipes.place.group import NotHosted, read_steps
 from recipes.place.group.footprint import weight_bytes
 from recipes.serve import Engine
 from recipes.serve.admission import ContextTooLong
@@ -82,6 +84,37 @@ async def test_a_group_of_two_ranks_answers_as_one_process(folders, tp, pp):
         assert loaded.weight_bytes == sum(shares)
         assert handle.state.used_bytes == loaded.device_bytes
         assert all(a < b for a, b in zip(shares, loaded.device_bytes, strict=True))
+
+
+@on_loop
+async def test_batches_of_one_model_overlap_in_stages_and_those_of_two_do_not(folders, tmp_path):
+    """Tokens are those of one process; a step is logged from being sent out to its tokens."""
+    wanted = [run(tiny_engine(tiny_decoder(seed=seed)), *varied("r")) for seed in (0, 1)]
+    log = tmp_path / "steps"
+    stages: dict[str, Any] = {"pp": 2, "devices": (0, 1), "step_log": str(log), "turns": "round"}
+    async with running_group(*folders, **stages) as handle:
+        alone = await ask(handle, "tiny-0", *varied("r"))
+        num_alone = len(read_steps(log))
+        both = [ask(handle, name, *varied(name)) for name in ("tiny-0", "tiny-1")]
+        answers = [alone, *await asyncio.gather(*both)]
+        for got, expected in zip(answers, [wanted[0], *wanted], strict=True):
+            assert [c.token_ids for one in got for c in one.completions] == [
+                c.token_ids for one in expected for c in one.completions
+            ]
+        await eventually(lambda: handle.state.stepping == "")
+        assert (handle.state.under_way, handle.num_in_flight) == ((), 0)
+    taken = read_steps(log)
+    behind = [
+        (one.model, other.model)
+        for one, other in itertools.pairwise(taken)
+        if other.began_s < one.began_s + one.seconds
+    ]
+    assert behind
+    assert all(one == other for one, other in behind), "engines take turns"
+    models = [step.model for step in taken[num_alone:]]
+    changes = sum(one != other for one, other in itertools.pairwise(models))
+    shorter = min(models.count("tiny-0"), models.count("tiny-1"))
+    assert changes > shorter, "one step each, while both have work"
 
 
 @on_loop

@@ -1,5 +1,6 @@
 """Engines that compute nothing and take the time of a profile."""
 
+import collections
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -36,18 +37,17 @@ KV_TOKENS = 16384
 
 
 class IdleRunner:
-    """A ``ModelRunner`` that draws token 7, whatever it is asked; ``seconds`` of its last step."""
+    """A ``ModelRunner`` that draws token 7, whatever it is asked; ``stage_s`` of its last batch."""
 
     model = tiny_decoder().config
     dtype, weight_bytes, block_size = "float32", 0, SETTINGS.block_size
     num_blocks = KV_TOKENS // SETTINGS.block_size + 1
     seq_lens: Tensor | None = None
-    depth = 1
 
-    def __init__(self, step_time: StepTime) -> None:
-        self._step_time = step_time
-        self.seconds = 0.0
-        self._result = StepResult([], [])
+    def __init__(self, step_time: StepTime, depth: int = 1) -> None:
+        self._step_time, self.depth = step_time, depth
+        self.stage_s: tuple[float, ...] = ()
+        self._results: collections.deque[StepResult] = collections.deque()
 
     def begin(self, manager: BlockManager, *, max_num_seqs: int, max_model_len: int) -> None:
         pass
@@ -56,12 +56,12 @@ class IdleRunner:
         return False
 
     def submit(self, batch: Batch, draws: Sequence[Draw], prompts: Sequence[PromptRows]) -> None:
-        self.seconds = sum(self._step_time(load_of(batch)))
+        self.stage_s = self._step_time(load_of(batch))
         self.seq_lens = torch.ones(1, dtype=torch.int64)
-        self._result = StepResult([Drawn(7) for _ in draws], [])
+        self._results.append(StepResult([Drawn(7) for _ in draws], []))
 
     def collect(self) -> StepResult:
-        return self._result
+        return self._results.popleft()
 
     def explain(self) -> str:
         return "none"
@@ -70,7 +70,7 @@ class IdleRunner:
         pass
 
 
-def idle_engine(profile: Profile, configuration: tuple[int, int]) -> Engine:
+def idle_engine(profile: Profile, configuration: tuple[int, int], depth: int = 1) -> Engine:
     config = EngineConfig(
         kv_bytes=1,
         max_model_len=SETTINGS.max_model_len,
@@ -78,7 +78,7 @@ def idle_engine(profile: Profile, configuration: tuple[int, int]) -> Engine:
         token_budget=SETTINGS.token_budget,
         block_size=SETTINGS.block_size,
     )
-    runner = IdleRunner(StepTime(profile.timing(configuration)))
+    runner = IdleRunner(StepTime(profile.timing(configuration)), depth)
     return Engine(runner, detokenizers(tiny_tokenizer()), config)
 
 
@@ -86,15 +86,31 @@ def profile_s(engine: Engine, step: Callable[[], list[Delta]]) -> tuple[list[Del
     """A step counts for what the profile says."""
     deltas = step()
     assert isinstance(engine.runner, IdleRunner)
-    return deltas, engine.runner.seconds
+    return deltas, sum(engine.runner.stage_s)
 
 
-def made_up(model: str, scale: float = 1.0) -> Profile:
-    """A prompt takes 2 ms and 0.1 ms a token; a decode step 4 ms, 0.5 ms a sequence."""
+def half_s(
+    engine: Engine, half: Callable[[], list[Delta]]
+) -> tuple[list[Delta], float, tuple[float, ...]]:
+    """Half a step counts in the stages for what the profile says, and for nothing elsewhere."""
+    assert isinstance(engine.runner, IdleRunner)
+    engine.runner.stage_s = ()
+    deltas = half()
+    return deltas, 0.0, engine.runner.stage_s
+
+
+def made_up(model: str, scale: float = 1.0, uneven: float = 0.0) -> Profile:
+    """A prompt takes 2 ms and 0.1 ms a token; a decode step 4 ms, 0.5 ms a sequence.
+
+    Args:
+        uneven: so much more of it in the first stage, and less in the others.
+    """
 
     def row(op: int, pp: int) -> Timing:
         def cut(seconds: float) -> tuple[float, ...]:
-            return (scale * seconds / (1 + 0.7 * (op - 1)) / pp,) * pp
+            each_s = scale * seconds / (1 + 0.7 * (op - 1)) / pp
+            more_s = each_s * uneven * (pp > 1)
+            return (each_s + more_s, *[each_s - more_s] * (pp - 1))
 
         return Timing(
             Configuration(op, pp),

@@ -70,8 +70,7 @@ class PipelineRunner(IdleRunner):
     """
 
     def __init__(self, step_time: StepTime, pp: int, depth: int) -> None:
-        super().__init__(step_time)
-        self.depth = depth
+        super().__init__(step_time, depth)
         self.now_s = 0.0
         self.busy: list[list[tuple[float, float, int]]] = [[] for _ in range(pp)]
         self._out: collections.deque[tuple[float, StepResult]] = collections.deque()

@@ -141,7 +141,7 @@ def test_the_pace_is_the_ratio_to_the_profile() -> None:
 
     def clock() -> float:
         nonlocal now_s
-        now_s, runner.seconds = now_s + 1.25 * runner.seconds, 0.0  # of the step just run
+        now_s, runner.stage_s = now_s + 1.25 * sum(runner.stage_s), ()  # of the step just run
         return now_s
 
     found = asyncio.run(pace({"m0": [StepTimer(engine, clock)]}, {"m0": profile}, (1, 1)))

@@ -1,6 +1,7 @@
 """Replays against engines on a clock: the rules are the simulator's, event for event."""
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,12 +21,14 @@ from blocks.sched.workload import Workload
 from recipes.place.group import GroupLost, LostReason, Step
 from recipes.place.group.taken import OnLost
 from recipes.place.measure import ClockedGroup, StepPace, replay, run_virtual
+from recipes.place.measure.clocked_pipeline import ClockedPipeline
 from recipes.serve.job import Job
 from recipes.serve.stream import Stream
 from tests.place.measure.made_up import (
     KV_TOKENS,
     SETTINGS,
     groups_of,
+    half_s,
     idle_engine,
     made_up,
     profile_s,
@@ -107,6 +110,51 @@ def test_a_replay_on_a_clock_is_the_simulation(at: int, admission: Admission) ->
     )
     same(replayed(workload, placement, admission), expected)
     assert 0 < expected.met.sum() < workload.num_requests, "limits that some miss"
+
+
+PIPELINES = (
+    on("0", configuration=(1, 2)),
+    on("0", "1", configuration=(1, 2)),
+    on("012", configuration=(1, 2)),
+    on("01", "02", configuration=(1, 2)),
+)
+
+
+@pytest.mark.parametrize("admission", [OPEN, Admission()], ids=["open", "refusing"])
+@pytest.mark.parametrize("uneven", [0.0, 0.5])
+@pytest.mark.parametrize("at", range(len(PIPELINES)))
+def test_batches_in_stages_are_those_of_the_simulation(at, uneven, admission) -> None:
+    placement, settings = PIPELINES[at], dataclasses.replace(SETTINGS, num_lanes=None)
+    known = {model: made_up(model, uneven=uneven) for model in PROFILES}
+    count = len({model for group in placement.groups for model in group.models})
+    workload = traffic(at, [60.0, 20.0, 20.0][:count], 2.0, 1.2).with_slo(0.04, 0.012)
+
+    async def played() -> GenerationOutcome:
+        ports = [
+            ClockedPipeline(
+                {model: idle_engine(known[model], (1, 2), depth=2) for model in group.models},
+                half_s,
+            )
+            for group in placement.groups
+        ]
+        return await replay(
+            workload,
+            placement,
+            ports,
+            known,
+            settings=settings,
+            admission=admission,
+            vocab_size=300,
+        )
+
+    options = {"settings": settings, "admission": admission}
+    expected = simulate_generation(placement, known, workload, **options)
+    same(run_virtual(played()), expected)
+    assert 0 < expected.met.sum() < workload.num_requests, "limits that some miss"
+    options["settings"] = SETTINGS
+    alone = simulate_generation(placement, known, workload, **options)
+    if len(placement.groups) == count and not uneven:
+        assert alone.met.sum() < expected.met.sum(), "every model has its stages for itself"
 
 
 WINDOW_S = 0.05

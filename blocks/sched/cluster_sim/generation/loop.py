@@ -294,7 +294,8 @@ class GenerationLoop:
                 return
             group = self.groups[at]
             group.clock = [self.now_s + group.gap_s] * len(group.clock)
-        if self.under_way is not None or (not self.settings.overlap and engine.num_lanes > 1):
+        ahead = not self.settings.overlap and engine.num_lanes > 1 and len(engine.in_flight) == 1
+        if self.under_way is not None or ahead:
             engine.last_step_s = self.now_s - engine.sent_s[0]  # as its group tells
         gained, over = engine.end()
         told_s = self.now_s + self.overheads.request_s
