@@ -127,13 +127,15 @@ def test_sums_of_a_frequent_token_are_not_rounded_away() -> None:
     assert not found[1:].any()
 
 
-@pytest.mark.parametrize("kind", ["causal", "cut", "mask", "plain"])
+@pytest.mark.parametrize("kind", ["causal", "cut", "mask", "blank", "plain"])
 def test_attention_on_accelerators_is_that_of_the_cpu(kind: str) -> None:
     """The operations that take the CPU kernel's place, run here."""
     generator = torch.Generator().manual_seed(0)
     query, key, value, grad = torch.randn(4, 2, 3, 8, 16, generator=generator)
     first = 3 if kind == "cut" else 0
-    mask = torch.randn(2, 1, 8, 8, generator=generator) if kind == "mask" else None
+    mask = torch.randn(2, 1, 8, 8, generator=generator) if kind in ("mask", "blank") else None
+    if kind == "blank" and mask is not None:
+        mask[1, :, 3:5] = -torch.inf  # padding that sees nothing
     causal = kind in ("causal", "cut")
     aten = torch.ops.aten
     forward = aten._scaled_dot_product_flash_attention_for_cpu

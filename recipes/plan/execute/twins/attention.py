@@ -100,6 +100,7 @@ def attended_by_blocks(
         return out.transpose(1, 2), lse.transpose(1, 2).contiguous()
     scores = _scores(query, key, attn_mask, scale)
     lse = scores.logsumexp(-1)
+    lse = lse.masked_fill(lse == -torch.inf, 0.0)  # of rows that see nothing: their output is zero
     weights = torch.exp(scores - lse.unsqueeze(-1))
     return (weights @ value.to(weights.dtype)).to(query.dtype), lse
 
