@@ -59,8 +59,8 @@ class StageRunner:
     def run(self, step: Step) -> Result | None:
         """Compute a step; at the sampling rank what came of it.
 
-        What is handed on is kept until it has arrived: of as many steps as there are stages, for no
-        more are under way.
+        What is handed on is kept until it has arrived: of as many steps as there are stages. Who is
+        further ahead waits here.
         """
         self.settle(self._pp - 1)
         if step.copies:
