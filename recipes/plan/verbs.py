@@ -106,9 +106,10 @@ def _show(found: ParallelPlan, config: PlanConfig, out: Path | None, page: Path 
     if out is not None:
         print(f"plan: {found.write(out)}, {out.stat().st_size / 1e3:.0f} kB")
     if page is not None:
+        from recipes.plan.search.partition import memory_bytes
         from recipes.plan.view import plan_page
 
-        memory = min(kind.memory_bytes for kind in cluster.kinds)
+        memory = min(memory_bytes(cluster, config).values())
         page.parent.mkdir(parents=True, exist_ok=True)
         drawn = plan_page(found, devices_per_node=per_node, memory_bytes=memory)
         page.write_text(drawn, encoding="utf-8")

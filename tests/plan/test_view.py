@@ -2,9 +2,13 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 
+from blocks.pipeline.view.scale import bytes_text
+from recipes.plan import verbs
+from recipes.plan.config import PlanConfig
 from recipes.plan.view import device_map, memory_bars, plan_page
 from tests.plan.plans import drawn_plan
 
@@ -56,3 +60,12 @@ def test_bars_are_seen_however_little_of_a_device_they_are(share):
     rects = [e for e in drawn.iter() if e.tag.endswith("rect") and e.get("height") == "18"]
     assert max(float(rect.get("x", 0)) + float(rect.get("width", 0)) for rect in rects) > 300
     assert "a device" in "".join(drawn.itertext())
+
+
+def test_pages_show_the_memory_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plan = drawn_plan(1)
+    memory_gib = plan.peak_bytes / 2**29
+    config = PlanConfig("mlp", "8xA100", memory_gib=memory_gib)
+    monkeypatch.setattr(verbs, "_read_here", lambda path: (plan, config))
+    verbs.show(tmp_path / "plan.json", tmp_path / "plan.html")
+    assert f">{bytes_text(memory_gib * 2**30)} a device<" in (tmp_path / "plan.html").read_text()
