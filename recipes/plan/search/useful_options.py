@@ -27,10 +27,10 @@ class OptionTotal(NamedTuple):
 
 
 def useful_options(options: Sequence[OptionTotal], most_in_flight: int) -> tuple[int, ...]:
-    """Those that are quickest for what they hold with some number of microbatches in flight.
+    """Those that are quickest for what they hold with 1, 2, 4, ... microbatches in flight.
 
     Of options nearly as quick the smallest stays, and of those nearly as small the quickest; the
-    smallest of all stays always.
+    smallest of all stays always, for each of these numbers.
 
     >>> quick, slow = OptionTotal(1.0, 9.0, 1.0), OptionTotal(2.0, 1.0, 4.0)
     >>> useful_options([quick, slow, OptionTotal(2.0, 9.0, 4.0)], 2)
