@@ -5,27 +5,24 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from blocks._checks import check
 from blocks.sched.admission import QueueFull, Unservable
 from blocks.sched.cluster_sim.generation.engine import Engine
-from blocks.sched.cluster_sim.generation.group_run import GroupRun
+from blocks.sched.cluster_sim.generation.front_door import FrontDoor
+from blocks.sched.cluster_sim.generation.hosting import Hosting
 from blocks.sched.cluster_sim.generation.outcome import GenerationOutcome
 from blocks.sched.cluster_sim.generation.pace import Pace
-from blocks.sched.cluster_sim.generation.predict import predict
+from blocks.sched.cluster_sim.generation.record import Record
 from blocks.sched.cluster_sim.generation.settings import (
     Admission,
     AllocatorFactory,
     EngineSettings,
 )
 from blocks.sched.cluster_sim.generation.shared_cores import SharedCores, StepsUnderWay
-from blocks.sched.cluster_sim.generation.step_time import StepTime
-from blocks.sched.cluster_sim.problem import FAILED, FINISHED, REJECTED, UNPLACED, Answers
+from blocks.sched.cluster_sim.problem import FAILED, REJECTED, UNPLACED
 from blocks.sched.cluster_sim.settings import Event, Overheads
 from blocks.sched.placement.placement import Placement
 from blocks.sched.profile.profile import Profile
-from blocks.sched.request import State
 from blocks.sched.workload.workload import Workload
 
 STEP_ENDS, FAULT, ARRIVAL, BEGIN = range(4)
@@ -33,7 +30,11 @@ STEP_ENDS, FAULT, ARRIVAL, BEGIN = range(4)
 
 
 class GenerationLoop:
-    """One run; see ``simulate_generation``."""
+    """One run; see ``simulate_generation``.
+
+    Every group's next step is planned for when it may begin (``_wake``); a step that has begun is
+    planned to end, which on shared cores is planned anew whenever another begins or ends.
+    """
 
     def __init__(
         self,
@@ -49,89 +50,31 @@ class GenerationLoop:
         cores: SharedCores | None = None,
         pace: Pace | None = None,
     ) -> None:
-        self.placement, self.workload = placement, workload
-        self.settings, self.admission, self.overheads = settings, admission, overheads
-        self.retry, self.make_allocator = retry, make_allocator
+        self.workload, self.settings, self.overheads = workload, settings, overheads
+        self.retry = retry
         if cores is None and pace is not None:  # whose ends the profile does not tell either
             cores = _of_their_own(placement)
         self.under_way = None if cores is None else StepsUnderWay(cores, placement)
         self.pace = pace
         self.now_s, self.clock_off_s = 0.0, 0.0
-        self.answers = Answers.pending(workload.num_requests, len(placement.groups))
-        self.first_token_s = np.full(workload.num_requests, np.nan)
-        self.predicted_ttft_s = np.full(workload.num_requests, np.nan)
-        self.num_preemptions = np.zeros(len(placement.groups), np.int64)
-        self.due_s = workload.deadline_s.tolist()
-        self.tpot_limit_s = workload.tpot_s.tolist()
-        self.ttft_limit_s = workload.slo_s.tolist()
-        self.index = {model: at for at, model in enumerate(workload.models)}
-        self.step_times = self._step_times(profiles)
-        self.groups = [
-            GroupRun(g.configuration.pp, overheads.gap_of(g.configuration.pp), True, settings)
-            for g in placement.groups
-        ]
+        self.record = Record(workload, placement)
+        self.hosting = Hosting(
+            placement,
+            profiles,
+            workload.models,
+            settings,
+            overheads,
+            make_allocator,
+            lambda: self.now_s + self.clock_off_s,
+        )
+        self.groups = self.hosting.groups(events)
+        self.door = FrontDoor(
+            workload, self.groups, self.hosting.hosts, settings, admission, overheads.request_s
+        )
         self.heap: list[tuple[float, int, int, int, Engine | Event | None]] = []
         self.order = itertools.count()
-        self._start_groups(events)
         for event in events:
             self._push(event.at_s, FAULT, event.group, event)
-        self.hosts: list[list[int]] = [[] for _ in workload.models]
-        for at, group in enumerate(placement.groups):
-            for model in group.models:
-                if model in self.index:
-                    self.hosts[self.index[model]].append(at)
-
-    # --- set-up ---------------------------------------------------------------------------------
-
-    def _step_times(self, profiles: Mapping[str, Profile]) -> dict[tuple[int, int], StepTime]:
-        found: dict[tuple[int, int], StepTime] = {}
-        for at, group in enumerate(self.placement.groups):
-            scale = 1.0 + self.overheads.per_stage * group.configuration.pp
-            for model in group.models:
-                if model not in self.index:
-                    continue
-                timing = profiles[model].timing(group.configuration)
-                what = f"profile of {model} in {group.configuration}"
-                check(bool(timing.decode), what, "prefill and decode times", "none")
-                rooms = group.kv_tokens_of(model)
-                check(rooms > 0, f"kv_tokens of {model} in group {at}", "room for tokens", rooms)
-                found[at, self.index[model]] = StepTime(timing, scale)
-        return found
-
-    def _start_groups(self, events: Sequence[Event]) -> None:
-        """Groups whose first event is ``up`` are down, models whose first is ``load`` not there."""
-        for at, group in enumerate(self.groups):
-            own = [e for e in sorted(events, key=lambda e: e.at_s) if e.group in (-1, at)]
-            switches = [e.kind for e in own if e.kind in ("up", "down")]
-            group.up = switches[:1] != ["up"]
-            for model in self.placement.groups[at].models:
-                loads = [e.kind for e in own if e.model in ("", model) and "load" in e.kind]
-                if model in self.index and loads[:1] != ["load"]:
-                    group.loaded.add(self.index[model])
-            group.engines = self._new_engines(at)
-
-    def _new_engines(self, at: int) -> list[Engine]:
-        engines = []
-        for model in self.placement.groups[at].models:
-            if model not in self.index:
-                continue
-            kv_tokens = self.placement.groups[at].kv_tokens_of(model)
-            num_blocks = kv_tokens // self.settings.block_size
-            check(num_blocks > 0, f"kv_tokens of {model}", "at least a block", kv_tokens)
-            number = self.index[model]
-            engines.append(
-                Engine(
-                    number,
-                    self.step_times[at, number],
-                    self.settings,
-                    num_blocks,
-                    self.make_allocator,
-                    lambda: self.now_s + self.clock_off_s,
-                )
-            )
-        return engines
-
-    # --- events ---------------------------------------------------------------------------------
 
     def _push(self, at_s: float, kind: int, at: int, what: Engine | Event | None = None) -> None:
         heapq.heappush(self.heap, (at_s, kind, next(self.order), at, what))
@@ -155,76 +98,28 @@ class GenerationLoop:
                 self._happen(what)
             else:
                 self._begin_step(at)
-        return self._outcome()
-
-    def _outcome(self) -> GenerationOutcome:
-        for at, group in enumerate(self.groups):
-            self.answers.busy_s[at] = group.work_s
-            self._count_preemptions(at)
-        answers = self.answers
-        return GenerationOutcome(
-            self.workload,
-            self.placement,
-            answers.status,
-            answers.answered_s,
-            self.first_token_s,
-            self.predicted_ttft_s,
-            answers.group,
-            answers.busy_s,
-            self.num_preemptions,
-        )
-
-    def _answer(self, request: int, status: int, at: int) -> None:
-        self.answers.status[request] = status
-        self.answers.answered_s[request] = self.now_s
-        self.answers.group[request] = at
+        return self.record.outcome(self.groups)
 
     # --- requests -------------------------------------------------------------------------------
 
     def _dispatch(self, request: int) -> None:
-        """Send a request to the engine that is predicted to answer first of those that keep its
-        limits, the one with the fewest requests where two are alike; or refuse it."""
-        workload, admission = self.workload, self.admission
-        model, prompt_len = int(workload.model[request]), int(workload.prompt_len[request])
-        beside_s = self.now_s - float(workload.arrival_s[request]) + self.overheads.request_s
-        ttft_limit_s = self.ttft_limit_s[request] * admission.slack
-        tpot_limit_s = self.tpot_limit_s[request] * admission.slack
-        best: tuple[tuple[bool, float, int], int, Engine] | None = None
-        for at in self.hosts[model]:
-            group = self.groups[at]
-            if not group.up or model not in group.loaded:
-                continue
-            for engine in group.engines:
-                if engine.model == model:
-                    stands = engine.stands()
-                    ttft_s, tpot_s = predict(
-                        stands,
-                        engine.step_time,
-                        self.settings,
-                        prompt_len,
-                        busy_s=group.busy_s(engine, self.now_s),
-                        others_s=group.others_s(engine),
-                    )
-                    ttft_s += beside_s
-                    late = admission.ttft and ttft_s > ttft_limit_s
-                    slow = admission.tpot and tpot_s > tpot_limit_s
-                    rank = late or slow, ttft_s, stands.num_live
-                    if best is None or rank < best[0]:
-                        best = rank, at, engine
-        if best is None:
-            self._answer(request, UNPLACED, -1)
+        """Send a request to the best engine, or refuse it."""
+        choice = self.door.choose(request, self.now_s)
+        if choice is None:
+            self.record.answer(request, UNPLACED, -1, self.now_s)
             return
-        (refused, ttft_s, _), at, engine = best
-        self.predicted_ttft_s[request] = ttft_s
-        if refused:
-            self._answer(request, REJECTED, at)
-            return
-        try:
-            engine.add(request, prompt_len, int(workload.output_len[request]))
-        except (Unservable, QueueFull):
-            self._answer(request, REJECTED, at)
-            return
-        self._wake(at)
+        self.record.predicted(request, choice.ttft_s)
+        workload, taken = self.workload, not choice.refused
+        if taken:
+            prompt_len, output_len = workload.prompt_len[request], workload.output_len[request]
+            try:
+                choice.engine.add(request, int(prompt_len), int(output_len))
+            except (Unservable, QueueFull):
+                taken = False
+        if taken:
+            self._wake(choice.at)
+        else:
+            self.record.answer(request, REJECTED, choice.at, self.now_s)
 
     # --- steps ----------------------------------------------------------------------------------
 
@@ -243,35 +138,29 @@ class GenerationLoop:
         group.wakes_s = None
         if not group.up:
             return
-        due = self._due if self.settings.turns == "due" else None
+        due = self.record.due_s if self.settings.turns == "due" else None
         engine = group.begin_step(self.now_s, due)
-        if engine is not None:
-            if self.under_way is None:
-                self._push(engine.free_s, STEP_ENDS, at, engine)
-            else:
-                engine.free_s = math.inf  # until it is planned
-                stage_s = group.stage_s
-                if self.pace is not None:
-                    factor = self.pace(at, self.now_s)
-                    check(0 < factor < math.inf, f"pace of group {at}", "above 0", factor)
-                    stage_s = tuple(factor * seconds for seconds in stage_s)
-                    group.work_s += sum(stage_s) - sum(group.stage_s)
-                self.under_way.begin(at, stage_s, self.now_s)
-                self._plan_ends()
-            if group.has_more():
-                self._wake(at)
+        if engine is None:
+            return
+        if self.under_way is None:
+            self._push(engine.free_s, STEP_ENDS, at, engine)
+        else:
+            engine.free_s = math.inf  # until it is planned
+            self.under_way.begin(at, self._paced(at), self.now_s)
+            self._plan_ends()
+        if group.has_more():
+            self._wake(at)
 
-    def _due(self, engine: Engine) -> float:
-        """When the most urgent of an engine's next tokens is due."""
-        least = math.inf
-        for request, sequence in engine.live.items():
-            if sequence.state is State.DECODING:
-                begun_s = float(self.first_token_s[request])
-                due_s = begun_s + sequence.num_output * self.tpot_limit_s[request]
-            else:
-                due_s = self.due_s[request]
-            least = min(least, due_s)
-        return least
+    def _paced(self, at: int) -> tuple[float, ...]:
+        """Seconds that the stages take for the step begun last, on a machine of changing speed."""
+        group = self.groups[at]
+        if self.pace is None:
+            return group.stage_s
+        factor = self.pace(at, self.now_s)
+        check(0 < factor < math.inf, f"pace of group {at}", "above 0", factor)
+        stage_s = tuple(factor * seconds for seconds in group.stage_s)
+        group.work_s += sum(stage_s) - sum(group.stage_s)
+        return stage_s
 
     def _plan_ends(self) -> None:
         """Somebody has begun or ended on shared cores: everybody's end is another."""
@@ -299,12 +188,8 @@ class GenerationLoop:
             engine.last_step_s = self.now_s - engine.sent_s[0]  # as its group tells
         gained, over = engine.end()
         told_s = self.now_s + self.overheads.request_s
-        for request in gained:
-            if math.isnan(self.first_token_s[request]):
-                self.first_token_s[request] = told_s
-        for request in over:
-            self._answer(request, FINISHED, at)
-            self.answers.answered_s[request] = told_s
+        self.record.gained(gained, told_s)
+        self.record.finish(over, at, told_s)
         self._wake(at)
 
     # --- faults ---------------------------------------------------------------------------------
@@ -320,34 +205,28 @@ class GenerationLoop:
             elif event.kind == "up" and not group.up:
                 group.up = True
                 group.clock = [self.now_s] * len(group.clock)
-            elif event.kind in ("load", "unload"):
-                names = [event.model] if event.model else self.placement.groups[at].models
-                for name in names:
-                    if name in self.index and name in self.placement.groups[at].models:
-                        change = group.loaded.add if event.kind == "load" else group.loaded.discard
-                        change(self.index[name])
+            elif event.kind == "load":
+                group.loaded.update(self.hosting.named(at, event.model))
+            elif event.kind == "unload":
+                group.loaded.difference_update(self.hosting.named(at, event.model))
 
     def _stop(self, at: int) -> None:
         """A group stops: its engines lose everything, what they had is asked again elsewhere."""
         group = self.groups[at]
         group.up = False
         lost = sorted(request for engine in group.engines for request in engine.live)
-        self._count_preemptions(at)
-        group.engines = self._new_engines(at)
+        self.record.end_engines(at, group.engines)
+        group.engines = self.hosting.engines(at)
         group.wakes_s = None
         if self.under_way is not None:
             self.under_way.drop(at, self.now_s)
             self._plan_ends()
+        self.record.lose(lost)
         for request in lost:
-            self.first_token_s[request] = math.nan
             if self.retry:
                 self._dispatch(request)
             else:
-                self._answer(request, FAILED, at)
-
-    def _count_preemptions(self, at: int) -> None:
-        counted = [engine.scheduler.counters.num_preemptions for engine in self.groups[at].engines]
-        self.num_preemptions[at] += sum(counted)
+                self.record.answer(request, FAILED, at, self.now_s)
 
 
 def _of_their_own(placement: Placement) -> SharedCores:
