@@ -4,20 +4,19 @@ import collections
 import dataclasses
 import hashlib
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from blocks.sched.admission import QueueFull, Unservable
 from blocks.sched.batch import Batch, Output
 from blocks.sched.reference import ReferenceAllocator
-from blocks.sched.request import FinishReason, Request, Sequence, State
+from blocks.sched.request import FinishReason, Request, Sequence
 from blocks.sched.scheduler import Scheduler
+from blocks.sched.simulate.checks import check_batch, check_order
 from blocks.sched.simulate.faults import FaultyAllocator
+from blocks.sched.simulate.ledger import Ledger
 from blocks.sched.simulate.memory import AllocatorFactory, Launch, Memory
-from blocks.sched.simulate.model import generate_alone
 from blocks.sched.simulate.options import Options
 from blocks.sched.simulate.workload import Workload
-
-ENDED_FROM_OUTSIDE = {FinishReason.CANCELLED, FinishReason.FAILED, FinishReason.STOP_STRING}
 
 
 @dataclasses.dataclass
@@ -69,14 +68,18 @@ class Simulation:
         )
         self.out: collections.deque[Out] = collections.deque()
         self.faults = True
-        self.live: dict[str, Request] = {}
-        self.ended: dict[str, dict[int, FinishReason]] = {}
+        self.ledger = Ledger()
         self.poisoned: set[str] = set()
         self.cancels: dict[int, list[str]] = {}
         self.late: list[tuple[Batch, list[list[int]]]] = []
         names = ["tokens", "cancelled", "lost", "void", "late", "duplicate", "unservable"]
         self.counts = dict.fromkeys([*names, "queue_full"], 0)
         self._digest = hashlib.sha256()
+
+    @property
+    def live(self) -> dict[str, Request]:
+        """The accepted requests that have not ended, by id."""
+        return self.ledger.live
 
     # --- one step -------------------------------------------------------------------------------
 
@@ -102,10 +105,15 @@ class Simulation:
     def _schedule(self) -> bool:
         """Send the next batch out; False where there was nothing to do."""
         refused = self.allocator.num_refused
-        waiting = {sequence.sequence_id for sequence in self.scheduler._roster.waiting}
+        waited = {sequence.sequence_id for sequence in self.scheduler._roster.waiting}
         batch = self.scheduler.schedule()
-        self._check_batch(batch, shortage=self.allocator.num_refused > refused)
-        self._check_order(batch, waiting)
+        check_batch(batch, self.options)
+        check_order(batch, waited, self.scheduler._roster.waiting)
+        assert self.scheduler.num_requests == len(self.live)
+        # Work and no fault: the best running sequence, or the best waiting one, must go on.
+        is_idle = not batch.entries and not self.out
+        had_shortage = self.allocator.num_refused > refused
+        assert not is_idle or had_shortage or not self.live, "idle although there is work"
         self._log("batch", [(e.sequence.sequence_id, *e[1:4]) for e in batch.entries])
         self._log("preempted", [sequence.sequence_id for sequence in batch.preempted])
         launch = self.memory.prepare(batch)
@@ -159,32 +167,15 @@ class Simulation:
             elif stoppable and self._chance(self.options.stop_rate):
                 assert self.scheduler.stop(sequence.sequence_id), sequence
                 self._end(sequence, FinishReason.STOP_STRING)
-        self._settle(output.sequence.request for output in outputs)
+        requests = (output.sequence.request for output in outputs)
+        self.ledger.settle(requests, self.scheduler.sequences)
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
-        request = sequence.request
-        assert sequence.state is State.FINISHED, sequence
-        assert sequence.finish_reason is reason, (sequence, reason)
-        expected = generate_alone(request, sequence.index)
-        output = sequence.output_tokens
-        if reason in ENDED_FROM_OUTSIDE:
-            assert output == expected[: len(output)], (sequence, output, expected)
-        else:
-            assert output == expected, (sequence, reason, output, expected)
-        ended = self.ended.setdefault(request.request_id, {})
-        assert sequence.index not in ended, f"{sequence} ended twice"
-        ended[sequence.index] = reason
+        self.ledger.end(sequence, reason)
         self.memory.forget(sequence)
 
-    def _settle(self, requests: Iterable[Request]) -> None:
-        """Strike off requests that ended: with every sample, or from outside before the fork."""
-        for request in requests:
-            request_id = request.request_id
-            if request_id in self.live and not self.scheduler.sequences(request_id):
-                del self.live[request_id]
-                ended = self.ended.pop(request_id)
-                before_fork = set(ended) == {0} and ended[0] in ENDED_FROM_OUTSIDE
-                assert len(ended) == request.num_samples or before_fork, (request, ended)
+    def _log(self, kind: str, event: object) -> None:
+        self._digest.update(f"{self.num_steps} {kind} {event}\n".encode())
 
     # --- the outside world ----------------------------------------------------------------------
 
@@ -214,7 +205,7 @@ class Simulation:
         total = len(request.prompt_tokens) + request.max_tokens
         assert total <= self.options.max_model_len, request
         assert needed <= self.allocator.num_usable_blocks, request
-        self.live[request.request_id] = request
+        self.ledger.accept(request)
         if self.rng.random() < self.options.poison_share:
             self.poisoned.add(request.request_id)
         if self.rng.random() < self.options.cancel_share:
@@ -241,51 +232,16 @@ class Simulation:
         self.counts["cancelled"] += bool(sequences)
         for sequence in sequences:
             self._end(sequence, FinishReason.CANCELLED)
-        self._settle([sequence.request for sequence in sequences])
+        requests = [sequence.request for sequence in sequences]
+        self.ledger.settle(requests, self.scheduler.sequences)
 
-    # --- checks ---------------------------------------------------------------------------------
-
-    def _check_batch(self, batch: Batch, shortage: bool) -> None:
-        options = self.options
-        assert sum(entry.num_tokens for entry in batch.entries) == batch.num_tokens
-        assert batch.num_tokens <= options.token_budget, batch.num_tokens
-        assert len(batch) <= options.max_num_seqs, len(batch)
-        assert self.scheduler.num_requests == len(self.live)
-        scheduled = {entry.sequence for entry in batch.entries}
-        assert len(scheduled) == len(batch), "a sequence is in the batch twice"
-        assert not scheduled & set(batch.preempted), "a preempted sequence is scheduled"
-        for entry in batch.entries:
-            sequence = entry.sequence
-            assert sequence.state in (State.PREFILLING, State.DECODING), sequence
-            is_last = entry.start + entry.num_tokens == len(sequence.tokens)
-            assert (entry.num_samples > 0) == is_last, entry
-        # Work and no fault: the best running sequence, or the best waiting one, must go on.
-        idle = not batch.entries and not self.out
-        assert not idle or shortage or not self.live, "idle although there is work"
-
-    def _check_order(self, batch: Batch, waiting: set[int]) -> None:
-        """The worst give way, the best come in, and never both in one step."""
-        admitted = [e.sequence for e in batch.entries if e.sequence.sequence_id in waiting]
-        running = [e.sequence for e in batch.entries if e.sequence.sequence_id not in waiting]
-        for victim in batch.preempted:
-            assert all(sequence.key < victim.key for sequence in running), victim
-            assert not admitted, f"{admitted} came in while {victim} gave way"
-        for sequence in admitted:
-            assert sequence.key < min(
-                (other.key for other in self.scheduler._roster.waiting), default=(float("inf"),)
-            ), f"{sequence} came in out of turn"
-
-    def _log(self, kind: str, event: object) -> None:
-        self._digest.update(f"{self.num_steps} {kind} {event}\n".encode())
+    # --- the end of the run ---------------------------------------------------------------------
 
     def liveness_bound(self) -> int:
         """Steps in which everything live must finish: the best running sequence gains a position
         each step, so no more than all positions there can be, plus one step per admission; with
         several batches out, each time they have all been filled and completed."""
-        num_positions = 1 + sum(
-            (len(request.prompt_tokens) + request.max_tokens + 1) * request.num_samples
-            for request in self.live.values()
-        )
+        num_positions = 1 + self.ledger.num_positions()
         depth = self.options.max_in_flight
         return num_positions * (1 if depth == 1 else 2 * depth)
 
