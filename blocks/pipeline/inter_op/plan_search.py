@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from blocks.pipeline.inter_op.best_first import best_first
 from blocks.pipeline.inter_op.closed_formula import Plan, closed_formula
 from blocks.pipeline.inter_op.formula import Formula, alpa
+from blocks.pipeline.inter_op.grid import thin
 from blocks.pipeline.inter_op.makespans import makespans
 from blocks.pipeline.inter_op.neighbours import neighbours
 from blocks.pipeline.inter_op.problem import Problem
@@ -51,7 +52,7 @@ class PlanSearch:
             return
         fewer = {id(p.priced.table): p.priced.table for p in self.problems}
         for key, table in fewer.items():
-            fewer[key] = table.at([*table.bounds[:-1:COARSER], table.bounds[-1]])
+            fewer[key] = table.at(thin(table.bounds, COARSER))
         coarse = [problem.on(fewer[id(problem.priced.table)]) for problem in self.problems]
         search = PlanSearch(coarse, 0.01, 0, self.progress)
         search.start()

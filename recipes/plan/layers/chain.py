@@ -89,6 +89,12 @@ class LayerChain:
         """Of a layer of the model."""
         return self.kinds[self.sequence[layer]]
 
+    def alike(self, template: int) -> tuple[int, ...]:
+        """Those of ``layers`` that are of one kind with one of them, itself first."""
+        kind = self.kinds[template]
+        others = (t for t, its in enumerate(self.kinds) if its == kind and t != template)
+        return (template, *others)
+
     def digest(self) -> str:
         """Of operations and parameters, whatever the size of the batch."""
         parts = []
@@ -131,8 +137,7 @@ class LayerChain:
         value in that layer's graph."""
         template = self.sequence[layer]
         value, source = self.layers[template].receives[number]
-        alike = [t for t in range(len(self.layers)) if self.kinds[t] == self.kinds[template]]
-        for other in sorted(alike, key=lambda t: t != template):
+        for other in self.alike(template):
             there, from_layer = self.layers[other].receives[number]
             beside = layer + from_layer - other
             inside = 0 <= beside < self.num_layers

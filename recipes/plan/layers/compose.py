@@ -51,11 +51,9 @@ class _Composing:
         """For every value received: (place, value) of those of the layers that make it."""
         chain = self.chain
         template = chain.sequence[self.layers[place]]
-        alike = [t for t in range(len(chain.layers)) if chain.kinds[t] == chain.kinds[template]]
-        alike.sort(key=lambda t: t != template)
         found: dict[int, tuple[int, int]] = {}
         for number, (value, source) in enumerate(chain.layers[template].receives):
-            maker = self._beside(place, number, alike) or self._itself(place, value, source)
+            maker = self._beside(place, number) or self._itself(place, value, source)
             local = chain.layers[template].local[value]
             if maker is not None:
                 found[local] = maker
@@ -64,13 +62,13 @@ class _Composing:
                 self.sources[place, local] = chain.source_of(self.layers[place], number)
         return found
 
-    def _beside(self, place: int, number: int, alike: Sequence[int]) -> tuple[int, int] | None:
+    def _beside(self, place: int, number: int) -> tuple[int, int] | None:
         """Of what such a layer receives as its ``number``-th: the one as far away as in the model.
 
         The neighbour may be of another kind than that of the layer this one is a copy of, but
         then it is of the kind of another such layer's.
         """
-        for template in alike:
+        for template in self.chain.alike(self.chain.sequence[self.layers[place]]):
             value, source = self.chain.layers[template].receives[number]
             beside = place + source - template
             inside = 0 <= beside < len(self.layers)
