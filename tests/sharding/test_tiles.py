@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from blocks.sharding import Mesh, MeshCost, OpRule, bundled_cluster, rules
-from blocks.sharding.cluster import DeviceKind, Tiles
+from blocks.sharding.cluster import Curve, DeviceKind, Tiles
 from blocks.sharding.product import Product
 
 SIZES = st.integers(1, 3000)
@@ -183,3 +183,14 @@ def test_kinds_from_before_there_were_tiles_are_read_and_written_as_they_were() 
     sources = {name: text for name, text in V100.sources.items() if name != "tiles"}
     with pytest.raises(ValueError, match="sources of V100"):
         dataclasses.replace(V100, sources=sources)
+
+
+def test_what_makes_no_difference_is_refused() -> None:
+    curve = Curve((1 << 20,), (1e-3,))
+    for change, words in (
+        ({"hides": ("flaot32",)}, r"hides of V100.*: expected dtypes of"),
+        ({"tiles": {"tf32": V100.tiles["float32"]}}, r"tiles of V100.*got \['tf32'\]"),
+        ({"elementwise": curve}, r"touched_per_s of V100.*elementwise says"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            dataclasses.replace(V100, **change)

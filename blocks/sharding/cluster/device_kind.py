@@ -65,11 +65,21 @@ class DeviceKind:
         for name in ("memory_bytes", "memory_bytes_per_s"):
             check_positive(f"{name} of {self.name}", getattr(self, name))
         check(self.launch_s >= 0, f"launch_s of {self.name}", "0 or more", self.launch_s)
-        named = ["peak_flops", "achieved", "memory_bytes", "memory_bytes_per_s", "launch_s"]
         for dtype, rate in self.touched_per_s.items():
             check_positive(f"touched_per_s of {dtype}", rate)
+        self._check_used()
+        named = ["peak_flops", "achieved", "memory_bytes", "memory_bytes_per_s", "launch_s"]
         named += [name for name in _OPTIONAL if getattr(self, name)]
         check_sources(self.name, self.sources, named)
+
+    def _check_used(self) -> None:
+        """No dtype is misspelt, and no rate goes unused."""
+        known = {*self.peak_flops, *self.multiplications}
+        for name in ("hides", "tiles"):
+            others = sorted({*getattr(self, name)} - known)
+            check(not others, f"{name} of {self.name}", f"dtypes of {sorted(known)}", others)
+        rates = {} if self.elementwise is None else dict(self.touched_per_s)
+        check(not rates, f"touched_per_s of {self.name}", "none: elementwise says", rates)
 
     def flops_s(self, flops: Number, dtype: str) -> float:
         """Seconds of the arithmetic of one operation, without what it reads and writes.
