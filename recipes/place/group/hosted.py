@@ -137,6 +137,7 @@ class Hosted:
             self._begun = None
         if self.engine.num_out > num_out:
             self._sent_s.append(sent_s)
+        self._forget_through()
         return self._noted(deltas, self._clock())
 
     def finish(self) -> list[Delta]:
@@ -145,9 +146,14 @@ class Hosted:
         deltas = self.engine.finish()
         now_s = self._clock()
         self._last_step_s = now_s - self._sent_s[0]
-        while len(self._sent_s) > self.engine.num_out:  # more than one where all are lost
-            self._sent_s.popleft()
+        self._forget_through()
         return self._noted(deltas, now_s)
+
+    def _forget_through(self) -> None:
+        """When batches were sent that are under way no more: the first, or all where all are
+        lost."""
+        while len(self._sent_s) > self.num_out:
+            self._sent_s.popleft()
 
     def _on_batch(self, batch: Batch) -> None:
         if self._begun is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -15,12 +16,15 @@ from recipes.place.group.memory import DeviceMemory
 from recipes.place.group.messages import Host, Unload
 from recipes.place.group.shelf import Shelf
 from recipes.serve.memory import make_cache
+from recipes.serve.model_runner import RunnerLost
+from recipes.serve.outputs import Delta
 from recipes.serve.parallel import fork_ranks
 from tests.place.group.groups import SMALL, ask, collect, first_delta, running_group, save_models
 from tests.place.group.storm import pid_of
 from tests.place.group.test_group import endless
 from tests.place.on_loop import eventually, on_loop
 from tests.serve.models import tiny_decoder, tiny_engine
+from tests.serve.staged import staged_engine
 from tests.serve.test_engine import job
 
 
@@ -67,6 +71,31 @@ def test_a_model_whose_ranks_start_anew_is_given_up_once_they_have():
     hosted.busy = False
     assert [delta.lost for delta in shelf.give_up_late()] == [True]
     assert shelf.next_deadline_s() is None
+
+
+def test_a_step_counts_from_when_it_was_sent_whatever_was_lost_before():
+    now_s = [0.0]
+    hosted = Hosted(Host(1, Replica("m", "nowhere", 16)), lambda: now_s[0])
+    engine, runner = staged_engine(2)
+    hosted.serve(engine)
+
+    def begin(name: str) -> list[Delta]:
+        hosted.add([job(name, [7, 8, 9], max_tokens=2, ignore_eos=True)], 1.0, 1.0)
+        now_s[0] += 1.0
+        return hosted.begin(lambda hosted, batch: None, 2)
+
+    def lost(*_: Any) -> None:
+        raise RunnerLost("gone")
+
+    assert begin("a") == []
+    submit, runner.submit = runner.submit, lost  # type: ignore[method-assign]
+    assert [delta.lost for delta in begin("b")] == [True, True]
+    runner.submit = submit  # type: ignore[method-assign]
+    now_s[0] += 100.0
+    assert begin("c") == []
+    now_s[0] += 0.5
+    assert [delta.request_id for delta in hosted.finish()] == ["c"]
+    assert hosted.state().last_step_s == 0.5
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans(), sizes, sizes)))
