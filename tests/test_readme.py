@@ -1,4 +1,4 @@
-"""Every Python example of a README runs as printed."""
+"""Every Python example of a README runs as printed, and prints what stands below it."""
 
 import re
 from pathlib import Path
@@ -27,8 +27,17 @@ def test_examples_run(
     namespace: dict[str, object] = {"__name__": "readme"}
     for example in examples:
         exec(compile(example, str(page), "exec"), namespace)
-    if page == ROOT / "README.md":
-        assert "32" in capsys.readouterr().out.split()
+        printed, shown = capsys.readouterr().out.split(), shown_below(example)
+        assert not shown or printed[-len(shown) :] == shown
+        if "# 32: tokens shared" in example:
+            assert "32" in printed
+
+
+def shown_below(example: str) -> list[str]:
+    """Words of the comment that an example ends with: what it prints last."""
+    lines = example.rstrip().splitlines()
+    first = next((at for at in range(len(lines), 0, -1) if not lines[at - 1].startswith("# ")), 0)
+    return " ".join(line.removeprefix("# ") for line in lines[first:]).split()
 
 
 def test_links_point_at_files() -> None:
