@@ -22,7 +22,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import openai
+try:
+    import openai
+except ModuleNotFoundError as error:
+    error.add_note("recipes.demo asks its server as a client would: pip install openai")
+    raise
 
 from recipes.train import demo, train
 

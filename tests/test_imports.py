@@ -121,3 +121,17 @@ def test_recipes_never_import_transformers(recipe: str) -> None:
         "    if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
         "assert 'transformers' not in sys.modules\n"
     )
+
+
+@pytest.mark.parametrize(("recipe", "package"), [("train", "tokenizers"), ("serve", "msgspec")])
+def test_a_missing_package_is_told_with_the_extra_that_brings_it(recipe: str, package: str) -> None:
+    run(
+        "import sys\n"
+        f"sys.modules[{package!r}] = None  # importing it now raises\n"
+        "try:\n"
+        f"    import recipes.{recipe}\n"
+        "except ModuleNotFoundError as error:\n"
+        "    assert \"pip install -e '.[serve]'\" in error.__notes__[0]\n"
+        "else:\n"
+        "    raise AssertionError\n"
+    )

@@ -2,7 +2,7 @@
 
 An event file is a row of records; a record is a length, its checksum, a message and its checksum.
 The messages are protocol buffers of a handful of fields, spelt out below. Only looking at the
-curves needs TensorBoard (``pip install llm-blocks[tensorboard]``, then ``tensorboard --logdir``).
+curves needs TensorBoard (``pip install -e '.[tensorboard]'``, then ``tensorboard --logdir``).
 
 Reference: tensorflow/core/util/event.proto and lib/io/record_writer (TFRecord, masked CRC-32C).
 """

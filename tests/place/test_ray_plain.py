@@ -71,7 +71,7 @@ def test_every_bundle_names_the_node_of_its_device():
 
 def test_without_ray_asking_for_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
-    with pytest.raises(ValueError, match=r"Ray: .*none; pip install llm-blocks\[cluster\]"):
+    with pytest.raises(ValueError, match=r"Ray: .*none; pip install -e '\.\[cluster\]'"):
         ray_library()
 
 

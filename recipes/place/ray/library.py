@@ -25,10 +25,10 @@ def ray_library() -> Any:
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError as error:
-        raise fail("Ray", "an installed one", "none", "pip install llm-blocks[cluster]") from error
+        raise fail("Ray", "an installed one", "none", "pip install -e '.[cluster]'") from error
     version = tuple(int(part) for part in ray.__version__.split(".")[:2])
     if version < MIN_VERSION:
-        hint = "pip install --upgrade llm-blocks[cluster]"
+        hint = "pip install --upgrade -e '.[cluster]'"
         raise fail("Ray", "version {}.{} or newer".format(*MIN_VERSION), ray.__version__, hint)
     return ray
 

@@ -22,7 +22,7 @@ def model(class_name: str, **fields: Any) -> Callable[[], nn.Module]:
         try:
             transformers = importlib.import_module("transformers")
         except ImportError as error:
-            raise fail("family", "transformers", "none", "pip install llm-blocks[hf]") from error
+            raise fail("family", "transformers", "none", "pip install -e '.[hf]'") from error
         made = getattr(transformers, class_name)
         config = made.config_class(**{"use_cache": False, **fields})
         return made(config)
