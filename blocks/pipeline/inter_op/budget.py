@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from blocks._checks import check
@@ -39,6 +39,14 @@ class Budget:
         if not self.whole:
             return np.arange(self.num_states)
         return np.asarray([] if self.full is None else [self.full], int)
+
+    def is_enough(self, shapes: Iterable[int]) -> bool:
+        """Whether there are the devices for stages of these shapes (by their indices), kind by
+        kind, and whether they are all used where they must be."""
+        left = dict(self.counts)
+        for m in shapes:
+            left[self.shapes[m].kind] -= self.shapes[m].size
+        return all(count == 0 if self.whole else count >= 0 for count in left.values())
 
     def at_most(self, values: Any) -> Any:
         """Of values for exactly so many devices ``[..., u]``, those for as many or fewer where a

@@ -182,7 +182,10 @@ class EveryCut:
         return best * (1 - HAIR)
 
     def _meet(self, plan: CutPlan) -> None:
-        """Keep a plan of all devices, if it fits and is the best so far by ``trip_bound``."""
+        """Keep a plan of as many devices as there are, if it fits, on those of every kind too, and
+        is the best so far by ``trip_bound``."""
+        if not self.budget.is_enough(stage[2] for stage in plan.stages):
+            return
         cuts = (*(stage[0] for stage in plan.stages), self.sums.num_layers)
         windows = self.windows
         table = self.sums.at(cuts)

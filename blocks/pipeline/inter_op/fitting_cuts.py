@@ -38,7 +38,7 @@ def fitting_cuts(
             if firsts[depth][used] > 0:
                 continue
             stages = _stages(windows.rows, ends, firsts, depth, used)
-            if stages is None:
+            if stages is None or not budget.is_enough(row.shape for _, row in stages):
                 continue
             cuts = (*(first for first, _ in stages), sums.num_layers)
             plan = tuple((n, n + 1, row.shape, row.option) for n, (_, row) in enumerate(stages))

@@ -132,3 +132,22 @@ def test_memory_is_part_of_the_bound():
     assert none.bound_s == 1e9, "no plan at all"
     assert tight.plan is not None
     assert tight.plan[0] == (0, 100, 200, 300, 400, 500, 600, 700, 800)
+
+
+def test_devices_of_every_kind_are_counted():
+    """Two devices, one four times as fast: there is no second one of it."""
+    kinds = ("slow", "fast")
+    shapes = submeshes(2, 1, kinds=kinds)
+    seconds = np.array([4.0 if shape.kind == "slow" else 1.0 for shape in shapes])
+    layers = np.ones((120, len(shapes), 1)) * seconds[:, None]
+    sums = LayerSums(shapes, ["only"], {"forward_s": layers, "backward_s": 2 * layers})
+    found = partition_mesh(sums, 2, 1, kinds=kinds, num_microbatches=8, schedules=["1f1b"])
+    assert sorted(stage.shape.kind for stage in found.stages) == ["fast", "slow"]
+    assert found.bound_s <= found.makespan_s
+    limits = ([INFINITE] * 2, budget(shapes, 2, 1, kinds), 120)
+    loose = every_cut(sums, "one_f_one_b", 8, *limits, wanted=1e9)
+    assert loose.bound_s <= found.makespan_s
+    tight = partition_mesh(
+        sums, 2, 1, kinds=kinds, num_microbatches=8, schedules=["1f1b"], idle_devices=True
+    )
+    assert tight.makespan_s <= found.makespan_s

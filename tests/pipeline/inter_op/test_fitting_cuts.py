@@ -2,9 +2,10 @@
 
 import random
 
+import numpy as np
 import pytest
 
-from blocks.pipeline import partition_mesh
+from blocks.pipeline import LayerSums, partition_mesh, submeshes
 from blocks.pipeline.inter_op import DoesNotFit, InterOpPlan
 from tests.pipeline.inter_op.test_every_cut import SCHEDULES, equal_layers, random_sums
 
@@ -62,6 +63,21 @@ def test_what_fits_is_found_from_any_grid():
     assert fit > 15
     assert between > 2
     assert missed == 0
+
+
+def test_devices_of_every_kind_are_counted():
+    """One device of a kind has room for all layers; there is no second one of it."""
+    kinds = ("small", "big")
+    shapes = submeshes(2, 1, kinds=kinds)
+    ones = np.ones((20, len(shapes), 1))
+    sums = LayerSums(shapes, ["only"], {"forward_s": ones, "fixed_bytes": ones})
+    ask = {"num_microbatches": 2, "schedules": ["1f1b"], "kinds": kinds, "max_cells": 1}
+    for caps, fits in (({"small": 1.0, "big": 19.0}, True), ({"small": 1.0, "big": 18.0}, False)):
+        found = asked(sums, 2, 1, memory_cap_bytes=caps, **ask)
+        assert (found is not None) == fits
+        if found is not None:
+            held = {stage.shape.kind: stage.stop - stage.first for stage in found.stages}
+            assert held == {"small": 1, "big": 19}
 
 
 @pytest.mark.nightly
