@@ -115,8 +115,7 @@ def median_us(call: Callable[[], object], rounds: int = 3000) -> float:
 def parts(call: Callable[[], object]) -> dict[str, float]:
     """Microseconds of a whole call, of its launch, and of the same launch made by Triton alone."""
     from blocks import _launch
-    from blocks.attention import _launch as attention
-    from blocks.attention import _launch_tma
+    from blocks.attention import _launch_attend, _launch_decode, _launch_tma
 
     launches: list[tuple[Any, ...]] = []
 
@@ -124,9 +123,9 @@ def parts(call: Callable[[], object]) -> dict[str, float]:
         launches.append((kernel, arguments, options))
         _launch.launch(kernel, *arguments, **options)
 
-    attention.launch = _launch_tma.launch = watch
+    _launch_attend.launch = _launch_decode.launch = _launch_tma.launch = watch
     call()
-    attention.launch = _launch_tma.launch = _launch.launch
+    _launch_attend.launch = _launch_decode.launch = _launch_tma.launch = _launch.launch
     ((kernel, arguments, options),) = launches
     grid, tensors, numbers, constants = arguments
 

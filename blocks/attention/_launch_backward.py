@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from blocks._launch import launch
-from blocks.attention import _launch, _tiles
+from blocks.attention import _arguments, _tiles
 from blocks.attention._options import Options
 from blocks.attention._tiles_backward import backward_tiles
 
@@ -38,8 +38,8 @@ def backward(
     The keys of sequence s are rows key_starts[s] to key_ends[s] of ``key``; starts rise from 0. The
     gradients of sinks and slopes are float32 [num_heads], zero where not asked for.
     """
-    query, key, value = _launch._prepare(query, key, value)
-    grad_output, lse = _launch._contiguous_rows(grad_output), lse.contiguous()
+    query, key, value = _arguments.prepare(query, key, value)
+    grad_output, lse = _arguments.contiguous_rows(grad_output), lse.contiguous()
     num_heads, num_seqs = query.shape[1], cu_seqlens_q.shape[0] - 1
     grad_query = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     grad_sinks, grad_slopes = (lse.new_zeros(num_heads) for _ in range(2))
@@ -104,7 +104,7 @@ def _launch_keys(
             *_counts(pointers),
             *grad_key.stride()[:2],
             *grad_value.stride()[:2],
-            *_launch._numbers(options),
+            *_arguments.numbers(options),
         ),
         {"ACCUMULATE": accumulate, **constants},
         num_warps=tiles.warps,
@@ -129,7 +129,7 @@ def _launch_queries(
         _backward_query_kernel,
         (blocks * num_kv_heads,),
         (*pointers, grad_query, slopes),
-        (*_counts(pointers), *_launch._numbers(options)),
+        (*_counts(pointers), *_arguments.numbers(options)),
         {"WANT_SLOPES": slopes is not None, **constants},
         num_warps=tiles.warps,
         num_stages=tiles.stages,
@@ -151,7 +151,7 @@ def _constants(
     chip = _tiles.chip(query.device)
     bent = options.softcap is not None or options.alibi_slopes is not None
     tiles = backward_tiles(which, chip, head_dim, group, query.itemsize, bent)
-    settings = _launch._settings(query, options)
+    settings = _arguments.settings(query, options)
     del settings["HAS_SINKS"]  # they are part of the LSE
     return tiles, {
         "GROUP": group,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from blocks._checks import fail
 from blocks._launch import launch
-from blocks.attention import _launch, _tiles
+from blocks.attention import _arguments, _launch_merge, _tiles
 from blocks.attention._layout import DTYPES
 from blocks.attention._options import Options
 from blocks.attention._scales import scale_kind
@@ -89,7 +89,7 @@ def decode(
             (num_seqs, head_tiles, num_splits),
             (
                 query,
-                _launch._stored(latent_cache),
+                _arguments.stored(latent_cache),
                 block_table,
                 seq_lens.contiguous(),
                 latent_scale,
@@ -107,7 +107,7 @@ def decode(
                 *query.stride()[:2],
                 *latent_cache.stride()[:2],
                 block_table.stride(0),
-                *_launch._numbers(options),
+                *_arguments.numbers(options),
             ),
             {
                 "LATENT_DIM": latent_dim,
@@ -119,7 +119,7 @@ def decode(
                 "TILE_R": _tiles.power_of_two(row_dim - latent_dim),
                 "SCALE": scale_kind(latent_scale, latent_cache.unsqueeze(2)),
                 "FIXED_SPLITS": batch_invariant,
-                **_launch._settings(query, options),
+                **_arguments.settings(query, options),
             },
             num_warps=tiles.warps,
             num_stages=tiles.stages,
@@ -127,5 +127,5 @@ def decode(
     if num_splits == 1:
         state = AttentionOutput(outputs[0], lses[0])
     else:
-        state = _launch.merge(outputs, lses, query.dtype)
+        state = _launch_merge.merge(outputs, lses, query.dtype)
     return state if return_lse else state.output

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from blocks._launch import launch
-from blocks.attention import _launch, _tiles
+from blocks.attention import _arguments, _launch_decode, _launch_merge, _tiles
 from blocks.attention._options import Options
 from blocks.attention._scales import Scales
 from blocks.attention._splits import FIXED_SPLIT, choose_num_splits, num_fixed_splits
@@ -87,9 +87,9 @@ def rows_splits(
     num_groups = cu_seqlens_q.shape[0] - 1
     if not num_tokens or not num_groups:
         return
-    kinds, quantised = _launch._scale_kinds(scales, key_cache), key_cache.itemsize == 1
-    query, key_cache, value_cache = _launch._prepare(query, key_cache, value_cache)
-    block_table = _launch._contiguous_rows(block_table)
+    kinds, quantised = _arguments.scale_kinds(scales, key_cache), key_cache.itemsize == 1
+    query, key_cache, value_cache = _arguments.prepare(query, key_cache, value_cache)
+    block_table = _arguments.contiguous_rows(block_table)
     group = num_heads // num_kv_heads
     name = _tiles.chip(query.device)
     rows = MOST_ROWS if batch_invariant else -(-num_tokens // num_groups) * group
@@ -123,10 +123,10 @@ def rows_splits(
             outputs.shape[0],
             FIXED_SPLIT,
             *query.stride()[:2],
-            *_launch._strides(key_cache),
-            *_launch._strides(value_cache),
+            *_arguments.strides(key_cache),
+            *_arguments.strides(value_cache),
             block_table.stride(0),
-            *_launch._numbers(options),
+            *_arguments.numbers(options),
         ),
         {
             "GROUP": group,
@@ -139,7 +139,7 @@ def rows_splits(
             "FIXED_SPLITS": batch_invariant,
             "HAS_STARTS": starts is not None,
             "TREE": tree is not None,
-            **_launch._settings(query, options),
+            **_arguments.settings(query, options),
         },
         num_warps=tiles.warps,
         num_stages=tiles.stages,
@@ -167,7 +167,7 @@ def tree_decode(
         num_splits = row_splits(
             query, key_cache, block_table.shape[0], capacity, batch_invariant=batch_invariant
         )
-    outputs, lses = _launch.partial_states(query, num_splits, True)
+    outputs, lses = _launch_decode.partial_states(query, num_splits, True)
     rows_splits(
         query,
         key_cache,
@@ -182,7 +182,7 @@ def tree_decode(
         batch_invariant=batch_invariant,
         tree=tree_mask.contiguous(),
     )
-    state = _launch.merge(outputs, lses, query.dtype)
+    state = _launch_merge.merge(outputs, lses, query.dtype)
     return state if return_lse else state.output
 
 
@@ -206,8 +206,8 @@ def cascade_decode(
         row_splits(query, key_cache, len(prefix.lens), capacity, batch_invariant=batch_invariant)
         for prefix in prefixes
     ]
-    counts.append(_launch._num_splits(query, key_cache, block_table, batch_invariant))
-    outputs, lses = _launch.partial_states(query, sum(counts), True)
+    counts.append(_launch_decode.num_splits_of(query, key_cache, block_table, batch_invariant))
+    outputs, lses = _launch_decode.partial_states(query, sum(counts), True)
     alone = options._replace(sinks=None)  # the sink joins once, with the rest
     at = 0
     for count, (prefix, starts, _) in zip(counts, levels(prefixes, seq_lens), strict=False):
@@ -226,7 +226,7 @@ def cascade_decode(
             starts=starts,
         )
         at += count
-    _launch.decode_splits(
+    _launch_decode.decode_splits(
         query,
         *cache,
         block_table,
@@ -238,4 +238,4 @@ def cascade_decode(
         batch_invariant=batch_invariant,
         starts=shared_lens(prefixes, seq_lens),
     )
-    return _launch.merge(outputs, lses, query.dtype)
+    return _launch_merge.merge(outputs, lses, query.dtype)

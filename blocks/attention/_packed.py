@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from blocks._autograd import Operation
-from blocks.attention import _blocked, _cpu, _launch, _launch_backward
+from blocks.attention import _blocked, _cpu, _launch_attend, _launch_backward
 from blocks.attention._layout import check_batch_invariant, check_bounds, choose
 from blocks.attention._options import Options
 from blocks.attention.output import AttentionOutput
@@ -38,7 +38,7 @@ def forward(
     """Output, or ``AttentionOutput``; the LSE is float64 where the inputs are."""
     packed = (query, key, value, None, cu_seqlens_k, cu_seqlens_q, options)
     if how == "triton":
-        return _launch.attend(
+        return _launch_attend.attend(
             *packed, causal=causal, return_lse=return_lse, batch_invariant=batch_invariant
         )
     if how == "native":

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from blocks._checks import expects_tensors
 from blocks._work import Work
-from blocks.attention import _cpu, _launch, _torch, reference
+from blocks.attention import _cpu, _launch_decode, _torch, reference
 from blocks.attention._count import StoredKeys, attention_work
 from blocks.attention._layout import (
     check_batch_invariant,
@@ -102,7 +102,7 @@ def paged_decode(
         check_lengths([int(n != 0) for n in lens], lens, block_table, key_cache, window)
     assert how != "native", "the C++ kernel refused what the checks find right"
     if lens is None or how == "triton":
-        return _launch.decode(
+        return _launch_decode.decode(
             query,
             key_cache,
             value_cache,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blocks._checks import expects_tensors
 from blocks._work import Work
-from blocks.attention import _cpu, _launch, _torch, reference
+from blocks.attention import _cpu, _launch_attend, _torch, reference
 from blocks.attention._count import StoredKeys, attention_work
 from blocks.attention._layout import (
     check_batch_invariant,
@@ -113,7 +113,7 @@ def paged_extend(
         check_lengths(query_lens, lens, block_table, key_cache, window)
     assert how != "native", "the C++ kernel refused what the checks find right"
     if how == "triton":
-        return _launch.attend(
+        return _launch_attend.attend(
             query,
             key_cache,
             value_cache,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from blocks._checks import check_dtype, check_same_device, check_shape, expects_tensors
 from blocks._work import Work
-from blocks.attention import _cpu, _launch, reference
+from blocks.attention import _cpu, _launch_merge, reference
 from blocks.attention._layout import REFERENCE_DTYPES, choose
 from blocks.attention.output import AttentionOutput
 
@@ -53,7 +53,7 @@ def merge_states(
         raise ValueError("outputs: expected at least one state, got 0; there is nothing to merge")
     how = choose(impl, HAS, outputs, lses)
     if how == "triton":
-        return _launch.merge(outputs, lses, outputs.dtype)
+        return _launch_merge.merge(outputs, lses, outputs.dtype)
     if how == "native":
         return _cpu.merge(outputs, lses, outputs.dtype)
     return reference.merge_states(outputs, lses)

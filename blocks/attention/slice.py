@@ -14,7 +14,7 @@ from torch import Tensor
 from blocks._autograd import must_trace
 from blocks._checks import expects_tensors
 from blocks._work import Work
-from blocks.attention import _blocked, _cpu, _launch, _packed, reference
+from blocks.attention import _blocked, _cpu, _launch_attend, _packed, reference
 from blocks.attention._count import attention_work
 from blocks.attention._layout import check_batch_invariant, choose
 from blocks.attention._options import Options, resolve_options
@@ -162,7 +162,7 @@ def _batched(
     sums, _ = running_sums(query, start, None)
     paged = (query.flatten(0, 1), key, value, table, lens, sums, options)
     if how == "triton":
-        found = _launch.attend(*paged, return_lse=True, batch_invariant=batch_invariant)
+        found = _launch_attend.attend(*paged, return_lse=True, batch_invariant=batch_invariant)
     else:
         found = _cpu.attention(*paged, return_lse=True)
         assert found is not None, "the C++ kernel refused what the checks find right"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from blocks.attention import (
     SlicePrefix,
-    _launch,
+    _launch_attend,
     _tiles,
     paged_decode,
     paged_extend,
@@ -162,13 +162,13 @@ def test_it_reaches_the_launch(monkeypatch):
     case = paged_case([20], [20], head_dim=16)
     leaf = case.query.detach().clone().requires_grad_()
     seen = []
-    launch = _launch.launch
+    launch = _launch_attend.launch
 
     def watch(kernel, grid, tensors, numbers, constants, **options):
         seen.append(constants["ALL_MASKED"])
         launch(kernel, grid, tensors, numbers, constants, **options)
 
-    monkeypatch.setattr(_launch, "launch", watch)
+    monkeypatch.setattr(_launch_attend, "launch", watch)
     for invariant in (False, True):
         how = {"impl": "triton", "batch_invariant": invariant}
         paged_extend(*case.paged, **how)

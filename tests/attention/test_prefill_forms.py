@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 
-from blocks.attention import _launch, _launch_tma, _tiles, reference
+from blocks.attention import _launch_attend, _launch_tma, _tiles, reference
 from blocks.attention._options import resolve_options
 from tests.attention.paged_case import running_sums
 from tests.attention.test_implementations import SETTINGS, check_close, per_head, upcast
@@ -33,7 +33,7 @@ def tma(query, key, value, q_bounds, k_bounds, *, causal=True, **options) -> Any
     """The launch ``prefill`` makes on Hopper."""
     names = ("scale", "window", "softcap", "sinks", "alibi_slopes")
     resolved = resolve_options(query, *(options.get(name) for name in names))
-    return _launch.attend(
+    return _launch_attend.attend(
         query,
         key,
         value,
@@ -120,7 +120,7 @@ def test_a_batch_invariant_call_takes_the_tiles_of_extend(monkeypatch):
     options = resolve_options(query, None, None, None, None, None)
     for invariant in (False, True):
         tensors = query, keys, values, None, k_bounds, q_bounds, options
-        _launch.attend(*tensors, batch_invariant=invariant)
+        _launch_attend.attend(*tensors, batch_invariant=invariant)
     assert [(a[0], a[-1]) for a in asked] == [("prefill", None), ("extend", "pointer")]
 
 
@@ -151,7 +151,7 @@ def test_on_hopper_it_is_the_pointer_form_and_repeats_its_bits(device, lens, hea
     options = resolve_options(query, None, None, None, None, None)
     both = {
         form: [
-            _launch.attend(
+            _launch_attend.attend(
                 query, keys, values, None, bounds, bounds, options, return_lse=True, form=form
             )
             for _ in range(5)
