@@ -69,6 +69,8 @@ class OpRule:
         operations whose time is that of the memory they touch.
     inner: rows, columns and depth of the product of matrices that a point is: places and taps of a
         convolution.
+    gathered_itemsize: of the elements that the operation gathers inside of itself, from parts that
+        lie as its first output does to the whole on every rank; 0 where it does not.
 
     >>> matmul = OpRule(
     ...     (Factor("row", 8), Factor("column", 4), Factor("contraction", 6, "sum")),
@@ -87,6 +89,7 @@ class OpRule:
     linear: tuple[tuple[int, ...], ...] = ()
     flops_per_point: int = 0
     inner: tuple[int, int, int] = (1, 1, 1)
+    gathered_itemsize: int = 0
 
     def __post_init__(self) -> None:
         for dims in (*self.inputs, *self.outputs):
@@ -164,7 +167,9 @@ class OpRule:
         Raises:
             ValueError: data that is no rule.
         """
-        data = {"inner": (1, 1, 1), **data}  # files from before there was such a field
+        before = {"inner": (1, 1, 1), "gathered_itemsize": 0}  # in files without such fields
+        if isinstance(data, Mapping):
+            data = {**before, **data}
         with reading("operation rule", data, cls):
             tuples = {
                 name: tuple(tuple(part) for part in data[name])
@@ -172,4 +177,7 @@ class OpRule:
             }
             factors = tuple(Factor(**factor) for factor in data["factors"])
             flops, (rows, columns, depth) = data["flops_per_point"], data["inner"]
-            return cls(factors, **tuples, flops_per_point=flops, inner=(rows, columns, depth))
+            inner, gathered = (rows, columns, depth), data["gathered_itemsize"]
+            return cls(
+                factors, **tuples, flops_per_point=flops, inner=inner, gathered_itemsize=gathered
+            )

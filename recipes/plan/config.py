@@ -32,7 +32,8 @@ class PlanConfig:
     recompute: whether stages repeat their forward: True, False, or None for where it pays.
     memory_gib: of a device, instead of what the cluster file says.
     optimizer: ``adamw``, ``sgd``, or ``momentum`` for the latter with it; what is kept for every
-        element of a parameter. ``muon`` is priced as AdamW, which it is for some parameters.
+        element of a parameter. ``muon``, which is AdamW for all but matrices of repeated layers, is
+        taken to keep as much; it gathers a matrix over its stage to make it orthogonal.
     idle_devices: whether a plan may leave devices out.
     memory_points: how many trades of time for memory are looked at on every mesh.
     workers: processes that look at meshes side by side; as many as there are cores where None.

@@ -10,10 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from recipes.plan.families.decoder import TrainedDecoder
+from recipes.plan.trace import trace
 from recipes.train.checkpoint import CheckpointWriter, Part, load_latest
 from recipes.train.config import TrainConfig
 from recipes.train.joined_matrices import check_joined, joined_matrices
 from recipes.train.model import model_config
+from recipes.train.optim import parameter_groups
 from recipes.train.place import Place
 from recipes.train.planned import parallel_plan
 from recipes.train.planned_replica import PlannedReplica
@@ -22,6 +25,8 @@ from recipes.train.trainer import Trainer
 from tests.train.planned_runs import (
     ASKED,
     PLAIN,
+    ROWS,
+    TOKENS,
     assert_same,
     in_processes,
     joined,
@@ -141,6 +146,20 @@ def test_muon_takes_whole_matrices(
     found = in_processes(config, lambda t, _: report(t, STEPS))
     assert all(one == found[0] for one in found)
     assert_same(found[0], alone(dtype=dtype, optimizer="muon"), **tolerance)
+
+
+def test_plans_price_the_gathers_of_the_matrices_that_muon_gets(tmp_path: Path) -> None:
+    asked = dataclasses.replace(ASKED, optimizer="muon")
+    config = planned("one", tmp_path, asked, optimizer="muon")
+    model = TrainedDecoder(model_config(PLAIN, text().tokenizer))
+    tokens = torch.zeros(ROWS, TOKENS, dtype=torch.int64)
+    graph = trace(model, (), {"inputs": tokens, "labels": tokens}, optimizer="muon").graph
+    priced = {
+        graph.values[node.inputs[0]].name for node in graph.nodes if node.rule.gathered_itemsize
+    }
+    parameters = dict(model.named_parameters())
+    matrices = {id(one) for one in parameter_groups(parameters, config)["matrices"]}
+    assert priced == {name for name, one in parameters.items() if id(one) in matrices}
 
 
 def test_muon_updates_rows_of_one_matrix_together(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from blocks.sharding.cost.cost_model import CostModel
+from blocks.sharding.cost.step_bytes import QuickStep, reshard_steps
 from blocks.sharding.intra_op.problem import Table
 from blocks.sharding.mesh import Mesh
 from blocks.sharding.op_graph import OpNode, TensorValue
 from blocks.sharding.op_rule import OpRule
-from blocks.sharding.placement import Placement, Shard
+from blocks.sharding.placement import Placement, Replicate, Shard
 from blocks.sharding.strategy import Strategy, local_sizes
 
 
@@ -80,6 +81,14 @@ def inner_reduces(
     return tuple(found)
 
 
+def inner_gathers(rule: OpRule, strategy: Strategy, mesh: Mesh) -> tuple[QuickStep, ...]:
+    """The collectives in which an operation gathers what lies as its first output; elements have
+    ``rule.gathered_itemsize`` bytes."""
+    if not rule.gathered_itemsize:
+        return ()
+    return reshard_steps(mesh, strategy.outputs[0], (Replicate(),) * len(mesh.axes))
+
+
 def node_seconds(
     node: OpNode, values: Sequence[TensorValue], strategy: Strategy, mesh: Mesh, cost: CostModel
 ) -> float:
@@ -97,6 +106,9 @@ def node_seconds(
         cost.collective_s("all_reduce", reduce.num_bytes, reduce.axis)
         for reduce in inner_reduces(node.rule, strategy, outputs, mesh)
     )
+    if itemsize := node.rule.gathered_itemsize:
+        lies, whole = strategy.outputs[0], (Replicate(),) * len(mesh.axes)
+        inner += cost.reshard_s(outputs[0].shape, itemsize, lies, whole)
     return float(cost.compute_s(node.rule, sizes, touched, dtype) + inner)
 
 

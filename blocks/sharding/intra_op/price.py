@@ -6,7 +6,12 @@ from typing import NamedTuple
 from blocks._checks import check
 from blocks.sharding.collective_bytes import Collective, collective_bytes
 from blocks.sharding.cost.cost_model import CostModel
-from blocks.sharding.intra_op.node_labels import inner_reduces, node_bytes, node_seconds
+from blocks.sharding.intra_op.node_labels import (
+    inner_gathers,
+    inner_reduces,
+    node_bytes,
+    node_seconds,
+)
 from blocks.sharding.intra_op.pose import adamw_bytes, saved_values
 from blocks.sharding.intra_op.reads import Reads, reads_of
 from blocks.sharding.mesh import Mesh
@@ -113,6 +118,9 @@ def price(
             num_ranks = mesh.size(reduce.axis)
             sent = collective_bytes("all_reduce", reduce.num_bytes, 1, num_ranks)
             use("all_reduce", reduce.axis, node.phase, sent)
+        for step in inner_gathers(node.rule, strategy, mesh):
+            sent = step.sent_bytes(outputs[0].shape, node.rule.gathered_itemsize)
+            use(step.collective, step.axis, node.phase, sent)
     for move in moves(graph, strategies):
         value = graph.values[move.value]
         took = cost.reshard_s(value.shape, value.itemsize, move.source, move.target)

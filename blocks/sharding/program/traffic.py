@@ -9,7 +9,7 @@ from blocks.sharding.op_graph import OpNode, Phase, TensorValue
 from blocks.sharding.placement import Replicate, Shard, run_of
 from blocks.sharding.program.instruction import Compute, Reshard
 from blocks.sharding.program.program import Program
-from blocks.sharding.reshard_plan import Step
+from blocks.sharding.reshard_plan import Step, plan_reshard
 from blocks.sharding.spec import ShardingSpec
 from blocks.sharding.strategy import Strategy
 
@@ -115,3 +115,8 @@ def _sent(program: Program, phase: Phase, rank: int) -> Iterable[tuple[Collectiv
             specs = [ShardingSpec(mesh, placements) for placements in strategy.outputs]
             for axis, sent in inner_reduces(node, strategy, values, specs, rank):
                 yield "all_reduce", axis, sent
+            if itemsize := node.rule.gathered_itemsize:
+                for step in plan_reshard(specs[0], ShardingSpec.replicated(mesh)):
+                    if mesh.size(step.axis) > 1:
+                        sent = step_bytes(step, values[0].shape, itemsize, rank)
+                        yield step.collective, step.axis, sent

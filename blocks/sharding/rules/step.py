@@ -1,5 +1,7 @@
 """What a training step does to its tensors as wholes: where they enter, add up and leave."""
 
+import dataclasses
+
 from blocks.sharding.op_rule import OpRule
 from blocks.sharding.rules.rule_of import Shape, dim_names, rule_of
 
@@ -19,14 +21,17 @@ def accumulate_rule(shape: Shape) -> OpRule:
     return _same(shape, 1, 1, linear=True)
 
 
-def update_rule(shape: Shape, *, whole: bool = False) -> OpRule:
+def update_rule(shape: Shape, *, whole: bool = False, gathered_itemsize: int = 0) -> OpRule:
     """(parameter, gradient) to the new parameter.
 
     Args:
-        whole: for an optimizer that looks at a parameter as a whole (Muon, Adafactor); Adam and
-            SGD go element by element.
+        whole: for an optimizer that looks at a parameter as a whole and keeps it so (Adafactor);
+            Adam and SGD go element by element.
+        gathered_itemsize: for one that keeps parts and gathers the whole, of elements of so many
+            bytes, when it looks at it (Muon).
     """
-    return _same(shape, 2, 1, whole=whole)
+    rule = _same(shape, 2, 1, whole=whole)
+    return dataclasses.replace(rule, gathered_itemsize=gathered_itemsize)
 
 
 def output_rule(shape: Shape) -> OpRule:

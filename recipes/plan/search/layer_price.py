@@ -7,6 +7,7 @@ from blocks.sharding import MeshCost, OpGraph, Strategy, TensorValue, local_size
 from blocks.sharding.cost import reshard_steps
 from blocks.sharding.intra_op import moves
 from blocks.sharding.intra_op.node_labels import (
+    inner_gathers,
     inner_reduces,
     is_view,
     local_elements,
@@ -100,6 +101,10 @@ def layer_prices(
         for reduce in inner_reduces(node.rule, strategy, outputs, mesh):
             took = cost.collective_s("all_reduce", reduce.num_bytes, reduce.axis)
             _add(price.collective_s, {(node.phase, "all_reduce"): took}, 1)
+        for step in inner_gathers(node.rule, strategy, mesh):
+            sent = step.sent_bytes(outputs[0].shape, node.rule.gathered_itemsize)
+            took = cost.sent_s(step.collective, sent, step.axis)
+            _add(price.collective_s, {(node.phase, step.collective): took}, 1)
     for value in saved:
         maker = graph.maker[value]
         readers = {layer_of[reader] for reader, _ in graph.readers[value]} - {layer_of[maker]}

@@ -151,9 +151,14 @@ class GraphBuilder:
         self.values.append(
             TensorValue(f"{name}.new", shape, self.values[old].dtype, self.values[old].itemsize)
         )
-        rule = rules.update_rule(shape)
         origin = Origin(name.rpartition(".")[0], "forward", "")
-        op = f"update.{self._optimizer}"
+        optimizer, gathered = self._optimizer, 0
+        if optimizer == "muon" and len(shape) >= 2 and self._block_of(origin.module) >= 0:
+            gathered = max(4, self.values[old].itemsize)  # its momentum, in float32 or wider
+        elif optimizer == "muon":
+            optimizer = "adamw"  # Muon is for matrices of repeated layers
+        rule = rules.update_rule(shape, gathered_itemsize=gathered)
+        op = f"update.{optimizer}"
         self._node(f"{name}.update", op, "update", "update", (old, gradient), (new,), rule, origin)
         return new, old
 
