@@ -27,7 +27,6 @@ from blocks.sched.cluster_sim.generation import (
 from blocks.sched.profile import Profile
 from blocks.sched.workload import Workload
 from recipes.place.group import GroupHandle, Step, fork_group, read_steps
-from recipes.place.group.own_folder import OwnFolder
 from recipes.place.measure import (
     Compared,
     ContentionMeter,
@@ -41,6 +40,7 @@ from recipes.place.measure import (
     pace,
     replay,
 )
+from recipes.serve.own_folder import OwnFolder
 
 T = TypeVar("T")
 TRIES = 3

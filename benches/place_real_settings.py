@@ -14,8 +14,8 @@ from blocks.sched.profile import Configuration, Profile
 from blocks.sched.workload import Workload, gamma_workload
 from recipes.model import Decoder, ModelConfig, init_weights, save_model
 from recipes.place.group import GroupSpec
-from recipes.place.group.own_folder import OwnFolder
 from recipes.place.measure import Points
+from recipes.serve.own_folder import OwnFolder
 from tests.serve.models import tiny_tokenizer
 
 SETTINGS = EngineSettings(

@@ -1,5 +1,6 @@
 """Ranks started otherwise: over a port, as fresh interpreters, by torchrun."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -21,7 +23,7 @@ from recipes.serve.parallel import ParallelRunner, RankSpec, exec_ranks, worker_
 from recipes.serve.parallel.torchrun import TorchrunRanks, in_torchrun
 from tests.serve.models import EOS, tiny_decoder, tiny_tokenizer
 from tests.serve.oracle import greedy
-from tests.serve.ranks import Pids
+from tests.serve.ranks import Pids, parallel_engine
 from tests.serve.test_engine import Engine, job, run
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +46,32 @@ def answer(runner: ParallelRunner, config: EngineConfig) -> list[int]:
 
 
 EXPECTED = (tuple(PROMPT), 6, EOS)
+
+
+def test_the_folder_of_an_engine_that_was_killed_is_removed_by_the_next(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    done, told = os.pipe()
+    engine = os.fork()
+    if engine == 0:
+        with contextlib.suppress(BaseException):
+            parallel_engine(folder, 1, 2)
+            os.write(told, b"x")
+            signal.pause()
+        os._exit(1)
+    os.close(told)
+    try:
+        assert os.read(done, 1) == b"x"
+    finally:
+        os.close(done)
+        os.kill(engine, signal.SIGKILL)
+        os.waitpid(engine, 0)
+    assert [path.name[:13] for path in tmp_path.iterdir()] == ["blocks-ranks-"]
+    deadline = time.monotonic() + 60
+    while list(tmp_path.iterdir()) and time.monotonic() < deadline:
+        parallel_engine(folder, 1, 2)[0].close()  # its ranks may take a moment to end
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ranks_that_meet_over_a_port(folder, monkeypatch):

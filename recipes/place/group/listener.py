@@ -13,8 +13,8 @@ from recipes.place.group import proof
 from recipes.place.group.frames import Frames, GarbledFrame, frame
 from recipes.place.group.handle import GroupHandle
 from recipes.place.group.local import StartGroup, exec_group
-from recipes.place.group.own_folder import FOLDERS, OwnFolder, sweep
 from recipes.place.group.spec import GroupSpec
+from recipes.serve.own_folder import FOLDERS, OwnFolder, sweep
 
 log = logging.getLogger("recipes.place")
 MAX_UNPROVEN = 64

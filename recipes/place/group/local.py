@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Protocol
 
 from blocks._checks import check
-from recipes.place.group.own_folder import FOLDERS, OwnFolder
 from recipes.place.group.run import run_group
 from recipes.place.group.spec import GroupSpec
+from recipes.serve.own_folder import FOLDERS, OwnFolder
 from recipes.serve.parallel import Start, exec_ranks, fork_ranks
 
 ROOT = Path(__file__).parents[3]

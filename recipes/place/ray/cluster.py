@@ -12,11 +12,11 @@ from typing import Any, Self
 
 from blocks._checks import check
 from recipes.place.group import GroupSpec
-from recipes.place.group.own_folder import OwnFolder
 from recipes.place.ray.bundles import bundles_of
 from recipes.place.ray.group import NeverStarted, RayGroup
 from recipes.place.ray.library import ray_library, start_here
 from recipes.place.ray.seats import Seats
+from recipes.serve.own_folder import OwnFolder
 
 log = logging.getLogger("recipes.place")
 Lost = Callable[[tuple[int, ...]], object]

@@ -8,7 +8,7 @@ import tempfile
 from typing import Any
 
 from blocks._checks import fail
-from recipes.place.group.own_folder import OwnFolder, sweep
+from recipes.serve.own_folder import OwnFolder, sweep
 
 FOLDER = "blocks-ray-"
 """How the names of the folders begin of Rays that were started here."""

@@ -2,10 +2,9 @@
 
 import collections
 import contextlib
+import logging
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing import AuthenticationError
@@ -15,6 +14,7 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from recipes.serve.model_runner import RunnerLost
+from recipes.serve.own_folder import FOLDERS, OwnFolder, sweep
 from recipes.serve.parallel.layout import Layout
 from recipes.serve.parallel.listening import limit_waits, listen
 from recipes.serve.parallel.messages import (
@@ -33,6 +33,7 @@ from recipes.serve.parallel.messages import (
 from recipes.serve.parallel.rank_spec import RankSpec
 from recipes.serve.parallel.start import UNKNOWN, Ranks, Start
 
+log = logging.getLogger("recipes.serve")
 GRACE_S = 1.0
 """After a first sign of death, how long to listen for who was first."""
 SPEAK_S = 5.0
@@ -66,11 +67,13 @@ class WorkerGroup:
         self._lines: dict[int, Connection] = {}
         self._heard: collections.deque[tuple[int, Report | None]] = collections.deque()
         self._ranks: Ranks | None = None
-        self._folder = tempfile.mkdtemp(prefix="blocks-ranks-")  # readable by this user alone
+        for left in sweep():
+            log.info("removed %s, which a process that is gone has left", left)
+        self._folder = OwnFolder(FOLDERS[2])
         self._key = os.urandom(32)
-        self._listener, address = listen(self._folder, host)
+        self._listener, address = listen(self._folder.path, host)
         try:
-            self._ranks = start(make_specs(address, self._key.hex(), self._folder))
+            self._ranks = start(make_specs(address, self._key.hex(), self._folder.path))
             deadline = time.monotonic() + start_timeout_s
             self._accept_all(deadline)
             self._await_ready(deadline)
@@ -146,7 +149,7 @@ class WorkerGroup:
         self._lines = {}
         if self._ranks is not None:
             self._ranks.end()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.remove()
 
     # ---- starting ----
 

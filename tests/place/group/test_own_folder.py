@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from recipes.place.group import GroupSpec, Listener, exec_group, fork_group
-from recipes.place.group.own_folder import FOLDERS, OWNER, OwnFolder, sweep
+from recipes.serve.own_folder import FOLDERS, OWNER, OwnFolder, sweep
 from tests.place.on_loop import LIMIT_S, on_loop
 
 

@@ -9,8 +9,9 @@ import tempfile
 
 OWNER = "owner"
 """A file in it that is locked for as long as the owner lives."""
-FOLDERS = ("blocks-place-", "blocks-group-", "blocks-steps-", "blocks-real-")
-"""How the names begin of what front doors and groups have, and of steps and models for benches."""
+FOLDERS = ("blocks-place-", "blocks-group-", "blocks-ranks-", "blocks-steps-", "blocks-real-")
+"""How the names begin of what front doors, groups and engines over ranks have, and of steps and
+models for benches."""
 
 
 class OwnFolder:
