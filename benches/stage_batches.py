@@ -22,6 +22,7 @@ from recipes.serve.model_runner import StepResult
 from recipes.serve.parallel import ParallelRunner, fork_ranks
 from recipes.serve.parallel.piece_cost import PieceCost
 from recipes.serve.parallel.step_slices import StepSlices
+from recipes.serve.plain_batch import PlainBatch
 from recipes.serve.prompt_scores import PromptRows
 from recipes.serve.sampler import Draw, draw
 
@@ -80,18 +81,10 @@ class TimedStages:
         hidden = []
         at_s = self.now_s
         for piece in plain.cut(bounds):
-            step, stream, at_s = piece.tensors(BLOCK, torch.device("cpu")), None, self.now_s
-            parts = zip(self._stages.parts, self._stages.caches, strict=True)
-            for stage, (part, cache) in enumerate(parts):
-                began_s = time.process_time()
-                cache.copy_blocks(copies)
-                attend = paged_attend(
-                    self.model, cache, step.block_table, step.seq_lens, step.cu_seqlens_q,
-                    step.slots, first_layer=part.stack.start,
-                )  # fmt: skip
-                stream = part(step.token_ids, step.positions, attend, stream)
-                at_s = max(at_s, self._free_s[stage]) + time.process_time() - began_s
-                self._free_s[stage] = at_s
+            stream, stage_s = computed(self._stages, piece, copies)
+            at_s = self.now_s
+            for stage, seconds in enumerate(stage_s):
+                at_s = self._free_s[stage] = max(at_s, self._free_s[stage]) + seconds
             copies = []
             hidden.append(stream)
         began_s = time.process_time()
@@ -113,6 +106,28 @@ class TimedStages:
 
     def _engine_worked(self) -> None:
         self.now_s += time.process_time() - self._left_s
+
+
+def computed(
+    stages: Stages, batch: PlainBatch, copies: list[tuple[int, int]]
+) -> tuple[Tensor, list[float]]:
+    """Hidden states behind the last stage, and processor seconds of every stage.
+
+    Args:
+        copies: of blocks, before.
+    """
+    step, stream, stage_s = batch.tensors(BLOCK, torch.device("cpu")), None, []
+    for part, cache in zip(stages.parts, stages.caches, strict=True):
+        began_s = time.process_time()
+        cache.copy_blocks(copies)
+        attend = paged_attend(
+            stages.model, cache, step.block_table, step.seq_lens, step.cu_seqlens_q,
+            step.slots, first_layer=part.stack.start,
+        )  # fmt: skip
+        stream = part(step.token_ids, step.positions, attend, stream)
+        stage_s.append(time.process_time() - began_s)
+    assert stream is not None
+    return stream, stage_s
 
 
 def timed_tokens_a_second(

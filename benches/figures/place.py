@@ -9,6 +9,7 @@ from benches.figures import (
     _place_search,
     _place_service,
     _place_sim,
+    _place_stages,
     _place_workers,
 )
 from benches.figures.row import Row
@@ -18,6 +19,7 @@ def rows() -> Iterator[Row]:
     yield from _place_sim.rows()
     yield from _place_search.rows()
     yield from _place_workers.rows()
+    yield from _place_stages.rows()
     yield from _place_groups.rows()
     yield from _place_service.rows()
     yield from _place_faults.rows()
