@@ -28,6 +28,10 @@ Storage = Literal["own", "view", "none"]
 nowhere, as what reads it computes them (what a compiler fuses)."""
 
 
+ADD = "aten.add.Tensor"
+"""The op of the nodes that add two tensors."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TensorValue:
     """A tensor that a node makes.
@@ -166,6 +170,28 @@ class OpGraph:
             ):
                 kept.append(value)
         return tuple(kept)
+
+    @functools.cached_property
+    def once_a_step(self) -> frozenset[int]:
+        """Values of which a step needs one for all its microbatches: parameters, and gradients that
+        nothing but accumulators reads, be it through additions: their sum does as well."""
+        found: set[int] = set()
+        for node in reversed(self.nodes):
+            for value in node.outputs if node.role in ("parameter", "op") else ():
+                readers = [self.nodes[at] for at, _ in self.readers[value]]
+                summed = bool(readers) and all(
+                    reader.role == "accumulate"
+                    or (
+                        reader.op == ADD
+                        and reader.phase == "backward"
+                        and len(reader.inputs) == 2
+                        and reader.outputs[0] in found
+                    )
+                    for reader in readers
+                )
+                if node.role == "parameter" or summed:
+                    found.add(value)
+        return frozenset(found)
 
     def flops(self) -> int:
         """Of forward and backward of one microbatch, all ranks together, nothing done twice."""

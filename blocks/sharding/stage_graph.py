@@ -22,6 +22,7 @@ class StageGraph:
     values: for every value its index in the whole graph.
     receives: (index in the whole graph, stage that makes it) of every value that arrives.
     sends: (index in the whole graph, stages that read it) of every value that leaves.
+    once: those of both that need to go once a step only (``OpGraph.once_a_step``).
     """
 
     graph: OpGraph
@@ -29,6 +30,7 @@ class StageGraph:
     values: tuple[int, ...]
     receives: tuple[tuple[int, int], ...]
     sends: tuple[tuple[int, tuple[int, ...]], ...]
+    once: frozenset[int] = frozenset()
 
     @functools.cached_property
     def local(self) -> dict[int, int]:
@@ -132,7 +134,8 @@ class _Cutting:
         )
         cut = OpGraph(values, tuple(self.nodes), returns)
         ends = tuple(self.receives), tuple(self.sends)
-        return StageGraph(cut, tuple(self.origins), tuple(self.whole), *ends)
+        once = self.graph.once_a_step.intersection(value for value, _ in (*ends[0], *ends[1]))
+        return StageGraph(cut, tuple(self.origins), tuple(self.whole), *ends, once)
 
 
 def _stage(

@@ -1,5 +1,7 @@
 """Pipelines of planned stages on meshes of different sizes, against the module itself."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -71,7 +73,7 @@ def test_parts_that_are_passed_on_arrive_bit_for_bit(make, meshes, seed: int) ->
     for mode in ("send_recv", "all_gather", "broadcast"):
         relayed = [
             transfer
-            for every in routes(stages, mode=mode).cargo.values()
+            for every in routes(stages, 4, mode=mode).cargo.values()
             for cargo in every
             for transfer in cargo.plan.transfers
             if transfer.relayed
@@ -93,10 +95,38 @@ def test_skips_over_stages_and_tied_weights() -> None:
     state = case.state
     alone = run_alone(case.module, case.call, steps)
     stages = random_stages(case.traced, (ONE, TWO, THREE), seed=3)
-    ways = routes(stages)
+    ways = routes(stages, 3)
     assert (0, 2) in ways.edges
     run = pipeline_on_threads(case.traced, stages, one_f_one_b(3, (1,) * 3), state, steps)
     assert_same_run(run, alone, tolerance=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "recompute"), [(gpipe, ()), (one_f_one_b, (0, 1, 2)), (zb_h1, ())]
+)
+def test_tied_weights_go_once_a_step(schedule, recompute: tuple[int, ...]) -> None:
+    case = tied_unet()
+    steps = [[case.batch(at + 4 * step) for at in range(4)] for step in range(2)]
+    stages = random_stages(case.traced, (TWO, ONE, FOUR), seed=7)
+    ways = routes(stages, 4)
+    for way, ends, only in (("forward", (0, 2), 0), ("backward", (2, 0), 3)):
+        shapes = [[cargo.plan.shape for cargo in ways.of(way, *ends, at)] for at in range(4)]
+        assert [found.count((8, 8)) for found in shapes] == [int(at == only) for at in range(4)]
+    state = case.state
+    program = schedule(3, (1,) * 4)
+    run = pipeline_on_threads(case.traced, stages, program, state, steps, recompute=recompute)
+    assert_same_run(run, run_alone(case.module, case.call, steps), tolerance=1e-9)
+
+
+def test_microbatches_out_of_order_are_refused() -> None:
+    case = ranker()
+    stages = random_stages(case.traced, (ONE, TWO), seed=1)
+    schedule = gpipe(2, (1, 1))
+    turned = dataclasses.replace(
+        schedule, programs=tuple((p[1], p[0], *p[2:]) for p in schedule.programs)
+    )
+    with pytest.raises(ValueError, match=r"microbatch of F0\(0,0\): expected from 1 on"):
+        pipeline_on_threads(case.traced, stages, turned, case.state, [])
 
 
 def test_schedules_of_other_stages_are_refused() -> None:

@@ -77,7 +77,7 @@ class CrossMeshTransport:
         slot = slot_of(action)
         parts = self._parcels.leaving.pop(slot, {})
         handles = []
-        for cargo in self._routes.of(*slot[:3]):
+        for cargo in self._routes.of(*slot):
             runs = cargo.plan.reduced.runs(cargo.plan.shape, self._device)
             for transfer in cargo.plan.transfers:
                 if transfer.source == self._device and not transfer.relayed:
@@ -89,7 +89,7 @@ class CrossMeshTransport:
         slot = slot_of(action)
         loads = [
             _Load(cargo, self._device, action, self._wire, self._where)
-            for cargo in self._routes.of(*slot[:3])
+            for cargo in self._routes.of(*slot)
         ]
         return _Arriving(loads, slot, self._parcels)
 

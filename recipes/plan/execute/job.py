@@ -38,7 +38,7 @@ class PlannedJob:
     @functools.cached_property
     def routes(self) -> Routes:
         """What moves between the stages."""
-        return routes(self.stages, mode=self.mode)
+        return routes(self.stages, self.schedule.num_sequences, mode=self.mode)
 
     @functools.cached_property
     def meshes(self) -> tuple[Mesh, ...]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from blocks._checks import check
-from blocks.pipeline import Executor, Schedule, TraceEvent, Transport
+from blocks.pipeline import Executor, Kind, Schedule, TraceEvent, Transport
 from blocks.sharding import Group, Mesh
 from recipes.plan.execute.cross_mesh_transport import TOKEN, CrossMeshTransport, Parcels
 from recipes.plan.execute.machine import Operations
@@ -60,10 +60,11 @@ class PlannedPipeline:
 
         Raises:
             ValueError: a device in no stage, stages of a rank on different meshes, a schedule of
-                another number of stages.
+                another number of stages or out of order.
         """
         count = len(stages)
         meshes = meshes_of(stages, schedule)
+        _check_in_order(schedule)
         mine = [rank for rank, mesh in enumerate(meshes) if device in mesh.ranks]
         check(len(mine) == 1, f"pipeline ranks of device {device}", "one", mine)
         (self.rank,) = mine
@@ -120,6 +121,7 @@ class PlannedPipeline:
         scale = 1 / len(microbatches) if loss_scale is None else loss_scale
         for stage in self._stages.values():
             stage.loss_scale = scale
+            stage.begin_step()
         bounds = [(0, 1)] * len(microbatches)
         result = self._executor.step(microbatches, bounds, loss_scale=scale)
         self._parcels.check_empty()
@@ -131,6 +133,8 @@ class PlannedPipeline:
         Returns:
             None on devices of other stages than the one that has the loss.
         """
+        for stage in self._stages.values():
+            stage.begin_step()
         bounds = [(0, 1)] * len(microbatches)
         found = self._executor.forward_only(microbatches, bounds).losses
         self._parcels.check_empty()
@@ -165,6 +169,17 @@ class PlannedPipeline:
         self._parcels.check_empty()
         for module in self.modules.values():
             module.check_invariants()
+
+
+def _check_in_order(schedule: Schedule) -> None:
+    """What goes once a step goes with the first forward, or with the last backward."""
+    last: dict[tuple[int, bool], int] = {}
+    for action in (action for program in schedule.programs for action in program):
+        if action.kind is Kind.FORWARD or action.kind.is_backward:
+            passes = action.stage, action.kind.is_backward
+            before = last.get(passes, 0)
+            check(before <= action.sequence, f"microbatch of {action}", f"from {before} on", action)
+            last[passes] = action.sequence
 
 
 def meshes_of(stages: Sequence[StageProgram], schedule: Schedule) -> list[Mesh]:

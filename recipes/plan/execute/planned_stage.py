@@ -45,6 +45,14 @@ class PlannedStage(nn.Module):
         self.anchor = nn.Parameter(torch.zeros(()))
         """So that there is something to have a gradient of; it never has any."""
         self._routes, self._parcels = routes, parcels
+        self._summed = routes.summed(stage)
+        self._sums: Tensors = {}
+        self._standing: Tensors = {}
+
+    def begin_step(self) -> None:
+        """Forget what went once in the step before: parameters of other stages, sums for them."""
+        self._sums.clear()
+        self._standing.clear()
 
     def forward(self, *tokens: Tensor, context: SliceContext) -> Tensor:
         check(context.slice == 0, "slice", "0: planned stages take whole microbatches", context)
@@ -82,18 +90,26 @@ class PlannedStage(nn.Module):
     def _send(self, way: Way, sequence: int, results: Mapping[int, Tensor]) -> None:
         """Lay down what other stages want."""
         named = {name: results[at] for at, name in self.module.program.results if at in results}
+        for name in self._summed & named.keys():
+            named[name] = self._sum(name, named[name])
         for target in range(self._routes.num_stages):
-            cargo = self._routes.of(way, self.stage, target)
+            cargo = self._routes.of(way, self.stage, target, sequence)
             if cargo:
                 slot = (way, self.stage, target, sequence)
                 self._parcels.leaving[slot] = {c.value: named[c.source_name] for c in cargo}
+
+    def _sum(self, name: str, part: Tensor) -> Tensor:
+        """Of what leaves once a step, up to this microbatch; taken in float32 at least."""
+        wide = part.to(torch.promote_types(part.dtype, torch.float32))
+        self._sums[name] = self._sums[name] + wide if name in self._sums else wide
+        return self._sums[name].to(part.dtype)
 
     def _received(self, way: Way, sequence: int) -> dict[str, Tensor]:
         """What arrived, by the names of this stage's program."""
         found: dict[str, Tensor] = {}
         for source in range(self._routes.num_stages):
             slot = (way, source, self.stage, sequence)
-            cargo = self._routes.of(way, source, self.stage)
+            cargo = self._routes.of(way, source, self.stage, sequence)
             parts = self._parcels.arrived.pop(slot, None)
             if parts is None and cargo:  # from a stage of the same devices
                 there = self._parcels.leaving.pop(slot)
@@ -101,6 +117,21 @@ class PlannedStage(nn.Module):
             for one in cargo:
                 assert parts is not None
                 found[one.target_name] = parts[one.value]
+        return found | self._once(way, found)
+
+    def _once(self, way: Way, came: Tensors) -> Tensors:
+        """What comes once a step, for each microbatch: parameters as they came with the first, and
+        zeros for gradients whose sum comes with the last."""
+        machine, found = self.module.machine, {}
+        for cargo in self._routes.once(way, self.stage):
+            name = cargo.target_name
+            if way == "forward" and name in came:
+                self._standing[name] = came[name]
+            elif way == "forward":
+                found[name] = self._standing[name]
+            elif name not in came:
+                shape, dtype = machine.local_shape(name), getattr(torch, cargo.dtype)
+                found[name] = torch.zeros(shape, dtype=dtype, device=machine.device)
         return found
 
     def _moved(self, cargo: Cargo, part: Tensor) -> Tensor:

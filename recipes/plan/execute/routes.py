@@ -28,6 +28,8 @@ class Cargo(NamedTuple):
     plan: of the messages between the two meshes.
     dtype: as torch names it.
     source_name, target_name: what it is called in the two programs.
+    once: whether it goes once a step: a parameter with the first microbatch, the sum of a gradient
+        with the last.
     """
 
     value: int
@@ -35,17 +37,20 @@ class Cargo(NamedTuple):
     dtype: str
     source_name: str
     target_name: str
+    once: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Routes:
-    """All that moves between stages for one microbatch.
+    """All that moves between stages.
 
     cargo: by (way, source stage, target stage), in the order it is sent.
+    num_microbatches: of a step.
     """
 
     cargo: Mapping[tuple[Way, int, int], tuple[Cargo, ...]]
     num_stages: int
+    num_microbatches: int
 
     @property
     def edges(self) -> tuple[tuple[int, int], ...]:
@@ -61,15 +66,38 @@ class Routes:
         pairs = {(one.source, one.target) for plan in plans for one in plan.transfers}
         return sorted((source, target) for source, target in pairs if source != target)
 
-    def of(self, way: Way, source: int, target: int) -> tuple[Cargo, ...]:
-        """What a stage sends another, none where there is none."""
-        return self.cargo.get((way, source, target), ())
+    def of(self, way: Way, source: int, target: int, microbatch: int) -> tuple[Cargo, ...]:
+        """What a stage sends another with a microbatch, none where there is none."""
+        only = 0 if way == "forward" else self.num_microbatches - 1
+        every = self.cargo.get((way, source, target), ())
+        return every if microbatch == only else tuple(one for one in every if not one.once)
+
+    def once(self, way: Way, stage: int) -> tuple[Cargo, ...]:
+        """What arrives at a stage once a step."""
+        return tuple(
+            cargo
+            for (its, _, target), every in self.cargo.items()
+            for cargo in every
+            if its == way and target == stage and cargo.once
+        )
+
+    def summed(self, stage: int) -> frozenset[str]:
+        """Names of the gradients that leave a stage once a step, as their sums."""
+        return frozenset(
+            cargo.source_name
+            for (way, source, _), every in self.cargo.items()
+            for cargo in every
+            if way == "backward" and source == stage and cargo.once
+        )
 
 
-def routes(stages: Sequence[StageProgram], *, mode: Mode = "send_recv") -> Routes:
+def routes(
+    stages: Sequence[StageProgram], num_microbatches: int, *, mode: Mode = "send_recv"
+) -> Routes:
     """What moves between the stages of a pipeline, planned value by value.
 
     Args:
+        num_microbatches: of a step.
         mode: how ranks that want the same part of a value get it.
 
     Raises:
@@ -96,7 +124,8 @@ def routes(stages: Sequence[StageProgram], *, mode: Mode = "send_recv") -> Route
             way: Way = "forward" if node.phase == "forward" else "backward"
             target = ShardingSpec(mesh, stage.program.placements(local))
             plan = plan_cross_mesh(tensor.shape, spec, target, mode=mode)
-            cargo = Cargo(value, plan, tensor.dtype, name, tensor.name)
+            once = value in stage.cut.once
+            cargo = Cargo(value, plan, tensor.dtype, name, tensor.name, once)
             found.setdefault((way, source, at), []).append(cargo)
     ordered = {key: tuple(sorted(every, key=lambda c: c.value)) for key, every in found.items()}
-    return Routes(ordered, len(stages))
+    return Routes(ordered, len(stages), num_microbatches)
