@@ -130,14 +130,16 @@ class StagePlan:
 
 @dataclasses.dataclass(frozen=True)
 class Boundary:
-    """A tensor that goes from one stage to another, once a microbatch.
+    """A tensor that goes from one stage to another.
 
     value: name of the node that makes it, as patterns have it, with the number of its block.
     phase: of which pass.
     source, target: stages.
     placements: how it lies on the source's mesh and on the target's.
     num_bytes: of the whole tensor.
-    seconds: predicted, for one microbatch.
+    seconds: predicted, each time it goes.
+    once: whether it goes once a step: a parameter with the first microbatch, the sum of a gradient
+        with the last; anything else goes with every one.
     """
 
     value: str
@@ -147,11 +149,16 @@ class Boundary:
     placements: tuple[Placements, Placements]
     num_bytes: int
     seconds: float
+    once: bool = False
+
+    def __post_init__(self) -> None:
+        check(isinstance(self.once, bool), "once of a boundary", "true or false", repr(self.once))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; ``from_json`` reads it back."""
         texts = [placements_text(placements) for placements in self.placements]
-        return dataclasses.asdict(self) | {"placements": texts}
+        said = dataclasses.asdict(self) | {"placements": texts}
+        return said if self.once else {key: said[key] for key in said if key != "once"}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Boundary":
@@ -159,6 +166,8 @@ class Boundary:
         Raises:
             ValueError: data that is no boundary.
         """
+        if isinstance(data, Mapping):
+            data = {"once": False, **data}
         with reading("boundary", data, cls):
             source, target = data["placements"]
             both = (parse_placements(source), parse_placements(target))

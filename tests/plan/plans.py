@@ -61,5 +61,8 @@ def _prediction(draw: random.Random) -> StagePrediction:
 def _boundary(draw: random.Random, num_stages: int) -> Boundary:
     both = tuple(tuple(draw.choice(PLACEMENTS) for _ in range(2)) for _ in range(2))
     source, target = draw.sample(range(num_stages), 2)
+    seldom = draw.random() < 0.3
     phase, size = "forward" if source < target else "backward", draw.randint(0, 10**9)
-    return Boundary("hidden", phase, source, target, (both[0], both[1]), size, draw.random())
+    return Boundary(
+        "hidden", phase, source, target, (both[0], both[1]), size, draw.random(), seldom
+    )

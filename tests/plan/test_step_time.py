@@ -43,3 +43,14 @@ def test_what_skips_a_stage_is_waited_for():
 def test_values_of_one_boundary_go_one_after_another():
     halves = (dataclasses.replace(one, seconds=one.seconds / 2) for one in CHAIN for _ in range(2))
     assert step_time(STAGES, tuple(halves), "gpipe", 4) == step_time(STAGES, CHAIN, "gpipe", 4)
+
+
+def test_what_goes_once_is_waited_for_once():
+    """There while the pipeline fills, back when it runs empty."""
+    plain, _ = step_time(STAGES, CHAIN, "one_f_one_b", 6)
+    way_s = 1 + 2 * 0.25
+    there = dataclasses.replace(crossing(0, 2, way_s + 3), once=True)
+    back = dataclasses.replace(crossing(2, 0, 2 * way_s - 0.5 + 5), once=True)
+    assert step_time(STAGES, (*CHAIN, back), "gpipe", 6)[0] > plain
+    late = step_time(STAGES, (*CHAIN, there), "gpipe", 6)[0]
+    assert late == step_time(STAGES, CHAIN, "gpipe", 6)[0] + 3

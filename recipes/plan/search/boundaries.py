@@ -21,12 +21,14 @@ class Arrival(NamedTuple):
     layer, source: of the model: that reads it, that makes it.
     node: of the layer's graph, at which it arrives.
     sender: of the source layer's graph, at which it leaves.
+    once: whether it goes once a step.
     """
 
     layer: int
     source: int
     node: int
     sender: int
+    once: bool
 
 
 def arrivals(chain: LayerChain, first: int, stop: int) -> tuple[Arrival, ...]:
@@ -44,7 +46,7 @@ def arrivals(chain: LayerChain, first: int, stop: int) -> tuple[Arrival, ...]:
                 sender = _sender(chain.layers[chain.sequence[source]], local)
                 key = (source, sender)
                 if key not in found or backward:
-                    found[key] = Arrival(layer, source, node, sender)
+                    found[key] = Arrival(layer, source, node, sender, value in cut.once)
     return tuple(found.values())
 
 
@@ -74,10 +76,9 @@ def boundaries(
             value = cut.graph.values[node.outputs[0]]
             ways = ShardingSpec(stages[source][2], sent), ShardingSpec(mesh, wanted)
             seconds = _seconds(value.shape, value.itemsize, *ways, cluster)
+            ends = (node.phase, source, target, (sent, wanted))
             name = _name(chain, arrival)
-            found.append(
-                Boundary(name, node.phase, source, target, (sent, wanted), value.num_bytes, seconds)
-            )
+            found.append(Boundary(name, *ends, value.num_bytes, seconds, arrival.once))
     return tuple(found)
 
 

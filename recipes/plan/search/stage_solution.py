@@ -19,6 +19,7 @@ from recipes.plan.layers.reduced import Reduced
 from recipes.plan.prediction import StagePrediction
 from recipes.plan.search.candidates import state_bytes
 from recipes.plan.search.hull import DEAR
+from recipes.plan.search.kept_for_a_step import kept_for_a_step
 from recipes.plan.search.layer_price import LayerPrice, layer_prices, total_price
 from recipes.plan.search.no_plan import Held, too_little_memory
 
@@ -160,16 +161,17 @@ def _solution(
     passes = max(counts.forward_bytes, counts.backward_bytes) - counts.saved_bytes
     transient = float(max(passes, counts.update_bytes - in_flight * total.flight_bytes, 0))
     compute, collective = _of_step(total, num_microbatches)
+    kept = kept_for_a_step(reduced, strategies, cost.mesh)
     predicted = StagePrediction(
         total.seconds("forward"),
         total.seconds("backward"),
         total.seconds("update"),
         compute,
         collective,
-        total.parameter_bytes,
-        total.gradient_bytes,
+        total.parameter_bytes + kept.copy_bytes,
+        total.gradient_bytes + kept.sum_bytes,
         total.optimizer_bytes,
-        total.flight_bytes,
+        total.flight_bytes - kept.flight_bytes,
         in_flight,
         transient,
     )

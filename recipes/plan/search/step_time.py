@@ -17,11 +17,12 @@ def step_timeline(
 ) -> Timeline:
     """The passes of all microbatches, with what goes between stages, neighbours or not; updates
     come after."""
-    forward, backward = {}, {}
+    every: dict[tuple[str, int, int], float] = {}
+    once: dict[tuple[str, int, int], float] = {}
     for boundary in boundaries:
-        ends = (boundary.source, boundary.target)
-        into = forward if boundary.phase == "forward" else backward
-        into[ends] = into.get(ends, 0.0) + boundary.seconds
+        way = (boundary.phase, boundary.source, boundary.target)
+        into = once if boundary.once else every
+        into[way] = into.get(way, 0.0) + boundary.seconds
 
     def duration(action: Action) -> float:
         predicted = stages[action.stage].predicted
@@ -29,11 +30,13 @@ def step_timeline(
         return predicted.forward_s if first else predicted.backward_s
 
     def transfer(receive: Action) -> float:
-        first = receive.kind is Kind.RECEIVE_FORWARD
-        return (forward if first else backward).get((receive.peer, receive.stage), 0.0)
+        forward = receive.kind is Kind.RECEIVE_FORWARD
+        way = ("forward" if forward else "backward", receive.peer, receive.stage)
+        now = receive.sequence == (0 if forward else num_microbatches - 1)
+        return every.get(way, 0.0) + (once.get(way, 0.0) if now else 0.0)
 
     program = SCHEDULES[schedule](len(stages), (1,) * num_microbatches)
-    skips = {(min(ends), max(ends)) for ends in (*forward, *backward)} - {*program.edges}
+    skips = {(min(ends), max(ends)) for _, *ends in (*every, *once)} - {*program.edges}
     if skips:
         program = dataclasses.replace(program, edges=(*program.edges, *sorted(skips)))
     return simulate(program, duration, transfer=transfer)

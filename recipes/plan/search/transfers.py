@@ -15,11 +15,17 @@ def transfer_of(cluster: Cluster, chain: LayerChain) -> Transfer:
     """Seconds over a boundary as if both meshes cut what crosses it over all their devices.
 
     Which devices meet is not known yet: those of a node as if joined by as many lanes as any two of
-    them are, so that stages as they are placed take no less.
+    them are, those of different nodes as if no other stage used their nodes' links, so that stages
+    as they are placed take no less. What goes once a step is left out.
     """
     sizes = boundary_bytes(chain)
     inside = {node.kind: node.link for node in cluster.nodes}
     joined = {node.link: max(map(max, node.lanes)) for node in cluster.nodes if node.lanes}
+
+    between = cluster.link(cluster.between) if cluster.between else None
+    ports = cluster.nodes[0].num_devices
+    if between and between.node_bytes_per_s is not None:
+        ports = max(1, round(between.node_bytes_per_s / between.bytes_per_s))
 
     @functools.cache
     def send_s(num_bytes: int, lanes: int, link: str) -> float:
@@ -34,6 +40,8 @@ def transfer_of(cluster: Cluster, chain: LayerChain) -> Transfer:
         kind = before.kind or cluster.nodes[0].kind
         link = inside[kind] if near else cluster.between
         lanes = min(before.size, after.size)
+        if not near:
+            lanes = min(lanes, ports * min(before.num_hosts, after.num_hosts))
         there, back = sizes[bound]
         return send_s(there, lanes, link), send_s(back, lanes, link)
 
@@ -41,16 +49,20 @@ def transfer_of(cluster: Cluster, chain: LayerChain) -> Transfer:
 
 
 def boundary_bytes(chain: LayerChain) -> list[tuple[int, int]]:
-    """For every bound between layers the bytes that cross it forward and backward."""
-    num_layers = chain.num_layers
-    found = [[0, 0] for _ in range(num_layers + 1)]
+    """For every bound between layers the bytes that cross it forward and backward with every
+    microbatch; a value that several layers read is sent over a bound once."""
+    found = [[0, 0] for _ in range(chain.num_layers + 1)]
+    reach: dict[tuple[int, int, bool], int] = {}
     for layer, template in enumerate(chain.sequence):
         cut = chain.layers[template]
-        for value, source in cut.receives:
-            away = source - template
-            size = cut.graph.values[cut.local[value]].num_bytes
-            other = min(max(layer + away, 0), num_layers - 1)
-            low, high = sorted((layer, other))
-            for bound in range(low + 1, high + 1):
-                found[bound][0 if away < 0 else 1] += size
+        for number, (value, _) in enumerate(cut.receives):
+            source, local = chain.source_of(layer, number)
+            if value not in cut.once:
+                key = (source, local, layer > source)
+                reach[key] = max(reach.get(key, 0), abs(layer - source))
+    for (source, local, forward), away in reach.items():
+        size = chain.layers[chain.sequence[source]].graph.values[local].num_bytes
+        first = source + 1 if forward else source - away + 1
+        for bound in range(first, first + away):
+            found[bound][0 if forward else 1] += size
     return [(forward, backward) for forward, backward in found]
