@@ -17,6 +17,9 @@ import torch.distributed as dist
 TOLD, DONE, FAILED = "told", "done", "failed"
 """What a rank's messages are."""
 
+EXIT_S = 5.0
+"""What a rank is given to be gone, once its end of the pipe is closed."""
+
 
 def run_ranks(
     num_ranks: int,
@@ -84,6 +87,7 @@ def _results(
             raise TimeoutError(f"{late}: not within {timeout_s} s")
         for at in sorted({by_end[end] for end in ready}):  # type: ignore[index]
             if not readers[at].poll():
+                ranks[at].join(EXIT_S)
                 code = ranks[at].exitcode
                 raise RuntimeError(f"rank {at} of {len(ranks)}: ended without a word, exit {code}")
             kind, value = pickle.loads(readers[at].recv_bytes())
