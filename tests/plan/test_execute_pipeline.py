@@ -8,6 +8,7 @@ import torch
 from blocks.pipeline.schedules import gpipe, interleaved, one_f_one_b, zb_h1
 from blocks.sharding import Mesh
 from recipes.plan.execute import meshes_of, routes
+from recipes.plan.execute.routes import Way
 from tests.plan.execute_cases import conv_net, ranker, tied_unet, transformer
 from tests.plan.executing import (
     assert_same_run,
@@ -109,7 +110,9 @@ def test_tied_weights_go_once_a_step(schedule, recompute: tuple[int, ...]) -> No
     steps = [[case.batch(at + 4 * step) for at in range(4)] for step in range(2)]
     stages = random_stages(case.traced, (TWO, ONE, FOUR), seed=7)
     ways = routes(stages, 4)
-    for way, ends, only in (("forward", (0, 2), 0), ("backward", (2, 0), 3)):
+    trips: tuple[tuple[Way, tuple[int, int], int], ...]
+    trips = (("forward", (0, 2), 0), ("backward", (2, 0), 3))
+    for way, ends, only in trips:
         shapes = [[cargo.plan.shape for cargo in ways.of(way, *ends, at)] for at in range(4)]
         assert [found.count((8, 8)) for found in shapes] == [int(at == only) for at in range(4)]
     state = case.state

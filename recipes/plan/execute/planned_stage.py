@@ -117,12 +117,13 @@ class PlannedStage(nn.Module):
             for one in cargo:
                 assert parts is not None
                 found[one.target_name] = parts[one.value]
-        return found | self._once(way, found)
+        return {**found, **self._once(way, found)}
 
     def _once(self, way: Way, came: Tensors) -> Tensors:
         """What comes once a step, for each microbatch: parameters as they came with the first, and
         zeros for gradients whose sum comes with the last."""
-        machine, found = self.module.machine, {}
+        machine = self.module.machine
+        found: Tensors = {}
         for cargo in self._routes.once(way, self.stage):
             name = cargo.target_name
             if way == "forward" and name in came:

@@ -29,25 +29,25 @@ class Kept(NamedTuple):
 def kept_for_a_step(reduced: Reduced, strategies: Sequence[Strategy], mesh: Mesh) -> Kept:
     """Of a stage under its strategies; nothing where the chain it is cut from is not known."""
     chain, graph, found = reduced.chain, reduced.graph, Kept()
+    if chain is None:
+        return found
     saved = saved_values(graph)
-    ends = [at for at, node in enumerate(graph.nodes) if node.op in (RECEIVE, SEND)]
-    for at in ends if chain is not None else ():
+    for at, node in enumerate(graph.nodes):
+        if node.op not in (RECEIVE, SEND):
+            continue
         place, origin = reduced.origins[at]
         cut = chain.layers[chain.sequence[reduced.stands_for[place][0]]]
-        (local,) = (*cut.graph.nodes[origin].inputs, *cut.graph.nodes[origin].outputs)
-        node, strategy = graph.nodes[at], strategies[at]
-        (value,) = (*node.inputs, *node.outputs)
-        (placements,) = (*strategy.inputs, *strategy.outputs)
+        end = cut.graph.nodes[origin]
+        if cut.values[(*end.inputs, *end.outputs)[0]] not in cut.once:
+            continue
+        value = (*node.inputs, *node.outputs)[0]
+        placements = (*strategies[at].inputs, *strategies[at].outputs)[0]
         tensor = graph.values[value]
         elements = local_elements(tensor.shape, placements, mesh)
-        if cut.values[local] not in cut.once:
-            continue
         if node.op == RECEIVE and node.phase == "forward":
             size = elements * tensor.itemsize
-            again = size if value in saved else 0.0
-            found = found._replace(
-                copy_bytes=found.copy_bytes + size, flight_bytes=found.flight_bytes + again
-            )
+            shared = size * (value in saved)
+            found = Kept(found.copy_bytes + size, found.flight_bytes + shared, found.sum_bytes)
         elif node.op == SEND and node.phase == "backward":
             size = elements * max(tensor.itemsize, WIDE)
             found = found._replace(sum_bytes=found.sum_bytes + size)
