@@ -112,6 +112,7 @@ def greeting(service: Service, sock: socket.socket) -> str:
     header = " -H 'Authorization: Bearer KEY'" if service.config.api_key else ""
     name = service.model_name
     return f"""serving    {url}/v1
+page       {url}/
 
   curl {url}/v1/completions{header} -H 'Content-Type: application/json' \\
     -d '{{"model": "{name}", "prompt": "def add(a, b):", "max_tokens": 32}}'

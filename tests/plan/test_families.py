@@ -107,3 +107,9 @@ def test_every_published_size_is_traced(name: str) -> None:
         and any(traced.graph.values[v].num_bytes > 2**20 for v in node.outputs)
     ]
     assert not big, "large tensors that cannot be cut"
+
+
+@pytest.mark.parametrize("name", ["gpt2:tiny", "llama:tiny"])
+def test_no_model_leaves_open_which_loss_is_meant(name: str):
+    """transformers takes the one for causal models then, and warns of it at every trace."""
+    assert getattr(family(name).make(), "loss_type", "ForCausalLM") == "ForCausalLM"

@@ -90,6 +90,9 @@ def test_serve_stream_and_drain(model):
         assert line, finish(process)
         said += line
     assert "tokens fit" in said
+    while "page " not in said:
+        said += process.stdout.readline()
+    assert re.search(r"page +http://127.0.0.1:\d+/\n", said)
     port = int(re.search(r"serving +http://127.0.0.1:(\d+)/v1", said)[1])  # type: ignore
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     body = {"prompt": [1, 2], "max_tokens": 200, "n": 4, "stream": True, "ignore_eos": True}

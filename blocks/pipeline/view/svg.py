@@ -186,4 +186,6 @@ def _curve(curve: Curve, peak: float, layout: Layout, base: int, *, is_area: boo
 
 
 def _amount(amount: float, unit: str) -> str:
-    return bytes_text(amount) if unit == "bytes" else f"{amount:g} {unit}"
+    if unit == "bytes":
+        return bytes_text(amount)
+    return f"{amount:g} {unit.removesuffix('s') if amount == 1 else unit}"

@@ -83,7 +83,7 @@ _HATCH = (
 
 def _legend(most: float) -> Iterator[str]:
     yield box(_LEFT, 3, 11, 11, "var(--ours)", "", 'fill-opacity="0.65"')
-    yield text(_LEFT + 16, 12, f"requests in the group; a lane is {most:.3g} high", "muted")
+    yield text(_LEFT + 16, 12, f"requests in the group, up to {most:.2g}", "muted")
     yield box(_LEFT + 320, 3, 3, 11, "var(--warn)")
     yield text(_LEFT + 328, 12, "not served in time", "muted")
     yield box(_LEFT + 470, 3, 11, 11, "url(#down)")

@@ -59,7 +59,14 @@ def simulation_page(
     task: PlaceTask, outcome: AnyOutcome, curves: Sequence[Curve], events: Sequence[Event] = ()
 ) -> str:
     """A run of a placement, with its faults if there are any, and curves."""
-    counts = [(name, f"{count:,}") for name, count in outcome.counts.items() if count]
+    every = outcome.counts
+    told = {
+        "answered": every["finished"],
+        "refused": every["rejected"],
+        "late": every["late"],
+        "lost": every["unplaced"] + every["failed"],
+    }  # in the words of the table below
+    counts = [(name, f"{count:,}") for name, count in told.items() if count]
     body = [
         facts((("in time, simulated", share(outcome.attainment)), *counts)),
         _placement(task, outcome.placement),

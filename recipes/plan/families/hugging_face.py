@@ -25,7 +25,10 @@ def model(class_name: str, **fields: Any) -> Callable[[], nn.Module]:
             raise fail("family", "transformers", "none", "pip install -e '.[hf]'") from error
         made = getattr(transformers, class_name)
         config = made.config_class(**{"use_cache": False, **fields})
-        return made(config)
+        built = made(config)
+        if getattr(built, "loss_type", "") is None:
+            built.loss_type = "ForCausalLM"  # what it takes then, and says so at every trace
+        return built
 
     return make
 

@@ -109,7 +109,9 @@ def _in_turns(
     known: dict[object, StageSolution] = {}
     best: Searched | None = None
     for _ in range(TURNS):
-        say(f"{found.num_stages} stages, {found.num_microbatches} microbatches, {found.schedule}")
+        stages, parts = found.num_stages, found.num_microbatches
+        counted = f"{stages} stage{'s' * (stages > 1)}, {parts} microbatch{'es' * (parts > 1)}"
+        say(f"{counted}, {found.schedule}")
         chain = chains[found.num_microbatches]
         try:
             solutions = solve_stages(found, chain, tables, cluster, config, say, known)

@@ -56,7 +56,8 @@ def plan_page(
     """
     count = min(plan.num_microbatches, MAX_MICROBATCHES)
     timeline = step_timeline(plan.stages, plan.boundaries, plan.schedule, count)
-    drawn = f"simulated: {plan.schedule}, {plan.num_microbatches} microbatches, without the update"
+    parts = f"{plan.num_microbatches} {_microbatches(plan)}"
+    drawn = f"simulated: {plan.schedule}, {parts}, without the update"
     if count < plan.num_microbatches:
         drawn += f"; drawn with {count}"
     shown = figure(timeline, unit="s", title=" ", plan_title="simulated")
@@ -80,16 +81,20 @@ def plan_page(
     )
 
 
+def _microbatches(plan: ParallelPlan) -> str:
+    return "microbatches" if plan.num_microbatches > 1 else "microbatch"
+
+
 def _facts(plan: ParallelPlan) -> Sequence[tuple[str, str]]:
     predicted = plan.predicted
     return (
         ("predicted step", time_text(predicted.step_s, "s")),
         ("against the lower bound", f"{predicted.gap:+.2%}"),
-        ("bubble", f"{predicted.bubble:.1%}"),
+        ("waiting, of all devices' time", f"{predicted.bubble:.1%}"),
         ("stages", str(len(plan.stages))),
         ("devices", str(plan.num_devices)),
         ("schedule", plan.schedule),
-        ("microbatches", str(plan.num_microbatches)),
+        (_microbatches(plan), str(plan.num_microbatches)),
         ("most bytes on a device", bytes_text(plan.peak_bytes)),
     )
 
