@@ -151,7 +151,9 @@ def _run_here(
         on_note(f"nothing to resume in {out}: starting at step 0")
     num_parameters = trainer.replica.num_parameters
     where = "" if place.alone else f"{place.layout.num_ranks} processes, "
-    on_note(f"model: {num_parameters:,} parameters, {where}{torch.get_num_threads()} threads")
+    threads = torch.get_num_threads()
+    counted = f"{threads} thread{'s' * (threads > 1)}"
+    on_note(f"model: {num_parameters:,} parameters, {where}{counted}")
     logs = _open_logs(config, out, trainer.step) if place.is_first else []
     with CheckpointWriter(out / "checkpoints", keep=config.keep_checkpoints, ranks=ranks) as writer:
         _steps(trainer, out, writer, logs, on_log)

@@ -9,6 +9,7 @@ from blocks._checks import check, check_positive
 from blocks.pipeline import MemorySizes, Trace, compare, plan_pipeline, read_traces, replay
 from blocks.pipeline.schedules import SCHEDULES
 from blocks.pipeline.view import figure, to_html, to_perfetto, to_svg
+from blocks.pipeline.view.scale import bytes_text
 from blocks.pipeline.view.sliders import sliders_of
 from recipes.plan.config import PlanConfig
 from recipes.settings import add_settings
@@ -51,7 +52,7 @@ def plan(config: TrainConfig, out: Path, max_sequences: float | None) -> None:
         error, worst = cost.residual.rms_relative, cost.residual.max_relative
         print(
             f"rank {rank}: costs fitted within {error:.0%} RMS, {worst:.0%} at worst; "
-            f"a microbatch of whole rows holds {held[rank] * length:.4g} bytes"
+            f"a microbatch of whole rows holds {bytes_text(held[rank] * length)}"
         )
     assert config.microbatch is not None, "resolved"
     found = plan_pipeline(

@@ -3,6 +3,7 @@
 from blocks.pipeline.plan.merge import Counted
 from blocks.pipeline.plan.pipeline_plan import PipelinePlan
 from blocks.pipeline.plan.trials import Knobs
+from blocks.pipeline.view.scale import bytes_text, time_text
 
 _CUTS = {
     "uniform": "of equal length",
@@ -20,15 +21,17 @@ def explain(plan: PipelinePlan, cut: str, knobs: Knobs) -> str:
     tokens = f"{lengths[0]}" if len(set(lengths)) == 1 else f"{min(lengths)} to {max(lengths)}"
     chunks = schedule.num_stages // schedule.num_ranks
     worst = max(range(schedule.num_ranks), key=lambda rank: plan.peak_bytes[rank])
-    cap = "no cap" if plan.memory_cap is None else f"a cap of {plan.memory_cap:.4g}"
+    cap = "no cap" if plan.memory_cap is None else f"a cap of {bytes_text(float(plan.memory_cap))}"
+    peak = bytes_text(float(plan.peak_bytes[worst]))
     stages = f"{schedule.num_ranks} ranks" + (f" of {chunks} stages each" if chunks > 1 else "")
+    many = f"in {plan.num_slices} slices each, {_CUTS[cut]}"
+    slices = many if plan.num_slices > 1 else "that stay whole"
     parts = [
-        f"{schedule.num_sequences} sequences in {plan.num_slices} slices each, {_CUTS[cut]} "
-        f"({tokens} tokens), on {stages}.",
+        f"{schedule.num_sequences} sequences {slices} ({tokens} tokens), on {stages}.",
         _ahead(knobs),
         _modes(plan),
-        f"A step takes {plan.makespan_s:.4g} s, of which the average rank idles "
-        f"{plan.bubble:.2%}; rank {worst} peaks at {plan.peak_bytes[worst]:.4g} bytes under {cap}.",
+        f"A step takes {time_text(float(plan.makespan_s), 's')}, of which the average rank idles "
+        f"{plan.bubble:.2%}; rank {worst} peaks at {peak} under {cap}.",
         _limits(plan),
     ]
     return " ".join(part for part in parts if part)
@@ -61,5 +64,5 @@ def _limits(plan: PipelinePlan) -> str:
     gap = max(0.0, plan.gap)  # not -0.00 %
     return (
         f"For these slices under this cap the order {order}; whatever the cut, order and mode "
-        f"allowed, and without any cap, no step is more than {gap:.2%} of the lower bound faster."
+        f"allowed, without a cap, no step is faster by more than {gap:.2%} of the lower bound."
     )

@@ -154,6 +154,8 @@ def test_recomputation_where_nothing_else_fits() -> None:
     plan = plan_pipeline(some_cost(), 512, memory_cap=20_000, recompute=True, **arguments)
     assert plan.recompute
     assert "recompute their activations" in plan.explanation
+    assert " under a cap of " in plan.explanation
+    assert "e+" not in plan.explanation, "units for people"
 
 
 def test_more_memory_is_no_slower_where_the_bound_is_met() -> None:
