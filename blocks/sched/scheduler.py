@@ -307,8 +307,8 @@ class Scheduler:
         self._suspicion.check_invariants()
         running, most = roster.num_running, self.max_num_seqs
         assert running <= most, f"2: {running} of at most {most} run"
-        for sequence in sequences:
-            longest = sequence.max_len
-            assert longest <= self.max_model_len, f"3: {sequence}, max_len {longest}"
-            need = holdings.num_blocks(longest - 1)
-            assert need <= holdings.num_usable_blocks, f"3: {sequence} needs {need} blocks"
+        longest = max(sequences, key=lambda sequence: sequence.max_len, default=None)
+        if longest is not None:
+            assert longest.max_len <= self.max_model_len, f"3: {longest}, {longest.max_len}"
+            need = holdings.num_blocks(longest.max_len - 1)
+            assert need <= holdings.num_usable_blocks, f"3: {longest} needs {need} blocks"

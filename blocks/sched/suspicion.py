@@ -57,5 +57,5 @@ class Suspicion:
         """Assert invariant 1."""
         running = self.running()
         assert len(running) <= self.limit, f"1: {self.limit}, {running}"
-        for sequence in self._roster.decoding:
-            assert not sequence.num_failures, f"1: {sequence} gained a token"
+        decoding = [sequence for sequence in self._roster.decoding if sequence.num_failures]
+        assert not decoding, f"1: {decoding} gained a token"
