@@ -37,19 +37,21 @@ NUM_REQUESTS = 12
 class Storm:
     """What happened.
 
-    ended: how every request did, by its id. faults: in their order.
+    pp: stages of every group. ended: how every request did, by its id. faults: in their order.
     """
 
     listener: Listener
     folder: str
     rng: random.Random
+    pp: int = 1
     handles: list[GroupHandle] = dataclasses.field(default_factory=list)
     gone: list[GroupHandle] = dataclasses.field(default_factory=list)
     ended: dict[str, str] = dataclasses.field(default_factory=dict)
     faults: list[str] = dataclasses.field(default_factory=list)
 
     async def start(self, number: int) -> None:
-        spec = GroupSpec(group=f"g{number}", heartbeat_s=0.1, **SMALL)
+        devices = tuple(range(self.pp))
+        spec = GroupSpec(group=f"g{number}", heartbeat_s=0.1, pp=self.pp, devices=devices, **SMALL)
         handle = self.listener.start(spec, fork_group, silence_s=5.0)
         try:
             await handle.ready()
@@ -110,10 +112,10 @@ class Storm:
             assert handle.num_in_flight == 0
 
 
-async def run_storm(folder: Path, seed: int, num_faults: int) -> Storm:
+async def run_storm(folder: Path, seed: int, num_faults: int, pp: int = 1) -> Storm:
     """Two groups under traffic, and faults; raises where a request is not answered once."""
     rng, listener = random.Random(seed), await Listener.open()
-    storm = Storm(listener, str(folder), rng)
+    storm = Storm(listener, str(folder), rng, pp)
     try:
         await asyncio.gather(storm.start(0), storm.start(1))
         tasks = []

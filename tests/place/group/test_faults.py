@@ -186,6 +186,27 @@ async def test_ranks_are_ended_with_their_group_and_replaced_within_it(folder, t
 
 
 @on_loop
+async def test_a_rank_that_stands_still_with_batches_under_way_is_given_up(folder):
+    """What its model had is answered once; another model on the same devices goes on."""
+    async with running_group(folder, pp=2, devices=(0, 1), step_timeout_s=1.5) as handle:
+        ranks = descendants(pid_of(handle))
+        await handle.load(Replica("other", str(folder), 64))
+        stream = await handle.submit("tiny-0", endless("r", 3))
+        await first_delta(stream)
+        os.kill(ranks[0], signal.SIGSTOP)
+        other = asyncio.create_task(ask(handle, "other", job("o", [5, 6], max_tokens=3)))
+        answers = (await collect(stream)).values()
+        for answer in answers:
+            (completion,) = answer.completions
+            assert "no step finished within 1.5 s" in (completion.error or "")
+            assert completion.finish_reason == "error"
+        assert len(answers) == 3
+        assert (await other)[0].finished
+        assert (await ask(handle, "tiny-0", job("again", [5, 6])))[0].finished
+        assert (handle.lost, handle.num_in_flight) == (None, 0)
+
+
+@on_loop
 async def test_a_group_ends_when_its_front_door_is_gone_or_babbles(folder):
     for babble in (None, b"\x00\x00\x00\x03abc", b"\xff" * 8):
         async with running_group(folder) as handle:

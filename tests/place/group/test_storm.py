@@ -18,12 +18,16 @@ from tests.serve.ranks import is_alive
 
 
 @pytest.mark.parametrize(
-    ("seed", "num_faults"),
-    [(0, 3), *(pytest.param(seed, 12, marks=pytest.mark.nightly) for seed in range(1, 5))],
+    ("seed", "num_faults", "pp"),
+    [
+        (0, 3, 1),
+        *(pytest.param(seed, 12, 1, marks=pytest.mark.nightly) for seed in range(1, 5)),
+        *(pytest.param(seed, 6, 2, marks=pytest.mark.nightly) for seed in range(2)),
+    ],
 )
 @on_loop
-async def test_every_request_of_a_storm_is_answered_once(tmp_path, seed, num_faults):
-    storm = await run_storm(save_models(tmp_path, 0)[0], seed, num_faults)
+async def test_every_request_of_a_storm_is_answered_once(tmp_path, seed, num_faults, pp):
+    storm = await run_storm(save_models(tmp_path, 0)[0], seed, num_faults, pp)
     assert set(storm.ended.values()) <= {"length", "stop", "error", "cancelled"}
     answered = sum(how in ("length", "stop") for how in storm.ended.values())
     assert answered >= num_faults, "those of the groups that nothing happens to"
