@@ -3,8 +3,8 @@
 schedule -> forward -> draw -> update -> text. Where the model runs in stages, batches of several
 steps are under way at a time: a step sends out what can be sent and takes in the first of them.
 Nothing here waits, sleeps or talks to anybody but the model; who calls ``step`` decides about
-threads. An error in what belongs to one request ends that request; one
-in the forward pass rolls the step back, and the scheduler narrows down whose fault it is.
+threads. An error in what belongs to one request ends that request; one in the forward pass rolls
+the step back, and the scheduler narrows down whose fault it is.
 """
 
 import collections
@@ -13,15 +13,16 @@ import time
 from collections.abc import Callable
 
 from blocks.kv import BlockManager
-from blocks.sched import Batch, Output, Scheduler, Sequence
+from blocks.sched import Batch, Output, Scheduler
 from recipes.serve.admission import check_prompt
 from recipes.serve.config import EngineConfig
 from recipes.serve.job import Job
-from recipes.serve.live import Live, Sample
+from recipes.serve.live import Live
 from recipes.serve.metrics import EngineStats, Metrics
 from recipes.serve.model_runner import ModelRunner, RunnerLost
 from recipes.serve.outputs import Delta
 from recipes.serve.step import Outcome, Step
+from recipes.serve.tally import Tally
 from recipes.serve.text_stream import Detokenizer
 
 log = logging.getLogger("recipes.serve")
@@ -61,12 +62,12 @@ class Engine:
         limit = config.max_model_len or runner.model.max_positions
         self.max_model_len = min(limit, (runner.num_blocks - 1) * runner.block_size)
         self.metrics = Metrics(self.stats)
+        self._tally = Tally(self.metrics)
         self.on_batch: Callable[[Batch], object] | None = None
         self._detokenizer = detokenizer
         self._clock = clock
         self._eos = tuple(runner.model.eos_token_ids)
         self._live: dict[str, Live] = {}
-        self._num_failed_steps = self._num_prompt_tokens = self._num_output_tokens = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -112,7 +113,7 @@ class Engine:
         live = Live(job, max_tokens, self._eos, self._detokenizer)
         self.scheduler.add(live.request)  # last of what may raise
         self._live[job.request_id] = live
-        self._num_prompt_tokens += len(job.prompt_tokens)
+        self._tally.num_prompt_tokens += len(job.prompt_tokens)
 
     def cancel(self, request_id: str) -> bool:
         """Forget a request and free its blocks; no delta follows. False if it is not known."""
@@ -154,7 +155,7 @@ class Engine:
                 deltas += part()
         except RunnerLost as error:
             log.error("step %d: %s", self.scheduler.counters.num_steps, error)
-            self._num_failed_steps += 1
+            self._tally.num_failed_steps += 1
             deltas += self.abort_all(str(error).splitlines()[0], lost=True)
         return deltas
 
@@ -212,7 +213,7 @@ class Engine:
         live = self._live.get(request_id)
         if live is None or token is None:
             return []  # the request failed earlier in this step
-        self._num_output_tokens += 1
+        self._tally.num_output_tokens += 1
         try:
             delta = live.gain(sequence, token, reason)
         except Exception:
@@ -225,19 +226,8 @@ class Engine:
                 self.scheduler.stop(sequence.sequence_id)
             if live.done:
                 del self._live[request_id]
-        self._observe(live.samples[sequence.index], sequence, delta, now)
+        self._tally.observe(live.samples[sequence.index], sequence, delta, now)
         return [delta]
-
-    def _observe(self, sample: Sample, sequence: Sequence, delta: Delta, now: float) -> None:
-        """Latencies of a token, and of the whole sequence where it is the last."""
-        if sequence.num_output == 1:
-            queued = (sequence.first_scheduled or now) - sequence.arrival
-            self.metrics.first_token(now - sequence.arrival, queued)
-        else:
-            self.metrics.next_token(now - sample.last_token)
-        sample.last_token = now
-        if delta.finish_reason is not None:
-            self.metrics.finished(now - sequence.arrival, delta.finish_reason)
 
     # ---- what goes wrong ----
 
@@ -253,7 +243,7 @@ class Engine:
     def _roll_back(self, batch: Batch, error: Exception) -> list[Delta]:
         """The forward pass raised: nothing of the step counts; who keeps failing alone is ended."""
         log.error("step %d failed and is rolled back", batch.step, exc_info=error)
-        self._num_failed_steps += 1
+        self._tally.num_failed_steps += 1
         message = f"the model failed on this request ({type(error).__name__})"
         ended = {output.sequence.request.request_id for output in self.scheduler.fail(batch)}
         return [delta for request_id in ended for delta in self._fail(request_id, message)]
@@ -287,27 +277,4 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """A snapshot for metrics."""
-        scheduler, manager = self.scheduler, self.manager
-        counters = scheduler.counters
-        return EngineStats(
-            num_running=scheduler.num_running,
-            num_waiting=scheduler.num_waiting,
-            kv_usage=1 - manager.num_free_blocks / manager.num_usable_blocks,
-            kv_waste=self._kv_waste(),
-            num_preemptions=counters.num_preemptions,
-            prefix_queries=counters.prefix_query_tokens,
-            prefix_hits=counters.prefix_hit_tokens,
-            prompt_tokens=self._num_prompt_tokens,
-            generation_tokens=self._num_output_tokens,
-            num_failed_steps=self._num_failed_steps,
-        )
-
-    def _kv_waste(self) -> float:
-        """Share of the slots of the last step's sequences without a token; 0 when idle."""
-        seq_lens = self.runner.seq_lens
-        if seq_lens is None or not self.scheduler.num_running:
-            return 0.0
-        tokens = int(seq_lens.sum())
-        size = self.runner.block_size
-        slots = int((-(-seq_lens // size)).sum()) * size
-        return 1 - tokens / slots
+        return self._tally.stats(self.scheduler, self.manager, self.runner)
