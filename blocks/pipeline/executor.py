@@ -232,6 +232,7 @@ class Executor:
         post_status, on_event = self._transport.post_status, self._on_event
         for move in program:
             post_status(move.text)
+            self._outbox.let_go()  # what was delivered since the last send
             if on_event is None or move.posts or not gradients:
                 run.do(move)
             else:

@@ -33,6 +33,10 @@ class Outbox:
             self._under_way.append((self._transport.send(tensor, target, action), action))
         if self._synchronous:
             self.wait()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Forget tensors that have left, without waiting."""
         while self._under_way and self._under_way[0][0].done():
             self._wait_for_first()
 

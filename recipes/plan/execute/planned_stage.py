@@ -65,7 +65,8 @@ class PlannedStage(nn.Module):
     def run_forward(self, context: SliceContext, keep: bool) -> Tensor:
         """The forward pass of a microbatch: its loss, or a token where the stage has none."""
         module, state = self.module, context.state
-        held = module.begin(context.data) | state["received"]
+        held = module.begin(context.data)
+        held.update(state.pop("received") if keep else state["received"])  # else there is a next
         key = (module.num_updates, context.sequence)
         module.machine.run(module.program.forward, held, key=key, loss_scale=self.loss_scale)
         results = module.take_results(held, "forward")
