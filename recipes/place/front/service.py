@@ -1,6 +1,7 @@
 """The whole service of a config, put together; nothing of it runs yet."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 
 from blocks.sched.placement import Placement
 from blocks.sched.profile import Profile
@@ -19,6 +20,18 @@ from recipes.place.front.model import front_model
 from recipes.place.group import GroupHandle
 from recipes.serve.config import ServerConfig
 from recipes.serve.page import RecentEvents
+
+log = logging.getLogger("recipes.place")
+
+
+def telling(events: RecentEvents) -> Callable[[str, str], None]:
+    """Writes what happens to the page's events and to the log of the process."""
+
+    def tell(kind: str, text: str) -> None:
+        events.add(kind, text)
+        log.log(logging.WARNING if kind == "bad" else logging.INFO, "%s", text)
+
+    return tell
 
 
 def _handle_on(fleet: Fleet, devices: Devices) -> GroupHandle | None:
@@ -65,7 +78,7 @@ def build_lobby(
         least_stay_s=serving.least_stay_s,
         max_restarts=serving.max_restarts,
         given_up_s=serving.given_up_s,
-        tell=events.add,
+        tell=telling(events),
     )
     router.look = told_state(router, lambda devices: _handle_on(fleet, devices))
     traffic = Traffic([model.name for model in models], serving.window_s)

@@ -22,6 +22,7 @@ from recipes.place.front import Lobby, routes
 from recipes.place.front.launch import this_machine
 from recipes.place.front.metrics import FrontMetrics
 from recipes.place.front.model import FrontModel
+from recipes.place.front.service import telling
 from recipes.place.group import (
     GroupLost,
     GroupState,
@@ -211,7 +212,7 @@ class World:
             least_stay_s=least_stay_s,
             starts=Backoff(0.02, 0.1),
             loads=Backoff(0.02, 0.1),
-            tell=events.add,
+            tell=telling(events),
         )
         traffic = Traffic(list(models), 60.0)
         self.desk = Desk(self.fleet, traffic)

@@ -155,7 +155,8 @@ async def test_where_everything_is_busy_a_waiting_request_is_answered_503():
 
 
 @on_loop
-async def test_a_model_that_cannot_be_loaded_says_why_and_others_go_on():
+async def test_a_model_that_cannot_be_loaded_says_why_and_others_go_on(caplog):
+    caplog.set_level("INFO", "recipes.place")
     world = World(two("d"), load_wait_s=60.0)  # nobody waits so long for what is broken
     world.bad_models = {"c"}
     async with opened(world) as client:
@@ -166,6 +167,9 @@ async def test_a_model_that_cannot_be_loaded_says_why_and_others_go_on():
         world.bad_models = set()
         await world.until(lambda: world.hosting("c"))  # it is tried again by itself
         assert (await client.text("c")).startswith("cc")
+    log = [(one.levelname, one.getMessage()) for one in caplog.records]
+    assert any(kind == "WARNING" and "c cannot be loaded" in text for kind, text in log)
+    assert any(kind == "INFO" and text.startswith("c is loaded on group") for kind, text in log)
 
 
 @on_loop
