@@ -1,7 +1,8 @@
 """The whole service of a config, put together; nothing of it runs yet."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Literal
 
 from blocks.sched.placement import Placement
 from blocks.sched.profile import Profile
@@ -10,6 +11,7 @@ from recipes.place.config import PlaceConfig
 from recipes.place.engine_settings import engine_settings
 from recipes.place.fleet import Capacity, Desk, Devices, Fleet, Router
 from recipes.place.fleet.drift import Traffic
+from recipes.place.fleet.fleet import Tell
 from recipes.place.fleet.keeper import Keeper
 from recipes.place.fleet.replanner import Replanner
 from recipes.place.fleet.told_state import told_state
@@ -24,10 +26,10 @@ from recipes.serve.page import RecentEvents
 log = logging.getLogger("recipes.place")
 
 
-def telling(events: RecentEvents) -> Callable[[str, str], None]:
+def telling(events: RecentEvents) -> Tell:
     """Writes what happens to the page's events and to the log of the process."""
 
-    def tell(kind: str, text: str) -> None:
+    def tell(kind: Literal["good", "bad", "note"], text: str) -> None:
         events.add(kind, text)
         log.log(logging.WARNING if kind == "bad" else logging.INFO, "%s", text)
 
