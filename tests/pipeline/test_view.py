@@ -183,10 +183,10 @@ def test_the_command_draws_what_the_ending_says(
     assert [name in page for name in ("transfer<input", "schedule<input", "slices<input")] == [
         True
     ] * 3
-    assert run(str(tmp_path / "trace.jsonl"), "-o", str(output), "--step", "7") == 1
+    assert run(str(tmp_path / "trace.jsonl"), "-o", str(output), "--step", "7") == 2
     assert "step: expected one of [0], got 7" in capsys.readouterr().err
     (tmp_path / "other.jsonl").write_text("hello\n")
-    assert run(str(tmp_path / "other.jsonl"), "-o", str(output)) == 1
+    assert run(str(tmp_path / "other.jsonl"), "-o", str(output)) == 2
     assert "expected a line of JSON" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run(str(tmp_path / "trace.jsonl"), "-o", str(tmp_path / "step.png"))

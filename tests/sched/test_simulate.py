@@ -123,3 +123,13 @@ def test_requests_that_break_every_step_end_and_nobody_else_does() -> None:
         most = 8 * len(simulation.poisoned) * options.max_in_flight  # with those after it
         assert failed_steps <= most, "found in a few failures each"
     assert num_poisoned > 10
+
+
+def test_the_command_tells_its_progress_in_lines_where_nobody_looks():
+    done = command("--steps", 300, "--seeds", 2)
+    assert done.returncode == 0
+    assert "\r" not in done.stderr
+    assert "seed 1: 300 + " in done.stdout
+    refused = command("--steps", 0)
+    assert refused.returncode == 2
+    assert "steps: expected a positive whole number, got 0" in refused.stderr

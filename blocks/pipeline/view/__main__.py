@@ -32,8 +32,8 @@ def main() -> int:
         trace = _choose(read_traces(*arguments.traces), arguments.step)
         text = _draw(trace, output.suffix, arguments.width)
     except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     output.write_text(text, encoding="utf-8")
     print(f"{output}: {len(trace.events)} events of {trace.schedule.num_ranks} ranks")
     return 0
