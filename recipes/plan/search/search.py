@@ -27,6 +27,7 @@ from recipes.plan.search.stage_solution import StageSolution
 from recipes.plan.search.stage_work import solve_stages
 from recipes.plan.search.step_time import step_time
 from recipes.plan.search.submesh_shapes import submesh_shapes
+from recipes.plan.search.transfers import has_skips, transfer_of
 from recipes.plan.stage_plan import Boundary, StagePlan
 
 HAIR = 1e-9
@@ -80,7 +81,10 @@ def search(
     say(f"{layers.num_layers} layers of {len(set(layers.kinds))} kinds; microbatches {counts}")
     shapes = submesh_shapes(cluster, config, layers.num_layers)
     tables = option_tables(by_count, cluster, shapes, config, say)
-    best = _in_turns(by_count, tables, cluster, config, say)
+    known: dict[object, StageSolution] = {}
+    best = _in_turns(by_count, tables, cluster, config, say, known)
+    if config.max_stages != 1 and has_skips(best.chain):
+        best = _past_skips(best, by_count, cluster, config, say, known)
     plan, found = best.plan, best.inter_op
     partition = Partition(best.tables, cluster, config)
     plan = dataclasses.replace(plan, notes=notes_of(plan, partition, found, cluster, config))
@@ -94,19 +98,22 @@ def _in_turns(
     cluster: Cluster,
     config: PlanConfig,
     say: Note,
+    known: dict[object, StageSolution],
 ) -> Searched:
     """Stages are sought by what layers cost, and solved; what they cost as solved is a further way
     to run layers, and stages are sought again, until they stay as they are.
 
     The bound is the last one: no plan takes less by all costs seen, those of its own stages
     included.
+
+    Args:
+        known: stages that were solved before; those solved now are added.
     """
     caps = memory_bytes(cluster, config)
     try:
         found = Partition(tables, cluster, config).best(caps)
     except DoesNotFit as error:
         raise no_plan(error, cluster, config) from error
-    known: dict[object, StageSolution] = {}
     best: Searched | None = None
     for _ in range(TURNS):
         stages, parts = found.num_stages, found.num_microbatches
@@ -128,17 +135,43 @@ def _in_turns(
             break
         found = again
     assert best is not None, "at least one turn"
-    step_s, bound_s = best.plan.predicted.step_s, again.bound_s
+    same = _stages(again, tables) == _stages(best.inter_op, tables)
+    inter_op = again if same else best.inter_op
+    return _bounded(dataclasses.replace(best, inter_op=inter_op, tables=tables), again)
+
+
+def _past_skips(
+    best: Searched,
+    chains: Mapping[int, LayerChain],
+    cluster: Cluster,
+    config: PlanConfig,
+    say: Note,
+    known: dict[object, StageSolution],
+) -> Searched:
+    """The better of a plan, whose stages were sought as if what skips stages went through them, and
+    of one whose stages were sought as if that took no time, which is what the bound is for."""
+    say("once more: what skips layers goes past the stages between")
+    straight = {n: transfer_of(cluster, chain, skips=False) for n, chain in chains.items()}
+    tables = best.tables.with_transfers(straight)
+    try:
+        other = _in_turns(chains, tables, cluster, config, say, known)
+    except ValueError:  # its stages need more than their layers did
+        caps = memory_bytes(cluster, config)
+        return _bounded(best, Partition(tables, cluster, config).best(caps, every_cut=True))
+    sooner = other.plan.predicted.step_s < best.plan.predicted.step_s
+    return other if sooner else _bounded(best, other.inter_op)
+
+
+def _bounded(best: Searched, found: InterOpPlan) -> Searched:
+    """With the bound of what was found."""
+    step_s, bound_s = best.plan.predicted.step_s, found.bound_s
     if bound_s * (1 - HAIR) <= step_s:  # the same additions in another order
         bound_s = min(bound_s, step_s)
     predicted = dataclasses.replace(best.plan.predicted, bound_s=bound_s)
-    same = _stages(again, tables) == _stages(best.inter_op, tables)
-    inter_op = again if same else best.inter_op
     return dataclasses.replace(
         best,
         plan=dataclasses.replace(best.plan, predicted=predicted),
-        inter_op=dataclasses.replace(inter_op, bound_s=bound_s, granularity=again.granularity),
-        tables=tables,
+        inter_op=dataclasses.replace(best.inter_op, bound_s=bound_s, granularity=found.granularity),
     )
 
 

@@ -58,6 +58,16 @@ class OptionTables:
     def option(self, num_microbatches: int, shape: SubmeshShape, name: str) -> StageOption:
         return self.options[num_microbatches][shape][int(name)]
 
+    def with_transfers(self, transfers: Mapping[int, Transfer]) -> "OptionTables":
+        """The same with other costs of boundaries, by number of microbatches."""
+        sums = {
+            count: LayerSums(
+                *(one.shapes, one.options, one.layers), stage=one.stage, transfer=transfers[count]
+            )
+            for count, one in self.sums.items()
+        }
+        return dataclasses.replace(self, sums=sums)
+
 
 def option_tables(
     chains: Mapping[int, LayerChain],

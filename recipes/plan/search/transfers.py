@@ -11,14 +11,19 @@ Transfer = Callable[[int, SubmeshShape, SubmeshShape], tuple[float, float]]
 """Seconds over a boundary from one shape to another and back."""
 
 
-def transfer_of(cluster: Cluster, chain: LayerChain) -> Transfer:
+def transfer_of(cluster: Cluster, chain: LayerChain, *, skips: bool = True) -> Transfer:
     """Seconds over a boundary as if both meshes cut what crosses it over all their devices.
 
     Which devices meet is not known yet: those of a node as if joined by as many lanes as any two of
     them are, those of different nodes as if no other stage used their nodes' links, so that stages
     as they are placed take no less. What goes once a step is left out.
+
+    Args:
+        skips: whether values that skip layers are charged to every boundary on their way. They go
+            straight to the stages that read them, beside what neighbours send one another, so that
+            stages may take less; without them they take no less.
     """
-    sizes = boundary_bytes(chain)
+    sizes = boundary_bytes(chain, skips=skips)
     inside = {node.kind: node.link for node in cluster.nodes}
     joined = {node.link: max(map(max, node.lanes)) for node in cluster.nodes if node.lanes}
 
@@ -48,18 +53,28 @@ def transfer_of(cluster: Cluster, chain: LayerChain) -> Transfer:
     return transfer
 
 
-def boundary_bytes(chain: LayerChain) -> list[tuple[int, int]]:
+def has_skips(chain: LayerChain) -> bool:
+    """Whether values go with every microbatch from layers to others than their neighbours."""
+    return boundary_bytes(chain) != boundary_bytes(chain, skips=False)
+
+
+def boundary_bytes(chain: LayerChain, *, skips: bool = True) -> list[tuple[int, int]]:
     """For every bound between layers the bytes that cross it forward and backward with every
-    microbatch; a value that several layers read is sent over a bound once."""
+    microbatch; a value that several layers read is sent over a bound once.
+
+    Args:
+        skips: whether those count that layers further on read; else what neighbours read alone.
+    """
     found = [[0, 0] for _ in range(chain.num_layers + 1)]
     reach: dict[tuple[int, int, bool], int] = {}
     for layer, template in enumerate(chain.sequence):
         cut = chain.layers[template]
         for number, (value, _) in enumerate(cut.receives):
             source, local = chain.source_of(layer, number)
-            if value not in cut.once:
+            away = abs(layer - source)
+            if value not in cut.once and (skips or away == 1):
                 key = (source, local, layer > source)
-                reach[key] = max(reach.get(key, 0), abs(layer - source))
+                reach[key] = max(reach.get(key, 0), away)
     for (source, local, forward), away in reach.items():
         size = chain.layers[chain.sequence[source]].graph.values[local].num_bytes
         first = source + 1 if forward else source - away + 1
