@@ -90,3 +90,17 @@ def test_a_clock_that_is_set_back_and_an_operator_end_the_stay():
     assert made.fleet.want("b", -100.0)
     made = desk(10.0)
     assert made.fleet.want("b", 5.0, at_once=True)
+
+
+@pytest.mark.parametrize("kept", ["c", "d"])
+def test_of_two_that_idle_the_one_that_was_used_last_stays(kept):
+    """Either of them would make room enough."""
+    capacity = Capacity(PROFILES, MEMORY, dict.fromkeys(NAMES, 20), BLOCK_SIZE)
+    fleet = Fleet(Placement((group([0], "c", "d"),)), capacity, 1, Router(SETTINGS))
+    made = Desk(fleet, Traffic(NAMES, 60.0))
+    carry_out(made, 0.0)
+    for now_s, model in enumerate(["c", "d", kept], 1):
+        assert isinstance(ask(made, model, float(now_s)), Route)
+    assert ask(made, "b", 5.0) == Nowhere(True)
+    (found,) = made.fleet.desired.groups
+    assert found.models == (kept, "b")
