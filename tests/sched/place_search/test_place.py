@@ -129,15 +129,17 @@ def test_local_search_ends_where_no_single_change_is_better() -> None:
     assert poor.score < few.score <= found.score
 
 
-def test_large_changes_find_what_no_small_one_leads_to() -> None:
-    case = draw(3075, max_models=5, max_devices=5, requests=150, max_placements=1_000)
+@pytest.mark.parametrize(("seed", "most"), [(3075, 0.9), (3080, 0.99)], ids=["once", "again"])
+def test_large_changes_find_what_no_small_one_leads_to(seed: int, most: float) -> None:
+    """The second case takes several rounds."""
+    case = draw(seed, max_models=5, max_devices=5, requests=150, max_placements=1_000)
     evaluate, models = evaluator(case), case.workload.models
     where = (models, case.configurations, case.num_devices)
     ask: dict[str, Any] = {"simulations": 500}
     single = evaluate([(Configuration(1, 1), ())] * case.num_devices)
     stuck = improve(evaluate, evaluate.memory, single, *where, **ask)
     shaken = shake(evaluate, evaluate.memory, stuck, *where, **ask)
-    assert stuck.score.attainment < 0.9
+    assert stuck.score.attainment < most
     assert shaken.score.attainment == 1
     assert shake(evaluator(case), evaluate.memory, stuck, *where, **ask) == shaken
     assert shake(evaluate, evaluate.memory, stuck, *where, simulations=0) == stuck
