@@ -129,7 +129,9 @@ class Shelf:
             load_s=time.perf_counter() - began_s,
         )
         log.info("group %s: model %s is loaded", self._spec.group, replica.model)
-        self._post(lambda: self._loaded(hosted, engine, loaded))
+        engines = [engine]
+        del engine  # this thread may outlive it
+        self._post(lambda: self._loaded(hosted, engines.pop(), loaded))
 
     def _make_engine(self, replica: Replica) -> tuple[Engine, tuple[int, ...]]:
         spec = self._spec
