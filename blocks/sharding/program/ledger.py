@@ -35,10 +35,18 @@ _VIEWS = frozenset(
 )
 
 
+_MERGES = frozenset({"_unsafe_view", "flatten", "reshape", "view"})
+"""Views that may make one dim of several."""
+
+
+def short_name(node: OpNode) -> str:
+    """An operation's name without its library and overload: ``view`` of ``aten.view.default``."""
+    return node.op.removeprefix("aten.").split(".")[0]
+
+
 def is_view(node: OpNode) -> bool:
     """Whether an operation's output is its first input's memory, seen another way."""
-    name = node.op.removeprefix("aten.").split(".")[0]
-    return name in _VIEWS and len(node.inputs) == 1
+    return short_name(node) in _VIEWS and len(node.inputs) == 1
 
 
 Inside = Callable[[OpNode, Sequence[tuple[int, ...]]], int]
@@ -145,7 +153,7 @@ class Ledger:
             self.for_a_moment(self.num_bytes(instruction.inputs[0]))  # the denominator
             self.share(instruction.outputs[0], instruction.inputs[0])
             return
-        if is_view(node):
+        if is_view(node) and not self._is_copied(node, instruction.inputs[0]):
             for name in instruction.outputs:
                 self.share(name, instruction.inputs[0])
             return
@@ -154,6 +162,12 @@ class Ledger:
         if self._inside is not None:
             shapes = [self.local_shape(name) for name in instruction.outputs]
             self.for_a_moment(self._inside(node, shapes))
+
+    def _is_copied(self, node: OpNode, source: str) -> bool:
+        """Whether a view is none after all: heads that share memory (``expand``) have to have their
+        own before dims of theirs are merged."""
+        memory, _ = self._memories[self._memory_of[source]]
+        return short_name(node) in _MERGES and self.num_bytes(source) > memory
 
     def _reshard(self, instruction: Reshard) -> None:
         """Every step makes a tensor from that of the step before, which then goes."""
