@@ -1,6 +1,7 @@
 """Profiles measured on tiny models: what is written, and steps of known content."""
 
 import asyncio
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from recipes.place.group import GroupSpec
 from recipes.place.measure import Points, StepTimer, at_pace, measure_profile, pace
 from recipes.place.measure.measure_profile import _timer
 from recipes.place.measure.peak_bytes import PeakBytes
+from recipes.serve import EngineConfig
 from recipes.serve.parallel import fork_ranks
 from tests.place.group.groups import save_models
 from tests.place.measure.made_up import IdleRunner, idle_engine, made_up
@@ -51,6 +53,23 @@ def test_a_measured_profile_round_trips_and_weighs_right(tmp_path: Path) -> None
     price = StepTime(alone)
     assert price(Load(8, (), 0, 0)) == alone.prefill[1].stage_s
     assert price(Load(0, (), 3, 3 * 24)) == alone.decode[3].stage_s
+
+
+@pytest.mark.parametrize(("pp_batches", "pp_slices"), [(None, 1), (2, 1), (1, None)])
+def test_steps_in_stages_are_timed_one_by_one_and_cut_where_no_batch_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pp_batches: int | None, pp_slices: int | None
+) -> None:
+    found: list[EngineConfig] = []
+
+    def caught(folder: Path, config: EngineConfig, **_: object) -> None:
+        found.append(config)
+        raise LookupError
+
+    monkeypatch.setattr(sys.modules[_timer.__module__], "load", caught)
+    limits = GroupSpec(group="timed", pp_batches=pp_batches)
+    with pytest.raises(LookupError):
+        measure_profile(save_models(tmp_path, 0)[0], [(1, 2)], points=FEW, limits=limits)
+    assert (found[0].pp, found[0].pp_batches, found[0].pp_slices) == (2, 1, pp_slices)
 
 
 def test_steps_have_the_content_asked_for() -> None:
