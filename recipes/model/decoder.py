@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from blocks._checks import fail
 from blocks.ops import rope_frequencies, rope_table
 from recipes.model.attend import Attend
 from recipes.model.config import ModelConfig
@@ -76,7 +77,14 @@ class Decoder(nn.Module):
         Args:
             positions: position of each token in its own sequence, from 0.
             attend: attention over the tokens given here and whatever it has cached.
+
+        Raises:
+            ValueError: tokens that are not packed.
         """
+        if token_ids.dim() != 1 or token_ids.shape != positions.shape:
+            got = f"{list(token_ids.shape)} and {list(positions.shape)}"
+            hint = "flatten a batch: where its sequences end is told to attend"
+            raise fail("token_ids and positions", "two of one shape [num_tokens]", got, hint)
         x, residual = self._embed(token_ids, positions), None
         for layer in self.layers:
             x, residual = layer(x, residual, positions, self.cos_sin, attend)

@@ -143,12 +143,15 @@ class TensorFile:
         size = os.fstat(self._file.fileno()).st_size
         length = int.from_bytes(self._file.read(8), "little")
         room = size - 8
+        hint = "the file is cut or is not safetensors"
+        if room <= 0:
+            raise fail(self.name, "a safetensors file of more than 8 bytes", size, hint)
         if not 0 < length <= min(room, MAX_HEADER_BYTES):
             raise fail(
                 self.name,
-                f"a header of 1 to {max(min(room, MAX_HEADER_BYTES), 0)} bytes",
+                f"a header of 1 to {min(room, MAX_HEADER_BYTES)} bytes",
                 f"{length} (file of {size} bytes)",
-                "the file is cut or is not safetensors",
+                hint,
             )
         text = self._file.read(length)
         try:
