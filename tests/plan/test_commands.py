@@ -335,7 +335,7 @@ def test_pipelines_that_repeat_their_forward_are_planned(said: Said, folder: Pat
         ("another cluster", "got 8xH100 (4, "),
         ("changed cluster", "plan again, or load what it was made for"),
         ("no axis", "expected one of ['R', 'S(0)', 'S(1)'], got S(7)"),
-        ("no torchrun", "error: how: expected torchrun around it"),
+        ("no torchrun", " -m recipes.plan run PLAN --how torchrun"),
         ("no pin", "error: pin: expected NAME=PLACEMENTS"),
         ("no memory", "KiB, got 107 B; "),
         ("no memory", "too few for stage 0 of 1 (layers 0-"),

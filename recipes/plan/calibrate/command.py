@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from blocks._checks import check_positive
 from recipes.plan.calibrate.calibrate import calibrate
 from recipes.plan.writable import check_writable
 
@@ -28,13 +29,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--devices", type=int, help="ranks of the machine (default: the most ranks)"
     )
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "float64", "bfloat16"])
+    parser.add_argument(
+        "--dtypes", nargs="+", default=["float32", "float64", "bfloat16"], help="of products"
+    )
     parser.add_argument("--seconds", type=float, default=0.2, help="for each size of each probe")
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), help="default: cuda where there is one"
     )
     options = parser.parse_args(argv)
     check_writable(options.out)
+    check_positive("seconds", options.seconds)
     device_type = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     ranks = options.ranks or [2 if device_type == "cpu" else torch.cuda.device_count()]
     began = time.monotonic()

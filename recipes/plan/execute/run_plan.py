@@ -98,7 +98,8 @@ def _check_devices(plan: ParallelPlan, how: How) -> None:
         check_here(plan)
         return
     world = int(os.environ.get("WORLD_SIZE", 0))
-    check(bool(world), "how", "torchrun around it", "none", "torchrun --nproc-per-node N -m ...")
+    start = f"torchrun --nproc-per-node {plan.num_devices} -m recipes.plan run PLAN --how torchrun"
+    check(bool(world), "how", "torchrun around it", "none", start)
     expected = f"{plan.num_devices} or more, the plan's devices"
     check(world >= plan.num_devices, "processes", expected, world)
 
