@@ -58,8 +58,7 @@ class KVCache:
         hint = "one block is the null block"
         check(num_blocks >= 2, "num_blocks", "at least 2", num_blocks, hint)
         _check_sizes(num_layers, block_size, num_kv_heads, head_dim)
-        if dtype not in CACHE_DTYPES:
-            raise TypeError(f"dtype: expected one of {CACHE_DTYPES}, got {dtype}")
+        _check_dtype(dtype)
         self.scale_kind: ScaleKind | None = _scale_kind(scales, dtype)
         shape = (num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim)
         self.storage = _zeros(shape, dtype, device)
@@ -90,6 +89,7 @@ class KVCache:
             ValueError: not even the null block and one usable block fit.
         """
         _check_sizes(num_layers, block_size, num_kv_heads, head_dim)
+        _check_dtype(dtype)
         kind = _scale_kind(scales, dtype)
         token_bytes = bytes_per_token(num_layers, num_kv_heads, head_dim, dtype, kind)
         per_layer = 2 * 4 * num_layers
@@ -237,6 +237,11 @@ def bytes_per_token(
     """
     head_bytes = head_dim * dtype.itemsize + 4 * (scales == "token")
     return 2 * num_layers * num_kv_heads * head_bytes
+
+
+def _check_dtype(dtype: torch.dtype) -> None:
+    if dtype not in CACHE_DTYPES:
+        raise TypeError(f"dtype: expected one of {CACHE_DTYPES}, got {dtype!r}")
 
 
 def _scale_kind(scales: str | None, dtype: torch.dtype) -> ScaleKind | None:

@@ -61,6 +61,8 @@ def test_sizes_must_be_positive(name):
 def test_a_dtype_that_cannot_be_written_is_refused_at_once():
     with pytest.raises(TypeError, match=r"dtype: expected one of .*, got torch.int32"):
         KVCache(4, **sizes(dtype=torch.int32))
+    with pytest.raises(TypeError, match=r"dtype: expected one of .*, got torch.int32"):
+        KVCache.from_budget(10, **sizes(dtype=torch.int32))  # before the budget is looked at
 
 
 def test_a_budget_beyond_the_machine_says_so():
