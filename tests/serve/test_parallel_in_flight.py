@@ -111,6 +111,23 @@ def test_batches_are_sent_one_by_one_and_waited_for_beside_something_else(folder
     assert found["r2"].token_ids == greedy(DECODER, (22, 3, 4), 6, None)
 
 
+def test_what_is_given_up_while_under_way_is_not_taken_for_what_comes_after(folder) -> None:
+    engine, forks = parallel_engine(folder, 1, 2)
+    try:
+        for at in range(4):
+            engine.add(job(f"r{at}", [20 + at, 3], max_tokens=9, ignore_eos=True))
+        for _ in range(3):
+            engine.step()
+        assert engine.num_out == 1
+        assert len(engine.abort_all("enough")) == 4
+        (answer,) = run(engine, job("after", [1, 2, 3], max_tokens=8))
+        assert answer.token_ids == greedy(DECODER, (1, 2, 3), 8, EOS)
+        assert_clean(engine)
+    finally:
+        engine.close()
+    assert not forks.alive()
+
+
 def test_a_result_that_is_there_counts_however_late_it_is_asked_for(folder) -> None:
     engine, forks = parallel_engine(folder, 1, 2, step_timeout=5.0)
     runner = engine.runner

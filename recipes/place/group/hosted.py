@@ -162,7 +162,6 @@ class Hosted:
     def abort(self, error: str, *, lost: bool = False) -> list[Delta]:
         """End every request with an error; ``lost`` as in ``Delta``."""
         assert self.engine is not None
-        self._sent_s.clear()
         return self._noted(self.engine.abort_all(error, lost=lost), self._clock())
 
     def due_s(self) -> float:

@@ -128,6 +128,7 @@ def test_a_batch_may_follow_when_stage_one_is_free_and_a_lane() -> None:
     assert in_stages([(10, 0.012)]) == 0.0
     assert in_stages([(10, 0.003), (10, 0.003)]) == pytest.approx(0.017), "two lanes, both taken"
     assert in_stages([(10, 0.003), (30, 0.003)]) == pytest.approx(0.027), "20 ms behind the first"
+    assert in_stages([(30, 0.003), (10, 0.003)]) == pytest.approx(0.037), "stage one is free before"
     assert in_stages([(10, 0.020)], before=(10, 0.001)) == 0.0
     assert in_stages([(30, 0.003)], before=(10, 0.001)) == pytest.approx(0.017)
 
