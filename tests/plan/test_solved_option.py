@@ -7,8 +7,9 @@ import pytest
 from blocks.pipeline.inter_op import InterOpPlan
 from recipes.plan.config import PlanConfig
 from recipes.plan.search.partition import Partition, memory_bytes
-from recipes.plan.search.search import Searched, search
+from recipes.plan.search.search import search
 from recipes.plan.search.solved_option import with_solved
+from recipes.plan.search.turns import Searched
 from tests.plan.searching import chain_of, cluster_of
 
 CONFIG = PlanConfig(

@@ -8,16 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blocks.pipeline.inter_op import SubmeshShape
 from blocks.sharding import bundled_cluster
 from recipes.plan.config import PlanConfig
 from recipes.plan.layers.chain import LayerChain
 from recipes.plan.search import search
 from recipes.plan.search.boundaries import arrivals
-from recipes.plan.search.transfers import boundary_bytes, has_skips
+from recipes.plan.search.transfers import boundary_bytes, has_skips, transfer_of
 from recipes.plan.trace import trace
 from tests.plan.graphs import mlp
 
 WIDE, NARROW = 2048, 16
+HALF, NODE, NODES = SubmeshShape(1, 4), SubmeshShape(1, 8), SubmeshShape(2, 8)
 
 
 class Across(nn.Module):
@@ -93,3 +95,28 @@ def test_no_plan_with_skips_is_below_its_bound() -> None:
     assert any(abs(one.source - one.target) > 1 for one in found.boundaries if not one.once)
     assert found.predicted.gap >= 0
     assert not any("stages solved alone take" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("name", "ports"), [("p3.16xlarge", 1), ("8xH100", 8)])
+def test_messages_share_what_joins_their_nodes(name: str, ports: int):
+    cluster, chain = bundled_cluster(name, num_nodes=4), CHAINS["neighbours"]()
+    there, back = boundary_bytes(chain)[2]
+    between, send = cluster.link(cluster.between), transfer_of(cluster, chain)
+
+    def took(lanes: int) -> tuple[float, float]:
+        sizes = there / lanes, back / lanes
+        return between.seconds("send", sizes[0], 2), between.seconds("send", sizes[1], 2)
+
+    assert send(2, NODE, NODE) == took(ports)
+    assert send(2, NODES, NODES) == took(2 * ports)
+    assert send(2, NODES, NODE) == send(2, NODE, NODES) == took(ports)
+    assert send(2, HALF, NODE) == took(min(4, ports))
+
+
+def test_stages_that_have_room_on_a_node_are_near_unless_told_apart():
+    cluster, chain = bundled_cluster("p3.16xlarge", num_nodes=2), CHAINS["neighbours"]()
+    near, apart = transfer_of(cluster, chain), transfer_of(cluster, chain, apart=True)
+    assert max(near(2, HALF, HALF)) < min(apart(2, HALF, HALF))
+    assert near(2, HALF, NODE) == apart(2, HALF, NODE)
+    alone = bundled_cluster("p3.16xlarge")
+    assert transfer_of(alone, chain, apart=True)(2, HALF, HALF) == near(2, HALF, HALF)

@@ -11,7 +11,9 @@ Transfer = Callable[[int, SubmeshShape, SubmeshShape], tuple[float, float]]
 """Seconds over a boundary from one shape to another and back."""
 
 
-def transfer_of(cluster: Cluster, chain: LayerChain, *, skips: bool = True) -> Transfer:
+def transfer_of(
+    cluster: Cluster, chain: LayerChain, *, skips: bool = True, apart: bool = False
+) -> Transfer:
     """Seconds over a boundary as if both meshes cut what crosses it over all their devices.
 
     Which devices meet is not known yet: those of a node as if joined by as many lanes as any two of
@@ -22,6 +24,8 @@ def transfer_of(cluster: Cluster, chain: LayerChain, *, skips: bool = True) -> T
         skips: whether values that skip layers are charged to every boundary on their way. They go
             straight to the stages that read them, beside what neighbours send one another, so that
             stages may take less; without them they take no less.
+        apart: whether no two stages are taken to be on one node, though they have room on it. They
+            may take less, too.
     """
     sizes = boundary_bytes(chain, skips=skips)
     inside = {node.kind: node.link for node in cluster.nodes}
@@ -41,7 +45,7 @@ def transfer_of(cluster: Cluster, chain: LayerChain, *, skips: bool = True) -> T
     def transfer(bound: int, before: SubmeshShape, after: SubmeshShape) -> tuple[float, float]:
         together = before.size + after.size <= cluster.nodes[0].num_devices
         alone = len(cluster.nodes) == 1
-        near = alone or (together and before.kind == after.kind)
+        near = alone or (together and before.kind == after.kind and not apart)
         kind = before.kind or cluster.nodes[0].kind
         link = inside[kind] if near else cluster.between
         lanes = min(before.size, after.size)

@@ -1,0 +1,168 @@
+"""``Turns``: stages sought by what layers cost, and solved, until they stay. Needs numpy."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from blocks.pipeline.inter_op import DoesNotFit, InterOpPlan
+from blocks.sharding import Cluster
+from recipes.plan.config import PlanConfig
+from recipes.plan.layers.chain import LayerChain
+from recipes.plan.parallel_plan import ParallelPlan
+from recipes.plan.search.assemble import assemble
+from recipes.plan.search.no_plan import no_plan
+from recipes.plan.search.partition import Partition, memory_bytes
+from recipes.plan.search.solved_option import with_solved
+from recipes.plan.search.stage_options import Note, OptionTables
+from recipes.plan.search.stage_solution import StageSolution
+from recipes.plan.search.stage_work import solve_stages
+from recipes.plan.search.transfers import Transfer, has_skips, transfer_of
+
+TURNS = 3
+"""Times that stages are solved on the same terms, at most."""
+
+HAIR = 1e-9
+"""Sums of another order differ by less."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Searched:
+    """A plan and what it was chosen from, to be asked further questions.
+
+    plan: the answer.
+    chain: layers of the model, for the plan's rows of a microbatch.
+    inter_op: stages as the tables had them.
+    tables: costs of layers.
+    solutions: of the stages.
+    """
+
+    plan: ParallelPlan
+    chain: LayerChain
+    inter_op: InterOpPlan
+    tables: OptionTables
+    solutions: tuple[StageSolution, ...]
+
+
+class Terms(NamedTuple):
+    """What is taken to go between stages before they are known; see ``transfer_of``."""
+
+    skips: bool = False
+    apart: bool = False
+
+
+LEAST = Terms()
+"""No stages take less, however they come to lie."""
+
+
+class Turns:
+    """Stages sought and solved: what they cost as solved is a further way to run layers, and stages
+    are sought again, until they stay as they are.
+
+    tables: costs of layers, with those of all stages solved.
+    terms: those under which stages are sought first: what skips layers goes through the stages
+        between, if there is any.
+    """
+
+    def __init__(
+        self,
+        chains: Mapping[int, LayerChain],
+        cluster: Cluster,
+        config: PlanConfig,
+        say: Note,
+        tables: OptionTables,
+    ) -> None:
+        self.chains, self.cluster, self.config, self.say = chains, cluster, config, say
+        self.tables = tables
+        self.terms = Terms(skips=has_skips(next(iter(chains.values()))))
+        self._caps = memory_bytes(cluster, config)
+        self._known: dict[object, StageSolution] = {}
+        self._transfers: dict[Terms, dict[int, Transfer]] = {}
+        self._best: tuple[Searched, Terms] | None = None
+
+    @property
+    def best(self) -> Searched:
+        """With the shortest step of all turns."""
+        assert self._best is not None, "it ran"
+        return self._best[0]
+
+    def run(self, terms: Terms) -> InterOpPlan:
+        """
+        Returns:
+            Stages as they were sought last.
+
+        Raises:
+            ValueError: nothing fits; not where something did on other terms.
+        """
+        try:
+            found = self._sought(terms, every_cut=False)
+        except DoesNotFit as error:
+            raise no_plan(error, self.cluster, self.config) from error
+        for _ in range(TURNS):
+            stages, parts = found.num_stages, found.num_microbatches
+            counted = f"{stages} stage{'s' * (stages > 1)}, {parts} microbatch{'es' * (parts > 1)}"
+            self.say(f"{counted}, {found.schedule}")
+            try:
+                solutions = self._solved(found)
+            except ValueError:
+                if self._best is None:
+                    raise
+                return self._sought(terms)  # it needs more than its layers did; another one stays
+            chain, tables = self.chains[parts], self.tables
+            plan = assemble(found, chain, self.cluster, self.config, solutions)
+            if self._best is None or plan.predicted.step_s < self.best.plan.predicted.step_s:
+                self._best = Searched(plan, chain, found, tables, solutions), terms
+            self.tables = with_solved(tables, found, chain, solutions)
+            again = self._sought(terms)
+            if decided(again, self.tables) == decided(found, self.tables):
+                break
+            found = again
+        return again
+
+    def bounded(self) -> InterOpPlan:
+        """Stages sought as they take least, by all costs seen, and what no plan takes less than."""
+        return self._sought(LEAST)
+
+    def answer(self, last: InterOpPlan) -> Searched:
+        """The best plan with the bound of ``last``, and tables on the terms it was found on."""
+        assert self._best is not None, "it ran"
+        best, terms = self._best
+        step_s, bound_s = best.plan.predicted.step_s, last.bound_s
+        if bound_s * (1 - HAIR) <= step_s:  # the same additions in another order
+            bound_s = min(bound_s, step_s)
+        predicted = dataclasses.replace(best.plan.predicted, bound_s=bound_s)
+        same = decided(last, self.tables) == decided(best.inter_op, self.tables)
+        inter_op = last if same else best.inter_op
+        return dataclasses.replace(
+            best,
+            plan=dataclasses.replace(best.plan, predicted=predicted),
+            inter_op=dataclasses.replace(inter_op, bound_s=bound_s, granularity=last.granularity),
+            tables=self._seen(terms),
+        )
+
+    def _seen(self, terms: Terms) -> OptionTables:
+        if terms not in self._transfers:
+            self._transfers[terms] = {
+                count: transfer_of(self.cluster, chain, **terms._asdict())
+                for count, chain in self.chains.items()
+            }
+        return self.tables.with_transfers(self._transfers[terms])
+
+    def _sought(self, terms: Terms, *, every_cut: bool = True) -> InterOpPlan:
+        partition = Partition(self._seen(terms), self.cluster, self.config)
+        return partition.best(self._caps, every_cut=every_cut and terms == LEAST)
+
+    def _solved(self, found: InterOpPlan) -> tuple[StageSolution, ...]:
+        chain = self.chains[found.num_microbatches]
+        return solve_stages(
+            *(found, chain, self.tables, self.cluster, self.config, self.say, self._known)
+        )
+
+
+def decided(plan: InterOpPlan, tables: OptionTables) -> object:
+    """What decides how stages are solved: layers, submeshes, meshes, recomputation, schedule."""
+    stages = []
+    for stage in plan.stages:
+        option = tables.option(plan.num_microbatches, stage.shape, stage.option)
+        mesh = option.candidate.mesh
+        stages.append((stage.first, stage.stop, stage.shape, mesh.sizes, option.recompute))
+    return stages, plan.schedule, plan.num_microbatches
