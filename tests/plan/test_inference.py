@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -219,5 +220,12 @@ def test_what_cannot_be_served_is_refused(
     assert found.left_out[0].startswith("1 x 1: ")
     assert "too few" in found.left_out[0]
     assert found.configurations
-    with pytest.raises(ValueError, match="memory of a device"):
+    words = (
+        r"memory of a device: expected .*, got 1.05 KiB; .* too few for \d+ stages? of 1 device, "
+    )
+    with pytest.raises(ValueError, match=words + "which needs least; raise max_op=1, ") as caught:
         plan_inference(dataclasses.replace(tight, memory_gib=1e-6), cluster)
+    needed = re.search(r"expected ([\d.]+) MiB", str(caught.value))
+    assert needed, caught.value
+    enough = dataclasses.replace(tight, memory_gib=1.01 * float(needed[1]) / 1024)
+    assert plan_inference(enough, cluster).configurations

@@ -1,5 +1,6 @@
 """``plan_inference``: a model in every configuration that the devices allow. Needs numpy."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from blocks._checks import check, fail
@@ -46,6 +47,7 @@ def plan_inference(
     contexts = numbers("contexts", config.contexts)
     found: list[Configuration] = []
     left_out: list[str] = []
+    least = (math.inf, 0, 0)
     memory = _memory_bytes(config, cluster)
     for op in _degrees(min(cluster.nodes[0].num_devices, config.max_op or most, most)):
         mesh = OpMesh(cluster, range(op))
@@ -70,11 +72,12 @@ def plan_inference(
             except DoesNotFit as error:
                 short = bytes_text(error.shortfall_bytes)
                 left_out.append(f"{op} x {pp}: {short} of memory too few on a device")
+                least = min(least, (error.shortfall_bytes, op, pp))
                 continue
             found.append(staged(layers, times, sent, cluster, op, cuts))
         note(f"op {op}: {len(found)} configurations so far")
     if not found:
-        raise fail("memory of a device", "enough for a stage", bytes_text(memory), left_out[-1])
+        raise _too_little_memory(config, memory, *least)
     kind = cluster.kind_of(0)
     return InferencePlan(
         Fingerprint(config.model, first.digest(), first.num_layers),
@@ -85,6 +88,21 @@ def plan_inference(
         tuple(found),
         tuple(left_out),
     )
+
+
+def _too_little_memory(
+    config: InferenceConfig, memory_bytes: float, short_bytes: float, op: int, pp: int
+) -> ValueError:
+    """For the configuration that misses by least."""
+    set_ = (name for name in ("max_op", "max_pp", "max_devices") if getattr(config, name))
+    ways = [f"raise {name}={getattr(config, name)}" for name in set_]
+    if config.memory_gib is not None:
+        ways.append(f"raise memory_gib={config.memory_gib:g}")
+    ways.append("lower batch_sizes, prompts or seq_len, or take a cluster of more devices")
+    stages = f"{pp} stage{'s' if pp > 1 else ''} of {op} device{'s' if op > 1 else ''}"
+    hint = f"{bytes_text(short_bytes)} too few for {stages}, which needs least; {', '.join(ways)}"
+    needed = bytes_text(memory_bytes + short_bytes)
+    return fail("memory of a device", needed, bytes_text(memory_bytes), hint)
 
 
 def _degrees(most: int) -> list[int]:
