@@ -79,8 +79,13 @@ def _choices(a: Pattern, b: Pattern) -> Iterator[str]:
     for name in sorted({*a.choices, *b.choices}):
         before, after = a.choices.get(name), b.choices.get(name)
         if before != after:
-            yield f"{name}: {before or 'none'} -> {after or 'none'}"
+            yield f"{name}: {_cut(before)} -> {_cut(after)}"
+
+
+def _cut(factor: str | None) -> str:
+    """A choice in words where it is none: on a mesh axis alone ``-`` says that nothing is cut."""
+    return "not there" if factor is None else "not cut" if factor == "-" else factor
 
 
 def _text(places: tuple[str, ...] | None) -> str:
-    return "none" if places is None else " / ".join(places)
+    return "not there" if places is None else " / ".join(places)

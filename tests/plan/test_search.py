@@ -188,6 +188,11 @@ def test_pictures_and_differences(plans: Plans):
     )
     patterns = {f"{name}x": pattern for name, pattern in one.patterns.items()}
     assert diff(one, dataclasses.replace(one, stages=stages, patterns=patterns)) == ()
+    first = next(iter(one.patterns))
+    choices = {**one.patterns[first].choices, "new": "-"}
+    more = dict(one.patterns) | {first: dataclasses.replace(one.patterns[first], choices=choices)}
+    (line,) = diff(one, dataclasses.replace(one, patterns=more))
+    assert line.endswith(" new: not there -> not cut")
 
 
 @pytest.mark.parametrize("kinds", ["sb", "bs", "sbsb"])
