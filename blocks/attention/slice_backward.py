@@ -67,6 +67,7 @@ def slice_attention_backward(
         TypeError: dtypes that do not fit together.
 
     Example:
+        >>> from blocks.attention import slice_attention
         >>> q, k, v = (torch.randn(6, heads, 64) for heads in (4, 2, 2))
         >>> dk, dv = torch.zeros_like(k), torch.zeros_like(v)
         >>> for rows in (slice(4, 6), slice(0, 4)):  # from the last slice to the first

@@ -154,6 +154,7 @@ def in_process_transports(
         max_delay_s: tensors arrive up to so much later, drawn anew for each; for tests.
         seed: of the delays.
 
+    >>> import torch
     >>> a, b = in_process_transports(2)
     >>> action = Action.parse("SF0>1(0,0)", 0)
     >>> handle = b.receive(TensorSpec((2,), torch.float32), 0, action)

@@ -1,9 +1,6 @@
 """Families of schedules: valid at every size, one calling convention, clear refusals."""
 
-import doctest
-import importlib
 import inspect
-import pkgutil
 import subprocess
 import sys
 
@@ -11,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import blocks.pipeline.schedules
 from blocks.pipeline import (
     SCHEDULES,
     Kind,
@@ -171,17 +167,3 @@ def test_what_is_split_already_is_not_deferred() -> None:
         defer_weights(SCHEDULES["zb_h1"](1, (1,)), lambda action: 1, 1)
     with pytest.raises(ValueError, match="expected forwards and full backwards alone, got SF0"):
         defer_weights(lower(one_f_one_b(2, (1,))), lambda action: 1, 1)
-
-
-MODULES = [
-    f"blocks.pipeline.schedules.{found.name}"
-    for found in pkgutil.iter_modules(blocks.pipeline.schedules.__path__)
-] + [
-    f"blocks.pipeline.{name}"
-    for name in ("action", "check", "lower", "memory", "schedule", "simulate")
-]
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_examples_in_docstrings(module: str) -> None:
-    assert doctest.testmod(importlib.import_module(module)).failed == 0

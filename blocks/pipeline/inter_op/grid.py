@@ -27,7 +27,7 @@ def thin(bounds: Sequence[int], cell: int) -> tuple[int, ...]:
 def near(cuts: Sequence[int], bounds: Sequence[int], step: int, max_cells: int) -> tuple[int, ...]:
     """Bounds ``step`` apart around the cuts, as far as ``FINER`` steps and ``max_cells`` allow.
 
-    >>> near((0, 8, 16), range(17), 2, 9)
+    >>> near((0, 8, 16), range(17), 2, 5)
     (0, 4, 6, 8, 10, 12, 16)
     """
     at = {bound: n for n, bound in enumerate(bounds)}

@@ -43,7 +43,7 @@ def colour(kind: Kind, shade: int) -> str:
     """A colour as ``#rrggbb``.
 
     >>> colour(Kind.FORWARD, 0)
-    '#296bae'
+    '#2962ae'
     """
     hue, saturation, dark, light = _HUES[kind]
     lightness = dark + (light - dark) * shade / (NUM_SHADES - 1)

@@ -24,6 +24,7 @@ class Piece(NamedTuple):
 def decoder_pieces(config: ModelConfig) -> dict[str, Piece]:
     """Of every parameter of ``TrainedDecoder``, where it lies in the decoder's.
 
+    >>> from recipes.plan.families.decoder_sizes import decoder_config
     >>> pieces = decoder_pieces(decoder_config("tiny"))
     >>> pieces["layers.1.attention.value.weight"]
     Piece(name='layers.1.attention.qkv.weight', first_row=48)

@@ -69,8 +69,8 @@ def trace(
 
     >>> layer = torch.nn.Linear(8, 4)
     >>> traced = trace(layer, (torch.empty(2, 8),), loss=lambda y: y.square().sum())
-    >>> [node.op for node in traced.graph.nodes if node.role == "op"][:2]
-    ['aten.einsum.default', 'aten.add.Tensor']
+    >>> [node.op for node in traced.graph.nodes if node.role == "op"][:3]
+    ['ones', 'aten.einsum.default', 'aten.add.Tensor']
     """
     given = (tuple(args), dict(kwargs or {}))
     if not whole:
