@@ -116,9 +116,11 @@ def layer_prices(
     for move in moves(graph, strategies):
         value, price = graph.values[move.value], prices[layer_of[graph.maker[move.value]]]
         for step in reshard_steps(mesh, move.source, move.target):
-            sent = step.sent_bytes(value.shape, value.itemsize)
-            took = cost.sent_s(step.collective, sent, step.axis)
-            _add(price.collective_s, {(move.phase, step.collective): took}, 1)
+            took = cost.step_s(step, value.shape, value.itemsize)
+            if step.collective == "narrow" or step.collective == "mask":  # an operation that copies
+                _add(price.compute_s, {move.phase: took}, 1)
+            else:
+                _add(price.collective_s, {(move.phase, step.collective): took}, 1)
     return tuple(prices)
 
 
