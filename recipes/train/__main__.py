@@ -20,6 +20,7 @@ import os
 import sys
 from pathlib import Path
 
+from blocks._checks import fail
 from recipes.settings import described
 from recipes.train import PRESETS, ProcessLost, TrainConfig, TrainingDiverged, override, train
 from recipes.train.verbs import add_run_options, parser_of
@@ -78,6 +79,8 @@ def run(given: list[str]) -> None:
         "--elastic", action="store_true", help="resume on as many processes as torchrun started"
     )
     options = parser.parse_intermixed_args(given)
+    for verb in {*VERBS} & {*options.settings}:
+        raise fail("verb", "it before everything else", f"{verb!r} behind {given[0]}")
     result = train(
         configure(options),
         out=options.out or Path("out") / f"train-{options.preset}",

@@ -105,6 +105,11 @@ def test_the_command_line_reports_errors_and_returns_two(tmp_path, capsys):
     assert "did you mean num_steps?" in capsys.readouterr().err
 
 
+def test_a_verb_comes_before_everything_else(capsys):
+    assert main(["--preset", "tiny", "plan", "pp=2"]) == 2
+    assert "verb: expected it before everything else, got 'plan'" in capsys.readouterr().err
+
+
 def test_the_command_line_trains(tmp_path, capsys):
     text = "def double(x):\n    return 2 * x\n\n\n" * 400
     (tmp_path / "mine.py").write_text(text)
