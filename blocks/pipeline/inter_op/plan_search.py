@@ -17,7 +17,7 @@ COARSER = 4
 MAX_DEPTHS = 2
 """Numbers of stages looked at apart where nothing is to be proven."""
 
-PATIENCE = 2
+PATIENCE = 6
 """Numbers of stages simulated that are no better one after the other, of large problems."""
 
 LEAST_EFFORT = 100

@@ -73,13 +73,12 @@ def _in_turns(
     by all costs seen, those of the plan's own stages included.
     """
     turns = Turns(chains, cluster, config, say, tables)
-    last = turns.run(turns.terms)
+    turns.run(turns.terms)
     if turns.terms != LEAST and config.max_stages != 1:
         say("once more: what skips layers goes past the stages between")
-        last = turns.run(LEAST)
-    gap = turns.best.plan.predicted.step_s / last.bound_s - 1
+        turns.run(LEAST)
+    gap = turns.best.plan.predicted.step_s / turns.bounded().bound_s - 1
     if gap > FAR and turns.best.inter_op.num_stages > 1 and len(cluster.nodes) > 1:
         say(f"{gap:+.1%} of its bound; once more: no two stages on a node")
         turns.run(turns.terms._replace(apart=True))
-        last = turns.bounded()
-    return turns.answer(last)
+    return turns.answer(turns.bounded())

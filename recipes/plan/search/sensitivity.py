@@ -77,7 +77,7 @@ def _others(partition: Partition, found: InterOpPlan, caps: dict[str, float]) ->
         except DoesNotFit as error:
             said.append(f"with {word} the memory: no plan, {_short(error)}")
             continue
-        said.append(f"with {word} the memory: {_against(other, found)}")
+        said.append(f"with {word} the memory: {_against(other, found, looser=factor > 1)}")
     if found.num_stages > 1:
         try:
             other = partition.best(caps, max_stages=1, max_cells=FEWER_CELLS)
@@ -92,10 +92,13 @@ def _short(error: DoesNotFit) -> str:
     return f"{bytes_text(error.shortfall_bytes)} of a device too few"
 
 
-def _against(other: InterOpPlan, found: InterOpPlan) -> str:
+def _against(other: InterOpPlan, found: InterOpPlan, *, looser: bool = False) -> str:
+    """The same, were the limits others; ``looser`` ones hold for what was found, too."""
     if (other.stages, other.num_microbatches) == (found.stages, found.num_microbatches):
         return "the same plan"
-    stages = f"{other.num_stages} stage{'s' if other.num_stages > 1 else ''}"
     change = other.makespan_s / found.makespan_s - 1
+    if looser and change >= 0:
+        return "none that is quicker"
+    stages = f"{other.num_stages} stage{'s' if other.num_stages > 1 else ''}"
     parts = f"{other.num_microbatches} microbatch{'es' if other.num_microbatches > 1 else ''}"
     return f"{stages}, {parts}, step {change:+.1%}"

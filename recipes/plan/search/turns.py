@@ -21,6 +21,9 @@ from recipes.plan.search.transfers import Transfer, has_skips, transfer_of
 TURNS = 3
 """Times that stages are solved on the same terms, at most."""
 
+LESS = 0.95
+"""Share of the memory that stages are sought with, where those found needed more."""
+
 HAIR = 1e-9
 """Sums of another order differ by less."""
 
@@ -77,6 +80,7 @@ class Turns:
         self._caps = memory_bytes(cluster, config)
         self._known: dict[object, StageSolution] = {}
         self._transfers: dict[Terms, dict[int, Transfer]] = {}
+        self._found: dict[tuple[Terms, float, bool], InterOpPlan] = {}
         self._best: tuple[Searched, Terms] | None = None
 
     @property
@@ -85,14 +89,14 @@ class Turns:
         assert self._best is not None, "it ran"
         return self._best[0]
 
-    def run(self, terms: Terms) -> InterOpPlan:
-        """
-        Returns:
-            Stages as they were sought last.
+    def run(self, terms: Terms) -> None:
+        """Until stages stay, or for some turns. Stages that need more on their own than their
+        layers did are sought again with less memory.
 
         Raises:
             ValueError: nothing fits; not where something did on other terms.
         """
+        room, refused = 1.0, ValueError("no turns")
         try:
             found = self._sought(terms, every_cut=False)
         except DoesNotFit as error:
@@ -102,21 +106,19 @@ class Turns:
             counted = f"{stages} stage{'s' * (stages > 1)}, {parts} microbatch{'es' * (parts > 1)}"
             self.say(f"{counted}, {found.schedule}")
             try:
-                solutions = self._solved(found)
-            except ValueError:
-                if self._best is None:
-                    raise
-                return self._sought(terms)  # it needs more than its layers did; another one stays
-            chain, tables = self.chains[parts], self.tables
-            plan = assemble(found, chain, self.cluster, self.config, solutions)
-            if self._best is None or plan.predicted.step_s < self.best.plan.predicted.step_s:
-                self._best = Searched(plan, chain, found, tables, solutions), terms
-            self.tables = with_solved(tables, found, chain, solutions)
-            again = self._sought(terms)
+                self._solve(found, terms)
+            except ValueError as error:
+                refused, room = error, room * LESS
+                self.say(f"stages need more than their layers did; again with {room:.0%} of memory")
+            try:
+                again = self._sought(terms, room=room)
+            except DoesNotFit:
+                break
             if decided(again, self.tables) == decided(found, self.tables):
                 break
             found = again
-        return again
+        if self._best is None:
+            raise refused
 
     def bounded(self) -> InterOpPlan:
         """Stages sought as they take least, by all costs seen, and what no plan takes less than."""
@@ -147,15 +149,27 @@ class Turns:
             }
         return self.tables.with_transfers(self._transfers[terms])
 
-    def _sought(self, terms: Terms, *, every_cut: bool = True) -> InterOpPlan:
-        partition = Partition(self._seen(terms), self.cluster, self.config)
-        return partition.best(self._caps, every_cut=every_cut and terms == LEAST)
+    def _sought(self, terms: Terms, *, room: float = 1.0, every_cut: bool = True) -> InterOpPlan:
+        """
+        Args:
+            room: share of the memory that may be used.
+        """
+        key = terms, room, every_cut and terms == LEAST
+        if key not in self._found:
+            caps = {kind: room * size for kind, size in self._caps.items()}
+            partition = Partition(self._seen(terms), self.cluster, self.config)
+            self._found[key] = partition.best(caps, every_cut=key[-1])
+        return self._found[key]
 
-    def _solved(self, found: InterOpPlan) -> tuple[StageSolution, ...]:
-        chain = self.chains[found.num_microbatches]
-        return solve_stages(
-            *(found, chain, self.tables, self.cluster, self.config, self.say, self._known)
-        )
+    def _solve(self, found: InterOpPlan, terms: Terms) -> None:
+        """Solve stages, keep their plan if it is the best, and what they cost in any case."""
+        chain, tables, config = self.chains[found.num_microbatches], self.tables, self.config
+        solutions = solve_stages(found, chain, tables, self.cluster, config, self.say, self._known)
+        plan = assemble(found, chain, self.cluster, config, solutions)
+        if self._best is None or plan.predicted.step_s < self.best.plan.predicted.step_s:
+            self._best = Searched(plan, chain, found, tables, solutions), terms
+        self.tables = with_solved(tables, found, chain, solutions)
+        self._found.clear()
 
 
 def decided(plan: InterOpPlan, tables: OptionTables) -> object:
