@@ -21,6 +21,12 @@ DEEP = (
     *("batch_size=256", "max_stages=64"),
 )
 HALF_70B = (*LLAMA_70B, "memory_gib=40")
+SLOW_NETWORK = (
+    *("gpt2:15b", "--cluster", "p3.16xlarge", "num_nodes=8", "batch_size=1024", "seq_len=1024"),
+    "dtype=float16",
+)
+"""Alpa's largest GPT with a tied head. What crosses nodes takes a fifth of a stage's time, and the
+bound takes neighbours to share a node: it tells little there, so there is no target."""
 SMALL = (
     *("gpt2:tiny", "--cluster", "8xA100", "num_devices=4"),
     *("batch_size=16", "dtype=float32", "microbatch_choices=3"),
@@ -47,6 +53,7 @@ def rows() -> Iterator[Row]:
         ("Llama 70B on 64 x 8 devices", LLAMA_70B, 180, 1e-2, True),
         ("Llama 70B on 64 x 8 devices with 40 GiB", HALF_70B, 180, 1e-2, True),
         ("1,024 layers on 8 x 8 devices", DEEP, 120, 1e-2, True),
+        ("GPT-2 15B on 8 x 8 V100, 25 Gb/s a node", SLOW_NETWORK, 120, None, True),
     ):
         command = f"python -m recipes.plan {' '.join(request)}"
         yield Row(
@@ -59,7 +66,7 @@ def rows() -> Iterator[Row]:
         yield Row(
             f"size of the plan of {name}, and its predicted step (simulated) above the bound on "
             "plans cut at any layer, by the costs of all strategies looked at",
-            f"< 200 kB, 0 to {most:.0%}",
+            "< 200 kB" + ("" if most is None else f", 0 to {most:.0%}"),
             command,
             functools.partial(_size, request, most),
             nightly,
@@ -124,9 +131,10 @@ def _time(request: tuple[str, ...], target: float) -> Measured:
     return Measured(text, found.seconds <= target and found.peak_bytes <= 4e9)
 
 
-def _size(request: tuple[str, ...], most: float) -> Measured:
+def _size(request: tuple[str, ...], most: float | None) -> Measured:
     found = _planned(request)
     predicted = found.plan.predicted
     step = f"step {predicted.step_s * 1e3:.0f} ms, {predicted.gap:+.2%} of its bound"
-    good = found.file_bytes < 200_000 and 0 <= predicted.gap <= most
+    near = most is None or 0 <= predicted.gap <= most
+    good = found.file_bytes < 200_000 and near
     return Measured(f"{found.file_bytes / 1e3:.0f} kB; {step}", good)
