@@ -92,5 +92,5 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(monkeypatch: pyte
     with pytest.raises(ValueError, match="dtypes: expected a floating point dtype of torch"):
         calibrate([2], dtypes=["float32", "int3"], on_progress=pytest.fail)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="device: expected cpu, or an accelerator"):
+    with pytest.raises(ValueError, match="cpu on this machine, got cuda; torch finds no"):
         calibrate([0], device_type="cuda", on_progress=pytest.fail)

@@ -49,7 +49,7 @@ def calibrate(
     """
     if device_type == "cuda":
         there = torch.cuda.is_available()
-        check(there, "device", "cpu on this machine", "cuda; torch finds no accelerator")
+        check(there, "device", "cpu on this machine", "cuda", "torch finds no accelerator")
     for dtype in dtypes:
         torch_dtype("dtypes", dtype)
     check(bool(ranks) and min(ranks) > 1, "ranks", "group sizes of 2 or more", list(ranks))
