@@ -8,6 +8,7 @@ from blocks.sched.cluster_sim import ClusterSim
 from blocks.sched.place_search.bound import attainment_bound
 from blocks.sched.place_search.bucket_search import BucketSearch
 from blocks.sched.place_search.buckets import THRESHOLD, Buckets, bucketings, latency_classes
+from blocks.sched.place_search.found import Found
 from blocks.sched.place_search.local_search import improve
 from blocks.sched.place_search.memory import Memory
 from blocks.sched.place_search.placement_plan import PlacementPlan
@@ -20,7 +21,6 @@ from blocks.sched.place_search.useful import alone_s, useful_configurations
 from blocks.sched.profile import Configuration, Profile
 from blocks.sched.workload import Workload
 
-FINALISTS = 6
 SELECTIVE = "selective replication"
 MIXED = "mixed shapes"
 LOCAL = "local search"
@@ -78,44 +78,20 @@ def place(
     check(not missing, "profiles", "one for each model of the workload", f"none of {missing[:3]}")
     if configurations is None:
         configurations = configurations_of(profiles, models, max_pp=MAX_PP, max_op=MAX_OP)
-    check(
-        bool(configurations),
-        "configurations",
-        "at least one, or None for all of the profiles",
-        "none",
-    )
+    wanted = "at least one, or None for all of the profiles"
+    check(bool(configurations), "configurations", wanted, "none")
     chosen = [one for one in sorted(configurations) if one.num_devices <= num_devices]
     memory = Memory(profiles, memory_bytes, kv_tokens)
     evaluate = Evaluator(simulator or ClusterSim(profiles, workload, **settings), workload, memory)
     useful = useful_configurations(workload, profiles)
     search = BucketSearch(
-        evaluate,
-        memory,
-        chosen,
-        useful,
-        beam_simulations=beam_simulations,
-        width=beam,
-        tell=tell,
+        evaluate, memory, chosen, useful, beam_simulations=beam_simulations, width=beam, tell=tell
     )
-    single = tuple(one for one in chosen if one == (1, 1))
-    found = {SELECTIVE: [search.select(single * num_devices, models)]}
-    for buckets in bucketings(_classes(workload, profiles, bucket_threshold)):
-        if len(buckets) <= num_devices:
-            name = "one bucket" if len(buckets) == 1 else f"{len(buckets)} buckets"
-            trials = over_splits(search, buckets, num_devices, max_splits)
-            found.setdefault(name, []).extend(trials)
-    mixed = mixed_shapes(num_devices, chosen, max_shapes)
-    if mixed:
-        found[MIXED] = [search.select(shapes, models) for shapes in mixed]
-    better = _finalists([trial for trials in found.values() for trial in trials])
-    where = (models, chosen, num_devices)
-    for change in (improve, shake):  # small ones of each, then large ones of the best of them
-        asked = {"simulations": local_simulations, "useful": useful}
-        better = [change(evaluate, memory, trial, *where, **asked) for trial in better]
-        found.setdefault(LOCAL, []).extend(better)
-        better = sorted(better, key=lambda one: one.score)[-1:]
-    tops = {name: max(trials, key=lambda one: one.score) for name, trials in found.items()}
-    best = max(tops, key=lambda name: tops[name].score)
+    classes = _classes(workload, profiles, bucket_threshold)
+    found = _cut_up(search, models, classes, num_devices, max_splits, max_shapes)
+    found.add(LOCAL, _changed(search, found.finalists(), models, num_devices, local_simulations))
+    tops = found.tops()
+    best = max(tops, key=lambda way: tops[way].score)
     bound = 1.0
     if getattr(settings.get("noise"), "size", 0) == 0:  # times that are drawn may be shorter
         limits = (num_devices, memory_bytes, chosen)
@@ -127,8 +103,48 @@ def place(
         bound,
         evaluate.simulated,
         best,
-        {name: trial.score.attainment for name, trial in tops.items()},
+        {way: trial.score.attainment for way, trial in tops.items()},
     )
+
+
+def _cut_up(
+    search: BucketSearch,
+    models: Sequence[str],
+    classes: Buckets,
+    num_devices: int,
+    max_splits: int,
+    max_shapes: int,
+) -> Found:
+    """Algorithm 1 on groups of every kind: of one device, of one configuration a bucket, mixed."""
+    found = Found()
+    single = tuple(one for one in search.configurations if one == (1, 1))
+    found.add(SELECTIVE, [search.select(single * num_devices, models)])
+    for buckets in bucketings(classes):
+        if len(buckets) <= num_devices:
+            way = "one bucket" if len(buckets) == 1 else f"{len(buckets)} buckets"
+            found.add(way, over_splits(search, buckets, num_devices, max_splits))
+    mixed = mixed_shapes(num_devices, search.configurations, max_shapes)
+    found.add(MIXED, [search.select(shapes, models) for shapes in mixed])
+    return found
+
+
+def _changed(
+    search: BucketSearch,
+    finalists: Sequence[Trial],
+    models: Sequence[str],
+    num_devices: int,
+    simulations: int,
+) -> list[Trial]:
+    """Small changes of each finalist, then large ones of the best that came of them."""
+
+    def changed(change: Callable[..., Trial], trial: Trial) -> Trial:
+        where = (models, search.configurations, num_devices)
+        asked = {"simulations": simulations, "useful": search.useful}
+        return change(search.evaluate, search.memory, trial, *where, **asked)
+
+    better = [changed(improve, trial) for trial in finalists]
+    best = sorted(better, key=lambda one: one.score)[-1]
+    return [*better, changed(shake, best)]
 
 
 def _batches(simulator: Simulator | None, settings: Settings) -> bool:
@@ -144,12 +160,3 @@ def _classes(
     if threshold is None:
         return (workload.models,)
     return latency_classes({m: alone_s(profiles[m]) for m in workload.models}, threshold)
-
-
-def _finalists(trials: Sequence[Trial]) -> list[Trial]:
-    """The best of different shapes."""
-    chosen: dict[tuple[Configuration, ...], Trial] = {}
-    for trial in sorted(trials, key=lambda one: one.score, reverse=True):
-        shape = tuple(group.configuration for group in trial.placement.groups)
-        chosen.setdefault(shape, trial)
-    return list(chosen.values())[:FINALISTS]

@@ -1,4 +1,4 @@
-"""Buckets, device splits, group shapes and memory."""
+"""Buckets, device splits, group shapes, memory, and what was found."""
 
 import dataclasses
 import itertools
@@ -9,12 +9,16 @@ from hypothesis import strategies as st
 
 from blocks.sched.place_search import (
     Memory,
+    Score,
+    Trial,
     bucketings,
+    canonical,
     device_splits,
     group_shapes,
     latency_classes,
     mixed_shapes,
 )
+from blocks.sched.place_search.found import FINALISTS, Found
 from blocks.sched.placement import Placement, group_bytes
 from blocks.sched.profile import (
     BatchTime,
@@ -179,3 +183,21 @@ def test_splits_refuse_what_makes_no_sense() -> None:
     with pytest.raises(ValueError, match="loads"):
         device_splits(4, [])
     assert device_splits(2, [1, 1, 1]) == []
+
+
+def test_finalists_are_the_best_of_different_shapes() -> None:
+    def trial(attainment: float, *sizes: int) -> Trial:
+        groups = ((Configuration(1, size), "m") for size in sizes)
+        return Trial(canonical(groups), Score(attainment), {}, ())
+
+    found = Found()
+    found.add("low", [trial(0.1, 1, 1), trial(0.4, 2)])
+    found.add("none", [])
+    found.add("high", [trial(0.9, 1, 1), trial(0.4, 2), *(trial(0.2, n) for n in range(3, 9))])
+    best = found.finalists()
+    assert [one.score.attainment for one in best] == [0.9, 0.4, *[0.2] * 4]
+    assert len({one.placement.groups for one in best}) == FINALISTS
+    assert {way: one.score.attainment for way, one in found.tops().items()} == {
+        "low": 0.4,
+        "high": 0.9,
+    }
