@@ -74,10 +74,7 @@ def partition_mesh(
 
     Reference: Zheng et al. 2022, Alpa, section 5.2.
     """
-    counts = [num_microbatches] if isinstance(num_microbatches, int) else [*num_microbatches]
-    check(bool(counts), "num_microbatches", "at least one number", counts)
-    for count in counts:
-        check_count("num_microbatches", count)
+    counts = _counts(num_microbatches)
     check_positive("max_stages", max_stages)
     check_count("max_cells", max_cells)
     check(0 <= epsilon < 1, "epsilon", "a share of at least 0", epsilon)
@@ -97,14 +94,14 @@ def partition_mesh(
         max_cells,
         progress,
     )
-    search = asked.on_grid(effort)
-    bound_s, rivals, grid = search.bound_s, search.rivals, asked.cell
-    search = asked.finer(search, asked.cell)
+    first = asked.on_grid(effort)
+    bound_s, grid = first.bound_s, asked.cell
+    search = asked.finer(first, grid)
     if asked.cell > 1 and bound_every_cut and asked.is_boundable:
         (bound_s, search), grid = asked.over_every_cut(search), 1
     assert search.best is not None, "it began with a plan"
     problem, plan = search.best
-    rivals[problem.priced.schedule, problem.priced.count] = search.best_s
+    rivals = {**first.rivals, (problem.priced.schedule, problem.priced.count): search.best_s}
     shapes = [problem.priced.table.shapes[stage[2]] for stage in plan]
     places = cover(shapes, num_hosts, devices_per_host, kinds=kinds)
     return InterOpPlan(
@@ -117,6 +114,14 @@ def partition_mesh(
         granularity=grid,
         rivals=tuple((*key, least) for key, least in rivals.items()),
     )
+
+
+def _counts(num_microbatches: int | Sequence[int]) -> list[int]:
+    counts = [num_microbatches] if isinstance(num_microbatches, int) else [*num_microbatches]
+    check(bool(counts), "num_microbatches", "at least one number", counts)
+    for count in counts:
+        check_count("num_microbatches", count)
+    return counts
 
 
 def _source(table: Source, count: int) -> StageSource:
