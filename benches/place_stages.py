@@ -6,7 +6,6 @@ Engine, scheduler, turns and router are the service's; every stage computes in t
 counts for its processor time on a clock of its own, so neighbours on the machine count little.
 """
 
-import collections
 import dataclasses
 import random
 import statistics
@@ -18,11 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from benches.stage_batches import computed
 from benches.stage_pieces import BLOCK, Stages
-from blocks.kv import BlockManager
+from benches.stage_runner import StageRunner
 from blocks.sched import Batch
 from blocks.sched.cluster_sim.generation import (
     Admission,
@@ -41,13 +38,12 @@ from recipes.place.measure import Points, StepTimer, replay, run_virtual
 from recipes.place.measure.clocked_pipeline import ClockedPipeline
 from recipes.place.measure.measured_timing import measured, timing_of
 from recipes.serve import Engine
-from recipes.serve.batch_tensors import BatchTensors
 from recipes.serve.loading import detokenizers
 from recipes.serve.model_runner import StepResult
 from recipes.serve.outputs import Delta
 from recipes.serve.parallel import Layout
 from recipes.serve.prompt_scores import PromptRows
-from recipes.serve.sampler import Draw, draw
+from recipes.serve.sampler import Draw
 from tests.serve.models import tiny_tokenizer
 
 PP = Configuration(1, 2)
@@ -80,55 +76,27 @@ LOADS, NUM_REQUESTS = (0.3, 0.45, 0.6), 120
 OPEN = Admission(ttft=False, tpot=False)
 
 
-class StagesHere:
-    """A ``ModelRunner`` that computes stage after stage in this process, whole steps.
+class StagesHere(StageRunner[StepResult]):
+    """Computes whole steps.
 
     stage_s: processor seconds of the last batch in every stage.
     """
 
-    dtype, weight_bytes, block_size = "float32", 0, BLOCK
-
-    def __init__(self, stages: Stages, depth: int) -> None:
-        self.model, self.depth = stages.model, depth
-        self.num_blocks = stages.caches[0].num_blocks
-        self.seq_lens: Tensor | None = None
-        self.stage_s: tuple[float, ...] = ()
-        self._stages = stages
-
-    def explain(self) -> str:
-        return f"{len(self._stages.parts)} stages in one process"
-
-    def begin(self, manager: BlockManager, *, max_num_seqs: int, max_model_len: int) -> None:
-        self._manager = manager
-        self._tensors = BatchTensors(
-            manager.table,
-            num_rows=max_num_seqs,
-            block_size=BLOCK,
-            max_blocks=-(-max_model_len // BLOCK),
-            device=torch.device("cpu"),
-        )
-        self._out: collections.deque[StepResult] = collections.deque()
-
-    def is_lost(self) -> bool:
-        return False
+    stage_s: tuple[float, ...] = ()
 
     @torch.inference_mode()
     def submit(self, batch: Batch, draws: Sequence[Draw], prompts: Sequence[PromptRows]) -> None:
         assert not prompts, "prompts are not scored here"
         copies, plain = self._manager.take_copies(), self._tensors.plain(batch)
-        hidden, stage_s = computed(self._stages, plain, copies)
+        hidden, stage_s = self._computed(plain, copies)
         began_s = time.process_time()
-        last = torch.from_numpy(plain.counts.cumsum()[plain.sampled] - 1)
-        drawn = draw(self._stages.parts[-1].logits(hidden[last]), draws) if len(last) else []
+        drawn = self._drawn(plain, hidden, draws)
         stage_s[-1] += time.process_time() - began_s
         self.stage_s = tuple(stage_s)
         self._out.append(StepResult(drawn, []))
 
     def collect(self) -> StepResult:
         return self._out.popleft()
-
-    def close(self) -> None:
-        pass
 
 
 class Half:

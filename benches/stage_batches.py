@@ -1,6 +1,5 @@
 """Tokens a second of an engine over stages, with one batch under way and with several."""
 
-import collections
 import random
 import time
 from collections.abc import Sequence
@@ -8,23 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benches.stage_pieces import BLOCK, Stages
-from blocks.kv import BlockManager
+from benches.stage_runner import StageRunner
 from blocks.sched import Batch
-from recipes.model import paged_attend
 from recipes.model.tokenizer import Tokenizer
 from recipes.serve import Engine, EngineConfig, Job, SamplingParams
-from recipes.serve.batch_tensors import BatchTensors
 from recipes.serve.loading import detokenizers
 from recipes.serve.model_runner import StepResult
 from recipes.serve.parallel import ParallelRunner, fork_ranks
 from recipes.serve.parallel.piece_cost import PieceCost
 from recipes.serve.parallel.step_slices import StepSlices
-from recipes.serve.plain_batch import PlainBatch
 from recipes.serve.prompt_scores import PromptRows
-from recipes.serve.sampler import Draw, draw
+from recipes.serve.sampler import Draw
 
 NUM_REQUESTS, PROMPT_LEN, OUTPUT_LEN = 64, 32, 20
 LIMITS: dict[str, Any] = {
@@ -32,9 +27,9 @@ LIMITS: dict[str, Any] = {
 }  # fmt: skip
 
 
-class TimedStages:
-    """A ``ModelRunner`` that computes stage after stage in this process, and keeps the clock of
-    stages that each have a processor: a run begins when its stage and the stage before are done.
+class TimedStages(StageRunner[tuple[float, StepResult]]):
+    """Keeps the clock of stages that each have a processor: a run begins when its stage and the
+    stage before are done.
 
     Only processor time counts, of the stages and of the engine between two calls, so neighbours on
     the machine do not.
@@ -43,34 +38,12 @@ class TimedStages:
         stages: of the model. depth: most batches under way. cost: steps are cut by it; None: whole.
     """
 
-    dtype, weight_bytes, block_size = "float32", 0, BLOCK
-
     def __init__(self, stages: Stages, depth: int, cost: PieceCost | None = None) -> None:
-        self.model, self.depth = stages.model, depth
-        self.num_blocks = stages.caches[0].num_blocks
-        self.seq_lens: Tensor | None = None
+        super().__init__(stages, depth)
         self.now_s = 0.0
-        self._stages = stages
         self._slices = StepSlices(len(stages.parts), cost)
         self._free_s = [0.0 for _ in stages.parts]
         self._left_s = time.process_time()
-
-    def explain(self) -> str:
-        return f"{len(self._free_s)} stages, timed"
-
-    def begin(self, manager: BlockManager, *, max_num_seqs: int, max_model_len: int) -> None:
-        self._manager = manager
-        self._tensors = BatchTensors(
-            manager.table,
-            num_rows=max_num_seqs,
-            block_size=BLOCK,
-            max_blocks=-(-max_model_len // BLOCK),
-            device=torch.device("cpu"),
-        )
-        self._out: collections.deque[tuple[float, StepResult]] = collections.deque()
-
-    def is_lost(self) -> bool:
-        return False
 
     @torch.inference_mode()
     def submit(self, batch: Batch, draws: Sequence[Draw], prompts: Sequence[PromptRows]) -> None:
@@ -81,15 +54,14 @@ class TimedStages:
         hidden = []
         at_s = self.now_s
         for piece in plain.cut(bounds):
-            stream, stage_s = computed(self._stages, piece, copies)
+            stream, stage_s = self._computed(piece, copies)
             at_s = self.now_s
             for stage, seconds in enumerate(stage_s):
                 at_s = self._free_s[stage] = max(at_s, self._free_s[stage]) + seconds
             copies = []
             hidden.append(stream)
         began_s = time.process_time()
-        last = torch.from_numpy(plain.counts.cumsum()[plain.sampled] - 1)
-        drawn = draw(self._stages.parts[-1].logits(torch.cat(hidden)[last]), draws)
+        drawn = self._drawn(plain, torch.cat(hidden), draws)
         at_s = self._free_s[-1] = at_s + time.process_time() - began_s
         self._out.append((at_s, StepResult(drawn, [])))
         self._left_s = time.process_time()
@@ -101,33 +73,8 @@ class TimedStages:
         self._left_s = time.process_time()
         return result
 
-    def close(self) -> None:
-        pass
-
     def _engine_worked(self) -> None:
         self.now_s += time.process_time() - self._left_s
-
-
-def computed(
-    stages: Stages, batch: PlainBatch, copies: list[tuple[int, int]]
-) -> tuple[Tensor, list[float]]:
-    """Hidden states behind the last stage, and processor seconds of every stage.
-
-    Args:
-        copies: of blocks, before.
-    """
-    step, stream, stage_s = batch.tensors(BLOCK, torch.device("cpu")), None, []
-    for part, cache in zip(stages.parts, stages.caches, strict=True):
-        began_s = time.process_time()
-        cache.copy_blocks(copies)
-        attend = paged_attend(
-            stages.model, cache, step.block_table, step.seq_lens, step.cu_seqlens_q,
-            step.slots, first_layer=part.stack.start,
-        )  # fmt: skip
-        stream = part(step.token_ids, step.positions, attend, stream)
-        stage_s.append(time.process_time() - began_s)
-    assert stream is not None
-    return stream, stage_s
 
 
 def timed_tokens_a_second(
