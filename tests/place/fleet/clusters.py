@@ -64,6 +64,11 @@ def group(devices: Sequence[int], *models: str, shape: Configuration | None = No
     return Group(tuple(devices), shape, models, (50,) * len(models))
 
 
+def two(*models: str) -> Placement:
+    """Two groups that host the same."""
+    return Placement((group([0], *models), group([1], *models)))
+
+
 def seen(*groups: Group, ready: bool = True) -> tuple[ObservedGroup, ...]:
     """Groups as they are observed."""
     return tuple(
