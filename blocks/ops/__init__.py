@@ -12,7 +12,7 @@ from blocks.ops.activation import (
     silu_and_mul,
 )
 from blocks.ops.adamw import AdamW, adamw_step, adamw_work
-from blocks.ops.cross_entropy import TokenLosses, cross_entropy, cross_entropy_work
+from blocks.ops.cross_entropy import cross_entropy, cross_entropy_work
 from blocks.ops.grouped_linear import grouped_linear, grouped_linear_work
 from blocks.ops.layer_norm import layer_norm
 from blocks.ops.linear import linear, linear_work
@@ -37,6 +37,7 @@ from blocks.ops.rope_frequencies import (
 from blocks.ops.route import route, route_work
 from blocks.ops.routing import Routing
 from blocks.ops.sampling import sample, sample_work
+from blocks.ops.token_losses import TokenLosses
 
 __all__ = [
     "AdamW",

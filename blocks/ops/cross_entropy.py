@@ -1,6 +1,6 @@
 """Cross entropy of logits: loss and gradient in one visit, the gradient in place on request."""
 
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -21,19 +21,7 @@ from blocks.ops._loss_rows import (
     mean_scale,
     wide_dtype,
 )
-
-
-class TokenLosses(NamedTuple):
-    """A loss with what it is made of.
-
-    loss: reduced; the only one gradients flow from.
-    token_losses: [num_rows] float32; 0 where the label is ignored.
-    lse: [num_rows] float32, log of the sum of exponentiated (capped) scores; 0 where ignored.
-    """
-
-    loss: Tensor
-    token_losses: Tensor
-    lse: Tensor
+from blocks.ops.token_losses import TokenLosses
 
 
 @overload

@@ -13,13 +13,8 @@ from blocks._work import Work
 from blocks.ops import reference
 from blocks.ops._loss_chunks import How, counted_rows, new_results, sum_dtype
 from blocks.ops._loss_rows import Reduction, check_labels, make_rule, wide_dtype
-from blocks.ops.cross_entropy import (
-    TokenLosses,
-    check_loss_arguments,
-    reduce_losses,
-    slopes_ahead,
-    times,
-)
+from blocks.ops.cross_entropy import check_loss_arguments, reduce_losses, slopes_ahead, times
+from blocks.ops.token_losses import TokenLosses
 
 
 @overload

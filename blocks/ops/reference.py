@@ -22,6 +22,7 @@ from blocks.ops.quant import (
     spread_groups,
 )
 from blocks.ops.routing import Routing, sort_by_expert
+from blocks.ops.token_losses import TokenLosses
 
 
 def rms_norm(
@@ -204,8 +205,6 @@ def cross_entropy(
     return_lse: bool = False,
 ):
     """See ``cross_entropy.cross_entropy``."""
-    from blocks.ops.cross_entropy import TokenLosses
-
     x = logits if logits.dtype == torch.float64 else logits.float()
     counts = labels != ignore_index
     inside = counts & (labels >= 0) & (labels < x.shape[1])
