@@ -1,5 +1,6 @@
 """The page of a plan: well formed, complete, and true to the numbers of the plan."""
 
+import dataclasses
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -7,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from blocks.pipeline.view.scale import bytes_text
+from blocks.sharding import Mesh
 from recipes.plan import verbs
 from recipes.plan.config import PlanConfig
+from recipes.plan.stage_plan import ParameterPlacement
 from recipes.plan.view import device_map, memory_bars, plan_page
+from recipes.plan.view.parameter_tiles import parameter_tiles
+from recipes.plan.view.predicted_step import predicted_step
 from tests.plan.plans import drawn_plan
 
 SEEDS = range(12)
@@ -23,8 +28,10 @@ def test_page_is_well_formed_and_names_what_the_plan_holds(seed):
     for drawing in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         ElementTree.fromstring(drawing)
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")  # needs no network
-    for name in plan.patterns:
-        assert f"<summary>{name}: " in page
+    said = re.findall(r"<summary>patterns? (.*?): layers? (.*?)</summary>", page)
+    assert sorted(name for names, _ in said for name in names.split(", ")) == sorted(plan.patterns)
+    for number in range(plan.model.size):
+        assert any(number in _numbers(layers) for _, layers in said), number
     for note in plan.notes:
         assert note in page
 
@@ -69,3 +76,33 @@ def test_pages_show_the_memory_that_was_asked_for(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(verbs, "_read_here", lambda path: (plan, config))
     verbs.show(tmp_path / "plan.json", tmp_path / "plan.html")
     assert f">{bytes_text(memory_gib * 2**30)} a device<" in (tmp_path / "plan.html").read_text()
+
+
+def _numbers(layers: str) -> set[int]:
+    """
+    >>> _numbers("0, 2 to 4")
+    {0, 2, 3, 4}
+    """
+    runs = [[int(end) for end in run.split(" to ")] for run in layers.split(", ")]
+    return {number for run in runs for number in range(run[0], run[-1] + 1)}
+
+
+def test_a_step_is_drawn_with_stages_in_its_rows():
+    plan = drawn_plan(1)
+    told, drawn = predicted_step(plan)
+    names = [e.text for e in ElementTree.fromstring(drawn).iter() if e.get("class") == "name"]
+    assert names == [f"stage {at}" for at in range(len(plan.stages))]
+    many = dataclasses.replace(plan, num_microbatches=100)
+    assert "drawn with 16 of 100 microbatches" in predicted_step(many)[0]
+    assert "drawn with" not in told or plan.num_microbatches > 16
+
+
+def test_parameters_that_are_cut_alike_share_a_row():
+    placed = ParameterPlacement("R", "S(0)", "S(0)")
+    alone = ParameterPlacement("S(1)", "S(1)", "S(1)")
+    meshes = [Mesh.of(x=4), Mesh.of(x=2)]
+    drawn = parameter_tiles({"a": placed, "b": alone, "c": placed}, meshes)
+    root = ElementTree.fromstring(drawn)
+    tiles = [e for e in root.iter() if e.tag.endswith("rect") and e.get("height") == "34"]
+    assert len(tiles) == 6
+    assert "axis x of 4 or 2" in "".join(root.itertext())

@@ -60,6 +60,7 @@ class Figure:
 
     unit: of time, ``s`` or empty for a plan in units of its own.
     facts: what the header says beside the title.
+    row: what a row is, before its number.
     """
 
     title: str
@@ -67,6 +68,7 @@ class Figure:
     facts: tuple[tuple[str, str], ...]
     panels: tuple[Panel, ...]
     memory: tuple[Memory, ...]
+    row: str = "rank"
 
     @property
     def span(self) -> float:
@@ -86,6 +88,7 @@ def figure(
     facts: Mapping[str, Fact] | None = None,
     title: str | None = None,
     plan_title: str = PLANNED,
+    row: str = "rank",
 ) -> Figure:
     """What there is to show of a plan, a trace, or both.
 
@@ -98,6 +101,7 @@ def figure(
         facts: more for the header than the trace's own.
         title: the schedule's name when None.
         plan_title: what the plan is.
+        row: what a row is called, before its number: ``stage`` where each rank has one.
 
     Raises:
         ValueError: neither, or both of different numbers of ranks.
@@ -128,6 +132,7 @@ def figure(
         (*_shape(schedule.num_slices), *said),
         tuple(panels),
         tuple(memory),
+        row,
     )
 
 

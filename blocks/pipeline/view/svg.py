@@ -70,9 +70,10 @@ def drawing(
         *_axis(figure, layout),
     ]
     for number, panel in enumerate(figure.panels):
-        parts += panel_parts(panel, layout, number, f'data-content="{number}"')
+        more = f'data-content="{number}"'
+        parts += panel_parts(panel, layout, number, more, row=figure.row)
     for number, memory in enumerate(figure.memory):
-        parts += _memory(memory, layout, number)
+        parts += _memory(memory, layout, number, figure.row)
     return "\n".join((*parts, *foot, "</svg>"))
 
 
@@ -88,8 +89,10 @@ def _axis(figure: Figure, layout: Layout) -> Iterator[str]:
     yield "</g>"
 
 
-def panel_parts(panel: Panel, layout: Layout, number: int, more: str = "") -> Iterator[str]:
-    """The lanes of one panel; ``more`` attributes for its group."""
+def panel_parts(
+    panel: Panel, layout: Layout, number: int, more: str = "", *, row: str = "rank"
+) -> Iterator[str]:
+    """The lanes of one panel, called ``row``; ``more`` attributes for its group."""
     top = layout.tops[number]
     end = LEFT + layout.plot
     yield f'<g class="panel" data-panel="{number}" {more}>'
@@ -100,7 +103,7 @@ def panel_parts(panel: Panel, layout: Layout, number: int, more: str = "") -> It
     for rank, busy in enumerate(panel.busy):
         y = layout.y(number, rank)
         yield f'<rect x="{LEFT}" y="{y}" {size} fill="{IDLE}"/>'
-        yield _row(layout, rank, y + layout.lane / 2 + 4, f"{busy:.1%} busy")
+        yield _row(layout, f"{row} {rank}", y + layout.lane / 2 + 4, f"{busy:.1%} busy")
     yield f'<g clip-path="url(#plot)"><g class="time" transform="translate({LEFT},0)">'
     waits = "".join(
         f"M{layout.x(start):.2f} {layout.y(number, rank)}h{layout.x(stop - start):.2f}"
@@ -125,9 +128,9 @@ def panel_parts(panel: Panel, layout: Layout, number: int, more: str = "") -> It
     yield "</g></g></g>"
 
 
-def _row(layout: Layout, rank: int, y: float, text: str) -> str:
+def _row(layout: Layout, name: str, y: float, text: str) -> str:
     """The name before a lane and what is said after it."""
-    name = f'<text class="name" x="{LEFT - 10}" y="{y}" text-anchor="end">rank {rank}</text>'
+    name = f'<text class="name" x="{LEFT - 10}" y="{y}" text-anchor="end">{escape(name)}</text>'
     return f'{name}<text class="end" x="{LEFT + layout.plot + 8}" y="{y}">{text}</text>'
 
 
@@ -146,7 +149,7 @@ def _critical_path(panel: Panel, layout: Layout, number: int) -> Iterator[str]:
         yield f'<path class="path" d="{line}" stroke="{PATH}" stroke-width="{1 if thin else 1.5}"/>'
 
 
-def _memory(memory: Memory, layout: Layout, number: int) -> Iterator[str]:
+def _memory(memory: Memory, layout: Layout, number: int, row: str) -> Iterator[str]:
     top = layout.memory_tops[number]
     end = LEFT + layout.plot
     what = "memory" if memory.unit == "bytes" else f"activations kept, in {memory.unit}"
@@ -167,7 +170,7 @@ def _memory(memory: Memory, layout: Layout, number: int) -> Iterator[str]:
             is_area = side == "measured" or len(sides) == 1
             yield _curve(curve, memory.peak, layout, base, is_area=is_area)
         yield "</g></g>"
-        yield _row(layout, rank, base - layout.row / 2 + 4, _amount(own, memory.unit))
+        yield _row(layout, f"{row} {rank}", base - layout.row / 2 + 4, _amount(own, memory.unit))
     yield "</g>"
 
 

@@ -38,5 +38,5 @@ def device_map(plan: ParallelPlan, devices_per_node: int, *, max_nodes_wide: int
             tip = f"device {device}: stage {stage}; {where}"
             parts.append(box(left, y, _CELL, _CELL, colour, tip))
             parts.append(text(left + _CELL / 2, y + _CELL / 2 + 4, str(stage), "on", "middle"))
-    height = _TOP + rows * (_CELL + 22)
+    height = _TOP + rows * (_CELL + 22) - 16
     return svg(wide * node_width, height, parts, "stages on the devices of the cluster")

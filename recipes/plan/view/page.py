@@ -4,43 +4,41 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from string import Template
 
-from blocks.pipeline.view import figure, to_svg
 from blocks.pipeline.view.scale import bytes_text, time_text
 from recipes.plan.parallel_plan import ParallelPlan
-from recipes.plan.search.step_time import step_timeline
-from recipes.plan.stage_plan import LETTERS, StagePlan
+from recipes.plan.stage_plan import LETTERS, ParameterPlacement, StagePlan
 from recipes.plan.view.device_map import device_map
 from recipes.plan.view.drawing import stage_colour
 from recipes.plan.view.memory_bars import memory_bars
-from recipes.plan.view.parameter_tiles import parameter_tiles
-
-MAX_MICROBATCHES = 16
-"""Drawn of a step with more: the pattern repeats."""
+from recipes.plan.view.parameter_tiles import TILES, parameter_tiles
+from recipes.plan.view.predicted_step import predicted_step
 
 _PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>$title</title>
 <style>
 body { font: 14px/1.5 Inter, 'Helvetica Neue', Arial, sans-serif; color: #1f2430;
        margin: 28px auto; max-width: 1160px; padding: 0 20px; }
-h1 { font-size: 22px; margin: 0; } h2 { font-size: 16px; margin: 30px 0 8px; }
-.facts { display: flex; flex-wrap: wrap; gap: 10px; margin: 16px 0; padding: 0; }
-.facts li { list-style: none; background: #f3f4f6; border-radius: 8px; padding: 8px 14px; }
-.facts b { display: block; font-size: 17px; font-variant-numeric: tabular-nums; }
+h1 { font-size: 22px; margin: 0; } h2 { font-size: 16px; margin: 26px 0 8px; }
+p { margin: 4px 0 10px; } ul.notes { margin: 0; padding-left: 18px; }
+.facts { display: flex; flex-wrap: wrap; gap: 8px; margin: 16px 0; padding: 0; }
+.facts li { list-style: none; background: #f3f4f6; border-radius: 8px; padding: 7px 11px; }
+.facts b { display: block; font-size: 16px; font-variant-numeric: tabular-nums; }
 .muted, .facts span { color: #6b7280; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 14px 4px 0; text-align: left; border-bottom: 1px solid #e5e7eb; }
+th, td { padding: 4px 18px 4px 0; text-align: left; border-bottom: 1px solid #e5e7eb; }
 th { color: #6b7280; font-weight: 500; }
 i { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 7px; }
 svg { max-width: 100%; height: auto; } details { margin: 8px 0; } summary { cursor: pointer; }
 </style></head><body>
 <h1>$title</h1><p class="muted">$made_for</p>
 <ul class="facts">$facts</ul>
-$notes
-<h2>Stages on the cluster</h2>$devices
-<h2>Stages</h2>$stages
-<h2>What a device holds</h2>$memory
-<h2>The predicted step</h2><p class="muted">$drawn</p>$timeline
-<h2>How layers are cut</h2><p class="muted">$letters</p>$patterns
+<ul class="notes">$notes</ul>
+<h2>Devices</h2><p class="muted">every device with the number of its stage</p>$devices
+<h2>Stages</h2><p class="muted">forward and backward of a microbatch, update and collectives of a
+step, on the device with most to do</p>$stages
+<h2>Memory</h2><p class="muted">what a device of each stage holds at most</p>$memory
+<h2>Predicted step</h2><p class="muted">$drawn</p>$timeline
+<h2>Parameters</h2><p class="muted">$letters<br>$tiles</p>$patterns
 </body></html>
 """)
 
@@ -48,19 +46,13 @@ $notes
 def plan_page(
     plan: ParallelPlan, *, devices_per_node: int, memory_bytes: float | None = None
 ) -> str:
-    """The page: devices, stages, memory, the predicted step, and how every kind of layer is cut.
+    """The page: devices, stages, memory, the predicted step, and how parameters are cut.
 
     Args:
         devices_per_node: of the cluster.
         memory_bytes: that a device has.
     """
-    count = min(plan.num_microbatches, MAX_MICROBATCHES)
-    timeline = step_timeline(plan.stages, plan.boundaries, plan.schedule, count)
-    parts = f"{plan.num_microbatches} {_microbatches(plan)}"
-    drawn = f"simulated: {plan.schedule}, {parts}, without the update"
-    if count < plan.num_microbatches:
-        drawn += f"; drawn with {count}"
-    shown = figure(timeline, unit="s", title=" ", plan_title="simulated")
+    drawn, timeline = predicted_step(plan)
     return _PAGE.substitute(
         title=escape(f"{plan.model.name} on {plan.cluster.name}"),
         made_for=escape(
@@ -70,19 +62,16 @@ def plan_page(
         facts="".join(
             f"<li><b>{escape(b)}</b><span>{escape(a)}</span></li>" for a, b in _facts(plan)
         ),
-        notes="".join(f"<p>{escape(note)}</p>" for note in plan.notes),
+        notes="".join(f"<li>{escape(note)}</li>" for note in plan.notes),
         devices=device_map(plan, devices_per_node),
         stages=_table(plan),
         memory=memory_bars(plan, memory_bytes),
         drawn=escape(drawn),
-        timeline=to_svg(shown),
+        timeline=timeline,
         letters=LETTERS,
+        tiles=TILES,
         patterns="".join(_patterns(plan)),
     )
-
-
-def _microbatches(plan: ParallelPlan) -> str:
-    return "microbatches" if plan.num_microbatches > 1 else "microbatch"
 
 
 def _facts(plan: ParallelPlan) -> Sequence[tuple[str, str]]:
@@ -91,10 +80,10 @@ def _facts(plan: ParallelPlan) -> Sequence[tuple[str, str]]:
         ("predicted step", time_text(predicted.step_s, "s")),
         ("against the lower bound", f"{predicted.gap:+.2%}"),
         ("waiting, of all devices' time", f"{predicted.bubble:.1%}"),
-        ("stages", str(len(plan.stages))),
+        ("stage" + "s" * (len(plan.stages) > 1), str(len(plan.stages))),
         ("devices", str(plan.num_devices)),
         ("schedule", plan.schedule),
-        (_microbatches(plan), str(plan.num_microbatches)),
+        ("microbatch" + "es" * (plan.num_microbatches > 1), str(plan.num_microbatches)),
         ("most bytes on a device", bytes_text(plan.peak_bytes)),
     )
 
@@ -115,9 +104,9 @@ def _row(stage: StagePlan, at: int, num_stages: int) -> str:
     )
     cells = (
         f'<i style="background:{stage_colour(at, num_stages)}"></i>{at}',
-        f"{stage.first} to {stage.stop - 1}" + (", recomputed" if stage.recompute else ""),
+        _layers(stage.first, stage.stop) + (", recomputed" if stage.recompute else ""),
         str(stage.mesh.num_ranks),
-        escape(" × ".join(f"{axis} {size}" for axis, size in axes)),
+        escape(" × ".join(f"{axis}={size}" for axis, size in axes)),
         *(
             time_text(seconds, "s")
             for seconds in (predicted.forward_s, predicted.backward_s, predicted.update_s)
@@ -127,23 +116,33 @@ def _row(stage: StagePlan, at: int, num_stages: int) -> str:
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
+def _layers(first: int, stop: int) -> str:
+    return f"{first}" if stop == first + 1 else f"{first} to {stop - 1}"
+
+
 def _patterns(plan: ParallelPlan) -> Iterator[str]:
-    """A fold for every way layers are cut, with the layers that are."""
-    for number, (name, pattern) in enumerate(plan.patterns.items()):
+    """A fold for every way parameters are cut, with the layers that are."""
+    alike: dict[tuple[tuple[str, ParameterPlacement], ...], list[str]] = {}
+    for name, pattern in plan.patterns.items():  # some differ in operations alone
+        alike.setdefault(tuple(pattern.parameters.items()), []).append(name)
+    for parameters, names in alike.items():
         users = [
-            (stage, first, stop)
+            (stage.mesh, first, stop)
             for stage in plan.stages
             for first, stop, used in stage.patterns
-            if used == name
+            if used in names
         ]
-        where = ", ".join(
-            f"layer {first}" if stop == first + 1 else f"layers {first} to {stop - 1}"
-            for _, first, stop in users
-        )
-        opened = " open" if number < 3 else ""
-        yield f"<details{opened}><summary>{escape(name)}: {escape(where)}</summary>"
-        if pattern.parameters:
-            yield parameter_tiles(pattern, users[0][0].mesh)
+        runs: list[tuple[int, int]] = []
+        for _, first, stop in users:
+            if runs and runs[-1][1] == first:
+                first, _ = runs.pop()
+            runs.append((first, stop))
+        where = ", ".join(_layers(*run) for run in runs)
+        many = runs[-1][1] > runs[0][0] + 1
+        said = f"pattern{'s' * (len(names) > 1)} {', '.join(names)}: layer{'s' * many} {where}"
+        yield f"<details open><summary>{escape(said)}</summary>"
+        if parameters:
+            yield parameter_tiles(dict(parameters), [mesh for mesh, _, _ in users])
         else:
             yield '<p class="muted">no parameters</p>'
         yield "</details>"

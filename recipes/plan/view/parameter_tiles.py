@@ -1,36 +1,53 @@
 """``parameter_tiles``: how the parameters of a layer are cut, each as a small matrix."""
 
+from collections.abc import Mapping, Sequence
+
 from blocks.sharding import Mesh, Replicate, Shard
-from recipes.plan.stage_plan import Pattern, parse_placements
+from recipes.plan.stage_plan import ParameterPlacement, parse_placements
 from recipes.plan.view.drawing import INK, svg, text
 
-_SIDE, _STEP, _LEFT, _MAX_CUTS = 34, 46, 290, 8
+_MAX_CUTS = 8
+TILES = (
+    "a tile is a parameter: lines across cut its first dim, lines down another one, "
+    f"{_MAX_CUTS} parts at most are drawn; a dotted square is a sum still to be taken; "
+    "colours tell the axes of the mesh apart"
+)
+"""What is drawn, for people."""
+
+_SIDE, _STEP, _LINE, _LEFT, _RIGHT = 34, 44, 15, 330, 190
 _AXES = ("#296bae", "#d98b3a", "#3f9c8f", "#8a6fc0")
 """Colours of the mesh axes."""
 
 
-def parameter_tiles(pattern: Pattern, mesh: Mesh) -> str:
-    """A row a parameter: at rest, its gradient, its optimizer state; lines where an axis cuts.
+def parameter_tiles(parameters: Mapping[str, ParameterPlacement], meshes: Sequence[Mesh]) -> str:
+    """A row for the parameters that are cut alike: at rest, their gradient, their optimizer state.
 
-    A cut of the first dim is drawn across, one of the others downwards; a sum that is still to be
-    taken is dotted. Colours tell the mesh axes apart.
+    Args:
+        parameters: by name.
+        meshes: that they are cut over, of axes of the same names.
     """
-    parts = [text(0, 14, "parameter", "head")]
-    for at, name in enumerate(("at rest", "gradient", "optimizer")):
-        parts.append(text(_LEFT + at * 190, 14, name, "head"))
+    parts = []
+    for at, name in enumerate(("parameter at rest", "gradient", "optimizer")):
+        parts.append(text(_LEFT + at * _RIGHT, 14, name, "head"))
+    alike: dict[ParameterPlacement, list[str]] = {}
+    for name, placed in parameters.items():
+        alike.setdefault(placed, []).append(name)
     y = 24.0
-    for name, placed in pattern.parameters.items():
-        parts.append(text(0, y + _SIDE / 2 + 4, _shortened(name)))
+    for placed, names in alike.items():
+        height = max(_STEP, _LINE * len(names) + 10)
+        top = y + max(0.0, (_SIDE - _LINE * len(names)) / 2)
+        parts += [text(0, top + _LINE * at + 11, _shortened(name)) for at, name in enumerate(names)]
         for at, placements in enumerate(placed):
-            parts += _tile(_LEFT + at * 190, y, placements, mesh)
-        y += _STEP
-    for axis, name in enumerate(mesh.axes):
+            parts += _tile(_LEFT + at * _RIGHT, y, placements, meshes[0])
+        y += height
+    for axis, name in enumerate(meshes[0].axes):
         x = _LEFT + axis * 150
+        sizes = " or ".join(str(size) for size in dict.fromkeys(m.sizes[axis] for m in meshes))
         parts.append(
             f'<rect x="{x}" y="{y + 4:g}" width="11" height="3" fill="{_AXES[axis % 4]}"/>'
         )
-        parts.append(text(x + 18, y + 10, f"{name} ({mesh.sizes[axis]})", "muted"))
-    return svg(_LEFT + 580, y + 20, parts, "how the parameters of a layer are cut")
+        parts.append(text(x + 18, y + 10, f"axis {name} of {sizes}", "muted"))
+    return svg(_LEFT + 3 * _RIGHT, y + 20, parts, "how the parameters of a layer are cut")
 
 
 def _tile(x: float, y: float, placements: str, mesh: Mesh) -> list[str]:
@@ -69,7 +86,7 @@ def _tile(x: float, y: float, placements: str, mesh: Mesh) -> list[str]:
     return parts
 
 
-def _shortened(name: str, room: int = 44) -> str:
+def _shortened(name: str, room: int = 52) -> str:
     """
     >>> _shortened("model.layers.*.mlp.up_proj.weight", 20)
     '….mlp.up_proj.weight'
