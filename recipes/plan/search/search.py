@@ -12,11 +12,10 @@ from blocks.sharding import Cluster
 from recipes.plan.config import PlanConfig
 from recipes.plan.layers.chain import LayerChain
 from recipes.plan.pins import check_pins, parse_pins
-from recipes.plan.search.partition import Partition
 from recipes.plan.search.sensitivity import notes_of
 from recipes.plan.search.stage_options import Note, OptionTables, option_tables
 from recipes.plan.search.submesh_shapes import submesh_shapes
-from recipes.plan.search.turns import LEAST, Searched, Turns
+from recipes.plan.search.turns import LEAST, WHOLE, Searched, Turns
 
 FAR = 0.01
 """Share of its bound by which a plan may be above it before it is sought on other terms."""
@@ -49,9 +48,7 @@ def search(
     shapes = submesh_shapes(cluster, config, layers.num_layers)
     tables = option_tables(by_count, cluster, shapes, config, say)
     best = _in_turns(by_count, tables, cluster, config, say)
-    plan, found = best.plan, best.inter_op
-    partition = Partition(best.tables, cluster, config)
-    plan = dataclasses.replace(plan, notes=notes_of(plan, partition, found, cluster, config))
+    plan = dataclasses.replace(best.plan, notes=notes_of(best, cluster, config))
     say(f"step {plan.predicted.step_s * 1e3:.1f} ms, {plan.predicted.gap:+.1%} of its bound")
     return dataclasses.replace(best, plan=plan)
 
@@ -67,7 +64,8 @@ def _in_turns(
 
     What skips layers is first taken to go through the stages between, and then to take no time.
     Neighbours are taken to share a node where both have room on one. Where the plan that comes out
-    does not lie so, and is far above its bound, stages are sought as if no two shared a node.
+    does not lie so, and is far above its bound, stages are sought as if no two shared a node, and
+    one stage is tried if it may take less than what goes between several.
 
     The bound is that of the terms under which nothing takes less than it does: no plan takes less
     by all costs seen, those of the plan's own stages included.
@@ -81,4 +79,7 @@ def _in_turns(
     if gap > FAR and turns.best.inter_op.num_stages > 1 and len(cluster.nodes) > 1:
         say(f"{gap:+.1%} of its bound; once more: no two stages on a node")
         turns.run(turns.terms._replace(apart=True))
+    if gap > FAR and turns.best.inter_op.num_stages > 1 and turns.is_quicker(WHOLE):
+        say("once more: all devices as one stage")
+        turns.run(WHOLE)
     return turns.answer(turns.bounded())

@@ -8,6 +8,7 @@ from blocks.sharding import Cluster
 from recipes.plan.config import PlanConfig
 from recipes.plan.parallel_plan import ParallelPlan
 from recipes.plan.search.partition import Partition, memory_bytes
+from recipes.plan.search.turns import Searched
 
 FEWER_CELLS = 40
 """Stretches of layers of a plan that is only compared with."""
@@ -16,21 +17,17 @@ SHOWN = 5e-4
 """Share of a step that is told of."""
 
 
-def notes_of(
-    plan: ParallelPlan,
-    partition: Partition,
-    found: InterOpPlan,
-    cluster: Cluster,
-    config: PlanConfig,
-) -> tuple[str, ...]:
+def notes_of(searched: Searched, cluster: Cluster, config: PlanConfig) -> tuple[str, ...]:
     """The largest part of the step, how near memory is, what the bound does not speak of, and what
     other limits would bring.
 
-    Other limits are tried on the tables of layer costs that the plan was chosen from.
+    Other limits are tried on the tables of layer costs that the plan was chosen from, and compared
+    with what these answer under the plan's own.
     """
-    caps = memory_bytes(cluster, config)
-    others = _others(partition, found, caps)
-    return (_largest_part(plan), _memory(plan, caps, cluster), *_bound(plan, found), *others)
+    caps, plan = memory_bytes(cluster, config), searched.plan
+    others = _others(searched.partition, searched.sought, caps)
+    bound = _bound(plan, searched.inter_op)
+    return (_largest_part(plan), _memory(plan, caps, cluster), *bound, *others)
 
 
 def _bound(plan: ParallelPlan, found: InterOpPlan) -> Iterator[str]:

@@ -22,7 +22,7 @@ TURNS = 3
 """Times that stages are solved on the same terms, at most."""
 
 LESS = 0.95
-"""Share of the memory that stages are sought with, where those found needed more."""
+"""Share of the memory that stages are sought with, where those found needed more, once or again."""
 
 HAIR = 1e-9
 """Sums of another order differ by less."""
@@ -35,26 +35,41 @@ class Searched:
     plan: the answer.
     chain: layers of the model, for the plan's rows of a microbatch.
     inter_op: stages as the tables had them.
-    tables: costs of layers.
+    partition: what it was chosen by, with the stages' own costs in its tables.
     solutions: of the stages.
+    sought: what the partition answers now under the same limits: what its answers under others are
+        to be compared with.
     """
 
     plan: ParallelPlan
     chain: LayerChain
     inter_op: InterOpPlan
-    tables: OptionTables
+    partition: Partition
     solutions: tuple[StageSolution, ...]
+    sought: InterOpPlan
+
+    @property
+    def tables(self) -> OptionTables:
+        """Costs of layers."""
+        return self.partition.tables
 
 
 class Terms(NamedTuple):
-    """What is taken to go between stages before they are known; see ``transfer_of``."""
+    """What is taken to go between stages before they are known.
+
+    skips, apart: see ``transfer_of``.
+    whole: that nothing goes, for all devices are one stage.
+    """
 
     skips: bool = False
     apart: bool = False
+    whole: bool = False
 
 
 LEAST = Terms()
 """No stages take less, however they come to lie."""
+
+WHOLE = Terms(whole=True)
 
 
 class Turns:
@@ -100,6 +115,8 @@ class Turns:
         try:
             found = self._sought(terms, every_cut=False)
         except DoesNotFit as error:
+            if self._best is not None:
+                return
             raise no_plan(error, self.cluster, self.config) from error
         for _ in range(TURNS):
             stages, parts = found.num_stages, found.num_microbatches
@@ -107,47 +124,73 @@ class Turns:
             self.say(f"{counted}, {found.schedule}")
             try:
                 self._solve(found, terms)
-            except ValueError as error:
-                refused, room = error, room * LESS
-                self.say(f"stages need more than their layers did; again with {room:.0%} of memory")
-            try:
                 again = self._sought(terms, room=room)
             except DoesNotFit:
                 break
-            if decided(again, self.tables) == decided(found, self.tables):
+            except ValueError as error:
+                refused = error
+                again, room = self._smaller(found, terms, room)
+            if again is None or decided(again, self.tables) == decided(found, self.tables):
                 break
             found = again
         if self._best is None:
             raise refused
+
+    def _smaller(
+        self, found: InterOpPlan, terms: Terms, room: float
+    ) -> tuple[InterOpPlan | None, float]:
+        """Other stages than those that need more than their layers did, sought with less memory,
+        and the share that was left; None where no others fit."""
+        while True:
+            room *= LESS
+            self.say(f"stages need more than their layers did; again with {room:.0%} of memory")
+            try:
+                again = self._sought(terms, room=room)
+            except DoesNotFit:
+                return None, room
+            if decided(again, self.tables) != decided(found, self.tables):
+                return again, room
+
+    def is_quicker(self, terms: Terms) -> bool:
+        """Whether what is sought on these terms takes less than the best, as layers cost."""
+        try:
+            return self._sought(terms).makespan_s < self.best.plan.predicted.step_s
+        except DoesNotFit:
+            return False
 
     def bounded(self) -> InterOpPlan:
         """Stages sought as they take least, by all costs seen, and what no plan takes less than."""
         return self._sought(LEAST)
 
     def answer(self, last: InterOpPlan) -> Searched:
-        """The best plan with the bound of ``last``, and tables on the terms it was found on."""
+        """The best plan with the bound of ``last``, to be asked on the terms it was found on."""
         assert self._best is not None, "it ran"
         best, terms = self._best
         step_s, bound_s = best.plan.predicted.step_s, last.bound_s
         if bound_s * (1 - HAIR) <= step_s:  # the same additions in another order
             bound_s = min(bound_s, step_s)
         predicted = dataclasses.replace(best.plan.predicted, bound_s=bound_s)
-        same = decided(last, self.tables) == decided(best.inter_op, self.tables)
-        inter_op = last if same else best.inter_op
+        sought = self._sought(terms)
+        same = decided(sought, self.tables) == decided(best.inter_op, self.tables)
+        inter_op = sought if same else best.inter_op
         return dataclasses.replace(
             best,
             plan=dataclasses.replace(best.plan, predicted=predicted),
             inter_op=dataclasses.replace(inter_op, bound_s=bound_s, granularity=last.granularity),
-            tables=self._seen(terms),
+            partition=self._partition(terms),
+            sought=sought,
         )
 
-    def _seen(self, terms: Terms) -> OptionTables:
+    def _partition(self, terms: Terms) -> Partition:
+        """By all costs seen so far."""
         if terms not in self._transfers:
             self._transfers[terms] = {
-                count: transfer_of(self.cluster, chain, **terms._asdict())
+                count: transfer_of(self.cluster, chain, skips=terms.skips, apart=terms.apart)
                 for count, chain in self.chains.items()
             }
-        return self.tables.with_transfers(self._transfers[terms])
+        tables = self.tables.with_transfers(self._transfers[terms])
+        limits = dataclasses.replace(self.config, max_stages=1) if terms.whole else self.config
+        return Partition(tables, self.cluster, limits)
 
     def _sought(self, terms: Terms, *, room: float = 1.0, every_cut: bool = True) -> InterOpPlan:
         """
@@ -157,8 +200,7 @@ class Turns:
         key = terms, room, every_cut and terms == LEAST
         if key not in self._found:
             caps = {kind: room * size for kind, size in self._caps.items()}
-            partition = Partition(self._seen(terms), self.cluster, self.config)
-            self._found[key] = partition.best(caps, every_cut=key[-1])
+            self._found[key] = self._partition(terms).best(caps, every_cut=key[-1])
         return self._found[key]
 
     def _solve(self, found: InterOpPlan, terms: Terms) -> None:
@@ -167,7 +209,8 @@ class Turns:
         solutions = solve_stages(found, chain, tables, self.cluster, config, self.say, self._known)
         plan = assemble(found, chain, self.cluster, config, solutions)
         if self._best is None or plan.predicted.step_s < self.best.plan.predicted.step_s:
-            self._best = Searched(plan, chain, found, tables, solutions), terms
+            by = self._partition(terms)
+            self._best = Searched(plan, chain, found, by, solutions, found), terms
         self.tables = with_solved(tables, found, chain, solutions)
         self._found.clear()
 

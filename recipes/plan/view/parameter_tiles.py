@@ -8,9 +8,9 @@ from recipes.plan.view.drawing import INK, svg, text
 
 _MAX_CUTS = 8
 TILES = (
-    "a tile is a parameter: lines across cut its first dim, lines down another one, "
+    "a tile is a parameter: lines across cut its first dim, lines down another, "
     f"{_MAX_CUTS} parts at most are drawn; a dotted square is a sum still to be taken; "
-    "colours tell the axes of the mesh apart"
+    "a colour is a mesh axis"
 )
 """What is drawn, for people."""
 
