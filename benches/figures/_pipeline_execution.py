@@ -15,7 +15,7 @@ COMMAND = "python -m benches.figures --area pipeline"
 def rows() -> Iterator[Row]:
     for dtype in ("float32", "float64"):
         claim = (
-            f"gradients bit-equal to one process with the same slices, {dtype}: 12 families, "
+            f"gradients bit-equal to one process with the same slices, {dtype}: 13 families, "
             "P = 1, 2, 4, uneven stages, tied, packed, windowed, a stage recomputed"
         )
         yield Row(claim, "all", COMMAND, _matrix(dtype))

@@ -92,7 +92,8 @@ def _by_sequence(family: str, ranks: int) -> Iterator[Case]:
         for times in TIMES:
             found = run(family, ranks, sequences, times)
             yield from found.idle((ranks - 1) * sum(times))
-            most = [min(ranks - rank, sequences) for rank in range(ranks)]
+            reach = 2 if family == "eager_1f1b" else 1
+            most = [min(reach * (ranks - 1 - rank) + 1, sequences) for rank in range(ranks)]
             yield found.activations([sequences] * ranks if family == "gpipe" else most)
 
 
@@ -195,6 +196,7 @@ def _zb_v(family: str, ranks: int) -> Iterator[Case]:
 
 
 _CASES = {
+    "eager_1f1b": _by_sequence,
     "gpipe": _by_sequence,
     "interleaved": _by_chunk,
     "looped_bfs": _by_chunk,

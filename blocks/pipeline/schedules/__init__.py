@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from blocks.pipeline.schedule import Schedule
 from blocks.pipeline.schedules.defer_weights import defer_weights
+from blocks.pipeline.schedules.eager_1f1b import eager_1f1b
 from blocks.pipeline.schedules.gpipe import gpipe
 from blocks.pipeline.schedules.interleaved import interleaved
 from blocks.pipeline.schedules.looped_bfs import looped_bfs
@@ -18,6 +19,7 @@ from blocks.pipeline.schedules.zb_h2 import zb_h2
 from blocks.pipeline.schedules.zb_v import zb_v
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "eager_1f1b": eager_1f1b,
     "gpipe": gpipe,
     "interleaved": interleaved,
     "looped_bfs": looped_bfs,
@@ -40,6 +42,7 @@ __all__ = [
     "MANY_CHUNKS",
     "SCHEDULES",
     "defer_weights",
+    "eager_1f1b",
     "gpipe",
     "interleaved",
     "looped_bfs",

@@ -42,13 +42,17 @@ def rounds(units: Sequence[T], size: int, chunks: Sequence[int]) -> list[tuple[i
     return [(chunk, unit) for s in starts for chunk in chunks for unit in units[s : s + size]]
 
 
-def one_by_one(num_ranks: int, rank: int, num_chunks: int, size: int, depth: int) -> Iterator[int]:
+def one_by_one(
+    num_ranks: int, rank: int, num_chunks: int, size: int, depth: int, *, reach: int = 1
+) -> Iterator[int]:
     """For ``alternate``: forwards before the first backward, and one more before every other; the
     fewest with which no rank waits once all are busy.
 
     Args:
         size: units in a round.
         depth: units of a sequence; its first backward is that of the last of them.
+        reach: of one chunk, units by which a rank is ahead of the next; more than 1 where messages
+            take time.
     """
-    behind = (num_ranks - 1 - rank) * (1 if num_chunks == 1 else 2)
+    behind = (num_ranks - 1 - rank) * (reach if num_chunks == 1 else 2)
     return itertools.count((num_chunks - 1) * size + depth + behind)
