@@ -1,7 +1,8 @@
 """From a stream of deltas to a response: one JSON object, or events as they come."""
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -10,6 +11,7 @@ from starlette.types import ASGIApp
 
 from recipes.serve import errors
 from recipes.serve.errors import ApiError
+from recipes.serve.job import Job
 from recipes.serve.outputs import Delta
 from recipes.serve.service import Service, json_response
 from recipes.serve.sse import DONE, KEEP_ALIVE, EventStream, frame, watch_disconnect
@@ -43,9 +45,20 @@ class Writer(Protocol):
 
 
 async def answer(
-    service: Service, request: Request, stream: Stream, writer: Writer, *, streaming: bool
+    service: Service,
+    request: Request,
+    jobs: Sequence[Job],
+    writer: Writer,
+    *,
+    param: str,
+    streaming: bool,
 ) -> Response | ASGIApp:
-    """The response to a submitted request."""
+    """Submit the jobs of a request; the response to it.
+
+    Args:
+        param: field of the request that holds the prompt.
+    """
+    stream = await _submitted(service, request, jobs, param)
     if streaming:
         return EventStream(_frames(service, stream, writer), stream.cancel)
     watch = watch_disconnect(request.receive, stream.cancel)
@@ -59,6 +72,21 @@ async def answer(
         watch.cancel()
         stream.cancel("stream_ended")
     return json_response(writer.whole())
+
+
+async def _submitted(service: Service, request: Request, jobs: Sequence[Job], param: str) -> Stream:
+    """Queue jobs, unless the client leaves first: a model may have to be loaded for them."""
+    submitting = asyncio.create_task(service.submit(jobs, param))
+    watch = watch_disconnect(request.receive, lambda _: submitting.cancel())
+    try:
+        return await submitting
+    except asyncio.CancelledError:
+        handler = asyncio.current_task()
+        if handler is not None and handler.cancelling():
+            raise
+        raise _cancelled("client_left") from None
+    finally:
+        watch.cancel()
 
 
 async def _frames(service: Service, stream: Stream, writer: Writer) -> AsyncIterator[bytes]:

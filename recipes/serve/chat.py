@@ -31,8 +31,9 @@ async def chat_completions(door: Door, request: Request) -> Response | ASGIApp:
     tokens = await service.encode_chat(body.plain_messages(), _template_options(body))
     job = Job(service.engine.new_id(), tokens, params, body.rank(), body.namespace())
     writer = ChatWriter(service, job, usage=wants_usage, token_ids=bool(body.return_token_ids))
-    stream = await service.submit([job], "messages")
-    return await answer(service, request, stream, writer, streaming=bool(body.stream))
+    return await answer(
+        service, request, [job], writer, param="messages", streaming=bool(body.stream)
+    )
 
 
 def _template_options(body: ChatBody) -> dict[str, Any]:

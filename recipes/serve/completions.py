@@ -28,9 +28,8 @@ async def completions(door: Door, request: Request) -> Response | ASGIApp:
         if isinstance(prompt, str):
             prompt = await service.encode(prompt, add_special_tokens=special)
         jobs.append(Job(service.engine.new_id(), prompt, params, body.rank(), body.namespace()))
-    stream = await service.submit(jobs, "prompt")
     writer = CompletionWriter(service, jobs, body, usage=wants_usage)
-    return await answer(service, request, stream, writer, streaming=bool(body.stream))
+    return await answer(service, request, jobs, writer, param="prompt", streaming=bool(body.stream))
 
 
 class CompletionWriter:

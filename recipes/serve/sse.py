@@ -33,7 +33,7 @@ class EventStream:
 
     status_code = 200
 
-    def __init__(self, frames: AsyncIterator[bytes], cancel: Callable[[str], None]) -> None:
+    def __init__(self, frames: AsyncIterator[bytes], cancel: Callable[[str], object]) -> None:
         self._frames = frames
         self._cancel = cancel
 
@@ -54,7 +54,7 @@ class EventStream:
             self._cancel("stream_ended")
 
 
-def watch_disconnect(receive: Receive, cancel: Callable[[str], None]) -> asyncio.Task[None]:
+def watch_disconnect(receive: Receive, cancel: Callable[[str], object]) -> asyncio.Task[None]:
     """Call ``cancel`` once the client has gone; the body must have been read before."""
 
     async def watch() -> None:

@@ -88,7 +88,11 @@ class RoutedEngine:
             max(len(job.prompt_tokens) + (job.params.max_tokens or 1) for job in jobs),
             self._slo,
         )
-        stream = await self._hand_over(ask, jobs, None)
+        try:
+            stream = await self._hand_over(ask, jobs, None)
+        except asyncio.CancelledError:
+            self._metrics.cancelled(ask.model, "client_left")
+            raise
         stream.started = min(stream.started, started)  # waits for a model count
         stream.observe(self._gained)
         stream.on_restart(lambda: self._desk.restart(ask))

@@ -317,10 +317,14 @@ class Answer:
 
 @dataclasses.dataclass
 class Client:
-    """Asks an ASGI application, without a socket."""
+    """Asks an ASGI application, without a socket.
+
+    left: set once the client is gone.
+    """
 
     app: ASGIApp
     headers: dict[str, str]
+    left: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
     async def request(self, method: str, path: str, body: Any, headers: dict[str, str]) -> Answer:
         raw = b"" if body is None else json.dumps(body).encode()
@@ -339,7 +343,8 @@ class Client:
         async def receive() -> Any:
             if incoming:
                 return incoming.pop()
-            return await asyncio.Event().wait()
+            await self.left.wait()
+            return {"type": "http.disconnect"}
 
         async def send(message: Any) -> None:
             if message["type"] == "http.response.start":
