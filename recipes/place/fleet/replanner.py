@@ -11,6 +11,7 @@ import threading
 from blocks.sched.cluster_sim.generation import Admission, EngineSettings
 from blocks.sched.place_search import Replan
 from blocks.sched.workload import Workload
+from recipes.place.fleet.backoff import Backoff
 from recipes.place.fleet.drift import Traffic
 from recipes.place.fleet.keeper import Keeper
 from recipes.place.fleet.replan import ReplanTask, replan_generating
@@ -58,16 +59,19 @@ class Replanner:
         """Until it is cancelled."""
         clock = self._keeper.clock
         last_s = clock()
+        failures: Backoff[str] = Backoff(LOOK_S)
         try:
             while True:
                 await asyncio.sleep(LOOK_S)
                 due = self._every_s > 0 and not 0 <= clock() - last_s < self._every_s
-                if due or self._keeper.fleet.wants_search:
-                    last_s = clock()
+                wanted = self._keeper.fleet.wants_search and not failures.waiting(clock())
+                if due or wanted:
                     try:
                         await self.look()
+                        failures.clear("search")
                     except Exception:
                         log.exception("a search for a placement failed")
+                        failures.fail("search", clock())
                     last_s = clock()
         finally:
             if isinstance(self._executor, concurrent.futures.ProcessPoolExecutor):
@@ -87,8 +91,10 @@ class Replanner:
                 self._executor = _process()
             try:
                 found = await loop.run_in_executor(self._executor, replan_generating, task)
-            except concurrent.futures.BrokenExecutor:  # its process was killed
-                self._executor = None
+            except Exception as error:
+                fleet.wants_search |= hasty
+                if isinstance(error, concurrent.futures.BrokenExecutor):  # its process was killed
+                    self._executor = None
                 raise
             if fleet.desired is not task.current:
                 fleet.wants_search |= hasty  # it has changed meanwhile: what was found is of no use

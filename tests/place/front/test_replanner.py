@@ -54,6 +54,7 @@ async def test_searches_go_on_after_the_process_of_one_was_killed(monkeypatch):
             raise BrokenProcessPool("terminated abruptly")
 
     monkeypatch.setattr(replanner, "_process", lambda: ThreadPoolExecutor(1))
+    monkeypatch.setattr(replanner, "LOOK_S", 0.01)
     world = World(two("c"), num_devices=2)
     async with opened(world) as client:
         await world.settled()
@@ -63,3 +64,7 @@ async def test_searches_go_on_after_the_process_of_one_was_killed(monkeypatch):
         with pytest.raises(BrokenProcessPool):
             await world.replanner.look()
         assert await world.replanner.look() is not None
+        world.replanner._executor = Killed()
+        world.fleet.wants_search = True  # and by no timer: it must not be forgotten
+        await world.until(lambda: not isinstance(world.replanner._executor, Killed | None))
+        await world.until(lambda: not world.fleet.wants_search)
