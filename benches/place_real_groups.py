@@ -211,7 +211,7 @@ async def play(
     cores = sorted(os.sched_getaffinity(0))
     core_of = [cores[core % len(cores)] for core in place.core_of]
     spare, found = spare or Spare(), []
-    with OwnFolder("blocks-steps-") as root:
+    with OwnFolder("steps") as root:
         logs = [Path(root) / f"{at}" for at in range(len(place.hosted))]
         async with local_groups(
             place.placement, folders, LIMITS, core_of=core_of, start=fork_group, step_logs=logs

@@ -191,7 +191,7 @@ TOGETHER = Place("all models on every group", ("ab", "ab"), BURSTY)
 @contextlib.contextmanager
 def saved_models() -> Iterator[dict[str, Path]]:
     """Folders of the models, random weights."""
-    with OwnFolder("blocks-real-") as root:
+    with OwnFolder("real") as root:
         folders = {}
         for seed, (name, (width, layers)) in enumerate(SIZES.items()):
             config = ModelConfig(

@@ -7,11 +7,10 @@ import shutil
 import stat
 import tempfile
 
-OWNER = "owner"
+PREFIX = "blocks-"
+"""How the names of all such folders begin."""
+OWNER = "blocks-owner"
 """A file in it that is locked for as long as the owner lives."""
-FOLDERS = ("blocks-place-", "blocks-group-", "blocks-ranks-", "blocks-steps-", "blocks-real-")
-"""How the names begin of what front doors, groups and engines over ranks have, and of steps and
-models for benches."""
 
 
 class OwnFolder:
@@ -22,15 +21,15 @@ class OwnFolder:
     numbers, which are used again and mean nothing in another container.
 
     Args:
-        prefix: that its name begins with.
+        what: it is for; part of its name.
         parent: where it is made; None for where temporary files go.
 
     path: of the folder. lock: file descriptor that holds the lock; -1 once it was removed.
     """
 
-    def __init__(self, prefix: str, parent: str | None = None) -> None:
+    def __init__(self, what: str, parent: str | None = None) -> None:
         while True:
-            self.path = tempfile.mkdtemp(prefix=prefix, dir=parent)
+            self.path = tempfile.mkdtemp(prefix=f"{PREFIX}{what}-", dir=parent)
             self.lock = _open(self.path, os.O_CREAT | os.O_EXCL)
             try:
                 fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,14 +56,14 @@ class OwnFolder:
             self.lock = -1
 
 
-def sweep(prefixes: tuple[str, ...] = FOLDERS, parent: str | None = None) -> list[str]:
-    """Remove what owners have left that were killed: folders of this user with such names, in which
-    the owner's file is there and locked by nobody. Returns their paths.
+def sweep(parent: str | None = None) -> list[str]:
+    """Remove what owners have left that were killed: folders of this user with such a name, in
+    which the owner's file is there and locked by nobody. Returns their paths.
     """
     removed = []
     with os.scandir(parent or tempfile.gettempdir()) as entries:
         for entry in entries:
-            if entry.name.startswith(prefixes) and _is_left(entry.path):
+            if entry.name.startswith(PREFIX) and _is_left(entry.path):
                 removed.append(entry.path)
     return removed
 

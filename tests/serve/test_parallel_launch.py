@@ -1,6 +1,7 @@
 """Ranks started otherwise: over a port, as fresh interpreters, by torchrun."""
 
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -19,11 +20,12 @@ from recipes.model import save_model
 from recipes.serve import EngineConfig
 from recipes.serve.arguments import engine_config, parse
 from recipes.serve.loading import detokenizers
+from recipes.serve.model_runner import RunnerLost
 from recipes.serve.parallel import ParallelRunner, RankSpec, exec_ranks, worker_group
 from recipes.serve.parallel.torchrun import TorchrunRanks, in_torchrun
 from tests.serve.models import EOS, tiny_decoder, tiny_tokenizer
 from tests.serve.oracle import greedy
-from tests.serve.ranks import Pids, parallel_engine
+from tests.serve.ranks import Pids, is_alive, parallel_engine
 from tests.serve.test_engine import Engine, job, run
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +74,40 @@ def test_the_folder_of_an_engine_that_was_killed_is_removed_by_the_next(
     while list(tmp_path.iterdir()) and time.monotonic() < deadline:
         parallel_engine(folder, 1, 2)[0].close()  # its ranks may take a moment to end
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ranks_of_which_one_does_not_start_leave_nothing(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    started: list[int] = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *args, **kwargs) -> None:
+            if started:
+                raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+            super().__init__(*args, **kwargs)
+            started.append(self.pid)
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    with pytest.raises(RunnerLost, match=r"did not start: .*Resource temporarily unavailable"):
+        ParallelRunner(folder, EngineConfig(tp=2, kv_bytes=1 << 18), num_threads=1)
+    assert not is_alive(started[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rank_that_ends_before_it_hears_what_it_is_to_be_is_named(folder, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    for _ in range(5):  # whether it has ended by then is chance
+        with pytest.raises(RunnerLost, match=r"rank \d .* ended with exit status 1"):
+            ParallelRunner(folder, EngineConfig(tp=2, kv_bytes=1 << 18), num_threads=1)
+
+
+def test_a_place_for_temporary_files_that_is_too_deep_for_sockets(folder, tmp_path, monkeypatch):
+    deep = tmp_path / ("deep" * 25)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with pytest.raises(ValueError, match="set TMPDIR to a folder with a shorter path"):
+        ParallelRunner(folder, EngineConfig(tp=2, kv_bytes=1 << 18), num_threads=1)
+    assert list(deep.iterdir()) == []
 
 
 def test_ranks_that_meet_over_a_port(folder, monkeypatch):

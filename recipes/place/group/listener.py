@@ -14,7 +14,8 @@ from recipes.place.group.frames import Frames, GarbledFrame, frame
 from recipes.place.group.handle import GroupHandle
 from recipes.place.group.local import StartGroup, exec_group
 from recipes.place.group.spec import GroupSpec
-from recipes.serve.own_folder import FOLDERS, OwnFolder, sweep
+from recipes.serve.own_folder import OwnFolder, sweep
+from recipes.serve.parallel.listening import unix_socket
 
 log = logging.getLogger("recipes.place")
 MAX_UNPROVEN = 64
@@ -42,14 +43,22 @@ class Listener:
         Args:
             host: listen on a port of this address instead, for groups on other machines. Whoever
                 calls must prove to know a group's key; what is then said is not encrypted.
+
+        Raises:
+            ValueError: temporary files go where no socket can be.
+            OSError: the address cannot be had.
         """
         folder = None
         for left in sweep():
             log.info("removed %s, which a process that is gone has left", left)
         if host is None:
-            folder = OwnFolder(FOLDERS[0])
-            sock, address = socket.socket(socket.AF_UNIX), f"{folder.path}/door"
-            sock.bind(address)
+            folder = OwnFolder("place")
+            address = f"{folder.path}/door"
+            try:
+                sock = unix_socket(address)
+            except BaseException:
+                folder.remove()
+                raise
         else:
             family = socket.AF_INET6 if _is_six(host) else socket.AF_INET
             sock = socket.create_server((host, port), family=family)

@@ -10,16 +10,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 from blocks._checks import check
 from recipes.place.group.run import run_group
 from recipes.place.group.spec import GroupSpec
-from recipes.serve.own_folder import FOLDERS, OwnFolder
+from recipes.serve.own_folder import OwnFolder
 from recipes.serve.parallel import Start, exec_ranks, fork_ranks
-
-ROOT = Path(__file__).parents[3]
+from recipes.serve.parallel.start import environment, hand_over
 
 
 class GroupProcess(Protocol):
@@ -68,30 +66,22 @@ class LocalProcess:
 
 def exec_group(spec: GroupSpec) -> LocalProcess:
     """A fresh interpreter, which costs the import of torch, and inherits the lock of its folder."""
-    path = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(spec.num_threads),
-        "PYTHONPATH": os.pathsep.join(filter(None, path)),
-    }
+    variables = environment(spec.num_threads)
     if spec.device == "cuda":
-        environment["CUDA_VISIBLE_DEVICES"] = visible_devices(spec.devices)
-    folder = OwnFolder(FOLDERS[1])
+        variables["CUDA_VISIBLE_DEVICES"] = visible_devices(spec.devices)
+    folder = OwnFolder("group")
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "recipes.place.group", folder.path],
             stdin=subprocess.PIPE,
-            env={**environment, "TMPDIR": folder.path},
+            env={**variables, "TMPDIR": folder.path},
             pass_fds=(folder.lock,),
             process_group=0,
         )
     except OSError:
         folder.remove()
         raise
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it has ended already, and its exit code says so
-        process.stdin.write(spec.to_json().encode())
-        process.stdin.close()
+    hand_over(spec.to_json(), process)
     return LocalProcess(process.pid, process.poll, folder)
 
 
@@ -110,7 +100,7 @@ def fork_group(spec: GroupSpec) -> LocalProcess:
 
     For tests and small programs: whatever this process has open stays open in it.
     """
-    folder = OwnFolder(FOLDERS[1])
+    folder = OwnFolder("group")
     pid = os.fork()
     if pid == 0:
         with contextlib.suppress(BaseException):

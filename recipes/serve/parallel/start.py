@@ -1,5 +1,6 @@
 """How processes that are ranks come to life on this machine. Another launcher needs ``Ranks``."""
 
+import contextlib
 import multiprocessing
 import os
 import subprocess
@@ -53,36 +54,70 @@ class Processes:
 
 
 def exec_ranks(specs: Sequence[RankSpec]) -> Ranks:
-    """Fresh interpreters, which cost the import of torch each, and inherit nothing."""
-    processes = {}
-    for spec in specs:
-        path = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": str(spec.num_threads),
-            "PYTHONPATH": os.pathsep.join(filter(None, path)),
-        }
-        process = subprocess.Popen(
-            [sys.executable, "-m", "recipes.serve.parallel"],
-            stdin=subprocess.PIPE,
-            env=environment,
-        )
-        assert process.stdin is not None
-        process.stdin.write(spec.to_json().encode())
-        process.stdin.close()
-        processes[spec.rank] = process
-    return Processes(processes, subprocess.Popen.poll)
+    """Fresh interpreters, which cost the import of torch each, and inherit nothing.
+
+    Raises:
+        OSError: one cannot be started; none is then left.
+    """
+    return _all_of(specs, _exec_rank, subprocess.Popen.poll)
+
+
+def _exec_rank(spec: RankSpec) -> subprocess.Popen:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recipes.serve.parallel"],
+        stdin=subprocess.PIPE,
+        env=environment(spec.num_threads),
+    )
+    hand_over(spec.to_json(), process)
+    return process
+
+
+def environment(num_threads: int) -> dict[str, str]:
+    """Of an interpreter that finds this package and computes with so many threads."""
+    path = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": str(num_threads),
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
+    }
+
+
+def hand_over(text: str, process: subprocess.Popen) -> None:
+    """Give a process its standard input, unless it has ended: its exit code tells of that."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+        pipe.write(text.encode())
 
 
 def fork_ranks(specs: Sequence[RankSpec]) -> Ranks:
     """Forks of this process, on the CPU only: nothing is imported again.
 
     For tests and small programs: whatever this process has open stays open in them.
+
+    Raises:
+        OSError: as ``exec_ranks``.
     """
     context = multiprocessing.get_context("fork")
-    processes = {}
-    for spec in specs:
+
+    def fork(spec: RankSpec) -> Any:
         process = context.Process(target=be_rank, args=(spec.to_json(),), daemon=True)
         process.start()
-        processes[spec.rank] = process
-    return Processes(processes, lambda process: process.exitcode)
+        return process
+
+    return _all_of(specs, fork, lambda process: process.exitcode)
+
+
+def _all_of(
+    specs: Sequence[RankSpec],
+    start: Callable[[RankSpec], Any],
+    code_of: Callable[[Any], int | None],
+) -> Processes:
+    """Start a process for every spec, or leave none."""
+    started: dict[int, Any] = {}
+    try:
+        for spec in specs:
+            started[spec.rank] = start(spec)
+    except BaseException:
+        Processes(started, code_of).end()
+        raise
+    return Processes(started, code_of)

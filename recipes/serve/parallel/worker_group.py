@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing import AuthenticationError
@@ -14,7 +15,7 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from recipes.serve.model_runner import RunnerLost
-from recipes.serve.own_folder import FOLDERS, OwnFolder, sweep
+from recipes.serve.own_folder import OwnFolder, sweep
 from recipes.serve.parallel.layout import Layout
 from recipes.serve.parallel.listening import limit_waits, listen
 from recipes.serve.parallel.messages import (
@@ -51,6 +52,7 @@ class WorkerGroup:
 
     Raises:
         RunnerLost: a rank failed to start; all are ended then.
+        ValueError: temporary files go where no socket can be.
     """
 
     def __init__(
@@ -69,14 +71,18 @@ class WorkerGroup:
         self._ranks: Ranks | None = None
         for left in sweep():
             log.info("removed %s, which a process that is gone has left", left)
-        self._folder = OwnFolder(FOLDERS[2])
+        self._folder = OwnFolder("ranks")
         self._key = os.urandom(32)
-        self._listener, address = listen(self._folder.path, host)
         try:
-            self._ranks = start(make_specs(address, self._key.hex(), self._folder.path))
-            deadline = time.monotonic() + start_timeout_s
-            self._accept_all(deadline)
+            listener, address = listen(self._folder.path, host)
+            with listener:
+                self._ranks = start(make_specs(address, self._key.hex(), self._folder.path))
+                deadline = time.monotonic() + start_timeout_s
+                self._accept_all(listener, deadline)
             self._await_ready(deadline)
+        except OSError as error:
+            self.end()
+            raise RunnerLost(f"the model did not start: {error}") from error
         except BaseException:
             self.end()
             raise
@@ -134,8 +140,6 @@ class WorkerGroup:
 
     def end(self, patience_s: float = 0.0) -> None:
         """End all ranks, leaving nothing behind; those idle may end by themselves first."""
-        with contextlib.suppress(OSError):
-            self._listener.close()
         if patience_s and self._ranks is not None:
             with contextlib.suppress(RunnerLost):
                 self.send(Stop())
@@ -153,10 +157,10 @@ class WorkerGroup:
 
     # ---- starting ----
 
-    def _accept_all(self, deadline: float) -> None:
+    def _accept_all(self, listener: socket.socket, deadline: float) -> None:
         while len(self._lines) < self.layout.num_ranks:
             try:
-                sock, _ = self._listener.accept()
+                sock, _ = listener.accept()
             except TimeoutError:
                 self._check_starting(deadline)
                 continue
@@ -166,8 +170,7 @@ class WorkerGroup:
                 mp.deliver_challenge(line, self._key)  # type: ignore[attr-defined]
                 mp.answer_challenge(line, self._key)  # type: ignore[attr-defined]
                 rank = int.from_bytes(line.recv_bytes(4), "little")
-                known = rank in self._lines or rank >= self.layout.num_ranks
-                if known:
+                if rank in self._lines or rank >= self.layout.num_ranks:
                     raise EOFError
             except (AuthenticationError, EOFError, OSError):
                 line.close()  # somebody else

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from recipes.place.group import GroupSpec, Listener, exec_group, fork_group
-from recipes.serve.own_folder import FOLDERS, OWNER, OwnFolder, sweep
+from recipes.serve.own_folder import OWNER, OwnFolder, sweep
 from tests.place.on_loop import LIMIT_S, on_loop
 
 
@@ -55,20 +55,20 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_folder_is_its_owners_until_removed(folder):
-    made = OwnFolder(FOLDERS[0])
+    made = OwnFolder("place")
     (Path(made.path) / "door").touch()
     assert sweep() == []
     assert oct(os.stat(made.path).st_mode & 0o777) == "0o700"
     made.remove()
     made.remove()
-    with OwnFolder("blocks-steps-") as path:
+    with OwnFolder("steps") as path:
         assert names(folder) == [Path(path).name]
     assert names(folder) == []
 
 
 def test_what_a_killed_owner_leaves_is_swept_while_others_live(folder):
-    mine = OwnFolder(FOLDERS[0])
-    with forked(lambda: OwnFolder(FOLDERS[0])) as first, forked(lambda: OwnFolder(FOLDERS[1])):
+    mine = OwnFolder("place")
+    with forked(lambda: OwnFolder("place")) as first, forked(lambda: OwnFolder("group")):
         kept = names(folder)
         assert len(kept) == 3
         assert sweep() == []
@@ -83,7 +83,7 @@ def test_what_a_killed_owner_leaves_is_swept_while_others_live(folder):
 
 def test_what_is_inherited_keeps_a_folder(folder):
     """As a group keeps its own that outlives its front door for a moment."""
-    made = OwnFolder(FOLDERS[1])
+    made = OwnFolder("group")
     with forked(lambda: None):
         os.close(made.lock)
         made.lock = -1
@@ -126,6 +126,16 @@ def test_a_group_that_cannot_be_started_leaves_nothing(folder, monkeypatch):
     with pytest.raises(ValueError, match=r"CUDA_VISIBLE_DEVICES: expected 3 devices or more"):
         exec_group(dataclasses.replace(spec, device="cuda", devices=(2,)))
     assert names(folder) == []
+
+
+@on_loop
+async def test_a_place_for_temporary_files_that_is_too_deep_for_sockets(folder, monkeypatch):
+    deep = folder / ("deep" * 25)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with pytest.raises(ValueError, match="set TMPDIR to a folder with a shorter path"):
+        await Listener.open()
+    assert names(deep) == []
 
 
 @on_loop
