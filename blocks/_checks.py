@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import UnionType
 from typing import Any, ParamSpec, SupportsIndex, TypeVar, Union, get_args, get_origin
@@ -78,20 +79,42 @@ def check_same_device(**tensors: Any) -> None:
 
 def check_positive(name: str, value: int | float | None, hint: str = "") -> None:
     """Check that a number, when given, is greater than zero (NaN is refused)."""
-    if value is not None and not value > 0:
-        raise fail(name, "a positive number", value, hint)
+    if value is not None and not (is_number(value) and value > 0):
+        got = value if is_number(value) else repr(value)
+        raise fail(name, "a positive number", got, hint)
 
 
-def check_count(name: str, value: object, hint: str = "") -> None:
-    """Check that ``value`` is a whole number of at least 1.
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a real number, not a truth value.
+
+    >>> is_number(2), is_number(0.5), is_number("2"), is_number(True)
+    (True, True, False, False)
+    """
+    if type(value) is int or type(value) is float:  # nearly always, and quick
+        return True
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def check_count(name: str, value: object, hint: str = "", *, least: int = 1) -> None:
+    """Check that ``value`` is a whole number of at least ``least``; truth values are none.
 
     >>> check_count("num_ranks", 2.5)
     Traceback (most recent call last):
     ...
     ValueError: num_ranks: expected a positive whole number, got 2.5
+    >>> check_count("num_blocks", "4", least=2)
+    Traceback (most recent call last):
+    ...
+    ValueError: num_blocks: expected a whole number of at least 2, got '4'
     """
-    if not (isinstance(value, SupportsIndex) and value.__index__() >= 1):
-        raise fail(name, "a positive whole number", repr(value), hint)
+    if type(value) is int and value >= least:  # nearly always; the rest takes microseconds
+        return
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        with contextlib.suppress(TypeError):  # an array of several
+            if value.__index__() >= least:
+                return
+    wanted = "a positive whole number" if least == 1 else f"a whole number of at least {least}"
+    raise fail(name, wanted, repr(value), hint)
 
 
 @contextlib.contextmanager

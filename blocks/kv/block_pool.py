@@ -6,7 +6,7 @@ nothing of tokens, hashes or tensors, so any engine can put it under its own cac
 
 from collections.abc import Callable, Sequence
 
-from blocks._checks import check, fail
+from blocks._checks import check_count, fail
 
 NULL_BLOCK = 0
 """Id that pads block tables and stands for blocks that are no longer needed; never handed out."""
@@ -60,7 +60,7 @@ class BlockPool:
 
     def __init__(self, num_blocks: int, *, on_evict: Callable[[int], object] | None = None) -> None:
         hint = "one block is the null block"
-        check(num_blocks >= 2, "num_blocks", "at least 2", num_blocks, hint)
+        check_count("num_blocks", num_blocks, hint, least=2)
         self.num_blocks = num_blocks
         self.num_free = num_blocks - 1
         self.num_evictable = 0

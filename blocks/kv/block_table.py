@@ -1,5 +1,6 @@
 """Where the tokens of one sequence live: its blocks in order, and how many positions have slots."""
 
+from blocks._checks import check_count
 from blocks.kv.prefix_cache import Prefix
 
 
@@ -17,6 +18,8 @@ class BlockTable:
     __slots__ = ("block_ids", "block_size", "namespace", "num_committed", "num_tokens", "prefix")
 
     def __init__(self, block_size: int, block_ids: list[int], num_tokens: int) -> None:
+        check_count("block_size", block_size)
+        check_count("num_tokens", num_tokens, least=0)
         self.block_size = block_size
         self.block_ids = block_ids
         self.num_tokens = num_tokens

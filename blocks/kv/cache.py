@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float32, Num
 from torch import Tensor
 
-from blocks._checks import check, check_positive, fail
+from blocks._checks import check, check_count, fail, is_number
 from blocks.kv.copy import copy_blocks, swap_blocks
 from blocks.kv.scales import LIMITS, ScaleKind
 from blocks.kv.write import CACHE_DTYPES
@@ -56,8 +56,9 @@ class KVCache:
         device: torch.device | str = "cpu",
     ) -> None:
         hint = "one block is the null block"
-        check(num_blocks >= 2, "num_blocks", "at least 2", num_blocks, hint)
-        _check_sizes(num_layers, block_size, num_kv_heads, head_dim)
+        check_count("num_blocks", num_blocks, hint, least=2)
+        _check_sizes(num_layers, num_kv_heads, head_dim)
+        check_count("block_size", block_size)
         _check_dtype(dtype)
         self.scale_kind: ScaleKind | None = _scale_kind(scales, dtype)
         shape = (num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim)
@@ -88,7 +89,8 @@ class KVCache:
         Raises:
             ValueError: not even the null block and one usable block fit.
         """
-        _check_sizes(num_layers, block_size, num_kv_heads, head_dim)
+        _check_sizes(num_layers, num_kv_heads, head_dim)
+        check_count("block_size", block_size)
         _check_dtype(dtype)
         kind = _scale_kind(scales, dtype)
         token_bytes = bytes_per_token(num_layers, num_kv_heads, head_dim, dtype, kind)
@@ -96,7 +98,7 @@ class KVCache:
         block_bytes = block_size * token_bytes + per_layer * num_kv_heads * (kind == "block")
         shared = {"tensor": per_layer, "head": per_layer * num_kv_heads}.get(kind or "", 0)
         least = 2 * block_bytes + shared
-        if cache_bytes < least:
+        if is_number(cache_bytes) and cache_bytes < least:
             raise fail(
                 "cache_bytes",
                 f"at least {least} ({_size(least)}: the null block and one "
@@ -104,6 +106,7 @@ class KVCache:
                 f"{cache_bytes} ({_size(max(cache_bytes, 0))})",
                 "raise the budget, or take a smaller block_size or dtype",
             )
+        check_count("cache_bytes", cache_bytes)
         cache = cls(
             (cache_bytes - shared) // block_bytes,
             num_layers=num_layers,
@@ -235,6 +238,7 @@ def bytes_per_token(
     >>> bytes_per_token(40, 40, 128, torch.float8_e4m3fn, "token")
     422400
     """
+    _check_sizes(num_layers, num_kv_heads, head_dim)
     head_bytes = head_dim * dtype.itemsize + 4 * (scales == "token")
     return 2 * num_layers * num_kv_heads * head_bytes
 
@@ -277,11 +281,10 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | st
         ) from error
 
 
-def _check_sizes(num_layers: int, block_size: int, num_kv_heads: int, head_dim: int) -> None:
-    check_positive("num_layers", num_layers)
-    check_positive("block_size", block_size)
-    check_positive("num_kv_heads", num_kv_heads)
-    check_positive("head_dim", head_dim)
+def _check_sizes(num_layers: int, num_kv_heads: int, head_dim: int) -> None:
+    check_count("num_layers", num_layers)
+    check_count("num_kv_heads", num_kv_heads)
+    check_count("head_dim", head_dim)
 
 
 def _size(num_bytes: int) -> str:

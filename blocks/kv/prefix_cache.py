@@ -10,7 +10,7 @@ import hashlib
 from array import array
 from collections.abc import Callable, Sequence
 
-from blocks._checks import check, fail
+from blocks._checks import check_count, fail
 
 
 def sha256(data: bytes) -> bytes:
@@ -77,7 +77,7 @@ class PrefixCache:
     )
 
     def __init__(self, block_size: int, *, digest: Callable[[bytes], bytes] = sha256) -> None:
-        check(block_size >= 1, "block_size", "at least 1 token", block_size)
+        check_count("block_size", block_size)
         self.block_size = block_size
         self.num_query_tokens = 0
         self.num_hit_tokens = 0

@@ -1,6 +1,6 @@
 """Which requests are accepted: proof that they can finish, and bounds on what waits."""
 
-from blocks._checks import check, fail
+from blocks._checks import check_count, fail
 from blocks.sched.request import Request
 
 
@@ -46,7 +46,8 @@ class QueueBound:
 
     def __init__(self, max_sequences: int | None, max_tokens: int | None) -> None:
         for name, limit in (("max_waiting", max_sequences), ("max_waiting_tokens", max_tokens)):
-            check(limit is None or limit >= 1, name, "at least 1, or None for no bound", limit)
+            if limit is not None:
+                check_count(name, limit, "None is no bound")
         self.max_sequences = max_sequences
         self.max_tokens = max_tokens
 

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from blocks._checks import check, fail
+from blocks._checks import check, fail, is_number
 from blocks.sched.request import Request
 
 Policy = Callable[[Request, float], Any]
@@ -38,7 +38,8 @@ def priority(request: Request, arrival: float, *, aging_s: float = 60.0) -> floa
 
 def aged_priority(aging_s: float) -> Policy:
     """`priority` with another exchange rate between a level and seconds of waiting."""
-    check(aging_s > 0, "aging_s", "seconds greater than 0", aging_s)
+    known = is_number(aging_s) and 0 < aging_s < float("inf")
+    check(known, "aging_s", "seconds greater than 0", repr(aging_s))
     return functools.partial(priority, aging_s=aging_s)
 
 
@@ -49,7 +50,7 @@ def choose_policy(policy: str | Policy) -> Policy:
     """The policy of that name, or the function itself."""
     if callable(policy):
         return policy
-    if policy not in POLICIES:
+    if not isinstance(policy, str) or policy not in POLICIES:
         names = " or ".join(repr(name) for name in POLICIES)
         raise fail("policy", f"{names}, or a function of (request, arrival)", repr(policy))
     return POLICIES[policy]

@@ -8,7 +8,7 @@ import collections
 import dataclasses
 from collections import abc
 
-from blocks._checks import check
+from blocks._checks import check_count
 
 Prefix = tuple[str, tuple[int, ...]]
 
@@ -38,8 +38,8 @@ class ReferenceAllocator:
     """
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
-        check(num_blocks >= 1, "num_blocks", "at least 1", num_blocks)
-        check(block_size >= 1, "block_size", "at least 1", block_size)
+        check_count("num_blocks", num_blocks)
+        check_count("block_size", block_size)
         self.block_size = block_size
         self.num_usable_blocks = num_blocks
         self._refs = [0] * num_blocks

@@ -10,7 +10,7 @@ import enum
 from collections import abc
 from typing import Any
 
-from blocks._checks import check
+from blocks._checks import check, check_count, fail, is_number
 
 
 class State(enum.Enum):
@@ -68,16 +68,25 @@ class Request:
     arrival: float | None = None
 
     def __post_init__(self) -> None:
-        check(bool(self.request_id), "request_id", "a non-empty string", repr(self.request_id))
+        if not (isinstance(self.request_id, str) and self.request_id):
+            raise fail("request_id", "a non-empty string", repr(self.request_id))
+        if not hasattr(self.prompt_tokens, "__len__") or isinstance(self.prompt_tokens, str):
+            raise fail("prompt_tokens", "a sequence of token ids", repr(self.prompt_tokens))
         check(len(self.prompt_tokens) > 0, "prompt_tokens", "at least one token", "none")
-        check(self.max_tokens >= 1, "max_tokens", "at least 1", self.max_tokens)
-        check(self.num_samples >= 1, "num_samples", "at least 1", self.num_samples)
-        check(
-            0 <= self.min_tokens <= self.max_tokens,
-            "min_tokens",
-            f"between 0 and max_tokens ({self.max_tokens})",
-            self.min_tokens,
-        )
+        for name in ("eos_token_ids", "stop_token_ids"):
+            ids = getattr(self, name)
+            known = type(ids) is tuple or isinstance(ids, abc.Collection)  # the first is quick
+            if not known or isinstance(ids, str):
+                raise fail(name, "a collection of token ids", repr(ids))
+        check_count("max_tokens", self.max_tokens)
+        check_count("num_samples", self.num_samples)
+        check_count("min_tokens", self.min_tokens, least=0)
+        if self.min_tokens > self.max_tokens:
+            raise fail("min_tokens", f"at most max_tokens ({self.max_tokens})", self.min_tokens)
+        check(is_number(self.priority), "priority", "a number, smaller first", self.priority)
+        check(isinstance(self.namespace, str), "namespace", "a string", self.namespace)
+        known = self.arrival is None or is_number(self.arrival)
+        check(known, "arrival", "seconds on the scheduler's clock, or None", self.arrival)
 
 
 class Sequence:

@@ -4,7 +4,7 @@ import time
 from collections import abc
 from collections.abc import Callable
 
-from blocks._checks import check
+from blocks._checks import check, check_count, is_number
 from blocks.sched.admission import QueueBound
 from blocks.sched.allocator import Allocator
 from blocks.sched.batch import Batch, Output
@@ -80,17 +80,19 @@ class Scheduler:
         max_failures: int = 2,
         max_in_flight: int = 1,
     ) -> None:
-        check(max_num_seqs >= 1, "max_num_seqs", "at least 1", max_num_seqs)
+        check_count("max_num_seqs", max_num_seqs)
+        check_count("token_budget", token_budget)
         check(
             token_budget >= max_num_seqs,
             "token_budget",
             f"at least max_num_seqs ({max_num_seqs}), so that every running sequence can go on",
             token_budget,
         )
-        check(max_model_len >= 2, "max_model_len", "at least 2 (prompt and output)", max_model_len)
-        check(0 <= watermark < 1, "watermark", "a share in [0, 1)", watermark)
-        check(max_failures >= 1, "max_failures", "at least 1", max_failures)
-        check(max_in_flight >= 1, "max_in_flight", "at least 1", max_in_flight)
+        check_count("max_model_len", max_model_len, "prompt and output", least=2)
+        share = is_number(watermark) and 0 <= watermark < 1
+        check(share, "watermark", "a share in [0, 1)", repr(watermark))
+        check_count("max_failures", max_failures)
+        check_count("max_in_flight", max_in_flight)
         self.allocator = allocator
         self.token_budget = token_budget
         self.max_num_seqs = max_num_seqs

@@ -92,7 +92,9 @@ def test_unknown_ids_are_refused(bad):
 
 
 def test_a_pool_needs_a_block_to_give():
-    with pytest.raises(ValueError, match="num_blocks: expected at least 2, got 1"):
+    with pytest.raises(
+        ValueError, match="num_blocks: expected a whole number of at least 2, got 1"
+    ):
         BlockPool(1)
 
 

@@ -54,7 +54,7 @@ def test_a_budget_too_small_for_one_block_says_the_numbers(budget):
 @pytest.mark.parametrize("name", ["num_layers", "block_size", "num_kv_heads", "head_dim"])
 def test_sizes_must_be_positive(name):
     for build in (lambda **k: KVCache(4, **k), lambda **k: KVCache.from_budget(1 << 20, **k)):
-        with pytest.raises(ValueError, match=f"{name}: expected a positive number, got 0"):
+        with pytest.raises(ValueError, match=f"{name}: expected a positive whole number, got 0"):
             build(**sizes(**{name: 0}))
 
 
@@ -71,7 +71,7 @@ def test_a_budget_beyond_the_machine_says_so():
 
 
 def test_the_null_block_alone_is_no_cache():
-    with pytest.raises(ValueError, match="num_blocks: expected at least 2"):
+    with pytest.raises(ValueError, match="num_blocks: expected a whole number of at least 2"):
         KVCache(1, **SIZES)
 
 

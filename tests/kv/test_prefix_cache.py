@@ -117,5 +117,5 @@ def test_what_is_no_full_block_of_tokens_is_refused(bad):
 
 
 def test_a_block_needs_a_size():
-    with pytest.raises(ValueError, match="block_size: expected at least 1 token, got 0"):
+    with pytest.raises(ValueError, match="block_size: expected a positive whole number, got 0"):
         PrefixCache(0)

@@ -140,5 +140,5 @@ def test_batches_end_in_order_and_are_no_more_than_asked_for() -> None:
         finish(scheduler, second)
     finish(scheduler, first)
     finish(scheduler, second)
-    with pytest.raises(ValueError, match="max_in_flight: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="max_in_flight: expected a positive whole number, got 0"):
         make(max_in_flight=0)

@@ -374,9 +374,9 @@ def test_misuse_is_refused_before_anything_changes() -> None:
     [
         ({"request_id": ""}, "request_id"),
         ({"prompt_tokens": []}, "prompt_tokens: expected at least one"),
-        ({"max_tokens": 0}, "max_tokens: expected at least 1, got 0"),
+        ({"max_tokens": 0}, "max_tokens: expected a positive whole number, got 0"),
         ({"num_samples": 0}, "num_samples"),
-        ({"min_tokens": 5}, r"min_tokens: expected between 0 and max_tokens \(4\)"),
+        ({"min_tokens": 5}, r"min_tokens: expected at most max_tokens \(4\)"),
         ({"min_tokens": -1}, "min_tokens"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from blocks._checks import check, fail
+from blocks._checks import check, check_count, fail
 from blocks.sched.cluster_sim import native
 from blocks.sched.cluster_sim.components import components
 from blocks.sched.cluster_sim.outcome import Outcome
@@ -96,6 +96,7 @@ class ClusterSim:
         if batching and dispatch != "shortest_queue":
             hint = "a waiting request has no place in the stages yet"
             raise fail("dispatch with batching", "'shortest_queue'", repr(dispatch), hint)
+        check_count("cache_bytes", cache_bytes, least=0)
         check(impl in (None, "native", "reference"), "impl", "'native' or 'reference'", repr(impl))
         if impl is None:
             impl = "native" if native.is_available() else "reference"

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from blocks._checks import check, fail
+from blocks._checks import check, fail, is_number
 
 DISPATCH = ("shortest_queue", "least_clock", "earliest_finish")
 """Which of the groups that host a model gets its next request; of equals the first one.
@@ -39,7 +39,8 @@ class Overheads(NamedTuple):
         Raises:
             ValueError: seconds or shares below 0.
         """
-        ok = bool(self.gap_s) and min(self.request_s, self.per_stage, *self.gap_s) >= 0
+        seconds = (self.request_s, self.per_stage, *self.gap_s)
+        ok = bool(self.gap_s) and all(is_number(one) and one >= 0 for one in seconds)
         check(ok, "overheads", "seconds and shares of 0 or more", self)
         return self
 

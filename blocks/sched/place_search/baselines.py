@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from blocks._checks import check_positive
+from blocks._checks import check_count, check_positive
 from blocks.sched.cluster_sim import ClusterSim
 from blocks.sched.place_search.greedy import greedy_selection
 from blocks.sched.place_search.memory import Memory
@@ -32,6 +32,7 @@ def selective_replication(
     Args:
         settings: of ``ClusterSim``.
     """
+    check_count("num_devices", num_devices)
     memory = Memory(profiles, memory_bytes)
     evaluate = Evaluator(ClusterSim(profiles, workload, **settings), workload, memory)
     useful = useful_configurations(workload, profiles)
@@ -50,6 +51,7 @@ def round_robin(
 
     Devices that are too few for another group stay idle.
     """
+    check_count("num_devices", num_devices)
     memory = Memory(profiles, memory_bytes)
     hosted: list[tuple[str, ...]] = [()] * (num_devices // configuration.num_devices)
     at, fitted = 0, bool(hosted)

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from blocks._checks import check_count
 from blocks.sched.profile import Configuration, Profile, Timing
 from blocks.sched.workload import Workload
 
@@ -48,6 +49,8 @@ def attainment_bound(
         configurations: those that groups may be in.
         batching: whether requests may share a pass.
     """
+    check_count("num_devices", num_devices)
+    check_count("memory_bytes", memory_bytes)
     total = workload.num_requests
     if not total:
         return Bound(1.0, 1.0, 1.0, 1.0)

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from blocks._checks import check
+from blocks._checks import check, is_number
 
 THRESHOLD = 0.38
 Buckets = tuple[tuple[str, ...], ...]
@@ -18,7 +18,8 @@ def latency_classes(
     >>> latency_classes({"a": 0.15, "b": 0.2, "c": 0.24, "d": 0.3})
     (('a', 'b'), ('c', 'd'))
     """
-    check(threshold >= 0, "threshold", "0 or more", threshold)
+    known = is_number(threshold) and threshold >= 0
+    check(known, "threshold", "a number of 0 or more", repr(threshold))
     classes: list[list[str]] = []
     first_s = 0.0
     for model in sorted(latency_s, key=lambda name: (latency_s[name], name)):

@@ -51,6 +51,7 @@ def exhaustive_search(
         ValueError: more placements than ``max_placements``.
     """
     check_count("num_devices", num_devices)
+    check_count("max_placements", max_placements)
     names = sorted(models)
     options = _options(memory, names, configurations, num_devices)
     placements = _count(options, num_devices)

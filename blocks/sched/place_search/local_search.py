@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Collection, Iterator
 
+from blocks._checks import check_count
 from blocks.sched.place_search.beam import one_more
 from blocks.sched.place_search.greedy import Grown, Useful, always, greedy_selection
 from blocks.sched.place_search.memory import Memory
@@ -31,6 +32,7 @@ def improve(
     Args:
         simulations: how many more may be made.
     """
+    check_count("simulations", simulations, least=0)
     stop = evaluate.simulated + simulations
     better: Trial | None = trial
     while better is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from blocks._checks import check_positive
+from blocks._checks import check_count
 from blocks.sched.placement import Group, Placement
 from blocks.sched.profile import Configuration, Profile
 
@@ -21,10 +21,12 @@ class Memory:
         memory_bytes: int,
         kv_tokens: Mapping[str, int] | None = None,
     ) -> None:
-        check_positive("memory_bytes", memory_bytes)
+        check_count("memory_bytes", memory_bytes)
         self.profiles = profiles
         self.memory_bytes = memory_bytes
         self.kv_tokens = dict(kv_tokens or {})
+        for model, room in self.kv_tokens.items():
+            check_count(f"kv_tokens of {model}", room, least=0)
         self._known: dict[tuple[str, Configuration], tuple[int, int] | None] = {}
 
     def bytes_of(self, model: str, configuration: Configuration) -> tuple[int, int] | None:

@@ -73,6 +73,11 @@ def place(
     Reference: Li et al., 2023, AlpaServe, section 4.2, algorithms 1 and 2.
     """
     check_count("num_devices", num_devices)
+    check_count("beam", beam)
+    check_count("max_splits", max_splits)
+    limits = {"beam_simulations": beam_simulations, "local_simulations": local_simulations}
+    for name, limit in limits.items():
+        check_count(name, limit, least=0)
     models = workload.models
     missing = [model for model in models if model not in profiles]
     check(not missing, "profiles", "one for each model of the workload", f"none of {missing[:3]}")
@@ -94,9 +99,9 @@ def place(
     best = max(tops, key=lambda way: tops[way].score)
     bound = 1.0
     if getattr(settings.get("noise"), "size", 0) == 0:  # times that are drawn may be shorter
-        limits = (num_devices, memory_bytes, chosen)
+        cluster = (num_devices, memory_bytes, chosen)
         batching = _batches(simulator, settings)
-        bound = attainment_bound(workload, profiles, *limits, batching=batching).attainment
+        bound = attainment_bound(workload, profiles, *cluster, batching=batching).attainment
     return PlacementPlan(
         memory.with_rooms(tops[best].placement),
         tops[best].score.attainment,

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Collection
 
+from blocks._checks import check_count
 from blocks.sched.place_search.greedy import Grown, Useful, always, greedy_selection
 from blocks.sched.place_search.local_search import improve
 from blocks.sched.place_search.memory import Memory
@@ -37,6 +38,7 @@ def shake(
     Reference: Shaw, 1998, "Using Constraint Programming and Local Search Methods to Solve Vehicle
     Routing Problems": large neighbourhoods.
     """
+    check_count("simulations", simulations, least=0)
     rng, stop = random.Random(seed), evaluate.simulated + simulations
     for _ in range(simulations):  # rounds that meet nothing new simulate nothing
         left = stop - evaluate.simulated

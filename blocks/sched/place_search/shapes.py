@@ -63,6 +63,7 @@ def mixed_shapes(
     ['1 x 2 + 1 x 1', '2 x 1 + 1 x 1', '1 x 1 + 1 x 1 + 1 x 1']
     """
     check_count("num_devices", num_devices)
+    check_count("most", most, least=0)
     ordered = sorted(configurations, key=lambda one: (-one.num_devices, one))
     smallest = min((one.num_devices for one in ordered), default=0)
     found = list(itertools.islice(_cuts(num_devices, ordered, smallest), most + 1))

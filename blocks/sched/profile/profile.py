@@ -3,7 +3,7 @@
 import dataclasses
 from typing import NamedTuple
 
-from blocks._checks import check, fail
+from blocks._checks import check, check_count, fail
 from blocks.sched.profile.configuration import Configuration
 from blocks.sched.profile.timing import BatchTime, DecodeTime, PrefillTime, Timing
 
@@ -114,6 +114,7 @@ def single_pass(
     source: str = "made up for an example",
 ) -> Profile:
     """A profile of batch 1 alone, weights cut evenly over the devices of each configuration."""
+    check_count("weight_bytes", weight_bytes, least=0)
     timings = []
     for (op, pp), seconds in sorted(stage_s.items()):
         each = (-(-weight_bytes // (op * pp)),) * pp

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from blocks._checks import check_positive
+from blocks._checks import check_count, check_positive
 from blocks.sched.profile.configuration import Configuration
 from blocks.sched.profile.profile import Profile, Provenance
 from blocks.sched.profile.timing import DecodeTime, PrefillTime, Timing
@@ -67,6 +67,8 @@ def roofline_profile(
     for name, value in (*size._asdict().items(), *device._asdict().items()):
         if name != "name":
             check_positive(name, value)
+    for name in ("num_layers", "hidden_size", "kv_bytes_per_token"):
+        check_count(name, getattr(size, name))
     timings = []
     for degrees in sorted(configurations):
         configuration = Configuration(*degrees).checked()

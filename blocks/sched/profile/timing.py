@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from blocks._checks import check, fail
+from blocks._checks import check, check_count, fail, is_number
 from blocks.sched.profile.configuration import Configuration
 from blocks.sched.profile.interpolate import interpolate
 
@@ -59,21 +59,25 @@ class Timing:
         pp = self.configuration.pp
         check(len(self.weight_bytes) == pp, f"weight_bytes of {name}", f"{pp}", self.weight_bytes)
         for what, count in (
-            ("weight_bytes", min(self.weight_bytes)),
+            *(("weight_bytes", each) for each in self.weight_bytes),
             ("activation_bytes", self.activation_bytes),
             ("kv_bytes_per_token", self.kv_bytes_per_token),
         ):
-            check(count >= 0, f"{what} of {name}", "0 or more", count)
+            check_count(f"{what} of {name}", count, least=0)
         check(
             bool(self.batches or self.decode), name, "times of batches or of decode steps", "none"
         )
         both = bool(self.prefill) == bool(self.decode)
         check(both, name, "prefill and decode times, or neither", "only one of them")
         for rows in (self.batches, self.prefill, self.decode):
+            for row in rows:
+                for field, count in zip(row._fields, row[:-1], strict=False):
+                    check_count(f"{field} of {name}", count)
+                ok = all(is_number(second) for second in row.stage_s)
+                check(ok, name, "stage times in seconds", row.stage_s)
             keys = [row[:-1] for row in rows]
             check(keys == sorted(set(keys)), name, "rows in rising order, each once", keys)
             for row in rows:
-                check(min(row[:-1]) >= 1, name, "counts of at least 1", row[:-1])
                 check(len(row.stage_s) == pp, name, f"{pp} stage times a row", len(row.stage_s))
                 ok = all(0 < second < float("inf") for second in row.stage_s)
                 check(ok, name, "stage times above 0, in seconds", row.stage_s)

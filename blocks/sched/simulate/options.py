@@ -3,6 +3,7 @@
 import dataclasses
 import random
 
+from blocks._checks import check, check_count, is_number
 from blocks.sched.policy import POLICIES, Policy, aged_priority
 
 
@@ -33,6 +34,19 @@ class Options:
     clock_jump_rate: float = 0.01
     full_check_every: int = 16
     max_in_flight: int = 1
+
+    def __post_init__(self) -> None:
+        check(type(self.seed) is int, "seed", "a whole number", repr(self.seed))
+        known = isinstance(self.policy, str) and self.policy in POLICIES
+        check(known, "policy", f"one of {sorted(POLICIES)}", repr(self.policy))
+        aged_priority(self.aging_s)  # refuses what is no time
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and field.name != "seed":
+                check_count(field.name, value)
+            elif field.name.endswith(("_rate", "_share", "watermark")):
+                share = is_number(value) and 0 <= value <= 1
+                check(share, field.name, "a share from 0 to 1", repr(value))
 
     @classmethod
     def from_seed(cls, seed: int) -> "Options":

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from blocks._checks import check, check_positive
+from blocks._checks import check, check_positive, is_number
 from blocks.sched.workload.workload import Floats, Number, Numbers
 
 
@@ -19,9 +19,9 @@ def gamma_arrivals(
 
     Reference: Cox, Renewal Theory, 1962, sections 2.4 and 5.2 (equilibrium renewal processes).
     """
-    check(rate >= 0, "rate", "0 or more", rate)
-    check(0 <= cv < float("inf"), "cv", "0 or more", cv)
-    check(0 <= duration_s < float("inf"), "duration_s", "0 or more", duration_s)
+    for name, value in (("rate", rate), ("cv", cv), ("duration_s", duration_s)):
+        known = is_number(value) and 0 <= value < float("inf")
+        check(known, name, "a number of 0 or more", repr(value))
     if rate == 0 or duration_s == 0:
         return np.zeros(0)
     if cv == 0:

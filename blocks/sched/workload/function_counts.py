@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from blocks._checks import check, check_count, check_positive, fail
+from blocks._checks import check, check_count, fail, is_number
 from blocks.sched.workload.csv_file import open_csv
 from blocks.sched.workload.workload import Number, Workload
 
@@ -32,7 +32,8 @@ class FunctionCounts:
         check(ok, "counts", f"a row for each of {len(self.names)} functions", self.counts.shape)
         least = self.counts.min() if self.counts.size else 0
         check(bool(least >= 0), "counts", "0 or more", least)
-        check_positive("interval_s", self.interval_s)
+        known = is_number(self.interval_s) and 0 < self.interval_s < float("inf")
+        check(known, "interval_s", "seconds above 0", repr(self.interval_s))
 
     def striped(self, models: Sequence[str]) -> "FunctionCounts":
         """Functions dealt out to models in turn, as cards: function i to model i modulo their

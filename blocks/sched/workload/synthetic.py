@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from blocks._checks import check, check_count
+from blocks._checks import check, check_count, is_number
 from blocks.sched.workload.arrivals import gamma_arrivals, markov_arrivals
 from blocks.sched.workload.workload import Floats, Number, Numbers, Workload
 
@@ -18,6 +18,8 @@ def power_law_rates(num_models: int, total: Number, exponent: Number = 0.5) -> F
     [5.76, 2.88, 1.92, 1.44]
     """
     check_count("num_models", num_models)
+    check(is_number(total) and total >= 0, "total", "requests a second, 0 or more", repr(total))
+    check(is_number(exponent), "exponent", "a number", repr(exponent))
     weights = np.arange(1, num_models + 1, dtype=np.float64) ** -exponent
     return weights * (total / weights.sum())
 

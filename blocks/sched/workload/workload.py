@@ -86,21 +86,21 @@ class Workload:
         Everything may be one number for all requests. Requests that arrive together keep the order
         they are given in.
         """
-        arrivals = np.array(arrival_s, np.float64).reshape(-1)
+        arrivals = _numbers("arrival_s", arrival_s, np.float64).reshape(-1)
         order = np.argsort(arrivals, kind="stable")
 
-        def whole(values: Numbers, dtype: type) -> npt.NDArray[Any]:
-            return np.broadcast_to(np.asarray(values, dtype), arrivals.shape)[order].copy()
+        def each(name: str, values: Numbers, dtype: type) -> npt.NDArray[Any]:
+            return np.broadcast_to(_numbers(name, values, dtype), arrivals.shape)[order].copy()
 
         last = float(arrivals.max()) if len(arrivals) else 0.0
         return cls(
             tuple(models),
             arrivals[order],
-            whole(model, np.int32),
-            whole(slo_s, np.float64),
-            whole(tpot_s, np.float64),
-            whole(prompt_len, np.int32),
-            whole(output_len, np.int32),
+            each("model", model, np.int32),
+            each("slo_s", slo_s, np.float64),
+            each("tpot_s", tpot_s, np.float64),
+            each("prompt_len", prompt_len, np.int32),
+            each("output_len", output_len, np.int32),
             last if duration_s is None else float(duration_s),
         )
 
@@ -164,8 +164,8 @@ class Workload:
     def with_lengths(self, prompt_len: Numbers, output_len: Numbers) -> "Workload":
         """With tokens, one number for all or one for each request."""
         shape = self.arrival_s.shape
-        prompts = np.broadcast_to(np.asarray(prompt_len, np.int32), shape).copy()
-        outputs = np.broadcast_to(np.asarray(output_len, np.int32), shape).copy()
+        prompts = np.broadcast_to(_numbers("prompt_len", prompt_len, np.int32), shape).copy()
+        outputs = np.broadcast_to(_numbers("output_len", output_len, np.int32), shape).copy()
         return dataclasses.replace(self, prompt_len=prompts, output_len=outputs)
 
     def lengths_of(self, other: "Workload", rng: np.random.Generator) -> "Workload":
@@ -232,3 +232,19 @@ def merge(workloads: Sequence[Workload]) -> Workload:
     duration_s = max(one.duration_s for one in workloads)
     arrival_s = joined("arrival_s")
     return Workload.of(models, arrival_s, np.concatenate(model), duration_s=duration_s, **parts)
+
+
+def _numbers(name: str, values: Numbers, dtype: type) -> npt.NDArray[Any]:
+    """An array of these, where nothing is lost: no fraction, no text, nothing out of range."""
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise fail(name, "a number, or one for each request", error) from error
+    whole = np.issubdtype(dtype, np.integer)
+    fits = array.dtype.kind in ("iu" if whole else "iuf") or not array.size
+    if fits and whole and array.size:
+        limits = np.iinfo(dtype)
+        fits = limits.min <= array.min() and array.max() <= limits.max
+    wanted = "whole numbers" if whole else "numbers"
+    check(bool(fits), name, f"{wanted}, one or one for each request", f"{values!r:.80}")
+    return array.astype(dtype)
