@@ -10,6 +10,7 @@ keys is one matrix and a row is (head of the group, query).
 import math
 
 import torch
+from einops import rearrange, reduce, repeat
 from torch import Tensor
 
 from blocks.attention._options import Options
@@ -99,14 +100,15 @@ def backward(
             if slopes is not None:
                 distance = _distance(rows, keys, key_len - query_len, ds)
                 lost = (ds.view(scores.shape) * distance.abs()).sum((2, 3))
-                grad_slopes -= lost.view(batch, num_heads).sum(0)
+                by_head = "(batch kv_head) group -> (kv_head group)"
+                grad_slopes -= reduce(lost, by_head, "sum", batch=batch)
             if bent is not None:
                 ds.mul_(bent)
             dq.baddbmm_(ds, k[part])
             dk[part] += ds.mT @ q
         grad_query[:, at] = _rows_back(dq.mul_(options.scale), batch, len(rows))
     for total, found in ((grad_key, dk), (grad_value, dv)):
-        total += found.unflatten(0, (batch, num_kv_heads)).transpose(1, 2)
+        total += rearrange(found, "(batch head) key dim -> batch key head dim", batch=batch)
     return grad_query, grad_sinks, grad_slopes
 
 
@@ -161,28 +163,31 @@ def _seen(rows: range, query_len: int, key_len: int, options: Options, causal: b
 def _key_matrices(t: Tensor) -> Tensor:
     """[batch, key_len, num_kv_heads, head_dim] as [batch * num_kv_heads, key_len, head_dim]."""
     compute = torch.promote_types(t.dtype, torch.float32)
-    return t.transpose(1, 2).flatten(0, 1).to(compute, copy=True).contiguous()
+    matrices = rearrange(t, "batch key head dim -> (batch head) key dim")
+    return matrices.to(compute, copy=True).contiguous()
 
 
 def _row_matrices(t: Tensor, num_kv_heads: int) -> Tensor:
     """[batch, rows, num_heads, n] as [batch * num_kv_heads, group * rows, n], always a copy."""
     compute = torch.promote_types(t.dtype, torch.float32)
-    rows = t.unflatten(2, (num_kv_heads, -1)).permute(0, 2, 3, 1, 4)
+    by_head = "batch row (kv_head group) n -> batch kv_head group row n"
+    rows = rearrange(t, by_head, kv_head=num_kv_heads)
     rows = rows.to(compute, copy=True, memory_format=torch.contiguous_format)
-    return rows.flatten(0, 1).flatten(1, 2)
+    return rearrange(rows, "batch kv_head group row n -> (batch kv_head) (group row) n")
 
 
 def _rows_back(t: Tensor, batch: int, num_rows: int) -> Tensor:
     """The inverse of ``_row_matrices``, as a view: [batch, rows, num_heads, n]."""
-    rows = t.unflatten(0, (batch, -1)).unflatten(2, (-1, num_rows))
-    return rows.permute(0, 3, 1, 2, 4).flatten(2, 3)
+    back = "(batch kv_head) (group row) n -> batch row (kv_head group) n"
+    return rearrange(t, back, batch=batch, row=num_rows)
 
 
 def _by_head(t: Tensor | None, dtype: torch.dtype, batch: int, num_kv_heads: int) -> Tensor | None:
     """[num_heads] as [batch * num_kv_heads, group, 1, 1]."""
     if t is None:
         return None
-    return t.to(dtype).view(1, num_kv_heads, -1, 1, 1).expand(batch, -1, -1, -1, -1).flatten(0, 1)
+    by_head = "(kv_head group) -> (batch kv_head) group 1 1"
+    return repeat(t.to(dtype), by_head, kv_head=num_kv_heads, batch=batch)
 
 
 def _never_empty(lse: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import itertools
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from blocks.attention._options import Options
@@ -27,11 +28,12 @@ def prefill(
     """Packed attention; sequences of one length go through one call."""
     batch = len(q_bounds) - 1
     if batch > 1 and _one_length(q_bounds) and q_bounds == k_bounds and not options.window:
-        q, k, v = (t.unflatten(0, (batch, -1)).transpose(1, 2) for t in (query, key, value))
+        apart = "(batch token) head dim -> batch head token dim"
+        q, k, v = (rearrange(t, apart, batch=batch) for t in (query, key, value))
         output = F.scaled_dot_product_attention(
             q, k, v, is_causal=causal, scale=options.scale, enable_gqa=True
         )
-        return output.transpose(1, 2).flatten(0, 1)
+        return rearrange(output, "batch head token dim -> (batch token) head dim")
     outputs = []
     for s in range(batch):
         q = query[q_bounds[s] : q_bounds[s + 1]]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Float, Int32, Int64, Shaped
 from torch import Tensor
 
@@ -50,14 +51,15 @@ def exact(
     compute = torch.promote_types(query.dtype, torch.float32)
     group = query.shape[1] // key.shape[1]
     q = query.to(compute)
-    k = key.to(compute).repeat_interleave(group, dim=1)
-    v = value.to(compute).repeat_interleave(group, dim=1)
+    k = repeat(key.to(compute), "key head dim -> key (head group) dim", group=group)
+    v = repeat(value.to(compute), "key head dim -> key (head group) dim", group=group)
     scores = torch.einsum("qhd,khd->hqk", q, k) * options.scale
     if options.softcap is not None:
         scores = options.softcap * torch.tanh(scores / options.softcap)
     distance = query_positions[:, None] - key_positions[None, :]  # [query_len, key_len]
     if options.alibi_slopes is not None:
-        scores = scores - options.alibi_slopes.to(compute)[:, None, None] * distance.abs()
+        slopes = rearrange(options.alibi_slopes.to(compute), "head -> head 1 1")
+        scores = scores - slopes * distance.abs()
     hidden = torch.zeros_like(distance, dtype=torch.bool)
     if causal:
         hidden |= distance < 0
@@ -67,7 +69,7 @@ def exact(
         hidden |= ~visible
     scores = scores.masked_fill(hidden, -math.inf)
     if options.sinks is not None:
-        sink = options.sinks.to(compute)[:, None, None].expand(-1, q.shape[0], 1)
+        sink = repeat(options.sinks.to(compute), "head -> head query 1", query=q.shape[0])
         scores = torch.cat([scores, sink], dim=-1)
     elif scores.shape[-1] == 0:
         scores = scores.new_full((*scores.shape[:2], 1), -math.inf)
@@ -76,7 +78,7 @@ def exact(
     lse = scores.logsumexp(dim=-1, keepdim=True)
     weights = (scores - lse).exp().masked_fill(empty, 0.0)[..., : k.shape[0]]
     output = torch.einsum("hqk,khd->qhd", weights, v)
-    lse = lse.masked_fill(empty, -math.inf).squeeze(-1).T  # [query_len, num_heads]
+    lse = rearrange(lse.masked_fill(empty, -math.inf), "head query 1 -> query head")
     return AttentionOutput(output, lse)
 
 

@@ -1,6 +1,7 @@
 """The tensor operations of the cache, written to be read: one token, one block at a time."""
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Float32, Int, Int64, Num
 from torch import Tensor
 
@@ -78,7 +79,7 @@ def turned_heads(
     if query_norm is not None and key_norm is not None:
         query = _normed(query, query_norm, eps, weight_offset)
         key = _normed(key, key_norm, eps, weight_offset)
-    cos, sin = cos_sin[positions].unsqueeze(1).chunk(2, dim=-1)  # [num_tokens, 1, rotary_dim / 2]
+    cos, sin = rearrange(cos_sin[positions], "token (half pair) -> half token 1 pair", half=2)
     return _turned(query, cos, sin, interleaved), _turned(key, cos, sin, interleaved)
 
 
@@ -91,12 +92,12 @@ def _normed(x: Tensor, weight: Tensor, eps: float, weight_offset: float) -> Tens
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
-    half = cos.shape[-1]
-    turning, rest = x[..., : 2 * half].float(), x[..., 2 * half :]
-    pairs = turning.unflatten(-1, (half, 2) if interleaved else (2, half))
-    a, b = pairs.unbind(-1 if interleaved else -2)
-    turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1 if interleaved else -2)
-    return torch.cat((turned.flatten(-2).to(x.dtype), rest), dim=-1)
+    rotary_dim = 2 * cos.shape[-1]
+    turning, rest = x[..., :rotary_dim].float(), x[..., rotary_dim:]
+    layout = "token head (pair half)" if interleaved else "token head (half pair)"
+    a, b = rearrange(turning, f"{layout} -> half token head pair", half=2)
+    turned = rearrange([a * cos - b * sin, b * cos + a * sin], f"half token head pair -> {layout}")
+    return torch.cat((turned.to(x.dtype), rest), dim=-1)
 
 
 def copy_blocks(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
@@ -88,10 +89,10 @@ def _spread(x: Tensor, weights: Tensor | None, places: Tensor, impl: str) -> Ten
     """Row places[t, i] of the result is x[t], times weights[t, i] where there are weights."""
     if impl == "triton":
         return _expert_launch.spread(x, weights, places)
-    rows = x[:, None].expand(-1, places.shape[1], -1)
+    rows = repeat(x, "token hidden -> token choice hidden", choice=places.shape[1])
     if weights is not None:
         rows = (reference.wide(rows) * reference.wide(weights)[..., None]).to(x.dtype)
-    flat = rows.reshape(places.numel(), x.shape[1])
+    flat = rearrange(rows, "token choice hidden -> (token choice) hidden")
     return torch.empty_like(flat).index_copy_(0, places.flatten().long(), flat)
 
 

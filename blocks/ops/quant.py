@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Literal, NamedTuple
 
 import torch
+from einops import rearrange, reduce, repeat
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -156,10 +157,10 @@ def quantize_weight(
     finite = bool(wide.isfinite().all())
     _checks.check(finite, "weight", "finite numbers", "infinity or NaN")
     if symmetric:
-        low, extent = None, extent_of_groups(wide.abs(), group, "amax") / LARGEST[format]
+        low, extent = None, extent_of_groups(wide.abs(), group, "max") / LARGEST[format]
     else:
-        low = extent_of_groups(wide, group, "amin").clamp_max(0)
-        extent = (extent_of_groups(wide, group, "amax").clamp_min(0) - low) / 15
+        low = extent_of_groups(wide, group, "min").clamp_max(0)
+        extent = (extent_of_groups(wide, group, "max").clamp_min(0) - low) / 15
     scales = extent.clamp_min(SMALLEST_SCALE)
     zeros = None if low is None else (-low / scales).round().to(torch.uint8)
     scaled = wide / spread_groups(scales, group, wide.shape)
@@ -177,15 +178,16 @@ def pack_int4(numbers: Tensor) -> Tensor:
     """uint8 numbers 0 to 15, [rows, columns], two to a byte as ``PACK`` says; padded with 8."""
     padding = -numbers.shape[1] % PACK
     padded = F.pad(numbers, (0, padding), value=ZERO)
-    runs = padded.view(len(padded), padded.shape[1] // PACK, 2, PACK // 2)
-    return (runs[:, :, 0] | runs[:, :, 1] << 4).flatten(1)
+    halves = "row (run half byte) -> half row (run byte)"
+    low, high = rearrange(padded, halves, half=2, byte=PACK // 2)
+    return low | high << 4
 
 
 def unpack_int4(packed: Tensor, num_columns: int) -> Tensor:
     """The numbers 0 to 15 that ``pack_int4`` was given."""
-    half = PACK // 2
-    runs = packed.view(len(packed), packed.shape[1] // half, half)
-    return torch.stack((runs & 15, runs >> 4), dim=2).flatten(1)[:, :num_columns]
+    whole = "half row (run byte) -> row (run half byte)"
+    numbers = rearrange([packed & 15, packed >> 4], whole, byte=PACK // 2)
+    return numbers[:, :num_columns]
 
 
 def _group(group_size: Any, format: str, weight: Tensor) -> tuple[int, int]:
@@ -207,16 +209,16 @@ def _check_group(group: Any) -> None:
     _checks.check(ok, "group_size", f"positive rows, columns in multiples of {PACK}", group)
 
 
-def extent_of_groups(x: Tensor, group: tuple[int, int], how: Literal["amax", "amin"]) -> Tensor:
+def extent_of_groups(x: Tensor, group: tuple[int, int], how: Literal["max", "min"]) -> Tensor:
     """Largest or smallest element of each group; elements that pad the last group are 0."""
     rows, columns = group
     x = F.pad(x, (0, -x.shape[1] % columns, 0, -x.shape[0] % rows))
-    blocks = x.view(x.shape[0] // rows, rows, x.shape[1] // columns, columns)
-    return blocks.amax((1, 3)) if how == "amax" else blocks.amin((1, 3))
+    groups = "(row rows) (column columns) -> row column"
+    return reduce(x, groups, how, rows=rows, columns=columns)
 
 
 def spread_groups(per_group: Tensor, group: tuple[int, int], shape: tuple[int, ...]) -> Tensor:
     """A number a group as a number an element."""
-    rows, columns = shape
-    per_row = per_group.repeat_interleave(group[0], 0)[:rows]
-    return per_row.repeat_interleave(group[1], 1)[:, :columns]
+    rows, columns = group
+    spread = "row column -> (row rows) (column columns)"
+    return repeat(per_group, spread, rows=rows, columns=columns)[: shape[0], : shape[1]]

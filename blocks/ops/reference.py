@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -53,19 +54,17 @@ def apply_rope(
     query: Tensor, key: Tensor, positions: Tensor, cos_sin: Tensor, *, interleaved: bool
 ) -> tuple[Tensor, Tensor]:
     """See ``rope.apply_rope``; never in place."""
-    cos, sin = cos_sin[positions].unsqueeze(1).chunk(2, dim=-1)  # [num_tokens, 1, rotary_dim / 2]
+    cos, sin = rearrange(cos_sin[positions], "token (half pair) -> half token 1 pair", half=2)
     return _rotate(query, cos, sin, interleaved), _rotate(key, cos, sin, interleaved)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     rotary_dim = 2 * cos.shape[-1]
     rotary, rest = wide(x[..., :rotary_dim]), x[..., rotary_dim:]
-    if interleaved:
-        first, second = rotary[..., 0::2], rotary[..., 1::2]
-    else:
-        first, second = rotary.chunk(2, dim=-1)
-    turned = (first * cos - second * sin, second * cos + first * sin)
-    rotary = torch.stack(turned, dim=-1).flatten(-2) if interleaved else torch.cat(turned, dim=-1)
+    layout = "token head (pair half)" if interleaved else "token head (half pair)"
+    first, second = rearrange(rotary, f"{layout} -> half token head pair", half=2)
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    rotary = rearrange(turned, f"half token head pair -> {layout}")
     return torch.cat((rotary.to(x.dtype), rest), dim=-1)
 
 
@@ -101,7 +100,7 @@ def quantize_rows(x: Tensor, *, format: str, group_size: int | None) -> Quantize
     """See ``quantize_rows.quantize_rows``."""
     width = group_size or max(x.shape[1], 1)
     rows = x.detach().float()
-    extent = extent_of_groups(rows.abs(), (1, width), "amax") / LARGEST[format]
+    extent = extent_of_groups(rows.abs(), (1, width), "max") / LARGEST[format]
     scales = extent.clamp_min(SMALLEST_SCALE)
     scaled = rows / spread_groups(scales, (1, width), rows.shape)
     if format == "fp8":
