@@ -6,6 +6,7 @@ to the matrix library.
 """
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from recipes.model import Attend, ModelConfig
@@ -23,22 +24,22 @@ def blocked_attend(config: ModelConfig, seq_len: int) -> Attend:
     blocked = torch.full((QUERY_BLOCK, QUERY_BLOCK), -torch.inf).triu(1)
 
     def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        q, k, v = (t.unflatten(0, (-1, seq_len)).transpose(1, 2) for t in (query, key, value))
-        num_seqs, num_heads, _, head_dim = q.shape
-        num_kv_heads = k.shape[1]
-        group = num_heads // num_kv_heads
-        q = (q * scales[layer]).unflatten(1, (num_kv_heads, group))
+        apart = "(seq token) head dim -> seq head token dim"
+        q, k, v = (rearrange(t, apart, token=seq_len) for t in (query, key, value))
+        grouped = "seq (kv_head group) token dim -> seq kv_head group token dim"
+        q = rearrange(q * scales[layer], grouped, kv_head=k.shape[1])
         parts = []
         for start in range(0, seq_len, QUERY_BLOCK):
             stop = min(start + QUERY_BLOCK, seq_len)
             rows = stop - start
-            part = q[:, :, :, start:stop].reshape(num_seqs, num_kv_heads, group * rows, head_dim)
-            scores = part @ k[:, :, :stop].mT  # [num_seqs, num_kv_heads, group * rows, stop]
-            scores = scores.unflatten(2, (group, rows))
+            part = rearrange(q[:, :, :, start:stop], "... group row dim -> ... (group row) dim")
+            scores = part @ k[:, :, :stop].mT
+            scores = rearrange(scores, "... (group row) key -> ... group row key", row=rows)
             mask = torch.nn.functional.pad(blocked[:rows, :rows], (start, 0)).to(scores.dtype)
-            weights = (scores + mask).softmax(-1).flatten(2, 3)
-            out = weights @ v[:, :, :stop]
-            parts.append(out.view(num_seqs, num_heads, rows, head_dim))
-        return torch.cat(parts, 2).transpose(1, 2).flatten(0, 1)
+            weights = (scores + mask).softmax(-1)
+            weights = rearrange(weights, "... group row key -> ... (group row) key")
+            by_head = "seq kv_head (group row) dim -> seq (kv_head group) row dim"
+            parts.append(rearrange(weights @ v[:, :, :stop], by_head, row=rows))
+        return rearrange(torch.cat(parts, 2), "seq head token dim -> (seq token) head dim")
 
     return attend

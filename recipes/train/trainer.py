@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from blocks._checks import check
@@ -170,7 +171,7 @@ class Trainer:
         if here.dp == 0:
             for i, name in enumerate(names):
                 squares[here.tp, i] = self._squares.get(name, 0.0)
-        squares = squares.T.flatten()  # in the order of parameters, their parts by rank
+        squares = rearrange(squares, "rank parameter -> (parameter rank)")
         all_losses = torch.zeros(self.config.dp, losses.numel(), dtype=torch.float64)
         if self.replica.has_say:
             all_losses[here.dp] = losses.flatten()
