@@ -7,6 +7,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
+from einops import rearrange, repeat
 from hypothesis import example, given, settings
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -144,19 +145,22 @@ def plain_torch(query, key, value, q_bounds, k_bounds, *, return_lse, **options)
     assert return_lse
     outputs, lses = [], []
     group = query.shape[1] // key.shape[1]
+    shared = "key head dim -> key (head group) dim"
     for s in range(len(q_bounds) - 1):
         q = query[q_bounds[s] : q_bounds[s + 1]]
-        k, v = (t[k_bounds[s] : k_bounds[s + 1]].repeat_interleave(group, 1) for t in (key, value))
+        keys = slice(k_bounds[s], k_bounds[s + 1])
+        k, v = (repeat(t[keys], shared, group=group) for t in (key, value))
         scores = torch.einsum("qhd,khd->hqk", q, k) * options.get("scale", q.shape[-1] ** -0.5)
         if options.get("softcap"):
             scores = options["softcap"] * torch.tanh(scores / options["softcap"])
         distance = torch.arange(len(q))[:, None] + len(k) - len(q) - torch.arange(len(k))
         if options.get("alibi_slopes") is not None:
-            scores = scores - options["alibi_slopes"].to(q.dtype)[:, None, None] * distance.abs()
+            slopes = rearrange(options["alibi_slopes"].to(q.dtype), "head -> head 1 1")
+            scores = scores - slopes * distance.abs()
         hidden = (distance < 0) | (distance >= options.get("window", len(k) + 1))
         scores = scores.masked_fill(hidden, -torch.inf)
         if options.get("sinks") is not None:
-            sink = options["sinks"].to(q.dtype)[:, None, None].expand(-1, len(q), 1)
+            sink = repeat(options["sinks"].to(q.dtype), "head -> head query 1", query=len(q))
             scores = torch.cat([scores, sink], -1)
         lses.append(scores.logsumexp(-1).T)
         outputs.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1)[..., : len(k)], v))

@@ -3,6 +3,7 @@
 import hypothesis.strategies as st
 import pytest
 import torch
+from einops import repeat
 from hypothesis import example, given, settings
 from torch import Tensor
 
@@ -119,7 +120,8 @@ def test_the_absorbed_form_is_attention_over_decompressed_keys_and_values(seeded
     up_key, up_value = make(heads, nope, latent), make(heads, latent, value)
     latents, rotated = make(length, latent), make(length, rope)
     q_nope, q_rope = make(1, heads, nope), make(1, heads, rope)
-    keys = torch.cat([torch.einsum("tl,hnl->thn", latents, up_key), _for_heads(rotated, heads)], -1)
+    shared = repeat(rotated, "token dim -> token head dim", head=heads)
+    keys = torch.cat([torch.einsum("tl,hnl->thn", latents, up_key), shared], -1)
     values = torch.einsum("tl,hlv->thv", latents, up_value)
     scale = (nope + rope) ** -0.5
     scores = torch.einsum("qhd,thd->hqt", torch.cat([q_nope, q_rope], -1), keys) * scale
@@ -182,10 +184,6 @@ def test_block_ids_outside_the_cache_are_refused(impl, bad):
     table[0, 1] = bad
     with pytest.raises(ValueError, match=r"block_table\[0\]: expected block ids in"):
         mla_decode(query, cache, table, lens, scale=0.1, latent_dim=32, impl=impl)
-
-
-def _for_heads(rows: Tensor, heads: int) -> Tensor:
-    return rows[:, None].expand(-1, heads, -1)
 
 
 def _paged(rows: Tensor, block_size: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 
 from blocks.attention import reference
 from tests.attention.paged_case import paged_case, running_sums
@@ -17,9 +18,9 @@ def torch_attention(q, k, v, window=None, causal=True):
     visible = (distance >= 0) if causal else torch.ones_like(distance, dtype=torch.bool)
     if window is not None:
         visible &= distance < window
-    q, k, v = (t.double().transpose(0, 1)[None] for t in (q, k, v))
+    q, k, v = (rearrange(t.double(), "token head dim -> 1 head token dim") for t in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=True)
-    return out[0].transpose(0, 1)
+    return rearrange(out, "1 head token dim -> token head dim")
 
 
 @pytest.mark.parametrize("window", [None, 1, 5])

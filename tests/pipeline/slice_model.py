@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,7 +31,8 @@ class Layer(nn.Module):
         if prefix is None:
             sizes = (len(context.data["tokens"]), NUM_HEADS, WIDTH // NUM_HEADS)
             prefix = context.state[self] = SlicePrefix.empty(*sizes, dtype=x.dtype)
-        query, key, value = self.qkv(self.norms[0](x)).unflatten(-1, (3, NUM_HEADS, -1)).unbind(1)
+        apart = "token (qkv head dim) -> qkv token head dim"
+        query, key, value = rearrange(self.qkv(self.norms[0](x)), apart, qkv=3, head=NUM_HEADS)
         attended = prefix.attend(
             query,
             key,

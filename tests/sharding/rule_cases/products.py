@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import reduce, repeat
 from torch import Tensor
 
 from blocks.sharding import rules
@@ -94,8 +95,12 @@ def attention(rng: Random, name: str) -> Case:
         mask = mask[0] if mask.shape[0] == 1 and rng.random() < 0.5 else mask
     masks = [] if mask is None else [mask]
 
+    def for_heads_of(q: Tensor, t: Tensor) -> Tensor:
+        shared = "batch head key dim -> batch (head group) key dim"
+        return repeat(t, shared, group=q.shape[1] // t.shape[1])
+
     def scores(first: int, q: Tensor, k: Tensor, *masks: Tensor) -> Tensor:
-        found = q @ k.repeat_interleave(q.shape[1] // k.shape[1], 1).mT
+        found = q @ for_heads_of(q, k).mT
         for mask in masks:
             found = found + mask
         at = torch.arange(first, first + q.shape[2])[:, None]
@@ -104,20 +109,19 @@ def attention(rng: Random, name: str) -> Case:
     def forward(first: int, q: Tensor, k: Tensor, v: Tensor, *masks: Tensor) -> list[Tensor]:
         logits = scores(first, q, k, *masks)
         lse = logits.logsumexp(-1)
-        values = v.repeat_interleave(q.shape[1] // v.shape[1], 1)
-        return [(logits - lse[..., None]).exp() @ values, lse]
+        return [(logits - lse[..., None]).exp() @ for_heads_of(q, v), lse]
 
     def backward(
         first: int, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
         *masks: Tensor
     ) -> list[Tensor]:  # fmt: skip
         share = (scores(first, q, k, *masks) - lse[..., None]).exp()
-        values = v.repeat_interleave(q.shape[1] // v.shape[1], 1)
+        values = for_heads_of(q, v)
         slope = share * (grad @ values.mT - (grad * out).sum(-1, keepdim=True))
-        repeated = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
         of_heads = [(slope.mT @ q), (share.mT @ grad)]
-        summed = [t.unflatten(1, (k.shape[1], -1)).sum(2) for t in of_heads]
-        return [slope @ repeated, *summed]
+        gathered = "batch (head group) key dim -> batch head key dim"
+        summed = [reduce(t, gathered, "sum", head=k.shape[1]) for t in of_heads]
+        return [slope @ for_heads_of(q, k), *summed]
 
     shapes = (q.shape, k.shape, v.shape)
     mask_shape = None if mask is None else mask.shape
