@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from benches.shapes import LLAMA_200M, TINY, ModelShape
@@ -66,7 +67,8 @@ def paged_step(decoder: Decoder, num_rows: int) -> Step:
         device=device,
     )
     table = torch.randperm(num_rows * per_row).view(num_rows, per_row).int().to(device) + 1
-    full = contexts(decoder, num_rows).unflatten(3, (-1, BLOCK_SIZE))
+    paged = "layer kv row (block offset) head dim -> layer kv row block offset head dim"
+    full = rearrange(contexts(decoder, num_rows), paged, offset=BLOCK_SIZE)
     cache.storage[:, :, table[:, :-1].long()] = full
     seq_lens = torch.full((num_rows,), CONTEXT + 1, dtype=torch.int32, device=device)
     positions = torch.full((num_rows,), CONTEXT, device=device)
@@ -83,7 +85,9 @@ def paged_step(decoder: Decoder, num_rows: int) -> Step:
 def bare_step(decoder: Decoder, num_rows: int) -> Step:
     """The same step in plain eager torch over contiguous caches."""
     config, device = decoder.config, decoder.embed.weight.device
-    caches = F.pad(contexts(decoder, num_rows), (0, 0, 0, 0, 0, 1)).transpose(3, 4).contiguous()
+    caches = F.pad(contexts(decoder, num_rows), (0, 0, 0, 0, 0, 1))
+    by_head = "layer kv row token head dim -> layer kv row head token dim"
+    caches = rearrange(caches, by_head).contiguous()
     tokens = torch.arange(num_rows, device=device)
     weights = {name: p.detach() for name, p in decoder.named_parameters()}
     layers = [

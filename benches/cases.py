@@ -8,6 +8,7 @@ import functools
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from blocks._work import Work
@@ -168,11 +169,13 @@ class PackedCase:
 
     def heads_first(self) -> tuple[Tensor, ...]:
         """[batch, heads, length, head_dim], as torch's attention takes them; views."""
-        return tuple(t.unflatten(0, (self.batch, -1)).transpose(1, 2) for t in self.tensors)
+        apart = "(batch token) head dim -> batch head token dim"
+        return tuple(rearrange(t, apart, batch=self.batch) for t in self.tensors)
 
     def tokens_first(self) -> tuple[Tensor, ...]:
         """[batch, length, heads, head_dim], as Flash-Attention takes them; views."""
-        return tuple(t.unflatten(0, (self.batch, -1)) for t in self.tensors)
+        apart = "(batch token) head dim -> batch token head dim"
+        return tuple(rearrange(t, apart, batch=self.batch) for t in self.tensors)
 
     @property
     def work(self) -> Work:

@@ -3,6 +3,7 @@
 import dataclasses
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -64,7 +65,8 @@ class Layer(nn.Module):
         if prefix is None:
             length = len(context.data["tokens"])
             prefix = context.state[self] = SlicePrefix.empty(length, self.heads, 64, dtype=x.dtype)
-        query, key, value = self.qkv(self.norms[0](x)).unflatten(-1, (3, self.heads, 64)).unbind(1)
+        apart = "token (qkv head dim) -> qkv token head dim"
+        query, key, value = rearrange(self.qkv(self.norms[0](x)), apart, qkv=3, head=self.heads)
         x = x + self.out(prefix.attend(query, key, value, context.start).flatten(1))
         return x + self.down(F.gelu(self.up(self.norms[1](x))))
 

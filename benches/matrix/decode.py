@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from einops import reduce
 
 from benches.cases import PagedCase
 from benches.cases_ops import MlaCase
@@ -57,13 +58,13 @@ def quantised(setting: Setting, dtype: torch.dtype, per_token: bool) -> Measurem
     """Time over that of the same call on bf16 keys and values, in turn."""
     plain = paged(setting, [4096] * 128, 32, 8)
     largest = 448.0 if dtype.is_floating_point else 127.0
-    dims = (3,) if per_token else (0, 1, 3)
+    kept = "block offset head" if per_token else "head"
     stored, scales = [], []
     for cache in (plain.key_cache, plain.value_cache):
-        scale = cache.abs().amax(dims, keepdim=True).float() / largest
-        scaled = cache / scale
+        scale = reduce(cache.abs(), f"block offset head dim -> {kept}", "max").float() / largest
+        scaled = cache / scale[..., None]
         stored.append((scaled if dtype.is_floating_point else scaled.round()).to(dtype))
-        scales.append(scale.squeeze(3) if per_token else scale.flatten())
+        scales.append(scale)
     case = PagedCase(
         plain.query, stored[0], stored[1], plain.block_table, plain.query_lens, plain.lens
     )
