@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes.place.ray import Seats, bundles_of
+from recipes.place.ray import Seats, bundles_of, library
 from recipes.place.ray.interface import interface_of, speak_at
-from recipes.place.ray.library import keep_to_this_machine, ray_library
+from recipes.place.ray.library import keep_to_this_machine, ray_library, start_here
 from recipes.place.ray.log_file import last_lines
 from recipes.place.ray.outcome import told_in
 from recipes.serve.parallel.start import UNKNOWN
@@ -132,3 +132,35 @@ def test_ranks_speak_over_the_interface_of_their_node_s_address(monkeypatch):
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib0")
     speak_at("127.0.0.1")
     assert [os.environ[name] for name in names] == ["lo", "ib0"], "what the user says stays"
+
+
+@pytest.mark.parametrize("trouble", ["it does not start", "it listens to other machines", None])
+def test_the_files_of_a_ray_of_our_own_are_in_a_folder_that_goes(trouble, tmp_path, monkeypatch):
+    stopped = []
+
+    def init(*, _temp_dir: str, **_) -> None:
+        assert os.path.isdir(_temp_dir)
+        if trouble == "it does not start":
+            raise ConnectionError(trouble)
+
+    address = "10.0.0.1" if trouble == "it listens to other machines" else "127.0.0.1"
+    ray = types.ModuleType("ray")
+    ray.__dict__.update(
+        __version__="99.0",
+        init=init,
+        shutdown=lambda: stopped.append(1),
+        util=types.SimpleNamespace(get_node_ip_address=lambda: address),
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(library, "_short_folder", lambda: str(tmp_path))
+    for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "0")  # to be taken back
+    if trouble is None:
+        _, folder = start_here(2, device="cpu", cpus=1.0)
+        assert [path.name[:11] for path in tmp_path.iterdir()] == ["blocks-ray-"]
+        folder.remove()
+    else:
+        with pytest.raises((ConnectionError, ValueError)):
+            start_here(2, device="cpu", cpus=1.0)
+        assert bool(stopped) == (trouble == "it listens to other machines")
+    assert list(tmp_path.iterdir()) == []

@@ -10,8 +10,6 @@ from typing import Any
 from blocks._checks import fail
 from recipes.serve.own_folder import OwnFolder, sweep
 
-FOLDER = "blocks-ray-"
-"""How the names of the folders begin of Rays that were started here."""
 MIN_VERSION = (2, 52)
 """The first Ray whose own ports can ask for a token."""
 
@@ -58,25 +56,32 @@ def start_here(num_devices: int, *, device: str, cpus: float) -> tuple[Any, OwnF
     """
     keep_to_this_machine()
     ray = ray_library()
-    sweep((FOLDER,), _short_folder())
-    folder = OwnFolder(FOLDER, _short_folder())
-    ray.init(
-        address="local",
-        num_cpus=int(num_devices * cpus + 0.999),
-        num_gpus=num_devices if device == "cuda" else 0,
-        include_dashboard=False,
-        object_store_memory=80 << 20,  # nothing of ours goes through it; the least Ray allows
-        _temp_dir=folder.path,
-        log_to_driver=True,
-        logging_level="warning",
-    )
+    sweep(_short_folder())
+    folder = OwnFolder("ray", _short_folder())
+    try:
+        ray.init(
+            address="local",
+            num_cpus=int(num_devices * cpus + 0.999),
+            num_gpus=num_devices if device == "cuda" else 0,
+            include_dashboard=False,
+            object_store_memory=80 << 20,  # nothing of ours goes through it; the least Ray allows
+            _temp_dir=folder.path,
+            log_to_driver=True,
+            logging_level="warning",
+        )
+        _check_is_private(ray)
+    except BaseException:
+        folder.remove()
+        raise
+    return ray, folder
+
+
+def _check_is_private(ray: Any) -> None:
     address = ray.util.get_node_ip_address()
     if not ipaddress.ip_address(address).is_loopback:
         ray.shutdown()
-        folder.remove()
         hint = "make the RayCluster before anything imports ray, or name the address of a cluster"
         raise fail("Ray", "one that listens on loopback alone", address, hint)
-    return ray, folder
 
 
 def _short_folder() -> str | None:
