@@ -92,18 +92,27 @@ class PlannedStage(nn.Module):
         """Lay down what other stages want."""
         named = {name: results[at] for at, name in self.module.program.results if at in results}
         for name in self._summed & named.keys():
-            named[name] = self._sum(name, named[name])
+            self._add(name, named.pop(name))
         for target in range(self._routes.num_stages):
             cargo = self._routes.of(way, self.stage, target, sequence)
             if cargo:
                 slot = (way, self.stage, target, sequence)
-                self._parcels.leaving[slot] = {c.value: named[c.source_name] for c in cargo}
+                self._parcels.leaving[slot] = {
+                    c.value: self._sum(c) if c.source_name in self._sums else named[c.source_name]
+                    for c in cargo
+                }
 
-    def _sum(self, name: str, part: Tensor) -> Tensor:
-        """Of what leaves once a step, up to this microbatch; taken in float32 at least."""
-        wide = part.to(torch.promote_types(part.dtype, torch.float32))
-        self._sums[name] = self._sums[name] + wide if name in self._sums else wide
-        return self._sums[name].to(part.dtype)
+    def _add(self, name: str, part: Tensor) -> None:
+        """To the sum of what leaves once a step, which is taken in float32 at least."""
+        if name in self._sums:
+            self._sums[name] += part
+        else:
+            wide = torch.promote_types(part.dtype, torch.float32)
+            self._sums[name] = part.to(wide, copy=True)
+
+    def _sum(self, cargo: Cargo) -> Tensor:
+        """Of all microbatches, as it goes to another stage."""
+        return self._sums[cargo.source_name].to(getattr(torch, cargo.dtype))
 
     def _received(self, way: Way, sequence: int) -> dict[str, Tensor]:
         """What arrived, by the names of this stage's program."""
