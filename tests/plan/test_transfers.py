@@ -1,6 +1,7 @@
 """What crosses between layers, and plans of models in which values skip layers."""
 
 import functools
+import re
 from collections.abc import Callable
 
 import pytest
@@ -16,6 +17,7 @@ from recipes.plan.search import search
 from recipes.plan.search.boundaries import arrivals
 from recipes.plan.search.transfers import boundary_bytes, has_skips, transfer_of
 from recipes.plan.trace import trace
+from recipes.plan.view.explain import explain
 from tests.plan.graphs import mlp
 
 WIDE, NARROW = 2048, 16
@@ -95,6 +97,13 @@ def test_no_plan_with_skips_is_below_its_bound() -> None:
     assert any(abs(one.source - one.target) > 1 for one in found.boundaries if not one.once)
     assert found.predicted.gap >= 0
     assert not any("stages solved alone take" in note for note in found.notes)
+    lines = explain(found, across(4, rows=512 // 4), cluster)
+    told = [line for line in lines if re.match(r"stage \d+ to \d+, ", line)]
+    once = [line.endswith(" a step") for line in told]
+    slowest = sorted(found.boundaries, key=lambda one: -one.seconds)
+    assert once == [one.once for one in slowest[: len(told)]]
+    assert any(once)
+    assert not all(once)
 
 
 @pytest.mark.parametrize(("name", "ports"), [("p3.16xlarge", 1), ("8xH100", 8)])

@@ -92,7 +92,7 @@ def _crossing(plan: ParallelPlan) -> Iterator[str]:
         yield (
             f"stage {one.source} to {one.target}, {one.phase}: {one.value}, "
             f"{bytes_text(float(one.num_bytes))}, {sent} to {wanted}, "
-            f"{time_text(one.seconds, 's')} a microbatch"
+            f"{time_text(one.seconds, 's')} a {'step' if one.once else 'microbatch'}"
         )
     if len(slowest) > MAX_ROWS:
         yield f"... and {len(slowest) - MAX_ROWS} more tensors between stages"
