@@ -45,6 +45,10 @@ OTHERS |= {kinds: {**MIXED, "kinds": kinds} for kinds in ("sb", "bs", "sbsb", "b
 OTHERS |= {f"{kinds} idle": {**OTHERS[kinds], "idle_devices": True} for kinds in ("sb", "sbsb")}
 OTHERS["sb side by side"] = {**OTHERS["sb"], "workers": 2}
 OTHERS["sb too large"] = {**OTHERS["sb"], "width": 16384}
+OTHERS["all in flight"] = {
+    "mesh_axes": 1, "num_layers": 1, "width": 2048, "batch_size": 1024, "num_microbatches": 64,
+    "schedules": "gpipe", "memory_gib": 0.03,
+}  # fmt: skip
 Plans = dict[str, Any]
 
 
@@ -74,6 +78,15 @@ def test_every_plan_holds_together(plans: Plans, case: str):
     assert plan.peak_bytes <= memory
     for stage in plan.stages:
         assert "recompute" not in settings or stage.recompute == settings["recompute"]
+
+
+def test_options_are_looked_at_for_all_microbatches_where_the_schedule_holds_them(plans: Plans):
+    """What fits with all 64 of ``gpipe`` in flight is neither quickest nor smallest with one."""
+    plan = plans["all in flight"]
+    assert isinstance(plan, ParallelPlan), plan
+    (stage,) = plan.stages
+    assert stage.predicted.in_flight == 64
+    assert plan.peak_bytes <= OTHERS["all in flight"]["memory_gib"] * 2**30
 
 
 @pytest.mark.parametrize("case", CASES)

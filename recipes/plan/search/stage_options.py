@@ -8,6 +8,7 @@ from typing import NamedTuple
 from blocks._checks import fail
 from blocks.pipeline import LayerSums
 from blocks.pipeline.inter_op import StageCost, SubmeshShape
+from blocks.pipeline.inter_op.flow import FLOWS
 from blocks.sharding import Cluster
 from recipes.plan.config import PlanConfig
 from recipes.plan.layers.chain import LayerChain
@@ -114,7 +115,10 @@ def option_tables(
         raise _no_mesh(refused, {len(mesh.axes) for _, mesh in todo}, config)
     sums, named = {}, {}
     for count, chain in chains.items():
-        useful = {shape: _useful(some, count, reduced[count]) for shape, some in found.items()}
+        most = most_in_flight(config.schedules.split(","), chain.num_layers, count)
+        useful = {
+            shape: _useful(some, count, most, reduced[count]) for shape, some in found.items()
+        }
         sums[count] = _layer_sums(reduced[count], count, useful, transfer_of(cluster, chain))
         named[count] = {shape: tuple(o for o, _ in some) for shape, some in useful.items()}
     return OptionTables(sums, named)
@@ -167,10 +171,20 @@ def _cost(price: LayerPrice, option: StageOption) -> StageCost:
     )
 
 
+def most_in_flight(schedules: Sequence[str], num_layers: int, num_microbatches: int) -> int:
+    """Microbatches that a stage may hold, were every layer a stage.
+
+    >>> most_in_flight(["one_f_one_b"], 6, 64), most_in_flight(["one_f_one_b", "gpipe"], 6, 64)
+    (6, 64)
+    """
+    flows = [FLOWS[name] for name in schedules]
+    return max(flow.in_flight(num_layers, num_layers, num_microbatches) for flow in flows)
+
+
 def _useful(
-    options: Sequence[PricedOption], count: int, reduced: Reduced
+    options: Sequence[PricedOption], count: int, most: int, reduced: Reduced
 ) -> tuple[PricedOption, ...]:
-    """Of those that can be cut into so many microbatches."""
+    """Of those that can be cut into so many microbatches, at most ``most`` of them in flight."""
     able = [one for one in options if count in one.prices]
     totals = []
     for option, prices in able:
@@ -179,4 +193,4 @@ def _useful(
         each_s = sum(n * (c.forward_s + c.backward_s + c.once_s / count) for c, n in rows)
         fixed = sum(n * c.fixed_bytes for c, n in rows) + max(c.transient_bytes for c in costs)
         totals.append(OptionTotal(each_s, fixed, sum(n * c.microbatch_bytes for c, n in rows)))
-    return tuple(able[at] for at in useful_options(totals, min(count, sum(reduced.counts))))
+    return tuple(able[at] for at in useful_options(totals, most))

@@ -27,7 +27,7 @@ class OptionTotal(NamedTuple):
 
 
 def useful_options(options: Sequence[OptionTotal], most_in_flight: int) -> tuple[int, ...]:
-    """Those that are quickest for what they hold with 1, 2, 4, ... microbatches in flight.
+    """Those that are quickest for what they hold with 1, 2, 4, ... and most microbatches in flight.
 
     Of options nearly as quick the smallest stays, and of those nearly as small the quickest; the
     smallest of all stays always, for each of these numbers.
@@ -37,10 +37,9 @@ def useful_options(options: Sequence[OptionTotal], most_in_flight: int) -> tuple
     (0, 1)
     """
     found: set[int] = set()
-    in_flight = 1
-    while in_flight <= most_in_flight:
+    powers = (1 << power for power in range(most_in_flight.bit_length()))
+    for in_flight in {*powers, most_in_flight}:
         found.update(_front([(o.seconds, o.held(in_flight)) for o in options]))
-        in_flight *= 2
     return tuple(sorted(found))
 
 
