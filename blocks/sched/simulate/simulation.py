@@ -3,13 +3,14 @@
 import collections
 import dataclasses
 import hashlib
+import itertools
 import random
 from collections.abc import Callable
 
 from blocks.sched.admission import QueueFull, Unservable
 from blocks.sched.batch import Batch, Output
 from blocks.sched.reference import ReferenceAllocator
-from blocks.sched.request import FinishReason, Request, Sequence
+from blocks.sched.request import FinishReason, Request, Sequence, State
 from blocks.sched.scheduler import Scheduler
 from blocks.sched.simulate.checks import check_batch, check_order
 from blocks.sched.simulate.faults import FaultyAllocator
@@ -105,10 +106,10 @@ class Simulation:
     def _schedule(self) -> bool:
         """Send the next batch out; False where there was nothing to do."""
         refused = self.allocator.num_refused
-        waited = {sequence.sequence_id for sequence in self.scheduler._roster.waiting}
+        waited = {sequence.sequence_id for sequence in self._waiting()}
         batch = self.scheduler.schedule()
         check_batch(batch, self.options)
-        check_order(batch, waited, self.scheduler._roster.waiting)
+        check_order(batch, waited, self._waiting())
         assert self.scheduler.num_requests == len(self.live)
         # Work and no fault: the best running sequence, or the best waiting one, must go on.
         is_idle = not batch.entries and not self.out
@@ -120,6 +121,10 @@ class Simulation:
         if batch.entries:
             self.out.append(Out(batch, launch))
         return bool(batch.entries)
+
+    def _waiting(self) -> list[Sequence]:
+        live = itertools.chain.from_iterable(map(self.scheduler.sequences, self.live))
+        return [sequence for sequence in live if sequence.state is State.WAITING]
 
     def _complete(self, out: Out) -> None:
         """Run the batch and bring its outcome to the scheduler, or not, or late, or twice."""

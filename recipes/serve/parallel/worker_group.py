@@ -159,9 +159,10 @@ class WorkerGroup:
 
     def _accept_all(self, listener: socket.socket, deadline: float) -> None:
         while len(self._lines) < self.layout.num_ranks:
-            try:
+            sock = None
+            with contextlib.suppress(TimeoutError):
                 sock, _ = listener.accept()
-            except TimeoutError:
+            if sock is None:
                 self._check_starting(deadline)
                 continue
             limit_waits(sock, SPEAK_S)
