@@ -18,6 +18,9 @@ FILE, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_temp
 MAX_TOKENIZER_BYTES = 256 << 20
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 OPEN, CLOSE = "\ufdd0", "\ufdd1"  # noncharacters: around control tokens spelled by a user
+SHORT = 4096
+"""Characters or ids up to which a text is converted in one go; other threads run while a longer one
+is, as a million characters take seconds."""
 MARKED = re.compile(f"{OPEN}([^{OPEN}{CLOSE}]*){CLOSE}|[{OPEN}{CLOSE}]")
 
 
@@ -94,7 +97,7 @@ class Tokenizer:
         """
         backend = self.backend if control_tokens else self._plain_backend
         _check_unicode(text)
-        return backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return _ids(backend, text, add_special_tokens=add_special_tokens)
 
     def decode(self, ids: Sequence[int], *, skip_control_tokens: bool = True) -> str:
         """Text of ids; bytes that are no UTF-8 become U+FFFD.
@@ -103,7 +106,12 @@ class Tokenizer:
             ValueError: an id below 0 or beyond 32 bits. An id outside the vocabulary adds nothing.
         """
         try:
-            return self.backend.decode(list(ids), skip_special_tokens=skip_control_tokens)
+            if len(ids) <= SHORT:
+                return self.backend.decode(list(ids), skip_special_tokens=skip_control_tokens)
+            (text,) = self.backend.decode_batch(
+                [list(ids)], skip_special_tokens=skip_control_tokens
+            )
+            return text
         except (OverflowError, TypeError):
             raise fail("ids", "token ids", repr(ids)[:80]) from None
 
@@ -149,7 +157,7 @@ class Tokenizer:
         text = template.render(messages, tools=tools, **options)
         _check_unicode(text)
         if OPEN not in text and CLOSE not in text:
-            return self.backend.encode(text, add_special_tokens=False).ids
+            return self._encode_text(text)
         return self._encode_marked(text)
 
     def _template(self) -> ChatTemplate:
@@ -210,7 +218,7 @@ class Tokenizer:
         return ids[len(line_end) :] if ids[: len(line_end)] == line_end else encode(piece)
 
     def _encode_text(self, text: str) -> list[int]:
-        return self.backend.encode(text, add_special_tokens=False).ids
+        return _ids(self.backend, text, add_special_tokens=False)
 
     def _encode_without_added_tokens(self, text: str) -> list[int]:
         backend = self.backend
@@ -224,6 +232,13 @@ class Tokenizer:
     def _id_of(self, role: str) -> int | None:
         token = self.special_tokens.get(role)
         return None if token is None else self.backend.token_to_id(token)
+
+
+def _ids(backend: tokenizers.Tokenizer, text: str, *, add_special_tokens: bool) -> list[int]:
+    if len(text) <= SHORT:
+        return backend.encode(text, add_special_tokens=add_special_tokens).ids
+    (found,) = backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+    return found.ids
 
 
 def _parse(text: str) -> tokenizers.Tokenizer:

@@ -117,12 +117,10 @@ async def detokenize(door: Door, request: Request) -> Response:
     """POST /detokenize: the text of token ids."""
     body = await door.read(request, DetokenizeBody)
     service = door.of(body.model, request.headers)
-    if any(not 0 <= token < service.vocab_size for token in body.tokens):
+    if body.tokens and not 0 <= min(body.tokens) <= max(body.tokens) < service.vocab_size:
         message = f"tokens: expected token ids from 0 to {service.vocab_size - 1}, got another"
         raise errors.bad_request(message, "tokens")
-    return json_response(
-        {"prompt": service.tokenizer.decode(body.tokens, skip_control_tokens=False)}
-    )
+    return json_response({"prompt": await service.decode(body.tokens)})
 
 
 async def health(door: Door, request: Request) -> Response:

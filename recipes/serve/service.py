@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.responses import Response
@@ -25,9 +25,10 @@ from recipes.serve.page import ClusterState, Observer, RecentRequests
 from recipes.serve.stream import Stream
 
 SHORT_TEXT = 4096
-"""Characters up to which a text is tokenized on the event loop (well under a millisecond)."""
+"""Characters or ids up to which a text is converted on the event loop (a millisecond)."""
 
 log = logging.getLogger("recipes.serve")
+Made = TypeVar("Made")
 
 
 @dataclasses.dataclass
@@ -115,10 +116,18 @@ class Service(Door):
         except ValueError as error:  # the template's own refusal, or no template at all
             raise errors.bad_request(f"messages: {error}"[:500], "messages") from None
 
-    async def _run(self, function: Any, size: int) -> list[int]:
+    async def decode(self, tokens: list[int]) -> str:
+        """The text of token ids, control tokens included; long ones as in `encode`."""
+
+        def run() -> str:
+            return self.tokenizer.decode(tokens, skip_control_tokens=False)
+
+        return await self._run(run, len(tokens))
+
+    async def _run(self, function: Callable[[], Made], size: int) -> Made:
         return function() if size <= SHORT_TEXT else await self._aside(function)
 
-    async def _aside(self, function: Any) -> list[int]:
+    async def _aside(self, function: Callable[[], Made]) -> Made:
         return await asyncio.get_running_loop().run_in_executor(self.helpers, function)
 
     async def submit(self, jobs: Sequence[Job], param: str) -> Stream:

@@ -1,6 +1,7 @@
 """Text to ids and back as transformers does it, and control tokens kept out of user text."""
 
 import json
+import threading
 
 import pytest
 from hypothesis import given
@@ -162,6 +163,32 @@ def test_text_that_is_no_unicode_is_refused(tokenizer):
         tokenizer.encode("a\ud800")
     with pytest.raises(ValueError, match="lone surrogate"):
         tokenizer.apply_chat_template([{"role": "user", "content": "\udfff"}])
+
+
+def test_other_threads_run_while_a_long_text_is_converted(tokenizer):
+    text, ids = "a b " * 300_000, []
+    chat = [{"role": "user", "content": text}]
+
+    def beside(work) -> int:
+        """How often another thread had a turn."""
+        over, turns = threading.Event(), 0
+
+        def run() -> None:
+            ids.append(work())
+            over.set()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        while not over.wait(0.001):
+            turns += 1
+        thread.join()
+        return turns
+
+    assert beside(lambda: tokenizer.encode(text)) > 10
+    assert ids[0] == tokenizer.backend.encode(text).ids
+    assert beside(lambda: tokenizer.apply_chat_template(chat)) > 10
+    assert beside(lambda: tokenizer.decode(ids[0])) > 10
+    assert ids[2] == tokenizer.backend.decode(ids[0])
 
 
 def test_ids_out_of_range_are_refused_or_add_nothing(tokenizer):
