@@ -7,6 +7,7 @@ import inspect
 import textwrap
 import types
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from blocks._checks import check, fail
@@ -66,6 +67,21 @@ def parse(key: str, text: str, kind: Any) -> Any:
 def add_settings(parser: argparse.ArgumentParser, help: str) -> None:
     """``key=value ...``, any number; a parser that is told its default calls none required."""
     parser.add_argument("settings", nargs="*", default=[], metavar="key=value", help=help)
+
+
+def in_any_order(word: str, settings: Sequence[str]) -> tuple[str, list[str]]:
+    """A word, such as a model or a file, and the ``key=value`` texts around it.
+
+    A word with an equals sign is what it is if there is a file of that name.
+
+    >>> in_any_order("batch_size=8", ["llama:8b", "num_nodes=2"])
+    ('llama:8b', ['batch_size=8', 'num_nodes=2'])
+    """
+    others = list(settings)
+    at = next((at for at, text in enumerate(others) if "=" not in text), None)
+    if at is not None and "=" in word and not Path(word).exists():
+        return others.pop(at), [word, *others]
+    return word, others
 
 
 def described(config: Any, title: str = "settings", values: str = "defaults") -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recipes.place.config import PlaceConfig
 from recipes.place.config_file import read_config
-from recipes.settings import add_settings
+from recipes.settings import add_settings, in_any_order
 
 
 def config_parser(verb: str, description: str) -> argparse.ArgumentParser:
@@ -30,4 +30,5 @@ def config_of(options: argparse.Namespace, more: Sequence[str] = ()) -> PlaceCon
     Raises:
         ValueError: as ``read_config``.
     """
-    return read_config(options.config, [*options.settings, *more])
+    config, settings = in_any_order(str(options.config), options.settings)
+    return read_config(Path(config), [*settings, *more])

@@ -26,7 +26,7 @@ from blocks.sharding import bundled_clusters
 from recipes.plan.config import PlanConfig
 from recipes.plan.settings import override
 from recipes.plan.verbs import parser_of, plan
-from recipes.settings import add_settings, described
+from recipes.settings import add_settings, described, in_any_order
 
 VERBS = ("explain", "diff", "pin", "whatif", "show", "run")
 ELSEWHERE = {"calibrate": "recipes.plan.calibrate", "inference": "recipes.plan.inference"}
@@ -84,7 +84,8 @@ def run(given: list[str]) -> None:
     parser.add_argument("--out", type=Path, help="where to write the plan")
     parser.add_argument("--page", type=Path, help="where to draw it, .html")
     options = parser.parse_intermixed_args(given)
-    config = override(PlanConfig(options.model, options.cluster), options.settings)
+    model, settings = in_any_order(options.model, options.settings)
+    config = override(PlanConfig(model, options.cluster), settings)
     plan(config, options.out, options.page)
 
 

@@ -19,7 +19,7 @@ class PlanConfig:
     cluster: name of a bundled cluster, or a cluster file.
     num_nodes, num_devices: nodes of the cluster, and devices in each, instead of the file's.
     batch_size: rows of a step, over all devices.
-    seq_len: tokens of a row, or side of an image; families only, None for their own.
+    seq_len: tokens of a row, or side of an image; families that have either, None for their own.
     dtype: of parameters and activations; families only.
     gradient_dtype: what gradients are summed in, over microbatches and devices, where parameters
         are narrower; None for the parameters' own dtype.

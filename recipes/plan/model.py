@@ -28,9 +28,10 @@ def call_of(config: PlanConfig, rows: int, seed: int | None = None) -> Call:
         seed: of the inputs of a family; on the meta device, without numbers, where None.
 
     Raises:
-        ValueError: a model that there is not.
+        ValueError: a model that there is not, or that does not heed a setting.
     """
     if is_factory(config.model):
+        _check_own_inputs(config)
         return _from_factory(config.model, rows)
     return _from_family(config, rows, seed)
 
@@ -46,6 +47,14 @@ def is_factory(model: str) -> bool:
     if "." in path:
         return True
     return not _is_family(model) and importlib.util.find_spec(path) is not None
+
+
+def _check_own_inputs(config: PlanConfig) -> None:
+    """A factory makes its module and inputs as it will."""
+    for name in ("seq_len", "dtype"):
+        value = getattr(config, name)
+        expected = f"none with {config.model}, which makes its own inputs"
+        check(value == getattr(PlanConfig, name), name, expected, value, "change the factory")
 
 
 def _is_family(model: str) -> bool:

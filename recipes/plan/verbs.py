@@ -13,6 +13,7 @@ from recipes.plan.parallel_plan import ParallelPlan
 from recipes.plan.settings import check_cluster, cluster_of, override
 from recipes.plan.view.picture import picture
 from recipes.plan.writable import check_writable
+from recipes.settings import in_any_order
 
 
 def plan(config: PlanConfig, out: Path | None, page: Path | None = None) -> ParallelPlan:
@@ -42,7 +43,8 @@ def diff_plans(first: Path, second: Path) -> None:
 
 def pin(path: Path, pins: Sequence[str], out: Path | None) -> None:
     """Plan again with some choices fixed, and print what that changes."""
-    before = ParallelPlan.read(path)
+    first, pins = in_any_order(str(path), pins)
+    before = ParallelPlan.read(Path(first))
     config = PlanConfig.from_json(before.settings)
     for text in pins:
         check("=" in text, "pin", "NAME=PLACEMENTS, such as 'head.weight=S(0)R'", repr(text))
@@ -52,7 +54,8 @@ def pin(path: Path, pins: Sequence[str], out: Path | None) -> None:
 
 def what_if(path: Path, settings: list[str], out: Path | None) -> None:
     """Plan again for another cluster, batch or limit, and print what that changes."""
-    before = ParallelPlan.read(path)
+    first, settings = in_any_order(str(path), settings)
+    before = ParallelPlan.read(Path(first))
     again(before, override(PlanConfig.from_json(before.settings), settings), out)
 
 

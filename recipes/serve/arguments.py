@@ -7,7 +7,7 @@ from pathlib import Path
 
 from recipes.serve.config import EngineConfig, ServerConfig
 from recipes.serve.sizes import parse_bytes
-from recipes.settings import add_settings, described, override
+from recipes.settings import add_settings, described, in_any_order, override
 
 KEY_VARIABLE = "LLM_BLOCKS_API_KEY"
 DESCRIPTION = """Serve a model to OpenAI's clients.
@@ -64,6 +64,8 @@ def parser() -> argparse.ArgumentParser:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; a first ``key=value`` is a setting and no model, unless it is a folder."""
     options = parser().parse_intermixed_args(arguments)
+    if options.model:
+        options.model, options.settings = in_any_order(options.model, options.settings)
     if options.model and "=" in options.model and not Path(options.model).exists():
         options.settings.insert(0, options.model)
         options.model = None

@@ -17,9 +17,11 @@ from recipes.plan.settings import cluster_of, override
 ROOT = Path(__file__).parents[2]
 SMALL = ["num_devices=4", "batch_size=32", "workers=1", "microbatch_choices=2", "dtype=float32"]
 FLAT = ["mesh_axes=1", "max_stages=1", *SMALL]
+OWN = [text for text in FLAT if not text.startswith("dtype")]
+"""For factories, which make inputs of their own dtype."""
 CALLS: dict[str, list[str]] = {
     "plan": ["mlp:tiny", "--cluster", "8xA100", *FLAT, "--out", "a.json", "--page", "a.html"],
-    "factory": ["tests.plan.test_commands:factory", *FLAT, "--out", "own.json"],
+    "factory": ["tests.plan.test_commands:factory", *OWN, "--out", "own.json"],
     "explain": ["explain", "a.json"],
     "pin": ["pin", "a.json", "layers.*.weight=S(1)", "--out", "pinned.json"],
     "whatif": ["whatif", "a.json", "batch_size=4096", "--out", "large.json"],
@@ -35,9 +37,9 @@ CALLS: dict[str, list[str]] = {
     "run piped": ["run", "piped.json", "--steps", "2", "--compare"],
     "run forked": ["run", "piped.json", "--steps", "1", "--how", "forks", "--compare"],
     "run own": ["run", "own.json", "--steps", "1", "--compare"],
-    "module alone": ["own:factory", *FLAT],
-    "no forward": ["tests.plan.test_commands:five_columns", *FLAT],
-    "no loss": ["tests.plan.test_commands:no_loss", *FLAT],
+    "module alone": ["own:factory", *OWN],
+    "no forward": ["tests.plan.test_commands:five_columns", *OWN],
+    "no loss": ["tests.plan.test_commands:no_loss", *OWN],
     "pin of two": ["pin", "a.json", "layers.*.weight=S(0)R"],
     "pin of none": ["pin", "a.json", "layers.*.weight="],
     "strange choice": ["run", "strange choice.json"],
@@ -49,9 +51,9 @@ CALLS: dict[str, list[str]] = {
     "page folder": ["show", "a.json", "--out", "."],
     "no steps": ["run", "a.json", "--steps", "0"],
     "no dtype": ["mlp:tiny", "dtype=int64"],
-    "same rows": ["tests.plan.test_commands:four_rows", *FLAT],
-    "no dict": ["tests.plan.test_commands:no_keywords", *FLAT],
-    "branch": ["tests.plan.test_commands:branching", *FLAT],
+    "same rows": ["tests.plan.test_commands:four_rows", *OWN],
+    "no dict": ["tests.plan.test_commands:no_keywords", *OWN],
+    "branch": ["tests.plan.test_commands:branching", *OWN],
     "damaged settings": ["show", "damaged settings.json"],
     "no settings": ["explain", "no settings.json"],
     "text for number": ["show", "text for number.json"],
@@ -74,8 +76,17 @@ CALLS: dict[str, list[str]] = {
         "--out",
         "machine.json",
     ],
+    "model last": [*FLAT, "mlp:tiny", "--cluster", "8xA100", "--out", "last.json"],
+    "plan last": ["whatif", "batch_size=32", "last.json"],
+    "pinned last": ["pin", "layers.*.weight=S(1)", "last.json"],
     "no model": ["lama:8b"],
-    "no factory": ["tests.plan.test_commands:nothing", *SMALL],
+    "settings alone": ["batch_size=8"],
+    "no length": ["mlp:tiny", *FLAT, "seq_len=128"],
+    "no table length": ["dlrm:tiny", *FLAT, "seq_len=128"],
+    "own length": ["tests.plan.test_commands:factory", *OWN, "seq_len=128"],
+    "own dtype": ["tests.plan.test_commands:factory", *FLAT],
+    "no requests": ["inference", "mlp:tiny"],
+    "no factory": ["tests.plan.test_commands:nothing", *OWN],
     "no cluster": ["mlp:tiny", "--cluster", "nowhere.json"],
     "no key": ["mlp:tiny", "batch=3"],
     "no plan": ["explain", "none.json"],
@@ -233,6 +244,14 @@ def test_models_of_the_user_are_planned(said: Said, folder: Path):
     assert said["module alone"][0] == 0, said["module alone"]
 
 
+def test_words_come_in_any_order(said: Said, folder: Path):
+    assert said["model last"][0] == 0, said["model last"]
+    assert ParallelPlan.read(folder / "last.json") == ParallelPlan.read(folder / "a.json")
+    assert said["plan last"][:2] == (0, said["plan last"][1])
+    assert said["plan last"][1].endswith("the plan stays the same\n")
+    assert "setting pins:" in said["pinned last"][1]
+
+
 def test_choices_are_explained(said: Said):
     code, out, _ = said["explain"]
     assert code == 0
@@ -302,6 +321,12 @@ def test_pipelines_that_repeat_their_forward_are_planned(said: Said, folder: Pat
     ("case", "message"),
     [
         ("no model", "got 'lama:8b'; did you mean llama:8b"),
+        ("settings alone", "error: model: expected family:size or package.module:factory, got"),
+        ("no length", "error: seq_len: expected none: inputs of mlp:tiny have rows alone, got 128"),
+        ("no table length", "seq_len: expected none: inputs of dlrm:tiny have rows alone, got 128"),
+        ("own length", "error: seq_len: expected none with tests.plan.test_commands:factory"),
+        ("own dtype", "which makes its own inputs, got float32; change the factory"),
+        ("no requests", "error: model: expected a language model"),
         ("no factory", "error: model: expected package.module:factory"),
         ("no cluster", "error: cluster: expected a cluster file"),
         ("no key", "did you mean batch_size?"),

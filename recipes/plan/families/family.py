@@ -28,14 +28,14 @@ class Family:
     name: ``llama:8b``.
     make: the module, on the default device; nothing is loaded.
     batch_size, seq_len: of an input unless asked otherwise; ``seq_len`` is the side of an image,
-        and unused where there is neither.
+        and None where there is neither.
     """
 
     name: str
     make: Callable[[], nn.Module]
     batch_size: int
-    seq_len: int
-    _inputs: Callable[[int, int, "_Draws"], dict[str, Tensor]]
+    seq_len: int | None
+    _inputs: Callable[[int, Any, "_Draws"], dict[str, Tensor]]
 
     def inputs(
         self,
@@ -50,7 +50,12 @@ class Family:
         Args:
             generator: draws the numbers; None for tensors on the meta device, without any.
             dtype: of those that are not whole numbers.
+
+        Raises:
+            ValueError: a ``seq_len`` that the inputs do not have or the model does not take.
         """
+        fits = seq_len is None or self.seq_len is not None
+        check(fits, "seq_len", f"none: inputs of {self.name} have rows alone", seq_len)
         draws = _Draws(generator, dtype)
         return self._inputs(batch_size or self.batch_size, seq_len or self.seq_len, draws)
 
@@ -134,11 +139,11 @@ def _decoder(name: str, size: str) -> Family:
 
 
 def _mlp(name: str, config: MLPConfig) -> Family:
-    def inputs(batch_size: int, seq_len: int, draws: _Draws) -> dict[str, Tensor]:
+    def inputs(batch_size: int, seq_len: None, draws: _Draws) -> dict[str, Tensor]:
         shape = (batch_size, config.hidden_size)
         return {"x": draws.normal(*shape), "target": draws.normal(*shape)}
 
-    return Family(name, lambda: MLP(config), 8 if name.endswith(":tiny") else 1024, 1, inputs)
+    return Family(name, lambda: MLP(config), 8 if name.endswith(":tiny") else 1024, None, inputs)
 
 
 def _wide_resnet(name: str, config: WideResNetConfig) -> Family:
@@ -160,14 +165,14 @@ def _unet(name: str, config: UNetConfig) -> Family:
 
 
 def _dlrm(name: str, config: DLRMConfig) -> Family:
-    def inputs(batch_size: int, seq_len: int, draws: _Draws) -> dict[str, Tensor]:
+    def inputs(batch_size: int, seq_len: None, draws: _Draws) -> dict[str, Tensor]:
         return {
             "dense": draws.normal(batch_size, config.num_dense),
             "rows": draws.whole(min(config.table_rows), batch_size, len(config.table_rows)),
             "labels": draws.normal(batch_size),
         }
 
-    return Family(name, lambda: DLRM(config), 8 if name.endswith(":tiny") else 2048, 1, inputs)
+    return Family(name, lambda: DLRM(config), 8 if name.endswith(":tiny") else 2048, None, inputs)
 
 
 def _static_moe(name: str, config: StaticMoEConfig) -> Family:

@@ -31,8 +31,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--profile", type=Path, help="where to write the profile, .profile")
     options = parser.parse_intermixed_args(argv)
     see = "recipes/plan/inference/config.py"
-    asked = InferenceConfig(options.model, options.cluster)
-    config = settings.override(asked, options.settings, see=see)
+    model, texts = settings.in_any_order(options.model, options.settings)
+    config = settings.override(InferenceConfig(model, options.cluster), texts, see=see)
     sizes = (config.num_nodes, config.num_devices)
     cluster = cluster_of(PlanConfig(config.model, config.cluster, *sizes))
     check_writable(options.out, options.profile)

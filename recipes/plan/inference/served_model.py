@@ -28,7 +28,10 @@ def tokens_of(config: InferenceConfig) -> int:
         raise fail("seq_len", "the tokens of the factory's rows", None)
     from recipes.plan.families import family
 
-    return family(config.model).seq_len
+    found = family(config.model).seq_len
+    if found is None:
+        raise _no_requests(config.model)
+    return found
 
 
 def served_layers(
@@ -43,7 +46,11 @@ def served_layers(
         ValueError: a model that there is not, that cannot be traced, or that serves no requests.
     """
     length = seq_len or config.seq_len
-    asked = PlanConfig(config.model, config.cluster, seq_len=length, dtype=config.dtype)
+    asked = PlanConfig(
+        *(config.model, config.cluster),
+        seq_len=None if is_factory(config.model) else length,
+        dtype=config.dtype,
+    )
 
     def call(rows: int) -> Call:
         note(f"tracing {config.model}, {rows} rows of {length or 'its'} tokens")
@@ -61,9 +68,13 @@ def _without_labels(model: str, call: Call) -> Call:
     if kind == "decoder":
         return _ServedDecoder(module), (), {"inputs": kwargs["inputs"]}
     if kind not in (*GENERATE, *ENCODE):
-        known = ", ".join((*GENERATE, *ENCODE))
-        raise fail("model", f"a language model ({known}) or a factory's", repr(model))
+        raise _no_requests(model)
     return module, (), {"input_ids": kwargs["input_ids"]}
+
+
+def _no_requests(model: str) -> ValueError:
+    known = ", ".join((*GENERATE, *ENCODE))
+    return fail("model", f"a language model ({known}) or a factory's", repr(model))
 
 
 class _ServedDecoder:
