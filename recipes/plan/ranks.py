@@ -47,25 +47,28 @@ def run_ranks(
     """
     context: Any = multiprocessing.get_context("fork" if device_type == "cpu" else "spawn")
     with tempfile.TemporaryDirectory() as folder:
-        ends = [context.Pipe(duplex=False) for _ in range(num_ranks)]
-        ranks = [
-            context.Process(
-                target=_rank,
-                args=(rank, num_ranks, device_type, f"{folder}/store", ends[rank][1]),
-                kwargs={"work": work, "arguments": arguments, "heard": hear is not None},
-                daemon=True,
-            )
-            for rank in range(num_ranks)
-        ]
+        readers: list[Connection] = []
+        ranks: list[Any] = []
         try:
-            for rank in ranks:
-                rank.start()
-            return _results([reader for reader, _ in ends], ranks, timeout_s, hear)
+            for rank in range(num_ranks):
+                reader, writer = context.Pipe(duplex=False)
+                process = context.Process(
+                    target=_rank,
+                    args=(rank, num_ranks, device_type, f"{folder}/store", writer),
+                    kwargs={"work": work, "arguments": arguments, "heard": hear is not None},
+                    daemon=True,
+                )
+                process.start()
+                writer.close()  # so that its end is closed when the rank goes
+                readers.append(reader)
+                ranks.append(process)
+            return _results(readers, ranks, timeout_s, hear)
         finally:
-            for rank in ranks:
-                if rank.pid is not None:
-                    rank.kill()
-                    rank.join()
+            for process in ranks:
+                process.kill()
+                process.join()
+            for reader in readers:
+                reader.close()
 
 
 def _results(
@@ -86,11 +89,12 @@ def _results(
             late = f"rank {open_ones[0]} of {len(ranks)}"
             raise TimeoutError(f"{late}: not within {timeout_s} s")
         for at in sorted({by_end[end] for end in ready}):  # type: ignore[index]
-            if not readers[at].poll():
+            message = _message(readers[at])
+            if message is None:
                 ranks[at].join(EXIT_S)
                 code = ranks[at].exitcode
                 raise RuntimeError(f"rank {at} of {len(ranks)}: ended without a word, exit {code}")
-            kind, value = pickle.loads(readers[at].recv_bytes())
+            kind, value = pickle.loads(message)
             if kind == FAILED:
                 raise RuntimeError(f"rank {at} of {len(ranks)}:\n{value}")
             if kind == DONE:
@@ -99,6 +103,14 @@ def _results(
                 hear(value)
                 deadline = time.monotonic() + timeout_s
     return [found[at] for at in range(len(ranks))]
+
+
+def _message(reader: Connection) -> bytes | None:
+    """None where there is none, or only the beginning of one: the rank is gone."""
+    try:
+        return reader.recv_bytes() if reader.poll() else None
+    except (EOFError, OSError):
+        return None
 
 
 def _rank(
