@@ -8,6 +8,7 @@ from blocks.pipeline.inter_op import DoesNotFit, Shortage, SubmeshShape
 from blocks.pipeline.view.scale import bytes_text
 from blocks.sharding import Cluster
 from recipes.plan.config import PlanConfig
+from recipes.plan.model import is_factory
 
 
 class Held(NamedTuple):
@@ -79,7 +80,9 @@ def _ways(short: Shortage, cluster: Cluster, config: PlanConfig) -> Iterator[str
             yield f"raise num_microbatches={config.num_microbatches}"
         if short.in_flight > 1 and "one_f_one_b" not in config.schedules.split(","):
             yield "allow schedules=one_f_one_b"
-        yield "lower seq_len or batch_size" if rows > 1 else "lower seq_len"
+        smaller = ["seq_len"] * (not is_factory(config.model)) + ["batch_size"] * (rows > 1)
+        if smaller:  # a factory has a length of its own
+            yield f"lower {' or '.join(smaller)}"
     for name in ("max_stages", "max_stage_devices", "memory_gib"):
         if (value := getattr(config, name)) is not None:
             yield f"raise {name}={value:g}"
