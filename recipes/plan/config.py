@@ -22,8 +22,8 @@ class PlanConfig:
     seq_len: tokens of a row, or side of an image; families that have either, None for their own.
     dtype: of parameters and activations; families only.
     gradient_dtype: what gradients are summed in, over microbatches and devices, where parameters
-        are narrower; None for the parameters' own dtype. What a weight that stages share is given by
-        another stage comes in its own.
+        are narrower; None for the parameters' own dtype. What another stage adds to the
+        gradient of a weight that both use comes in the weight's dtype.
     num_microbatches: parts of the batch; searched where None.
     microbatch_choices: most numbers of microbatches that are looked at.
     schedules: families of schedules, separated by commas.
