@@ -13,6 +13,7 @@ from recipes.plan import verbs
 from recipes.plan.config import PlanConfig
 from recipes.plan.stage_plan import ParameterPlacement
 from recipes.plan.view import device_map, memory_bars, plan_page
+from recipes.plan.view.explain import Reason, reason_lines
 from recipes.plan.view.parameter_tiles import parameter_tiles
 from recipes.plan.view.predicted_step import predicted_step
 from tests.plan.plans import drawn_plan
@@ -106,3 +107,9 @@ def test_parameters_that_are_cut_alike_share_a_row():
     tiles = [e for e in root.iter() if e.tag.endswith("rect") and e.get("height") == "34"]
     assert len(tiles) == 6
     assert "axis x of 4 or 2" in "".join(root.itertext())
+
+
+def test_columns_of_explained_choices_are_as_wide_as_they_need():
+    long = "layers.*.attention.experts.*.gate_projection.weight " * 2
+    reasons = [Reason("mm", "in", 1e-4, "-", 2e-4), Reason(long, "in|column#1", 12.5, "-", 13.0)]
+    assert {line.index(" ms; ") for line in reason_lines(reasons)} == {len(long) + 26}

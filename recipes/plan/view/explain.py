@@ -39,12 +39,22 @@ class Reason(NamedTuple):
         """What the choice saves."""
         return self.other_s - self.chosen_s
 
-    def __str__(self) -> str:
-        chosen, other = self.chosen_s * 1e3, self.other_s * 1e3
-        return (
-            f"  {self.name:<52} {self.chosen:<20} {chosen:>8.3f} ms; "
-            f"{self.other} would take {other:.3f} ms"
-        )
+
+def reason_lines(reasons: Sequence[Reason]) -> list[str]:
+    """A line each, in columns as wide as what they hold.
+
+    >>> rows = [Reason("mm", "in", 0.1, "out", 0.2), Reason("a.long.name", "-", 0.002, "in", 0.3)]
+    >>> print(*reason_lines(rows), sep="\\n")
+      mm           in  100.000 ms; out would take 200.000 ms
+      a.long.name  -     2.000 ms; in would take 300.000 ms
+    """
+    rows = [(one.name, one.chosen, f"{one.chosen_s * 1e3:.3f}") for one in reasons]
+    name, chosen, took = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return [
+        f"  {row[0]:<{name}}  {row[1]:<{chosen}}  {row[2]:>{took}} ms; "
+        f"{one.other} would take {one.other_s * 1e3:.3f} ms"
+        for row, one in zip(rows, reasons, strict=True)
+    ]
 
 
 def explain(plan: ParallelPlan, chain: LayerChain, cluster: Cluster) -> tuple[str, ...]:
@@ -81,7 +91,7 @@ def _lines(plan: ParallelPlan, chain: LayerChain, cluster: Cluster) -> Iterator[
         for name, reasons in reasons_of(plan, stage, chain, cluster).items():
             if name in new:
                 yield f"pattern {name}"
-                yield from map(str, reasons[:MAX_ROWS])
+                yield from reason_lines(reasons[:MAX_ROWS])
 
 
 def _crossing(plan: ParallelPlan) -> Iterator[str]:
