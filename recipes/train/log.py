@@ -61,6 +61,18 @@ MEASURED = frozenset(field.name for field in dataclasses.fields(LogEntry) if fie
 """Numbers of every entry that need not be finite."""
 
 
+def rounded(count: int) -> str:
+    """A large number in few digits.
+
+    >>> rounded(912), rounded(28_992), rounded(28_345_600)
+    ('912', '29.0 k', '28.3 M')
+    """
+    for size, unit in ((1_000_000_000, " G"), (1_000_000, " M"), (1_000, " k")):
+        if count >= size:
+            return f"{count / size:.1f}{unit}"
+    return str(count)
+
+
 def duration(seconds: float) -> str:
     """``75.2`` -> ``1:15``; hours only where there are some."""
     minutes, rest = divmod(round(seconds), 60)

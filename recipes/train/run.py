@@ -24,7 +24,7 @@ from recipes.train.evaluate import HeldOut
 from recipes.train.export import export_checkpoint
 from recipes.train.launch import in_workers, launch
 from recipes.train.layout import check_layout, layout_of
-from recipes.train.log import JsonLog, Log, LogEntry, plot_log, read_log
+from recipes.train.log import JsonLog, Log, LogEntry, plot_log, read_log, rounded
 from recipes.train.meter import peak_memory_bytes
 from recipes.train.order import build_schedule, row_bounds
 from recipes.train.pace import Pace
@@ -160,7 +160,8 @@ def _run_here(
     if not place.is_first:
         return
     export_checkpoint(out / "checkpoints", out / "model", dtype="bfloat16")
-    title = f"{num_parameters / 1e6:.1f} M parameters, {data.corpus.source.split(',')[0]}"
+    source = data.corpus.source.split(",")[0]
+    title = f"{rounded(num_parameters)} parameters, {source}"
     plot_log(read_log(out / "log.jsonl"), out / "loss.png", title)
 
 

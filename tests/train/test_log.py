@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from recipes.train.log import JsonLog, LogEntry, duration, plot_log, read_log
+from recipes.train import tiny, train
+from recipes.train.log import JsonLog, LogEntry, duration, plot_log, read_log, rounded
 
 ENTRY = LogEntry(
     step=5,
@@ -88,3 +89,21 @@ def test_the_plot_is_an_image(tmp_path):
     entries = [dataclasses.asdict(dataclasses.replace(ENTRY, step=s)) for s in (1, 2, 3)]
     assert plot_log(entries, tmp_path / "loss.png", "a title")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0"), (999, "999"), (1000, "1.0 k"), (41_472, "41.5 k"), (3_700_000_000, "3.7 G")],
+)
+def test_large_numbers_are_told_in_the_unit_that_shows_them(count, text):
+    assert rounded(count) == text
+
+
+def test_the_title_of_a_tiny_runs_curve_says_its_size(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr("recipes.train.run.plot_log", lambda *given: titles.append(given[-1]))
+    small = {"max_corpus_bytes": 60_000, "num_steps": 1, "num_layers": 1, "hidden_size": 16}
+    train(dataclasses.replace(tiny(), **small), out=tmp_path)
+    size, _, rest = titles[0].partition(" k parameters, ")
+    assert 1 <= float(size) < 1000, titles
+    assert rest
