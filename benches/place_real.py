@@ -15,6 +15,9 @@ groups and to the simulation.
 Every setting is simulated twice: with the pace of the machine meanwhile, which the groups' own
 steps tell (``StepPace``: seconds of steps over the profile's for the same loads, in windows), and
 by the profile alone. A setting that others on the machine disturbed is played again.
+
+Groups with stages have one batch in flight here (``pp_batches=1``): neither shared cores nor a pace
+can be simulated with several. ``benches.place_stages`` holds those against the simulation.
 """
 
 import argparse
