@@ -13,6 +13,7 @@ import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor
 
+from blocks.attention._backward_call import BackwardCall
 from blocks.attention._options import Options
 
 QUERY_BLOCK, KEY_BLOCK = 64, 256
@@ -48,24 +49,13 @@ def forward(
     return output, lse
 
 
-def backward(
-    grad_output: Tensor,
-    grad_lse: Tensor | None,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    grad_key: Tensor,
-    grad_value: Tensor,
-    options: Options,
-    causal: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward(call: BackwardCall, causal: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Add to ``grad_key`` and ``grad_value``; return gradients of query, sinks and slopes.
 
     Gradients of keys and values are summed in the dtype of sums over all queries, then added once.
     The gradients of sinks and slopes are [num_heads], zero where the setting is absent.
     """
+    grad_output, grad_lse, query, key, value, output, lse, grad_key, grad_value, options = call
     batch, query_len, num_heads, _ = query.shape
     key_len, num_kv_heads = key.shape[1:3]
     k, v = _key_matrices(key), _key_matrices(value)

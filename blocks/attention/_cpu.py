@@ -15,7 +15,7 @@ from torch import Tensor
 
 from blocks import _native
 from blocks._checks import fail
-from blocks.attention._options import Options
+from blocks.attention._call import Call
 from blocks.attention._scales import NO_SCALES, Scales, scale_kind
 from blocks.attention.output import AttentionOutput
 
@@ -64,14 +64,7 @@ def _entry(quantised: bool) -> Any:
 
 
 def attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    block_table: Tensor | None,
-    seq_lens: Tensor,
-    cu_seqlens_q: Tensor | None,
-    options: Options,
-    scales: Scales = NO_SCALES,
+    call: Call,
     *,
     rows: Rows | None = None,
     causal: bool = True,
@@ -80,15 +73,14 @@ def attention(
 ) -> Any:
     """Run the C++ kernel; returns None where it refused the lengths or block ids.
 
-    ``into`` takes output and LSE, contiguous; without, they are new.
-
-    With ``block_table`` keys are ``[num_blocks, block_size, num_kv_heads, head_dim]`` and
-    ``seq_lens`` lengths; without, keys are packed and ``seq_lens`` their running sums.
+    ``into`` takes output and LSE, contiguous; without, they are new. The output is as wide as the
+    keys, also where values are only their leading part.
     """
+    query, key, value, block_table, seq_lens, cu_seqlens_q, options, scales = call
     if query.stride(2) != 1:
         query = query.contiguous()
     q_token, q_head, _ = query.stride()
-    num_tokens, num_heads, head_dim = query.shape
+    num_tokens, num_heads, head_dim = shape = tuple(query.shape)
     if block_table is None:
         key, value = key.unsqueeze(1), value.unsqueeze(1)
         table_pointer, max_blocks, table_stride = None, 0, 0
@@ -112,8 +104,8 @@ def attention(
         rows = Rows() if rows is None else rows
         extra = ctypes.byref(_extra(rows, scales, key))
     wide = rows is not None and rows.wide
-    output = torch.empty(query.shape, dtype=torch.float32 if wide else query.dtype)
-    lse = torch.empty((num_tokens, num_heads), dtype=torch.float32) if return_lse else None
+    output = torch.empty(shape, dtype=torch.float32 if wide else query.dtype)
+    lse = torch.empty(shape[:2], dtype=torch.float32) if return_lse else None
     if into is not None:
         output, lse = into
     seq_lens = seq_lens.contiguous()  # these names keep copies alive during the call

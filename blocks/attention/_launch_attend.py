@@ -11,44 +11,31 @@ from torch import Tensor
 
 from blocks._launch import launch
 from blocks.attention import _arguments, _launch_tma, _tiles
-from blocks.attention._options import Options
-from blocks.attention._scales import NO_SCALES, Scales
+from blocks.attention._call import Call
 from blocks.attention.output import AttentionOutput
 
 
 def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    block_table: Tensor | None,
-    lens: Tensor,
-    cu_seqlens_q: Tensor,
-    options: Options,
-    scales: Scales = NO_SCALES,
+    call: Call,
     *,
     causal: bool = True,
     return_lse: bool = False,
     batch_invariant: bool = False,
     form: str | None = None,
 ) -> Any:
-    """``prefill`` (no block_table; ``lens`` are running sums) and ``paged_extend``.
+    """``prefill`` (packed keys) and ``paged_extend``.
 
     ``form`` is the table's to choose: ``tma_ws`` for the packed calls ``_launch_tma.takes`` allows.
     With ``batch_invariant`` both operations have the same form and tiles, and one loop over the
     keys, whatever the call.
     """
-    from blocks.attention._triton.attend import _attend_kernel
-
+    call = _arguments.prepare(call)
+    query, key, value, block_table, *_ = call
     num_tokens, num_heads, head_dim = query.shape
-    num_kv_heads = key.shape[-2]
-    group, paged = num_heads // num_kv_heads, block_table is not None
-    kinds = _arguments.scale_kinds(scales, key)
-    query, key, value = _arguments.prepare(query, key, value)
-    block_table = None if block_table is None else _arguments.contiguous_rows(block_table)
     output = torch.empty((num_tokens, num_heads, head_dim), dtype=query.dtype, device=query.device)
     lse = output.new_empty((num_tokens, num_heads), dtype=torch.float32) if return_lse else None
-    num_seqs = cu_seqlens_q.shape[0] - 1
-    if num_tokens and num_seqs:
+    if num_tokens and call.num_seqs:
+        paged = block_table is not None
         if paged or batch_invariant or not _launch_tma.takes(query, key, value):
             form = "pointer"
         tiles = _tiles.choose_tiles(
@@ -56,58 +43,51 @@ def attend(
             _tiles.chip(query.device),
             query.dtype,
             head_dim,
-            group,
+            num_heads // key.shape[-2],
             key.shape[1] if paged and not batch_invariant else None,
             key.dtype,
             form,
         )
         if tiles.form == "tma_ws":
-            tensors = query, key, value, lens, cu_seqlens_q
-            _launch_tma.prefill(*tensors, options, tiles, output, lse, causal=causal)
-            return output if lse is None else AttentionOutput(output, lse)
-        blocks = num_tokens // (tiles.q // group) + num_seqs
-        launch(
-            _attend_kernel,
-            (blocks * num_kv_heads,),
-            (
-                query,
-                key,
-                value,
-                lens if block_table is None else block_table,
-                lens.contiguous(),
-                cu_seqlens_q.contiguous(),
-                scales.k,
-                scales.v,
-                options.sinks,
-                options.alibi_slopes,
-                output,
-                lse,
-            ),
-            (
-                num_seqs,
-                num_heads,
-                key.shape[0],
-                *query.stride()[:2],
-                *_arguments.strides(key),
-                *_arguments.strides(value),
-                0 if block_table is None else block_table.stride(0),
-                *_arguments.numbers(options),
-            ),
-            {
-                "GROUP": group,
-                "HEAD_DIM": head_dim,
-                "BLOCK_SIZE": key.shape[1] if paged else 1,
-                "TILE_Q": tiles.q,
-                "TILE_KV": tiles.kv,
-                "TILE_D": _tiles.power_of_two(head_dim),
-                "PAGED": paged,
-                **kinds,
-                "CAUSAL": causal,
-                "ALL_MASKED": batch_invariant,
-                "HAS_LSE": return_lse,
-                **_arguments.settings(query, options),
-            },
-            num_warps=tiles.warps,
-            num_stages=tiles.stages,
-        )
+            _launch_tma.prefill(call, tiles, output, lse, causal=causal)
+        else:
+            _launch(call, tiles, output, lse, causal=causal, batch_invariant=batch_invariant)
     return output if lse is None else AttentionOutput(output, lse)
+
+
+def _launch(
+    call: Call,
+    tiles: _tiles.Tiles,
+    output: Tensor,
+    lse: Tensor | None,
+    *,
+    causal: bool,
+    batch_invariant: bool,
+) -> None:
+    """The kernel in its pointer form."""
+    from blocks.attention._triton.attend import _attend_kernel
+
+    query, key, value, block_table, lens, cu_seqlens_q, options, scales = call
+    num_tokens, num_heads, head_dim = query.shape
+    num_seqs, num_kv_heads = call.num_seqs, key.shape[-2]
+    group, paged = num_heads // num_kv_heads, block_table is not None
+    table, block_size = (block_table, key.shape[1]) if paged else (lens, 1)  # packed: not read
+    blocks = num_tokens // (tiles.q // group) + num_seqs
+    strides, numbers = _arguments.strides(call), _arguments.numbers(options)
+    launch(
+        _attend_kernel,
+        (blocks * num_kv_heads,),
+        (query, key, value, table, lens, cu_seqlens_q, *scales, *options.per_head, output, lse),
+        (num_seqs, num_heads, key.shape[0], *strides, *numbers),
+        {
+            **_arguments.sizes(head_dim, group, block_size, tiles),
+            "PAGED": paged,
+            **_arguments.scale_kinds(call),
+            "CAUSAL": causal,
+            "ALL_MASKED": batch_invariant,
+            "HAS_LSE": lse is not None,
+            **_arguments.settings(query, options),
+        },
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+    )

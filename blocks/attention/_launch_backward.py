@@ -7,6 +7,7 @@ from torch import Tensor
 
 from blocks._launch import launch
 from blocks.attention import _arguments, _tiles
+from blocks.attention._backward_call import BackwardCall
 from blocks.attention._options import Options
 from blocks.attention._tiles_backward import backward_tiles
 
@@ -15,19 +16,10 @@ DELTA_ROWS = 16
 
 
 def backward(
-    grad_output: Tensor,
-    grad_lse: Tensor | None,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
+    call: BackwardCall,
     cu_seqlens_q: Tensor,
     key_starts: Tensor,
     key_ends: Tensor,
-    grad_key: Tensor,
-    grad_value: Tensor,
-    options: Options,
     *,
     causal: bool = True,
     want_slopes: bool = False,
@@ -38,8 +30,10 @@ def backward(
     The keys of sequence s are rows key_starts[s] to key_ends[s] of ``key``; starts rise from 0. The
     gradients of sinks and slopes are float32 [num_heads], zero where not asked for.
     """
-    query, key, value = _arguments.prepare(query, key, value)
-    grad_output, lse = _arguments.contiguous_rows(grad_output), lse.contiguous()
+    grad_output, grad_lse, query, key, value, output, lse, grad_key, grad_value, options = call
+    _arguments.check_tensors(query, key, value)
+    query, grad_output = map(_arguments.contiguous_rows, (query, grad_output))
+    lse = lse.contiguous()
     num_heads, num_seqs = query.shape[1], cu_seqlens_q.shape[0] - 1
     grad_query = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     grad_sinks, grad_slopes = (lse.new_zeros(num_heads) for _ in range(2))

@@ -7,12 +7,10 @@ from torch import Tensor
 
 from blocks._checks import fail
 from blocks._launch import launch
-from blocks.attention import _arguments, _launch_merge, _tiles
-from blocks.attention._layout import DTYPES
-from blocks.attention._options import Options
+from blocks.attention import _arguments, _launch_merge, _splits, _tiles
+from blocks.attention._call import Call
 from blocks.attention._scales import scale_kind
-from blocks.attention._splits import FIXED_SPLIT, choose_num_splits, num_fixed_splits
-from blocks.attention.output import AttentionOutput
+from blocks.attention._splits import FIXED_SPLIT
 
 
 def mla_tiles(name: str, num_heads: int, itemsize: int, quantised: bool = False) -> _tiles.Tiles:
@@ -35,97 +33,68 @@ def mla_tiles(name: str, num_heads: int, itemsize: int, quantised: bool = False)
 
 
 def decode(
-    query: Tensor,
-    latent_cache: Tensor,
-    block_table: Tensor,
-    seq_lens: Tensor,
-    options: Options,
-    latent_scale: Tensor | None,
+    call: Call,
     *,
-    latent_dim: int,
     num_splits: int | None,
     batch_invariant: bool,
     return_lse: bool,
 ) -> Any:
-    """``mla_decode``: one launch over heads and splits, and one that merges the splits."""
-    from blocks.attention._triton.mla import _mla_decode_kernel
+    """``mla_decode``: one launch over heads and splits, and one that merges the splits.
 
-    if query.dtype not in DTYPES:
-        names = ", ".join(str(dtype) for dtype in DTYPES)
-        raise TypeError(f"query dtype: expected one of {names}, got {query.dtype}")
+    The only key head holds whole rows, and its values are their latents.
+    """
+    chip = _tiles.chip(call.query.device)
+    _check(call, chip)
+    num_seqs, num_heads, _ = call.query.shape
+    tiles = mla_tiles(chip, num_heads, call.query.itemsize, call.key.itemsize == 1)
+    if num_splits is None:
+        programs = num_seqs * -(-num_heads // tiles.q)
+        num_splits = _splits.num_splits(call, programs, tiles.q, batch_invariant)
+    outputs, lses = _launch_merge.empty_states(call, num_splits, wide=num_splits > 1)
+    if num_seqs:
+        _launch(_arguments.readable(call), tiles, outputs, lses, batch_invariant)
+    state = _launch_merge.merge_splits(outputs, lses, call.query.dtype)
+    return state if return_lse else state.output
+
+
+def _check(call: Call, chip: str) -> None:
+    """Check what the kernel asks beyond ``mla_decode``."""
+    _arguments.check_query(call.query)
+    latent_dim = call.value.shape[-1]
     if latent_dim > 512:
         raise fail("latent_dim", "at most 512 with impl='triton'", latent_dim)
-    chip = _tiles.chip(query.device)
-    if chip.startswith("gfx") and latent_cache.dtype == torch.float8_e4m3fn:
-        wanted = f"torch.int8 or {query.dtype} on {chip}"  # unpacking would spill registers
-        raise TypeError(f"latent_cache dtype: expected {wanted}, got {latent_cache.dtype}")
-    num_seqs, num_heads, row_dim = query.shape
-    num_blocks, block_size, _ = latent_cache.shape
-    query = query if query.stride(2) == 1 else query.contiguous()
-    block_table = block_table if block_table.stride(1) == 1 else block_table.contiguous()
-    tiles = mla_tiles(
-        _tiles.chip(query.device), num_heads, query.itemsize, latent_cache.itemsize == 1
+    if chip.startswith("gfx") and call.key.dtype == torch.float8_e4m3fn:
+        wanted = f"torch.int8 or {call.query.dtype} on {chip}"  # unpacking would spill registers
+        raise TypeError(f"latent_cache dtype: expected {wanted}, got {call.key.dtype}")
+
+
+def _launch(
+    call: Call, tiles: _tiles.Tiles, outputs: Tensor, lses: Tensor, batch_invariant: bool
+) -> None:
+    from blocks.attention._triton.mla import _mla_decode_kernel
+
+    query, rows, _, block_table, seq_lens, _, options, scales = call
+    num_splits, num_seqs, num_heads, latent_dim = outputs.shape
+    num_blocks, block_size, _, row_dim = rows.shape
+    counts = num_seqs, num_heads, num_blocks, num_splits, FIXED_SPLIT
+    strides = *query.stride()[:2], *rows.stride()[:2], call.table.stride(0)
+    launch(
+        _mla_decode_kernel,
+        (num_seqs, -(-num_heads // tiles.q), num_splits),
+        (query, rows, block_table, seq_lens, scales.k, *options.per_head, outputs, lses),
+        (*counts, *strides, *_arguments.numbers(options)),
+        {
+            "LATENT_DIM": latent_dim,
+            "ROPE_DIM": row_dim - latent_dim,
+            "BLOCK_SIZE": block_size,
+            "TILE_Q": tiles.q,
+            "TILE_KV": tiles.kv,
+            "TILE_L": _tiles.power_of_two(latent_dim),
+            "TILE_R": _tiles.power_of_two(row_dim - latent_dim),
+            "SCALE": scale_kind(scales.k, rows),
+            "FIXED_SPLITS": batch_invariant,
+            **_arguments.settings(query, options),
+        },
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
     )
-    head_tiles = -(-num_heads // tiles.q)
-    capacity = block_table.shape[1] * block_size
-    if batch_invariant:
-        num_splits = num_fixed_splits(capacity)
-    elif num_splits is None:
-        num_splits = choose_num_splits(
-            num_seqs * head_tiles,
-            capacity,
-            _tiles.num_processors(query.device),
-            rows=tiles.q,
-            head_dim=latent_dim,
-            kv_itemsize=latent_cache.itemsize,
-        )
-    shape = (num_splits, num_seqs, num_heads)
-    partial = query.dtype if num_splits == 1 else torch.float32
-    outputs = torch.empty((*shape, latent_dim), dtype=partial, device=query.device)
-    lses = torch.empty(shape, dtype=torch.float32, device=query.device)
-    if num_seqs:
-        launch(
-            _mla_decode_kernel,
-            (num_seqs, head_tiles, num_splits),
-            (
-                query,
-                _arguments.stored(latent_cache),
-                block_table,
-                seq_lens.contiguous(),
-                latent_scale,
-                options.sinks,
-                options.alibi_slopes,
-                outputs,
-                lses,
-            ),
-            (
-                num_seqs,
-                num_heads,
-                num_blocks,
-                num_splits,
-                FIXED_SPLIT,
-                *query.stride()[:2],
-                *latent_cache.stride()[:2],
-                block_table.stride(0),
-                *_arguments.numbers(options),
-            ),
-            {
-                "LATENT_DIM": latent_dim,
-                "ROPE_DIM": row_dim - latent_dim,
-                "BLOCK_SIZE": block_size,
-                "TILE_Q": tiles.q,
-                "TILE_KV": tiles.kv,
-                "TILE_L": _tiles.power_of_two(latent_dim),
-                "TILE_R": _tiles.power_of_two(row_dim - latent_dim),
-                "SCALE": scale_kind(latent_scale, latent_cache.unsqueeze(2)),
-                "FIXED_SPLITS": batch_invariant,
-                **_arguments.settings(query, options),
-            },
-            num_warps=tiles.warps,
-            num_stages=tiles.stages,
-        )
-    if num_splits == 1:
-        state = AttentionOutput(outputs[0], lses[0])
-    else:
-        state = _launch_merge.merge(outputs, lses, query.dtype)
-    return state if return_lse else state.output

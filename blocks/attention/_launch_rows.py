@@ -6,10 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from blocks._launch import launch
-from blocks.attention import _arguments, _launch_decode, _launch_merge, _tiles
-from blocks.attention._options import Options
-from blocks.attention._scales import Scales
-from blocks.attention._splits import FIXED_SPLIT, choose_num_splits, num_fixed_splits
+from blocks.attention import _arguments, _launch_decode, _launch_merge, _splits, _tiles
+from blocks.attention._call import Call
+from blocks.attention._splits import FIXED_SPLIT
 from blocks.attention.output import AttentionOutput
 
 MOST_ROWS = 64
@@ -32,40 +31,15 @@ def rows_tiles(
     return tiles._replace(q=q, kv=kv, warps=8 if q >= 32 else 4)
 
 
-def row_splits(
-    query: Tensor,
-    key_cache: Tensor,
-    num_groups: int,
-    capacity: int,
-    *,
-    batch_invariant: bool,
-) -> int:
+def row_splits(call: Call, batch_invariant: bool) -> int:
     """Splits of each group's context, from shapes alone."""
-    if batch_invariant:
-        return num_fixed_splits(capacity)
-    num_kv_heads = key_cache.shape[2]
-    group = query.shape[1] // num_kv_heads
-    tokens = -(-query.shape[0] // max(num_groups, 1))
-    rows = tokens * group
-    return choose_num_splits(
-        num_groups * num_kv_heads * -(-rows // MOST_ROWS),
-        capacity,
-        _tiles.num_processors(query.device),
-        rows=rows,
-        head_dim=query.shape[2],
-        kv_itemsize=key_cache.itemsize,
-    )
+    rows = -(-call.query.shape[0] // max(call.num_seqs, 1)) * call.group
+    programs = call.num_seqs * call.num_kv_heads * -(-rows // MOST_ROWS)
+    return _splits.num_splits(call, programs, rows, batch_invariant)
 
 
 def rows_splits(
-    query: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    block_table: Tensor,
-    lens: Tensor,
-    cu_seqlens_q: Tensor,
-    options: Options,
-    scales: Scales,
+    call: Call,
     outputs: Tensor,
     lses: Tensor,
     *,
@@ -82,60 +56,28 @@ def rows_splits(
     """
     from blocks.attention._triton.rows import _rows_kernel
 
-    num_tokens, num_heads, head_dim = query.shape
-    block_size, num_kv_heads = key_cache.shape[1:3]
-    num_groups = cu_seqlens_q.shape[0] - 1
+    num_splits, num_tokens, num_heads, head_dim = outputs.shape
+    num_blocks, block_size, num_kv_heads, _ = call.key.shape
+    num_groups, group = call.num_seqs, num_heads // num_kv_heads
     if not num_tokens or not num_groups:
         return
-    kinds, quantised = _arguments.scale_kinds(scales, key_cache), key_cache.itemsize == 1
-    query, key_cache, value_cache = _arguments.prepare(query, key_cache, value_cache)
-    block_table = _arguments.contiguous_rows(block_table)
-    group = num_heads // num_kv_heads
-    name = _tiles.chip(query.device)
+    call = _arguments.prepare(call)
+    query, key, *_, cu_seqlens_q, options, scales = call
+    name, quantised = _tiles.chip(query.device), key.itemsize == 1
     rows = MOST_ROWS if batch_invariant else -(-num_tokens // num_groups) * group
     tiles = rows_tiles(name, head_dim, group, rows, query.itemsize, quantised)
     blocks = num_tokens // (tiles.q // group) + num_groups
+    seen = starts, cu_seqlens_q, tree, ends
+    strides, numbers = _arguments.strides(call), _arguments.numbers(options)
+    counts = num_groups, num_tokens, num_heads, num_blocks, num_splits, FIXED_SPLIT
     launch(
         _rows_kernel,
-        (blocks, num_kv_heads, outputs.shape[0]),
-        (
-            query,
-            key_cache,
-            value_cache,
-            block_table,
-            lens.contiguous(),
-            starts,
-            cu_seqlens_q.contiguous(),
-            tree,
-            ends,
-            scales.k,
-            scales.v,
-            options.sinks,
-            options.alibi_slopes,
-            outputs,
-            lses,
-        ),
-        (
-            num_groups,
-            num_tokens,
-            num_heads,
-            key_cache.shape[0],
-            outputs.shape[0],
-            FIXED_SPLIT,
-            *query.stride()[:2],
-            *_arguments.strides(key_cache),
-            *_arguments.strides(value_cache),
-            block_table.stride(0),
-            *_arguments.numbers(options),
-        ),
+        (blocks, num_kv_heads, num_splits),
+        (*call.paged, *seen, *scales, *options.per_head, outputs, lses),
+        (*counts, *strides, *numbers),
         {
-            "GROUP": group,
-            "HEAD_DIM": head_dim,
-            "BLOCK_SIZE": block_size,
-            "TILE_Q": tiles.q,
-            "TILE_KV": tiles.kv,
-            "TILE_D": _tiles.power_of_two(head_dim),
-            **kinds,
+            **_arguments.sizes(head_dim, group, block_size, tiles),
+            **_arguments.scale_kinds(call),
             "FIXED_SPLITS": batch_invariant,
             "HAS_STARTS": starts is not None,
             "TREE": tree is not None,
@@ -147,15 +89,8 @@ def rows_splits(
 
 
 def tree_decode(
-    query: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    block_table: Tensor,
-    seq_lens: Tensor,
-    cu_seqlens_q: Tensor,
+    call: Call,
     tree_mask: Tensor,
-    options: Options,
-    scales: Scales,
     *,
     num_splits: int | None,
     batch_invariant: bool,
@@ -163,79 +98,26 @@ def tree_decode(
 ) -> Any:
     """``tree_decode``: one launch over splits of the context, and one that merges them."""
     if num_splits is None:
-        capacity = block_table.shape[1] * key_cache.shape[1]
-        num_splits = row_splits(
-            query, key_cache, block_table.shape[0], capacity, batch_invariant=batch_invariant
-        )
-    outputs, lses = _launch_decode.partial_states(query, num_splits, True)
-    rows_splits(
-        query,
-        key_cache,
-        value_cache,
-        block_table,
-        seq_lens,
-        cu_seqlens_q,
-        options,
-        scales,
-        outputs,
-        lses,
-        batch_invariant=batch_invariant,
-        tree=tree_mask.contiguous(),
-    )
-    state = _launch_merge.merge(outputs, lses, query.dtype)
+        num_splits = row_splits(call, batch_invariant)
+    outputs, lses = _launch_merge.empty_states(call, num_splits, wide=True)
+    tree = tree_mask.contiguous()
+    rows_splits(call, outputs, lses, batch_invariant=batch_invariant, tree=tree)
+    state = _launch_merge.merge(outputs, lses, call.query.dtype)
     return state if return_lse else state.output
 
 
-def cascade_decode(
-    query: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    block_table: Tensor,
-    seq_lens: Tensor,
-    prefixes: Sequence[Any],
-    options: Options,
-    scales: Scales,
-    batch_invariant: bool,
-) -> AttentionOutput:
+def cascade_decode(call: Call, prefixes: Sequence[Any], batch_invariant: bool) -> AttentionOutput:
     """``cascade_decode``: a launch for each level, one for what is left, and one merge of all."""
     from blocks.attention.cascade import levels, shared_lens
 
-    cache = key_cache, value_cache
-    capacity = block_table.shape[1] * key_cache.shape[1]
-    counts = [
-        row_splits(query, key_cache, len(prefix.lens), capacity, batch_invariant=batch_invariant)
-        for prefix in prefixes
-    ]
-    counts.append(_launch_decode.num_splits_of(query, key_cache, block_table, batch_invariant))
-    outputs, lses = _launch_decode.partial_states(query, sum(counts), True)
-    alone = options._replace(sinks=None)  # the sink joins once, with the rest
-    at = 0
-    for count, (prefix, starts, _) in zip(counts, levels(prefixes, seq_lens), strict=False):
-        rows_splits(
-            query,
-            *cache,
-            block_table,
-            prefix.lens,
-            prefix.cu_groups,
-            alone,
-            scales,
-            outputs[at : at + count],
-            lses[at : at + count],
-            batch_invariant=batch_invariant,
-            ends=seq_lens.contiguous(),
-            starts=starts,
-        )
-        at += count
-    _launch_decode.decode_splits(
-        query,
-        *cache,
-        block_table,
-        seq_lens,
-        options,
-        scales,
-        outputs[at:],
-        lses[at:],
-        batch_invariant=batch_invariant,
-        starts=shared_lens(prefixes, seq_lens),
-    )
-    return _launch_merge.merge(outputs, lses, query.dtype)
+    shared = list(levels(call, prefixes))
+    counts = [row_splits(level, batch_invariant) for level, *_ in shared]
+    counts.append(_launch_decode.num_splits_of(call, batch_invariant))
+    outputs, lses = _launch_merge.empty_states(call, sum(counts), wide=True)
+    *parts, rest = zip(outputs.split(counts), lses.split(counts), strict=True)
+    ends = call.seq_lens.contiguous()
+    for (level, starts, _), part in zip(shared, parts, strict=True):
+        rows_splits(level, *part, batch_invariant=batch_invariant, ends=ends, starts=starts)
+    starts = shared_lens(prefixes, call.seq_lens)
+    _launch_decode.decode_splits(call, *rest, batch_invariant=batch_invariant, starts=starts)
+    return _launch_merge.merge(outputs, lses, call.query.dtype)

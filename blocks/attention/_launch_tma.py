@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from blocks._launch import interpreted, launch
-from blocks.attention import _tiles
-from blocks.attention._options import Options
+from blocks.attention import _arguments, _tiles
+from blocks.attention._call import Call
 
 
 def takes(query: Tensor, key: Tensor, value: Tensor) -> bool:
@@ -33,12 +33,7 @@ def one_map(tensor: Tensor) -> bool:
 
 
 def prefill(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seqlens_k: Tensor,
-    cu_seqlens_q: Tensor,
-    options: Options,
+    call: Call,
     tiles: _tiles.Tiles,
     output: Tensor,
     lse: Tensor | None,
@@ -48,8 +43,9 @@ def prefill(
     """Fill ``output`` and ``lse``; for calls that ``takes`` allows."""
     from blocks.attention._triton.prefill_tma import _prefill_tma_kernel
 
+    query, key, value, _, cu_seqlens_k, cu_seqlens_q, options, _ = call
     num_tokens, num_heads, head_dim = query.shape
-    num_seqs = cu_seqlens_q.shape[0] - 1
+    num_seqs = call.num_seqs
     persistent = num_seqs == 1 and _tiles.tma_persists(head_dim)
     persistent = persistent and one_map(query) and one_map(key) and one_map(value)
     num_blocks = -(-num_tokens // tiles.q) if persistent else num_tokens // tiles.q + num_seqs
@@ -65,10 +61,9 @@ def prefill(
                 query,
                 key,
                 value,
-                cu_seqlens_k.contiguous(),
-                cu_seqlens_q.contiguous(),
-                options.sinks,
-                options.alibi_slopes,
+                cu_seqlens_k,
+                cu_seqlens_q,
+                *options.per_head,
                 output,
                 lse,
             ),
@@ -80,12 +75,10 @@ def prefill(
                 *query.stride()[:2],
                 *key.stride()[:2],
                 *value.stride()[:2],
-                options.scale,
-                options.softcap or 1.0,
-                options.window or 0,
+                *_arguments.numbers(options),
             ),
             {
-                "GROUP": num_heads // key.shape[1],
+                "GROUP": call.group,
                 "HEAD_DIM": head_dim,
                 "TILE_Q": tiles.q,
                 "TILE_KV": tiles.kv,

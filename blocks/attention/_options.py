@@ -25,6 +25,11 @@ class Options(NamedTuple):
     sinks: Tensor | None
     alibi_slopes: Tensor | None
 
+    @property
+    def per_head(self) -> tuple[Tensor | None, Tensor | None]:
+        """Sinks and slopes."""
+        return self.sinks, self.alibi_slopes
+
 
 def resolve_options(
     query: Tensor,

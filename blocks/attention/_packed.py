@@ -13,6 +13,8 @@ from torch import Tensor
 
 from blocks._autograd import Operation
 from blocks.attention import _blocked, _cpu, _launch_attend, _launch_backward
+from blocks.attention._backward_call import BackwardCall
+from blocks.attention._call import Call
 from blocks.attention._layout import check_batch_invariant, check_bounds, choose
 from blocks.attention._options import Options
 from blocks.attention.output import AttentionOutput
@@ -36,13 +38,13 @@ def forward(
     return_lse: bool = True,
 ) -> Any:
     """Output, or ``AttentionOutput``; the LSE is float64 where the inputs are."""
-    packed = (query, key, value, None, cu_seqlens_k, cu_seqlens_q, options)
+    call = Call(query, key, value, None, cu_seqlens_k, cu_seqlens_q, options)
     if how == "triton":
         return _launch_attend.attend(
-            *packed, causal=causal, return_lse=return_lse, batch_invariant=batch_invariant
+            call, causal=causal, return_lse=return_lse, batch_invariant=batch_invariant
         )
     if how == "native":
-        found = _cpu.attention(*packed, causal=causal, return_lse=return_lse)
+        found = _cpu.attention(call, causal=causal, return_lse=return_lse)
         if found is not None:
             return found
     output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
@@ -72,44 +74,33 @@ def backward(
     want_slopes: bool = True,
 ) -> tuple[Tensor, ...]:
     """Gradients of query, key, value, sinks and slopes; the last two float32 [num_heads]."""
+    tensors = grad_output, grad_lse, query, key, value, output, lse
     if how == "triton":
         grad_key, grad_value = (t.new_empty(t.shape) for t in (key, value))
+        call = BackwardCall(*tensors, grad_key, grad_value, options)
+        sums = cu_seqlens_q, cu_seqlens_k[:-1], cu_seqlens_k[1:]
         grad_query, *settings = _launch_backward.backward(
-            grad_output,
-            grad_lse,
-            query,
-            key,
-            value,
-            output,
-            lse,
-            cu_seqlens_q,
-            cu_seqlens_k[:-1],
-            cu_seqlens_k[1:],
-            grad_key,
-            grad_value,
-            options,
-            causal=causal,
-            want_slopes=want_slopes,
+            call, *sums, causal=causal, want_slopes=want_slopes
         )
         return grad_query, grad_key, grad_value, *settings
     compute = torch.promote_types(query.dtype, torch.float32)
     grad_query = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     grad_key, grad_value = (key.new_zeros(key.shape, dtype=compute) for _ in range(2))
     sinks, slopes = (key.new_zeros(query.shape[1], dtype=compute) for _ in range(2))
+    call = BackwardCall(*tensors, grad_key, grad_value, options)
     for rows, keys, batch in _alike(query, key, cu_seqlens_q, cu_seqlens_k):
-        do, q, o, row_lse = (
-            t[rows].unflatten(0, (batch, -1)) for t in (grad_output, query, output, lse)
-        )
-        k, v, dk, dv = (
-            t[keys].unflatten(0, (batch, -1)) for t in (key, value, grad_key, grad_value)
-        )
-        dlse = None if grad_lse is None else grad_lse[rows].unflatten(0, (batch, -1))
-        found = _blocked.backward(do, dlse, q, k, v, o, row_lse, dk, dv, options, causal)
+        found = _blocked.backward(_part(call, rows, keys, batch), causal)
         grad_query[rows] = found[0].flatten(0, 1)
         sinks += found[1]
         slopes += found[2]
     found = (grad_query, grad_key.to(key.dtype), grad_value.to(key.dtype), sinks, slopes)
     return tuple(t.float() if t.dim() == 1 else t for t in found)
+
+
+def _part(call: BackwardCall, rows: slice, keys: slice, batch: int) -> BackwardCall:
+    """Some equally long sequences, with a batch dimension of their own."""
+    shape = batch, -1
+    return call.each(lambda t: t[rows].unflatten(0, shape), lambda t: t[keys].unflatten(0, shape))
 
 
 def _alike(

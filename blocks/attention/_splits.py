@@ -5,6 +5,9 @@ The number of splits comes from shapes alone: never from lengths, which the host
 for, so that a captured graph stays right while sequences grow.
 """
 
+from blocks.attention import _tiles
+from blocks.attention._call import Call
+
 FIXED_SPLIT = 512
 """Positions of a split where splits lie at fixed positions (``batch_invariant``)."""
 ROUNDS = 4
@@ -65,3 +68,17 @@ def choose_num_splits(
 def num_fixed_splits(capacity: int) -> int:
     """Splits of a context when they lie every ``FIXED_SPLIT`` positions."""
     return max(1, -(-capacity // FIXED_SPLIT))
+
+
+def num_splits(call: Call, num_programs: int, rows: int, batch_invariant: bool) -> int:
+    """``choose_num_splits`` of a paged call; with ``batch_invariant`` its ``num_fixed_splits``."""
+    if batch_invariant:
+        return num_fixed_splits(call.capacity)
+    return choose_num_splits(
+        num_programs,
+        call.capacity,
+        _tiles.num_processors(call.query.device),
+        rows=rows,
+        head_dim=call.value.shape[-1],
+        kv_itemsize=call.key.itemsize,
+    )

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from blocks.attention._call import Call
 from blocks.attention._options import Options
-from blocks.attention._scales import NO_SCALES, Scales
 from blocks.attention.reference import attend, gather_tokens
 
 
@@ -42,24 +42,16 @@ def prefill(
     return torch.cat(outputs) if outputs else torch.zeros_like(query)
 
 
-def paged(
-    query: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    block_table: Tensor,
-    seq_lens: list[int],
-    bounds: list[int],
-    options: Options,
-    scales: Scales = NO_SCALES,
-) -> Tensor:
+def paged(call: Call, bounds: list[int], seq_lens: list[int]) -> Tensor:
     """Attention over pages, gathered (and dequantised) one sequence at a time."""
+    query, options, scales = call.query, call.options, call.scales
     outputs = []
     for s, seq_len in enumerate(seq_lens):
         q = query[bounds[s] : bounds[s + 1]]
         first = 0 if options.window is None else max(0, seq_len - len(q) - options.window + 1)
         positions = torch.arange(first, seq_len, device=query.device)
-        k = gather_tokens(key_cache, block_table[s], positions, scales.k).to(q.dtype)
-        v = gather_tokens(value_cache, block_table[s], positions, scales.v).to(q.dtype)
+        k = gather_tokens(call.key, call.table[s], positions, scales.k).to(q.dtype)
+        v = gather_tokens(call.value, call.table[s], positions, scales.v).to(q.dtype)
         outputs.append(one_sequence(q, k, v, options, True))
     return torch.cat(outputs) if outputs else torch.zeros_like(query)
 

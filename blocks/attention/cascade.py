@@ -1,6 +1,6 @@
 """``cascade_decode``: decoding sequences that begin alike, reading what they share once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,17 +10,17 @@ from torch import Tensor
 from blocks._checks import check_dtype, check_same_device, check_shape, expects_tensors, fail
 from blocks._work import Work
 from blocks.attention import _cpu, _launch_rows, reference
+from blocks.attention._call import Call, check_contents
 from blocks.attention._count import StoredKeys, attention_work, read_keys
 from blocks.attention._layout import (
     check_batch_invariant,
     check_bounds,
-    check_lengths,
     check_paged,
     choose,
     may_look,
 )
-from blocks.attention._options import Options, resolve_options
-from blocks.attention._scales import Scales, resolve_scales
+from blocks.attention._options import resolve_options
+from blocks.attention._scales import resolve_scales
 from blocks.attention.output import AttentionOutput
 
 HAS = ("native", "triton", "reference")
@@ -92,60 +92,50 @@ def cascade_decode(
     _check_prefixes(query, prefixes)
     options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
     scales = resolve_scales(key_cache, value_cache, k_scale, v_scale)
+    call = Call(query, key_cache, value_cache, block_table, seq_lens, None, options, scales)
     how = choose(impl, HAS, query, key_cache, value_cache)
     check_batch_invariant(batch_invariant, how)
     if may_look(query):
-        check_groups(prefixes, block_table, seq_lens, key_cache.shape[1], window)
+        check_groups(call, prefixes)
         if how != "native":  # the C++ kernel looks at lengths and block ids itself
-            check_blocks(prefixes, block_table, seq_lens, key_cache, window)
-    paged = query, key_cache, value_cache, block_table, seq_lens
+            check_blocks(call, prefixes)
     if how == "reference" or not len(seq_lens):
-        scaled = {"k_scale": k_scale, "v_scale": v_scale}
-        return reference.cascade_decode(
-            *paged, prefixes, return_lse=return_lse, **scaled, **options._asdict()
-        )
-    run = _native if how == "native" else _launch_rows.cascade_decode
-    state = run(*paged, prefixes, options, scales, batch_invariant)
+        settings = call.keywords
+        return reference.cascade_decode(*call.paged, prefixes, return_lse=return_lse, **settings)
+    if how == "native":
+        state = _native(call, prefixes)
+    else:
+        state = _launch_rows.cascade_decode(call, prefixes, batch_invariant)
     return state if return_lse else state.output
 
 
-def _native(
-    query: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    block_table: Tensor,
-    seq_lens: Tensor,
-    prefixes: Sequence[SharedPrefix],
-    options: Options,
-    scales: Scales,
-    batch_invariant: bool,
-) -> AttentionOutput:
+def _native(call: Call, prefixes: Sequence[SharedPrefix]) -> AttentionOutput:
     """The C++ kernel once a level and once for the rest, in float32, and a merge."""
-    cache = key_cache, value_cache
-    alone = options._replace(sinks=None)  # the sink joins once, with the rest
-    shape = (len(prefixes) + 1, *query.shape)
+    shape = (len(prefixes) + 1, *call.query.shape)
     outputs, lses = torch.empty(shape, dtype=torch.float32), torch.empty(shape[:-1])
-    how = {"scales": scales, "return_lse": True}
+    *parts, rest = zip(outputs, lses, strict=True)
     done = []
-    for i, (prefix, starts, first) in enumerate(levels(prefixes, seq_lens)):
-        rows = _cpu.Rows(ends=seq_lens.contiguous(), starts=starts, wide=True)
-        groups = block_table[first], prefix.lens, prefix.cu_groups
-        how |= {"rows": rows, "into": (outputs[i], lses[i])}
-        done.append(_cpu.attention(query, *cache, *groups, alone, causal=False, **how))
-    rows = _cpu.Rows(starts=shared_lens(prefixes, seq_lens), wide=True)
-    how |= {"rows": rows, "into": (outputs[-1], lses[-1])}
-    done.append(_cpu.attention(query, *cache, block_table, seq_lens, None, options, **how))
+    for part, (level, starts, first) in zip(parts, levels(call, prefixes), strict=True):
+        level = level._replace(block_table=call.table[first])
+        rows = _cpu.Rows(ends=call.seq_lens.contiguous(), starts=starts, wide=True)
+        how = {"rows": rows, "return_lse": True, "into": part}
+        done.append(_cpu.attention(level, causal=False, **how))
+    rows = _cpu.Rows(starts=shared_lens(prefixes, call.seq_lens), wide=True)
+    done.append(_cpu.attention(call, rows=rows, return_lse=True, into=rest))
     if not all(done):
-        check_blocks(prefixes, block_table, seq_lens, key_cache, options.window)
+        check_blocks(call, prefixes)
         raise AssertionError("the C++ kernel refused what the checks find right")
-    return _cpu.merge(outputs, lses, query.dtype)
+    return _cpu.merge(outputs, lses, call.query.dtype)
 
 
-def levels(prefixes: Sequence[SharedPrefix], seq_lens: Tensor):
-    """(prefix, first key of each group, first sequence of each group) of each level; no waiting."""
-    for i, prefix in enumerate(prefixes):
-        first = prefix.cu_groups[:-1].clamp_max(max(0, len(seq_lens) - 1))
-        yield prefix, shared_lens(prefixes[:i], seq_lens)[first], first
+def levels(call: Call, prefixes: Sequence[SharedPrefix]) -> Iterator[tuple[Call, Tensor, Tensor]]:
+    """Each level as a call of its groups, which keeps the table of all sequences; the first key of
+    each group; and its first sequence. No waiting."""
+    alone = call.options._replace(sinks=None)  # the sink joins once, with the rest
+    for i, (cu_groups, lens) in enumerate(prefixes):
+        first = cu_groups[:-1].clamp_max(max(0, len(call.seq_lens) - 1))
+        level = call._replace(seq_lens=lens, cu_seqlens_q=cu_groups, options=alone)
+        yield level, shared_lens(prefixes[:i], call.seq_lens)[first], first
 
 
 def shared_lens(prefixes: Sequence[SharedPrefix], seq_lens: Tensor) -> Tensor:
@@ -174,16 +164,11 @@ def _check_prefixes(query: Tensor, prefixes: Sequence[SharedPrefix]) -> None:
             raise fail(f"prefixes[{i}].cu_groups", "at least one group", "none", "leave it out")
 
 
-def check_groups(
-    prefixes: Sequence[SharedPrefix],
-    block_table: Tensor,
-    seq_lens: Tensor,
-    block_size: int,
-    window: int | None,
-) -> None:
+def check_groups(call: Call, prefixes: Sequence[SharedPrefix]) -> None:
     """Groups cut up the sequences, inside those of the level before, and share full blocks."""
-    num_seqs, capacity = block_table.shape[0], block_table.shape[1] * block_size
-    lens = seq_lens.tolist()
+    block_table, block_size, window = call.table, call.key.shape[1], call.options.window
+    num_seqs, capacity = call.num_seqs, call.capacity
+    lens = call.seq_lens.tolist()
     outer: set[int] = set()
     for i, prefix in enumerate(prefixes):
         bounds = check_bounds(f"prefixes[{i}].cu_groups", prefix.cu_groups, num_seqs)
@@ -210,22 +195,15 @@ def first_seen(lens: list[int], window: int | None) -> int:
     return 0 if window is None or not lens else max(0, min(lens) - window)
 
 
-def check_blocks(
-    prefixes: Sequence[SharedPrefix],
-    block_table: Tensor,
-    seq_lens: Tensor,
-    key_cache: Tensor,
-    window: int | None,
-) -> None:
+def check_blocks(call: Call, prefixes: Sequence[SharedPrefix]) -> None:
     """Lengths fit the table, and every block to be read exists; the groups are right already."""
-    lens = seq_lens.tolist()
-    check_lengths([int(n != 0) for n in lens], lens, block_table, key_cache, window)
-    num_blocks, block_size = key_cache.shape[:2]
+    _, lens = check_contents(call)
+    block_table, (num_blocks, block_size) = call.table, call.key.shape[:2]
     for i, prefix in enumerate(prefixes):
         bounds = prefix.cu_groups.tolist()
         for g, shared in enumerate(prefix.lens.tolist()):
             group = lens[bounds[g] : bounds[g + 1]]
-            seen = first_seen(group, window) // block_size
+            seen = first_seen(group, call.options.window) // block_size
             read = block_table[bounds[g] : bounds[g] + 1, seen : -(-shared // block_size)]
             if (
                 any(group)

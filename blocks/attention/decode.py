@@ -9,10 +9,10 @@ from torch import Tensor
 from blocks._checks import expects_tensors
 from blocks._work import Work
 from blocks.attention import _cpu, _launch_decode, _torch, reference
+from blocks.attention._call import Call, check_contents
 from blocks.attention._count import StoredKeys, attention_work
 from blocks.attention._layout import (
     check_batch_invariant,
-    check_lengths,
     check_num_splits,
     check_paged,
     choose,
@@ -80,55 +80,28 @@ def paged_decode(
     check_paged(query, key_cache, value_cache, block_table, seq_lens, None)
     options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
     scales = resolve_scales(key_cache, value_cache, k_scale, v_scale)
+    call = Call(query, key_cache, value_cache, block_table, seq_lens, None, options, scales)
     how = choose(impl, HAS, query, key_cache, value_cache)
     check_batch_invariant(batch_invariant, how)
     check_num_splits(num_splits, how, batch_invariant)
     if how == "native":
-        result = _cpu.attention(
-            query,
-            key_cache,
-            value_cache,
-            block_table,
-            seq_lens,
-            None,
-            options,
-            scales,
-            return_lse=return_lse,
-        )
-        if result is not None:
-            return result
-    lens = seq_lens.tolist() if how != "triton" or may_look(query) else None
-    if lens is not None:
-        check_lengths([int(n != 0) for n in lens], lens, block_table, key_cache, window)
-    assert how != "native", "the C++ kernel refused what the checks find right"
-    if lens is None or how == "triton":
+        found = _cpu.attention(call, return_lse=return_lse)
+        if found is not None:
+            return found
+    if how == "triton":
+        if may_look(query):
+            check_contents(call)
         return _launch_decode.decode(
-            query,
-            key_cache,
-            value_cache,
-            block_table,
-            seq_lens,
-            options,
-            scales,
+            call,
             num_splits=num_splits,
             batch_invariant=batch_invariant,
             return_lse=return_lse,
         )
+    bounds, lens = check_contents(call)
+    assert how != "native", "the C++ kernel refused what the checks find right"
     if how == "torch" and not _torch.needs_eager(options, return_lse):
-        bounds = list(range(len(lens) + 1))
-        paged = key_cache, value_cache, block_table, lens, bounds
-        return _torch.paged(query, *paged, options, scales)
-    return reference.paged_decode(
-        query,
-        key_cache,
-        value_cache,
-        block_table,
-        seq_lens,
-        k_scale=k_scale,
-        v_scale=v_scale,
-        return_lse=return_lse,
-        **options._asdict(),
-    )
+        return _torch.paged(call, bounds, lens)
+    return reference.paged_decode(*call.paged, return_lse=return_lse, **call.keywords)
 
 
 def paged_decode_work(

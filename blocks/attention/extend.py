@@ -1,6 +1,5 @@
 """``paged_extend``: attention of several new tokens a sequence over keys in the paged cache."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,15 +9,9 @@ from torch import Tensor
 from blocks._checks import expects_tensors
 from blocks._work import Work
 from blocks.attention import _cpu, _launch_attend, _torch, reference
+from blocks.attention._call import Call, check_contents
 from blocks.attention._count import StoredKeys, attention_work
-from blocks.attention._layout import (
-    check_batch_invariant,
-    check_bounds,
-    check_lengths,
-    check_paged,
-    choose,
-    may_look,
-)
+from blocks.attention._layout import check_batch_invariant, check_paged, choose, may_look
 from blocks.attention._options import resolve_options
 from blocks.attention._scales import resolve_scales
 
@@ -89,57 +82,23 @@ def paged_extend(
     check_paged(query, key_cache, value_cache, block_table, seq_lens, cu_seqlens_q)
     options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
     scales = resolve_scales(key_cache, value_cache, k_scale, v_scale)
+    call = Call(query, key_cache, value_cache, block_table, seq_lens, cu_seqlens_q, options, scales)
     how = choose(impl, HAS, query, key_cache, value_cache)
     check_batch_invariant(batch_invariant, how)
     if how == "native":
-        result = _cpu.attention(
-            query,
-            key_cache,
-            value_cache,
-            block_table,
-            seq_lens,
-            cu_seqlens_q,
-            options,
-            scales,
-            return_lse=return_lse,
-        )
-        if result is not None:
-            return result
-    if how == "triton" and not may_look(query):
-        bounds, lens = [], []
-    else:
-        bounds, lens = check_bounds("cu_seqlens_q", cu_seqlens_q, query.shape[0]), seq_lens.tolist()
-        query_lens = [b - a for a, b in itertools.pairwise(bounds)]
-        check_lengths(query_lens, lens, block_table, key_cache, window)
-    assert how != "native", "the C++ kernel refused what the checks find right"
+        found = _cpu.attention(call, return_lse=return_lse)
+        if found is not None:
+            return found
     if how == "triton":
-        return _launch_attend.attend(
-            query,
-            key_cache,
-            value_cache,
-            block_table,
-            seq_lens,
-            cu_seqlens_q,
-            options,
-            scales,
-            return_lse=return_lse,
-            batch_invariant=batch_invariant,
-        )
+        if may_look(query):
+            check_contents(call)
+        return _launch_attend.attend(call, return_lse=return_lse, batch_invariant=batch_invariant)
+    bounds, lens = check_contents(call)
+    assert how != "native", "the C++ kernel refused what the checks find right"
     if how == "torch" and not _torch.needs_eager(options, return_lse):
-        paged = key_cache, value_cache, block_table, lens, bounds
-        return _torch.paged(query, *paged, options, scales)
-    return reference.paged_extend(
-        query,
-        key_cache,
-        value_cache,
-        block_table,
-        seq_lens,
-        cu_seqlens_q,
-        k_scale=k_scale,
-        v_scale=v_scale,
-        return_lse=return_lse,
-        **options._asdict(),
-    )
+        return _torch.paged(call, bounds, lens)
+    settings = call.keywords
+    return reference.paged_extend(*call.paged, cu_seqlens_q, return_lse=return_lse, **settings)
 
 
 def paged_extend_work(

@@ -17,8 +17,9 @@ from blocks._checks import (
 )
 from blocks._work import Work
 from blocks.attention import _cpu, _launch_mla, reference
+from blocks.attention._call import Call, check_contents
 from blocks.attention._count import read_keys, visible_pairs
-from blocks.attention._layout import REFERENCE_DTYPES, check_lengths, check_num_splits, choose
+from blocks.attention._layout import REFERENCE_DTYPES, check_num_splits, choose
 from blocks.attention._options import resolve_options
 from blocks.attention._scales import QUANTISED, Scales, check_scale
 from blocks.attention.output import AttentionOutput
@@ -90,50 +91,29 @@ def mla_decode(
     _check(query, latent_cache, block_table, seq_lens, latent_dim)
     options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
     rows = latent_cache.unsqueeze(2)  # one key head; values are the rows' latents
+    values = rows.narrow(3, 0, latent_dim)
     head_scale = reference.scale_of_one_head(latent_scale, latent_cache)
     check_scale("latent_scale", head_scale, rows)
+    scales = Scales(head_scale, head_scale)
+    call = Call(query, rows, values, block_table, seq_lens, None, options, scales)
     how = choose(impl, HAS, query, latent_cache)
     check_num_splits(num_splits, how, batch_invariant)
     if query.device.type == "cpu":
-        lens = seq_lens.tolist()
-        check_lengths([int(n != 0) for n in lens], lens, block_table, latent_cache, window)
+        check_contents(call)
     if how == "triton":
         return _launch_mla.decode(
-            query,
-            latent_cache,
-            block_table,
-            seq_lens,
-            options,
-            head_scale,
-            latent_dim=latent_dim,
+            call,
             num_splits=num_splits,
             batch_invariant=batch_invariant,
             return_lse=return_lse,
         )
     if how == "native":
-        state = _cpu.attention(
-            query,
-            rows,
-            rows,
-            block_table,
-            seq_lens,
-            None,
-            options,
-            scales=Scales(head_scale, head_scale),
-            return_lse=True,
-        )
-        output = state.output[..., :latent_dim].contiguous()
+        state = _cpu.attention(call, return_lse=True)
+        output = state.output.narrow(2, 0, latent_dim).contiguous()
         return AttentionOutput(output, state.lse) if return_lse else output
-    return reference.mla_decode(
-        query,
-        latent_cache,
-        block_table,
-        seq_lens,
-        latent_dim=latent_dim,
-        latent_scale=latent_scale,
-        return_lse=return_lse,
-        **options._asdict(),
-    )
+    latents = {"latent_dim": latent_dim, "latent_scale": latent_scale, **options._asdict()}
+    paged = query, latent_cache, block_table, seq_lens
+    return reference.mla_decode(*paged, return_lse=return_lse, **latents)
 
 
 def mla_decode_work(

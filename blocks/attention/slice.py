@@ -15,6 +15,7 @@ from blocks._autograd import must_trace
 from blocks._checks import expects_tensors
 from blocks._work import Work
 from blocks.attention import _blocked, _cpu, _launch_attend, _packed, reference
+from blocks.attention._call import Call
 from blocks.attention._count import attention_work
 from blocks.attention._layout import check_batch_invariant, choose
 from blocks.attention._options import Options, resolve_options
@@ -160,10 +161,10 @@ def _batched(
     table = torch.arange(batch, dtype=torch.int32, device=query.device)[:, None]
     lens = torch.full((batch,), end, dtype=torch.int32, device=query.device)
     sums, _ = running_sums(query, start, None)
-    paged = (query.flatten(0, 1), key, value, table, lens, sums, options)
+    call = Call(query.flatten(0, 1), key, value, table, lens, sums, options)
     if how == "triton":
-        found = _launch_attend.attend(*paged, return_lse=True, batch_invariant=batch_invariant)
+        found = _launch_attend.attend(call, return_lse=True, batch_invariant=batch_invariant)
     else:
-        found = _cpu.attention(*paged, return_lse=True)
+        found = _cpu.attention(call, return_lse=True)
         assert found is not None, "the C++ kernel refused what the checks find right"
     return AttentionOutput(found.output.view(query.shape), found.lse.view(query.shape[:-1]))

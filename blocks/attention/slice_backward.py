@@ -9,9 +9,10 @@ from torch import Tensor
 from blocks._checks import check, check_dtype, check_same_device, check_shape, expects_tensors, fail
 from blocks._work import Work
 from blocks.attention import _blocked, _launch_backward, reference
+from blocks.attention._backward_call import BackwardCall
 from blocks.attention._count import backward_work
 from blocks.attention._layout import choose
-from blocks.attention._options import Options, resolve_options
+from blocks.attention._options import resolve_options
 from blocks.attention._slice import check_documents, check_slice, running_sums
 
 HAS = ("triton", "torch", "reference")
@@ -78,38 +79,29 @@ def slice_attention_backward(
         Li et al., "TeraPipe", 2021, section 3.1; Dao, "FlashAttention-2", 2023, section 3.1.2.
     """
     end = check_slice(query, key, value, start, cu_seqlens)
-    _check_gradients(grad_output, query, key, output, lse, grad_key, grad_value, grad_lse)
     row = query if query.dim() == 3 else query.flatten(0, 1)
     options = resolve_options(row, scale, window, softcap, sinks, alibi_slopes)
-    for name, buffer, setting in (
-        ("grad_sinks", grad_sinks, sinks),
-        ("grad_alibi_slopes", grad_alibi_slopes, alibi_slopes),
-    ):
-        _check_setting(name, buffer, setting)
+    results = grad_output, grad_lse, query, key, value, output, lse
+    call = BackwardCall(*results, grad_key, grad_value, options)
+    _check_gradients(call)
+    _check_setting("grad_sinks", grad_sinks, sinks)
+    _check_setting("grad_alibi_slopes", grad_alibi_slopes, alibi_slopes)
     with torch.no_grad():
         how = choose(impl, HAS, query, key, value)
         if cu_seqlens is not None and query.device.type == "cpu":
             check_documents(cu_seqlens, end)
         if how == "reference":
+            gradients = grad_output, query, key, value, output, lse, start, grad_key, grad_value
             return reference.slice_attention_backward(
-                grad_output,
-                query,
-                key,
-                value,
-                output,
-                lse,
-                start,
-                grad_key,
-                grad_value,
+                *gradients,
                 cu_seqlens=cu_seqlens,
                 grad_lse=grad_lse,
                 grad_sinks=grad_sinks,
                 grad_alibi_slopes=grad_alibi_slopes,
                 **options._asdict(),
             )
-        inputs = (grad_output, grad_lse, query, key, value, output, lse)
         run = _triton_backward if how == "triton" else _torch_backward
-        grad_query, *found = run(*inputs, start, grad_key, grad_value, cu_seqlens, options)
+        grad_query, *found = run(call, start, cu_seqlens)
         for buffer, gradient in zip((grad_sinks, grad_alibi_slopes), found, strict=True):
             if buffer is not None:
                 buffer += gradient
@@ -138,95 +130,45 @@ def slice_attention_backward_work(
 
 
 def _torch_backward(
-    grad_output: Tensor,
-    grad_lse: Tensor | None,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    start: int,
-    grad_key: Tensor,
-    grad_value: Tensor,
-    cu_seqlens: Tensor | None,
-    options: Options,
+    call: BackwardCall, start: int, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, ...]:
-    end = start + query.shape[-3]
-    if query.dim() == 3:  # a batch of one; gradients of keys and values are written through views
-        grad_output, query, output, lse = (t[None] for t in (grad_output, query, output, lse))
-        key, value, grad_key, grad_value = (t[None] for t in (key, value, grad_key, grad_value))
-        grad_lse = None if grad_lse is None else grad_lse[None]
+    if call.query.dim() == 3:  # a batch of one
+        call = call.each(lambda t: t[None])
+    query, end = call.query, start + call.query.shape[1]
     grad_query = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    settings = torch.zeros((2, query.shape[-2]), dtype=grad_key.dtype, device=query.device)
+    settings = torch.zeros((2, query.shape[2]), dtype=call.grad_key.dtype, device=query.device)
     bounds = [0, end] if cu_seqlens is None else cu_seqlens.tolist()
     for first, last in itertools.pairwise(bounds):
         stop = min(last, end)
         if stop <= max(first, start):
             continue
-        rows = slice(max(first, start) - start, stop - start)
-        do, q, o, row_lse = (t[:, rows] for t in (grad_output, query, output, lse))
-        k, v, dk, dv = (t[:, first:stop] for t in (key, value, grad_key, grad_value))
-        dlse = None if grad_lse is None else grad_lse[:, rows]
-        found = _blocked.backward(do, dlse, q, k, v, o, row_lse, dk, dv, options, True)
-        grad_query[:, rows] = found[0]
-        settings += torch.stack(found[1:])
+        rows, keys = slice(max(first, start) - start, stop - start), slice(first, stop)
+        grad_query[:, rows], *found = _blocked.backward(_part(call, rows, keys), True)
+        settings += torch.stack(found)
     return grad_query, *settings.float().unbind()
 
 
+def _part(call: BackwardCall, rows: slice, keys: slice) -> BackwardCall:
+    """Some rows of the queries, and some of the keys, of a batch."""
+    return call.each(lambda t: t[:, rows], lambda t: t[:, keys])
+
+
 def _triton_backward(
-    grad_output: Tensor,
-    grad_lse: Tensor | None,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    start: int,
-    grad_key: Tensor,
-    grad_value: Tensor,
-    cu_seqlens: Tensor | None,
-    options: Options,
+    call: BackwardCall, start: int, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, ...]:
-    tensors = [grad_output, query, key, value, output, lse, grad_key, grad_value]
+    query = call.query
     sums, key_sums = running_sums(query, start, cu_seqlens)
+    starts, ends = key_sums[:-1], key_sums[1:]
     if query.dim() == 4:
-        batch, max_len = key.shape[:2]
+        batch, max_len = call.key.shape[:2]
         starts = torch.arange(batch, dtype=torch.int32, device=query.device) * max_len
         ends = starts + start + query.shape[1]
-        tensors = [t.flatten(0, 1) for t in tensors]
-        grad_lse = None if grad_lse is None else grad_lse.flatten(0, 1)
-    else:
-        starts, ends = key_sums[:-1], key_sums[1:]
-    do, q, k, v, o, row_lse, dk, dv = tensors
-    return _launch_backward.backward(
-        do,
-        grad_lse,
-        q,
-        k,
-        v,
-        o,
-        row_lse,
-        sums,
-        starts,
-        ends,
-        dk,
-        dv,
-        options,
-        want_slopes=True,
-        accumulate=True,
-    )
+        call = call.each(lambda t: t.flatten(0, 1))
+    return _launch_backward.backward(call, sums, starts, ends, want_slopes=True, accumulate=True)
 
 
-def _check_gradients(
-    grad_output: Tensor,
-    query: Tensor,
-    key: Tensor,
-    output: Tensor,
-    lse: Tensor,
-    grad_key: Tensor,
-    grad_value: Tensor,
-    grad_lse: Tensor | None,
-) -> None:
+def _check_gradients(call: BackwardCall) -> None:
+    grad_output, grad_lse, query, key, _, output, lse, grad_key, grad_value, _ = call
     compute = torch.promote_types(query.dtype, torch.float32)
     for name, tensor in (("grad_output", grad_output), ("output", output)):
         check_shape(name, tensor, tuple(query.shape), "the shape of query")

@@ -11,11 +11,10 @@ from torch import Tensor
 from blocks._checks import check, check_dtype, check_same_device, check_shape, expects_tensors, fail
 from blocks._work import Work
 from blocks.attention import _cpu, _launch_rows, reference
+from blocks.attention._call import Call, check_contents
 from blocks.attention._count import StoredKeys, attention_work
 from blocks.attention._layout import (
     check_batch_invariant,
-    check_bounds,
-    check_lengths,
     check_num_splits,
     check_paged,
     choose,
@@ -90,59 +89,29 @@ def tree_decode(
     check_same_device(query=query, tree_mask=tree_mask)
     options = resolve_options(query, scale, window, softcap, sinks, alibi_slopes)
     scales = resolve_scales(key_cache, value_cache, k_scale, v_scale)
+    call = Call(query, key_cache, value_cache, block_table, seq_lens, cu_seqlens_q, options, scales)
     how = choose(impl, HAS, query, key_cache, value_cache)
     check_num_splits(num_splits, how, batch_invariant)
     check_batch_invariant(batch_invariant, how)
     if how == "native":
-        result = _cpu.attention(
-            query,
-            key_cache,
-            value_cache,
-            block_table,
-            seq_lens,
-            cu_seqlens_q,
-            options,
-            scales,
-            rows=_cpu.Rows(tree=tree_mask.contiguous()),
-            causal=False,
-            return_lse=return_lse,
-        )
-        if result is not None:
-            return result
+        rows = _cpu.Rows(tree=tree_mask.contiguous())
+        found = _cpu.attention(call, rows=rows, causal=False, return_lse=return_lse)
+        if found is not None:
+            return found
     if how != "triton" or may_look(query):
-        bounds = check_bounds("cu_seqlens_q", cu_seqlens_q, query.shape[0])
-        query_lens = [b - a for a, b in itertools.pairwise(bounds)]
-        check_lengths(query_lens, seq_lens.tolist(), block_table, key_cache, window)
-        check_trees(tree_mask, query_lens)
+        bounds, _ = check_contents(call)
+        check_trees(tree_mask, [b - a for a, b in itertools.pairwise(bounds)])
     assert how != "native", "the C++ kernel refused what the checks find right"
     if how == "triton":
         return _launch_rows.tree_decode(
-            query,
-            key_cache,
-            value_cache,
-            block_table,
-            seq_lens,
-            cu_seqlens_q,
+            call,
             tree_mask,
-            options,
-            scales,
             num_splits=num_splits,
             batch_invariant=batch_invariant,
             return_lse=return_lse,
         )
-    return reference.tree_decode(
-        query,
-        key_cache,
-        value_cache,
-        block_table,
-        seq_lens,
-        cu_seqlens_q,
-        tree_mask,
-        k_scale=k_scale,
-        v_scale=v_scale,
-        return_lse=return_lse,
-        **options._asdict(),
-    )
+    trees = cu_seqlens_q, tree_mask
+    return reference.tree_decode(*call.paged, *trees, return_lse=return_lse, **call.keywords)
 
 
 def check_trees(tree_mask: Tensor, query_lens: list[int]) -> None:

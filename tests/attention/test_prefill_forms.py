@@ -8,6 +8,7 @@ import torch
 from hypothesis import example, given, settings
 
 from blocks.attention import _launch_attend, _launch_tma, _tiles, reference
+from blocks.attention._call import Call
 from blocks.attention._options import resolve_options
 from tests.attention.paged_case import running_sums
 from tests.attention.test_implementations import SETTINGS, check_close, per_head, upcast
@@ -33,18 +34,8 @@ def tma(query, key, value, q_bounds, k_bounds, *, causal=True, **options) -> Any
     """The launch ``prefill`` makes on Hopper."""
     names = ("scale", "window", "softcap", "sinks", "alibi_slopes")
     resolved = resolve_options(query, *(options.get(name) for name in names))
-    return _launch_attend.attend(
-        query,
-        key,
-        value,
-        None,
-        k_bounds,
-        q_bounds,
-        resolved,
-        causal=causal,
-        return_lse=True,
-        form="tma_ws",
-    )
+    call = Call(query, key, value, None, k_bounds, q_bounds, resolved)
+    return _launch_attend.attend(call, causal=causal, return_lse=True, form="tma_ws")
 
 
 @settings(max_examples=12)
@@ -118,9 +109,9 @@ def test_a_batch_invariant_call_takes_the_tiles_of_extend(monkeypatch):
     monkeypatch.setattr(_tiles, "choose_tiles", choose)
     query, keys, values, q_bounds, k_bounds = packed([(4, 4)], (4, 2), 16, torch.float16)
     options = resolve_options(query, None, None, None, None, None)
+    call = Call(query, keys, values, None, k_bounds, q_bounds, options)
     for invariant in (False, True):
-        tensors = query, keys, values, None, k_bounds, q_bounds, options
-        _launch_attend.attend(*tensors, batch_invariant=invariant)
+        _launch_attend.attend(call, batch_invariant=invariant)
     assert [(a[0], a[-1]) for a in asked] == [("prefill", None), ("extend", "pointer")]
 
 
@@ -149,13 +140,9 @@ def test_on_hopper_it_is_the_pointer_form_and_repeats_its_bits(device, lens, hea
     )
     bounds = running_sums(lens, device)
     options = resolve_options(query, None, None, None, None, None)
+    call = Call(query, keys, values, None, bounds, bounds, options)
     both = {
-        form: [
-            _launch_attend.attend(
-                query, keys, values, None, bounds, bounds, options, return_lse=True, form=form
-            )
-            for _ in range(5)
-        ]
+        form: [_launch_attend.attend(call, return_lse=True, form=form) for _ in range(5)]
         for form in ("tma_ws", "pointer")
     }
     first, *others = both["tma_ws"]
