@@ -21,7 +21,7 @@ from blocks.attention._call import Call, check_contents
 from blocks.attention._count import read_keys, visible_pairs
 from blocks.attention._layout import REFERENCE_DTYPES, check_num_splits, choose
 from blocks.attention._options import resolve_options
-from blocks.attention._scales import QUANTISED, Scales, check_scale
+from blocks.attention._scales import NO_SCALES, QUANTISED, Scales, check_scale
 from blocks.attention.output import AttentionOutput
 
 HAS = ("native", "triton", "reference")
@@ -94,7 +94,7 @@ def mla_decode(
     values = rows.narrow(3, 0, latent_dim)
     head_scale = reference.scale_of_one_head(latent_scale, latent_cache)
     check_scale("latent_scale", head_scale, rows)
-    scales = Scales(head_scale, head_scale)
+    scales = NO_SCALES if head_scale is None else Scales(head_scale, head_scale)
     call = Call(query, rows, values, block_table, seq_lens, None, options, scales)
     how = choose(impl, HAS, query, latent_cache)
     check_num_splits(num_splits, how, batch_invariant)
