@@ -46,27 +46,29 @@ def told_state(
         at_work = [
             model for model, told in models.items() if told.standing.num_live or group.unseen(model)
         ]
-        way = _way(router, seat.devices, state, clock() - group.state_s)
-        num_lanes = router.settings.lanes(max(1, len(way.free_s))) if len(at_work) <= 1 else 1
+        stages = _stages(router, seat.devices, state, clock() - group.state_s)
+        num_lanes = router.settings.lanes(max(1, len(stages.free_s))) if len(at_work) <= 1 else 1
         own = seat.model == state.stepping
-        is_full = own and len(way.through_s) >= num_lanes
-        free_s = way.free_s[0 if own and num_lanes > 1 else -1] if way.free_s else 0.0
+        is_full = own and len(stages.through_s) >= num_lanes
+        free_s = stages.free_s[0 if own and num_lanes > 1 else -1] if stages.free_s else 0.0
         others_s = sum(
             (
-                way.last_s if way.last_s and model == state.stepping else models[model].last_step_s
+                stages.last_s
+                if stages.last_s and model == state.stepping
+                else models[model].last_step_s
                 for model in at_work
                 if model != seat.model
             ),
             0.0,
         )
-        busy_s = max(0.0, free_s, way.through_s[0] if is_full else 0.0)
+        busy_s = max(0.0, free_s, stages.through_s[0] if is_full else 0.0)
         return Word(models[seat.model].standing, group.unseen(seat.model), busy_s, others_s)
 
     return look
 
 
-class _Way(NamedTuple):
-    """What is under way, by the profile of whose it is, in seconds from now.
+class _Stages(NamedTuple):
+    """A group's stages with what is under way in them, by its profile, in seconds from now.
 
     free_s: when each stage is free. through_s: when each batch is. last_s: what the last one takes
     in all. Nothing where nothing is known.
@@ -77,7 +79,7 @@ class _Way(NamedTuple):
     last_s: float = 0.0
 
 
-def _way(router: Router, devices: Devices, state: GroupState, age_s: float) -> _Way:
+def _stages(router: Router, devices: Devices, state: GroupState, age_s: float) -> _Stages:
     """As ``GroupRun`` of ``blocks.sched`` keeps its clock: a batch enters a stage when it has left
     the one before, and the batch ahead of it has left this one.
 
@@ -86,7 +88,7 @@ def _way(router: Router, devices: Devices, state: GroupState, age_s: float) -> _
     """
     seat = router.seat(devices, state.stepping)
     if seat is None or seat.step_time is None or not state.under_way:
-        return _Way()
+        return _Stages()
     step_time = seat.step_time
     free_s = [-math.inf] * step_time.num_stages
     if state.before is not None:
@@ -100,4 +102,4 @@ def _way(router: Router, devices: Devices, state: GroupState, age_s: float) -> _
         for stage, seconds in enumerate(stage_s):
             at_s = free_s[stage] = max(at_s, free_s[stage]) + seconds
         through_s.append(at_s)
-    return _Way(tuple(free_s), tuple(through_s), sum(stage_s))
+    return _Stages(tuple(free_s), tuple(through_s), sum(stage_s))

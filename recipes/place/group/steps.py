@@ -21,8 +21,8 @@ log = logging.getLogger("recipes.place")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Way:
-    """Whose steps are under way, and since when; replaced as a whole, as other threads read it.
+class InFlight:
+    """Whose steps are in flight, and since when; replaced as a whole, as other threads read it.
 
     since_s: when the first of them became the first.
     sent: moments and loads, in order. before: of the last one that is through.
@@ -56,7 +56,7 @@ class Steps:
         self.num_steps = 0
         self._spec, self._models, self._inbox = spec, models, inbox
         self._tell_deltas, self._tell_state = tell_deltas, tell_state
-        self._way = Way()
+        self._in_flight = InFlight()
         self._log = StepLog(spec.step_log) if spec.step_log else None
         self._free_s: float | None = None  # since when, if it has not waited for orders since
         self._told = (0.0, 0.0)  # when a state was told last, and how long that took
@@ -69,7 +69,7 @@ class Steps:
             patience_s: longest to wait; None for no limit.
         """
         if not any(one.num_out for one in self._models.values()):
-            self._way = Way()  # it ended otherwise, maybe
+            self._in_flight = InFlight()  # it ended otherwise, maybe
         working = [one for one in self._models.values() if one.may_step]
         if not working:
             return
@@ -89,15 +89,15 @@ class Steps:
 
     def told(self, state: GroupState) -> GroupState:
         """A state with what is under way just now; from any thread."""
-        way, now_s = self._way, time.monotonic()
-        if not way.model:
+        flight, now_s = self._in_flight, time.monotonic()
+        if not flight.model:
             return state
         return dataclasses.replace(
             state,
-            stepping=way.model,
-            step_s=now_s - way.since_s,
-            under_way=tuple(UnderWay(load, now_s - sent_s) for sent_s, load in way.sent),
-            before=UnderWay(way.before[1], now_s - way.before[0]) if way.before else None,
+            stepping=flight.model,
+            step_s=now_s - flight.since_s,
+            under_way=tuple(UnderWay(load, now_s - sent_s) for sent_s, load in flight.sent),
+            before=UnderWay(flight.before[1], now_s - flight.before[0]) if flight.before else None,
         )
 
     def contain(self, hosted: Hosted) -> list[Delta]:
@@ -116,16 +116,16 @@ class Steps:
             return
         self._count(hosted)
         began_s = time.monotonic() if self._free_s is None else self._free_s
-        self._way = Way(hosted.model, time.monotonic())
+        self._in_flight = InFlight(hosted.model, time.monotonic())
         load = None
         try:
             deltas = hosted.step(self._begun)
         except Exception:  # the engine contains what requests cause; this is its own fault
             deltas = self.contain(hosted)
         finally:
-            if self._way.sent:
-                load = self._way.sent[0][1]
-            self._way = Way()
+            if self._in_flight.sent:
+                load = self._in_flight.sent[0][1]
+            self._in_flight = InFlight()
         self._tell_deltas(deltas)
         self._free_s = time.monotonic()
         if self._log is not None and load is not None:
@@ -141,9 +141,11 @@ class Steps:
         """A step has been scheduled and is computed next; it is told of, for a share of the time
         that is larger where the step will be long.
         """
-        load, now_s, way = load_of(batch), time.monotonic(), self._way
-        since_s = way.since_s if way.sent else now_s
-        self._way = Way(hosted.model, since_s, (*way.sent, (now_s, load)), way.before)
+        load, now_s, flight = load_of(batch), time.monotonic(), self._in_flight
+        since_s = flight.since_s if flight.sent else now_s
+        self._in_flight = InFlight(
+            hosted.model, since_s, (*flight.sent, (now_s, load)), flight.before
+        )
         told_s, took_s = self._told
         if now_s - told_s >= (4 if load.num_prompt else 20) * took_s:
             self._tell()
@@ -159,7 +161,7 @@ class Steps:
         """Send out a batch; False where the engine has none."""
         if not hosted.num_out and self._starts_ranks(hosted):
             return True
-        num_out, way = hosted.num_out, self._way
+        num_out, flight = hosted.num_out, self._in_flight
         try:
             deltas = hosted.begin(self._begun, num_batches)
         except Exception:
@@ -168,7 +170,7 @@ class Steps:
         if is_sent:
             self._count(hosted)
         else:  # it failed, or all that was under way is lost
-            self._way = way if hosted.num_out else Way()
+            self._in_flight = flight if hosted.num_out else InFlight()
         self._tell_deltas(deltas)
         return is_sent or bool(deltas)
 
@@ -183,20 +185,20 @@ class Steps:
             return runner.wait(wait_s, [wake])
 
     def _finish(self, holder: Hosted) -> None:
-        way = self._way
+        flight = self._in_flight
         try:
             deltas = holder.finish()
         except Exception:
             deltas = self.contain(holder)
         now_s = time.monotonic()
-        left = way.sent[len(way.sent) - holder.num_out :]
-        if way.sent and left:
-            self._way = Way(way.model, now_s, left, (now_s, way.sent[0][1]))
+        left = flight.sent[len(flight.sent) - holder.num_out :]
+        if flight.sent and left:
+            self._in_flight = InFlight(flight.model, now_s, left, (now_s, flight.sent[0][1]))
         else:
-            self._way = Way()
+            self._in_flight = InFlight()
         self._tell_deltas(deltas)
-        if self._log is not None and way.sent:
-            sent_s, load = way.sent[0]
+        if self._log is not None and flight.sent:
+            sent_s, load = flight.sent[0]
             self._log.add(Step(sent_s, time.monotonic() - sent_s, holder.model, load))
         if not holder.may_step:
             self._tell()
