@@ -154,6 +154,27 @@ def test_branches_on_values_are_refused_with_their_line(capfd: pytest.CaptureFix
     assert "def forward" not in capfd.readouterr().err  # torch's graph, a hundred lines or more
 
 
+class Unregistered(nn.Module):
+    """Reads a tensor that ``state_dict`` knows nothing of."""
+
+    def __init__(self, inside: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.scale = torch.arange(4.0)
+        self.others = [self.linear.weight] if inside else []
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.linear(x) * (self.others[0].sum(0) if self.others else self.scale)).sum()
+
+
+@pytest.mark.parametrize(
+    ("inside", "named"), [(False, "the attribute 0.scale"), (True, "one in a list or dict")]
+)
+def test_tensors_that_are_not_registered_are_refused_by_name(inside: bool, named: str) -> None:
+    with pytest.raises(ValueError, match=rf"got {named}; keep it with register_buffer"):
+        trace(nn.Sequential(Unregistered(inside)), (torch.ones(2, 4),))
+
+
 class Told(nn.Linear):
     def forward(self, x: Tensor, times: int, scale: float, mode: str, mask: Any = None) -> Tensor:
         for _ in range(times):

@@ -13,7 +13,7 @@ import torch
 from torch import fx, nn
 from torch._functorch._aot_autograd import descriptors as desc
 from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from blocks._checks import fail
@@ -62,12 +62,14 @@ def capture(
 
     Raises:
         Untraceable: control flow that depends on values.
+        ValueError: a tensor that is no parameter, buffer or input.
     """
     with naming_the_line(), _portable(), contextlib.ExitStack() as stack, fake_mode:
         words = io.StringIO()  # torch prints the whole graph before it raises
         with contextlib.redirect_stderr(words):
             program = torch.export.export(module, args, dict(kwargs), strict=False)
         sys.stderr.write(words.getvalue())
+        _check_registered(program.constants)
         check_fixed(program.graph)
         joint = aot_export_joint_with_descriptors(
             stack,
@@ -82,6 +84,18 @@ def capture(
     _name_places(graph_module, _first_names(module))
     note_origins(graph_module)
     return graph_module
+
+
+def _check_registered(constants: Mapping[str, Any]) -> None:
+    """No tensor of the module is read that is neither a parameter nor a buffer."""
+    for name, value in constants.items():
+        if isinstance(value, FakeTensor):
+            attribute = name.removeprefix("module.")
+            listed = attribute.rpartition(".")[2].startswith("lifted_tensor")
+            got = "one in a list or dict" if listed else f"the attribute {attribute}"
+            expected = "parameters, buffers and inputs"
+            hint = "keep it with register_buffer(..., persistent=False), or hand it to forward"
+            raise fail("tensors that the module reads", expected, got, hint)
 
 
 @contextlib.contextmanager
