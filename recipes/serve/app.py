@@ -101,7 +101,8 @@ async def tokenize(door: Door, request: Request) -> Response:
     if (body.prompt is None) == (body.messages is None):
         raise errors.bad_request("prompt: expected either prompt or messages", "prompt")
     if body.prompt is not None:
-        tokens = await service.encode(body.prompt, add_special_tokens=body.add_special_tokens)
+        texts = [body.prompt]
+        (tokens,) = await service.encode(texts, add_special_tokens=body.add_special_tokens)
     else:
         messages = [m.plain(f"messages[{at}]") for at, m in enumerate(body.messages or [])]
         options = {"add_generation_prompt": body.add_generation_prompt}

@@ -22,14 +22,22 @@ async def completions(door: Door, request: Request) -> Response | ASGIApp:
     body = await door.read(request, CompletionBody)
     service = door.of(body.model, request.headers)
     params, wants_usage = body.params(), body.wants_usage()
-    special = body.add_special_tokens is not False
-    jobs = []
-    for prompt in body.prompts():
-        if isinstance(prompt, str):
-            prompt = await service.encode(prompt, add_special_tokens=special)
-        jobs.append(Job(service.engine.new_id(), prompt, params, body.rank(), body.namespace()))
+    jobs = [
+        Job(service.engine.new_id(), prompt, params, body.rank(), body.namespace())
+        for prompt in await _prompts(service, body)
+    ]
     writer = CompletionWriter(service, jobs, body, usage=wants_usage)
     return await answer(service, request, jobs, writer, param="prompt", streaming=bool(body.stream))
+
+
+async def _prompts(service: Service, body: CompletionBody) -> list[list[int]]:
+    """Token ids of all prompts, be they texts or such ids already."""
+    given = body.prompts()
+    texts = [prompt for prompt in given if isinstance(prompt, str)]
+    if texts:
+        special = body.add_special_tokens is not False
+        return await service.encode(texts, add_special_tokens=special)
+    return [prompt for prompt in given if not isinstance(prompt, str)]
 
 
 class CompletionWriter:

@@ -95,13 +95,16 @@ class Service(Door):
     def cluster(self) -> ClusterState | None:
         return None if self.state is None else self.state(self)
 
-    async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text; long ones are encoded in a helper thread."""
+    async def encode(
+        self, texts: Sequence[str], *, add_special_tokens: bool = True
+    ) -> list[list[int]]:
+        """Token ids of texts; where they are long together, they are encoded in a helper thread."""
 
-        def run() -> list[int]:
-            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        def run() -> list[list[int]]:
+            encode = self.tokenizer.encode
+            return [encode(text, add_special_tokens=add_special_tokens) for text in texts]
 
-        return await self._run(run, len(text))
+        return await self._run(run, sum(map(len, texts)))
 
     async def encode_chat(
         self, messages: list[dict[str, str]], options: dict[str, Any]
