@@ -68,6 +68,7 @@ class Engine:
         self._clock = clock
         self._eos = tuple(runner.model.eos_token_ids)
         self._live: dict[str, Live] = {}
+        self._deltas: list[Delta] = []  # that nobody has been told of
         self._reset()
 
     def _reset(self) -> None:
@@ -147,34 +148,34 @@ class Engine:
         """The other half: wait for the first of the batches under way, if there is one."""
         return self._survive(self._take_in)
 
-    def _survive(self, *parts: Callable[[], list[Delta]]) -> list[Delta]:
+    def _survive(self, *parts: Callable[[], None]) -> list[Delta]:
         """What the parts of a step report, and the end of everybody where the runner is lost."""
-        deltas: list[Delta] = []
         try:
             for part in parts:
-                deltas += part()
+                part()
         except RunnerLost as error:
             log.error("step %d: %s", self.scheduler.counters.num_steps, error)
             self._tally.num_failed_steps += 1
-            deltas += self.abort_all(str(error).splitlines()[0], lost=True)
+            return self.abort_all(str(error).splitlines()[0], lost=True)
+        return self._report()
+
+    def _report(self) -> list[Delta]:
+        deltas, self._deltas = self._deltas, []
         return deltas
 
-    def _send_out(self) -> list[Delta]:
+    def _send_out(self) -> None:
         """Have as many batches under way as there may be and can be."""
         num_out = -1
-        while num_out < len(self._out):
+        while num_out < len(self._out) and not self._deltas:
             num_out = len(self._out)
-            deltas = self._send_one()
-            if deltas:
-                return deltas
-        return []
+            self._send_one()
 
-    def _send_one(self, num_batches: int | None = None) -> list[Delta]:
+    def _send_one(self, num_batches: int | None = None) -> None:
         if len(self._out) >= self.runner.depth:
-            return []
+            return
         batch = self.scheduler.schedule(num_batches)
         if not batch.entries:
-            return []
+            return
         self.metrics.step(batch.num_tokens)
         if self.on_batch is not None:
             self.on_batch(batch)
@@ -184,41 +185,43 @@ class Engine:
         except RunnerLost:
             raise
         except Exception as error:
-            return self._roll_back(batch, error)
-        self._out.append(step)
-        return []
+            self._roll_back(batch, error)
+        else:
+            self._out.append(step)
 
-    def _take_in(self) -> list[Delta]:
+    def _take_in(self) -> None:
         """Wait for the first of the batches under way, and turn what came of it into deltas."""
         if not self._out:
-            return []
+            return
         step = self._out.popleft()
         try:
             outcome = step.outcome(self.runner.collect(), self._live)
         except RunnerLost:
             raise
         except Exception as error:
-            return self._roll_back(step.batch, error)
-        errors = outcome.errors.items()
-        deltas = [d for request_id, error in errors for d in self._fail(request_id, error)]
+            self._roll_back(step.batch, error)
+            return
+        for request_id, error in outcome.errors.items():
+            self._fail(request_id, error)
         now = self._clock()
         for output in self.scheduler.update(step.batch, outcome.tokens):
-            deltas += self._advance(output, outcome, now)
-        return deltas
+            self._advance(output, outcome, now)
 
-    def _advance(self, output: Output, outcome: Outcome, now: float) -> list[Delta]:
+    def _advance(self, output: Output, outcome: Outcome, now: float) -> None:
         """One new token of one sequence: its text, its metrics, its end."""
         sequence, token, reason = output
         request_id = sequence.request.request_id
         live = self._live.get(request_id)
         if live is None or token is None:
-            return []  # the request failed earlier in this step
+            return  # the request failed earlier in this step
         self._tally.num_output_tokens += 1
         try:
             delta = live.gain(sequence, token, reason)
         except Exception:
             log.exception("text of request %s", request_id)
-            return self._fail(request_id, "the output could not be turned into text")
+            self._fail(request_id, "the output could not be turned into text")
+            return
+        self._deltas.append(delta)
         if live.job.params.logprobs is not None:
             delta.logprobs = [outcome.logprobs[request_id, sequence.index]]
         if delta.finish_reason is not None:
@@ -227,47 +230,43 @@ class Engine:
             if live.done:
                 del self._live[request_id]
         self._tally.observe(live.samples[sequence.index], sequence, delta, now)
-        return [delta]
 
     # ---- what goes wrong ----
 
-    def _fail(self, request_id: str, error: str) -> list[Delta]:
+    def _fail(self, request_id: str, error: str) -> None:
         """End one request with an error; whatever it computed can no longer be found."""
         live = self._live.pop(request_id, None)
         if live is None:
-            return []
+            return
         ids = [sequence.sequence_id for sequence in self.scheduler.sequences(request_id)]
         self.scheduler.fail_sequences(ids)
-        return self._end_with_error(live, error)
+        self._end_with_error(live, error)
 
-    def _roll_back(self, batch: Batch, error: Exception) -> list[Delta]:
+    def _roll_back(self, batch: Batch, error: Exception) -> None:
         """The forward pass raised: nothing of the step counts; who keeps failing alone is ended."""
         log.error("step %d failed and is rolled back", batch.step, exc_info=error)
         self._tally.num_failed_steps += 1
         message = f"the model failed on this request ({type(error).__name__})"
-        ended = {output.sequence.request.request_id for output in self.scheduler.fail(batch)}
-        return [delta for request_id in ended for delta in self._fail(request_id, message)]
+        for request_id in {o.sequence.request.request_id for o in self.scheduler.fail(batch)}:
+            self._fail(request_id, message)
 
     def abort_all(self, error: str, *, lost: bool = False) -> list[Delta]:
-        """Fail every request and start over with an empty cache, after an error of our own.
+        """Fail every request and start over with an empty cache, after an error of our own. What
+        an interrupted step has to report comes first.
 
         Args:
             lost: see ``Delta``.
         """
-        deltas = [
-            delta
-            for live in self._live.values()
-            for delta in self._end_with_error(live, error, lost=lost)
-        ]
+        for live in self._live.values():
+            self._end_with_error(live, error, lost=lost)
         self._live.clear()
         self._reset()
-        return deltas
+        return self._report()
 
-    def _end_with_error(self, live: Live, error: str, *, lost: bool = False) -> list[Delta]:
-        deltas = live.fail(error, lost=lost)
-        for _ in deltas:
+    def _end_with_error(self, live: Live, error: str, *, lost: bool = False) -> None:
+        for delta in live.fail(error, lost=lost):
+            self._deltas.append(delta)
             self.metrics.finished(None, "error")
-        return deltas
 
     # ---- the rest ----
 

@@ -9,6 +9,7 @@ from recipes.serve import prompt_scores
 from recipes.serve.live import Sample
 from recipes.serve.runner import Runner
 from recipes.serve.step import Step
+from recipes.serve.tally import Tally
 from tests.serve.models import EOS, tiny_decoder, tiny_engine
 from tests.serve.oracle import greedy
 from tests.serve.test_engine import assert_clean, collect, job
@@ -192,3 +193,24 @@ def test_after_an_error_of_its_own_the_engine_starts_over():
     assert sorted(d.request_id for d in deltas) == sorted(j.request_id for j in jobs)
     assert all(d.finish_reason == "error" for d in deltas)
     assert_others_identical(run_crowd(engine, jobs), jobs, failed=set())
+
+
+def test_an_error_of_its_own_in_the_middle_of_a_step_leaves_nobody_without_an_end(monkeypatch):
+    """Half of the requests have ended in that step already, and nobody has been told."""
+    engine, calls, original = tiny_engine(), itertools.count(1), Tally.observe
+
+    def observe(self, *args):
+        if next(calls) == 4:
+            raise AssertionError("a mistake in the engine")
+        original(self, *args)
+
+    monkeypatch.setattr(Tally, "observe", observe)
+    jobs = [job(f"r{i}", [20 + i, 3, 4], max_tokens=1) for i in range(6)]
+    for one in jobs:
+        engine.add(one)
+    with pytest.raises(AssertionError, match="a mistake"):
+        engine.step()
+    ended = engine.abort_all("internal engine error")
+    assert [delta.request_id for delta in ended] == [one.request_id for one in jobs]
+    assert [delta.finish_reason for delta in ended] == ["length"] * 4 + ["error"] * 2
+    assert_clean(engine)
