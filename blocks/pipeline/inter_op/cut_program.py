@@ -32,7 +32,7 @@ class CutCosts:
         import numpy as np
 
         self.rows, self.num_layers = windows.rows, sums.num_layers
-        self.alike, self.count = windows.alike, windows.count
+        self.flow, self.count = windows.flow, windows.count
         self.devices = sum(budget.counts.values())
         self.sizes = np.array([float(row.devices) for row in self.rows])
         shapes = np.array([row.shape for row in self.rows])
@@ -49,8 +49,8 @@ class CutCosts:
 class CutProgram:
     """The program over the windows under a cap, for prices of devices.
 
-    Under 1F1B the cap is one on trips (``trip_bound``), too: with ``a`` trips from a stage to the
-    end and back, and what the stage itself adds for the other microbatches,
+    Where forwards and backwards alternate the cap is one on trips (``trip_bound``), too: with ``a``
+    trips from a stage to the end and back, and what it itself adds for the other microbatches,
 
         (B - 1 - a p + a) own + a rest <= cap
 
@@ -87,8 +87,8 @@ class CutProgram:
     def _trips(self, to_end: int) -> list[tuple[float, float]]:
         """How often what a stage itself adds is waited for, and what all after it add."""
         of = self.of
-        rest, held = of.count - 1, min(to_end, of.count)
-        most = rest // held if of.alike else 0
+        rest, held = of.count - 1, of.flow.ahead(to_end, of.count)
+        most = rest // held if of.flow.alternates else 0
         return [(float(rest - a * held + a), float(a)) for a in sorted({1, most}) if 0 < a <= most]
 
     def _ends(self, to_end: int, after: Any, price: int | float) -> Any:

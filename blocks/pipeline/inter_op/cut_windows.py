@@ -48,7 +48,6 @@ class CutWindows:
 
         self.flow, self.count, self.num_layers = FLOWS[schedule], num_microbatches, sums.num_layers
         self.schedule, self.shape_caps = schedule, caps
-        self.alike = schedule == "one_f_one_b"
         assert not self.flow.follows_depth, "stages hold as much in every plan"
         exists = np.isfinite(sums.layers["forward_s"])
         pairs = np.argwhere(exists.any(axis=0) & np.array(able)[:, None])

@@ -15,6 +15,8 @@ class Flow(NamedTuple):
     in_flight: microbatches a stage holds, of (stages from it to the end, all stages, microbatches).
     ahead: forwards before its first backward, of (stages from it to the end, microbatches).
     lag: microbatches its weight gradients are at most behind, of the stages before it.
+    alternates: whether one whole backward and one forward follow these in turn, so that the forward
+        after backward ``m`` is ``m + ahead``.
     """
 
     splits: bool
@@ -22,6 +24,7 @@ class Flow(NamedTuple):
     in_flight: Callable[[int, int, int], int]
     ahead: Callable[[int, int], int]
     lag: Callable[[int], int]
+    alternates: bool = False
 
 
 FLOWS: Mapping[str, Flow] = {
@@ -38,6 +41,15 @@ FLOWS: Mapping[str, Flow] = {
         in_flight=lambda to_end, depth, count: min(to_end, count),
         ahead=lambda to_end, count: min(to_end, count),
         lag=lambda before: 0,
+        alternates=True,
+    ),
+    "eager_1f1b": Flow(
+        splits=False,
+        follows_depth=False,
+        in_flight=lambda to_end, depth, count: min(2 * to_end - 1, count),
+        ahead=lambda to_end, count: min(2 * to_end - 1, count),
+        lag=lambda before: 0,
+        alternates=True,
     ),
     "zb_h1": Flow(
         splits=True,

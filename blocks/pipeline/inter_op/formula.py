@@ -76,9 +76,10 @@ def alpa(priced: Priced) -> Formula:
     are others the time between two of them.
 
     Both include the share of a step's once-only work. The pace is that of the slowest stage, or,
-    under 1F1B, of a round trip from a stage to the end and back divided by the microbatches the
-    stage holds, which is slower where transfers are. Where backwards are split, all stages but the
-    last add ``t - 2w``: their weight gradients fill the bubble (exact for equal stages).
+    where forwards and backwards alternate, of a round trip from a stage to the end and back divided
+    by the microbatches the stage holds, which is slower where transfers are. Where backwards are
+    split, all stages but the last add ``t - 2w``: their weight gradients fill the bubble (exact for
+    equal stages).
 
     Reference: Zheng et al. 2022, Alpa, equation 2.
     """
@@ -90,13 +91,17 @@ def alpa(priced: Priced) -> Formula:
     if priced.flow.splits:
         through = np.maximum(pace - 2 * cells["weight_s"], 0.0)
     waits = rest * pace
-    trips = priced.schedule == "one_f_one_b"
+
+    def trips(to_end: int) -> Sequence[tuple[float, float]]:
+        held = priced.flow.ahead(to_end, 2 * to_end)  # of as many microbatches as it would hold
+        return ((rest / held, 0.0),)
+
     return Formula(
         priced,
         lambda to_end: pace if to_end == 1 else through,
         lambda to_end, at=...: waits[at],
         priced.hops_s,
-        lambda to_end: ((rest / to_end, 0.0),) if trips and rest else (),
+        trips if priced.flow.alternates and rest else lambda to_end: (),
     )
 
 
@@ -109,12 +114,12 @@ def trip_bound(priced: Priced) -> Formula | None:
     do follows: ``B - 1`` passes of one kind and ``B - p`` of the other. The same holds backwards in
     time.
 
-    Under 1F1B the forward that follows a stage's backward ``m`` is ``m + p``. So from one backward
-    a path has two ways on: past that forward to the stage's own next backward, one microbatch later
-    and as long as both passes; or with that forward to the end and back, ``p`` microbatches later
-    and as long as the round trip. The latter ``a`` times after the former ``B - 1 - a p`` times
-    ends at the last backward and asks for no microbatch after the last, for every ``a`` from 1 to
-    ``(B - 1) // p``; its length is linear in ``a``, so both ends are enough.
+    Where they alternate, the forward that follows a stage's backward ``m`` is ``m + p``. So from
+    one backward a path has two ways on: past that forward to the stage's own next backward, one
+    microbatch later and as long as both passes; or with that forward to the end and back, ``p``
+    microbatches later and as long as the round trip. The latter ``a`` times after the former
+    ``B - 1 - a p`` times ends at the last backward and asks for no microbatch after the last, for
+    every ``a`` from 1 to ``(B - 1) // p``; its length is linear in ``a``, so both ends are enough.
     """
     import numpy as np
 
@@ -142,17 +147,16 @@ def trip_bound(priced: Priced) -> Formula | None:
         return np.maximum(late, early)
 
     def trips(to_end: int) -> Sequence[tuple[float, float]]:
-        held = min(to_end, count)
+        held = flow.ahead(to_end, count)
         most = (count - 1) // held
         return [(float(a), float(count - 1 - a * held)) for a in sorted({1, most}) if 0 < a <= most]
 
-    alike = priced.schedule == "one_f_one_b"
     least = least_option(np.where(priced.exists[0], passes[0], np.inf))
     return Formula(
         priced,
         lambda to_end: adds,
         waits,
         priced.hops_s,
-        trips if alike else lambda to_end: (),
-        np.where(np.isfinite(least), least, 0.0) if alike else None,
+        trips if flow.alternates else lambda to_end: (),
+        np.where(np.isfinite(least), least, 0.0) if flow.alternates else None,
     )

@@ -145,7 +145,7 @@ def draw(rng: random.Random, *, max_layers: int, devices_per_host: int | None = 
         slowest_hop=rng.choice([0, 60, 60, 600]),
         kinds=kinds,
     )
-    schedule = rng.choice(["one_f_one_b", "one_f_one_b", "gpipe", "zb_h1", "zb_h2"])
+    schedule = rng.choice(["one_f_one_b", "eager_1f1b", "gpipe", "zb_h1", "zb_h2"])
     cap = rng.choice([40, 80, 150, 300, float("inf")])
     return Drawn(case, schedule, rng.choice([1, 2, 4, 8, 16]), cap, rng.random() < 0.3)
 

@@ -1,6 +1,8 @@
-"""The bound by trips against the simulator, on any 1F1B pipeline and on those it is exact for."""
+"""The bound by trips against the simulator, on any pipeline whose forwards and backwards alternate
+and on those it is exact for."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +20,7 @@ Stages = list[tuple[int, int, int]]
 Hops = list[tuple[int, int]]
 """Seconds there and back."""
 
+ALTERNATE = pytest.mark.parametrize("schedule", ["one_f_one_b", "eager_1f1b"])
 SECONDS = st.integers(1, 20)
 STAGE = st.tuples(SECONDS, SECONDS, SECONDS)
 
@@ -31,21 +34,23 @@ def pipelines(draw) -> tuple[int, Stages, Hops]:
     return draw(st.integers(1, 24)), stages, hops
 
 
-def bounds(count: int, stages: Stages, hops: Hops) -> tuple[float, float]:
+def bounds(
+    count: int, stages: Stages, hops: Hops, schedule: str = "one_f_one_b"
+) -> tuple[float, float]:
     """By trips and by chains."""
     costs = np.array(stages, float)[:, None, None]
     names = ("forward_s", "backward_s", "once_s")
     layers = {name: costs[..., index] for index, name in enumerate(names)}
     one, depth = SubmeshShape(1, 1), len(stages)
     sums = LayerSums([one], ["only"], layers, transfer=lambda layer, a, b: hops[layer - 1])
-    priced = Priced(sums.at(range(depth + 1)), "one_f_one_b", count, [float("inf")])
+    priced = Priced(sums.at(range(depth + 1)), schedule, count, [float("inf")])
     trips = trip_bound(priced)
     assert trips is not None
     chains = step_bounds(priced, budget([one], 1, depth), depth).totals[depth]
     return trips.seconds([(n, n + 1, 0, 0) for n in range(depth)]), chains
 
 
-def simulated(count: int, stages: Stages, hops: Hops) -> float:
+def simulated(count: int, stages: Stages, hops: Hops, schedule: str = "one_f_one_b") -> float:
     def duration(action: Action) -> float:
         return stages[action.stage][0 if action.kind is Kind.FORWARD else 1]
 
@@ -53,35 +58,48 @@ def simulated(count: int, stages: Stages, hops: Hops) -> float:
         there = action.kind is Kind.RECEIVE_FORWARD
         return hops[action.peer][0] if there else hops[action.stage][1]
 
-    program = SCHEDULES["one_f_one_b"](len(stages), (1,) * count)
+    program = SCHEDULES[schedule](len(stages), (1,) * count)
     spans = simulate(program, duration, transfer=transfer).spans
     return max(float(run[-1].end) + once for run, (_, _, once) in zip(spans, stages, strict=True))
 
 
+@ALTERNATE
 @settings(max_examples=50, deadline=None)
 @given(pipelines())
-def test_no_pipeline_is_faster(pipeline):
+def test_no_pipeline_is_faster(schedule, pipeline):
     """Whole numbers of seconds: not by a bit."""
-    assert max(bounds(*pipeline)) <= simulated(*pipeline)
+    assert max(bounds(*pipeline, schedule)) <= simulated(*pipeline, schedule)
+
+
+@ALTERNATE
+@settings(max_examples=20, deadline=None)
+@given(STAGE, st.integers(1, 6), st.integers(1, 24))
+def test_exact_where_stages_are_alike(schedule, stage, depth, count):
+    """At least as many microbatches as stages, or fewer."""
+    pipeline = count, [stage] * depth, [(0, 0)] * (depth - 1)
+    assert bounds(*pipeline, schedule)[0] == simulated(*pipeline, schedule)
 
 
 @settings(max_examples=20, deadline=None)
-@given(STAGE, st.integers(1, 6), st.integers(1, 24))
-def test_exact_where_stages_are_alike(stage, depth, count):
-    """At least as many microbatches as stages, or fewer."""
-    pipeline = count, [stage] * depth, [(0, 0)] * (depth - 1)
+@given(STAGE, st.integers(1, 6), st.integers(1, 24), st.integers(0, 20))
+def test_exact_where_messages_are_hidden(stage, depth, count, there):
+    """There and back they take as long as both passes, at most."""
+    there = min(there, stage[0] + stage[1])
+    hops = [(there, stage[0] + stage[1] - there)] * (depth - 1)
+    pipeline = count, [stage] * depth, hops, "eager_1f1b"
     assert bounds(*pipeline)[0] == simulated(*pipeline)
 
 
+@ALTERNATE
 @settings(max_examples=25, deadline=None)
 @given(pipelines(), st.integers(0, 5), st.integers(0, 12))
-def test_exact_where_one_stage_is_slow(pipeline, index, more):
+def test_exact_where_one_stage_is_slow(schedule, pipeline, index, more):
     """It takes as long as all others and the transfers together; the others have uneven times."""
     _, stages, hops = pipeline
     stages = [(forward, backward, 0) for forward, backward, _ in stages]
     all_of_it = sum(map(sum, stages)) + sum(map(sum, hops))
     stages[index % len(stages)] = (all_of_it, all_of_it, 0)
-    slow = len(stages) + more, stages, hops
+    slow = len(stages) + more, stages, hops, schedule
     assert max(bounds(*slow)) == simulated(*slow)
 
 

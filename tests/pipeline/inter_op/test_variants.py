@@ -136,7 +136,9 @@ def test_slow_devices_get_fewer_layers():
 def test_the_shortfall_is_what_the_cap_must_rise_by(seed):
     rng = random.Random(seed)
     case = random_case(rng, 5, 2, 2)
-    schedules = rng.choice([["1f1b"], ["gpipe"], ["zb_h1", "gpipe"], ["zb_h2", "1f1b", "gpipe"]])
+    schedules = rng.choice(
+        [["1f1b"], ["1f1b", "eager_1f1b", "gpipe"], ["zb_h1", "gpipe"], ["zb_h2", "1f1b"]]
+    )
 
     def plan(cap):
         options = {"num_microbatches": [4, 8], "schedules": schedules}
