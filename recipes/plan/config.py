@@ -7,7 +7,7 @@ from typing import Any
 
 from blocks._checks import check, check_count, check_positive, fail
 
-SCHEDULES = ("one_f_one_b", "gpipe")
+SCHEDULES = ("one_f_one_b", "eager_1f1b", "gpipe")
 """The families that planned stages run under."""
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from blocks.pipeline.schedules import gpipe, interleaved, one_f_one_b, zb_h1
+from blocks.pipeline.schedules import eager_1f1b, gpipe, interleaved, one_f_one_b, zb_h1
 from blocks.sharding import Mesh
 from recipes.plan.execute import meshes_of, routes
 from recipes.plan.execute.routes import Way
@@ -29,6 +29,7 @@ THREE = Mesh(("a",), (3,), (7, 8, 9))
     ("make", "meshes", "schedule"),
     [
         (transformer, (ONE, TWO, FOUR), one_f_one_b),
+        (ranker, (TWO, ONE, THREE), eager_1f1b),
         (conv_net, (THREE, ONE, TWO), gpipe),
         (ranker, (TWO, THREE), zb_h1),
     ],
@@ -103,7 +104,8 @@ def test_skips_over_stages_and_tied_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "recompute"), [(gpipe, ()), (one_f_one_b, (0, 1, 2)), (zb_h1, ())]
+    ("schedule", "recompute"),
+    [(gpipe, ()), (one_f_one_b, (0, 1, 2)), (eager_1f1b, (1,)), (zb_h1, ())],
 )
 def test_tied_weights_go_once_a_step(schedule, recompute: tuple[int, ...]) -> None:
     case = tied_unet()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.plan.execute.run_plan import run_plan
+from recipes.plan.execute.run_plan import How, run_plan
 from recipes.plan.parallel_plan import ParallelPlan
 from tests.plan.family_cases import TINY
 
@@ -21,10 +21,10 @@ def planned(name: str, path: Path, *settings: str) -> ParallelPlan:
     return ParallelPlan.read(path)
 
 
-def check_plan(plan: ParallelPlan) -> None:
+def check_plan(plan: ParallelPlan, how: How = "threads") -> None:
     """Three steps of the plan against three of the model."""
     said: list[str] = []
-    losses = run_plan(plan, num_steps=3, say=said.append, compare=True)
+    losses = run_plan(plan, num_steps=3, how=how, say=said.append, compare=True)
     alone = [float(text) for text in said[-1].removeprefix("one device: ").split(";")[0].split(",")]
     assert len(losses) == len(alone) == 3
     for at, (got, want) in enumerate(zip(losses, alone, strict=True)):
@@ -37,6 +37,15 @@ def test_a_plan_from_file_to_losses(tmp_path: Path) -> None:
     plan = planned("mlp:tiny", tmp_path / "plan.json", "max_stage_devices=2")
     assert len(plan.stages) > 1
     check_plan(plan)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_forwards_that_come_early_run_on_processes(tmp_path: Path) -> None:
+    early = ("max_stage_devices=1", "num_microbatches=4", "schedules=eager_1f1b")
+    plan = planned("mlp:tiny", tmp_path / "plan.json", *early)
+    assert plan.schedule == "eager_1f1b"
+    assert [stage.predicted.in_flight for stage in plan.stages] == [4, 4, 3, 1]
+    check_plan(plan, "forks")
 
 
 @pytest.mark.nightly
