@@ -28,7 +28,7 @@ def partition_mesh(
     *,
     num_microbatches: int | Sequence[int],
     memory_cap_bytes: Caps = None,
-    schedules: Sequence[str] = ("one_f_one_b", "gpipe", "zb_h1"),
+    schedules: Sequence[str] = ("one_f_one_b", "eager_1f1b", "gpipe", "zb_h1"),
     kinds: Sequence[str] = (),
     idle_devices: bool = False,
     max_stages: int | None = None,
