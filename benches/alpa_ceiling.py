@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from benches.alpa_paper import Family
 from benches.alpa_replay import ranked_runs
+from benches.no_options import no_options
 from benches.plan_ranking import spearman
 
 FAMILIES: tuple[Family, ...] = ("gpt", "moe", "wide_resnet")
@@ -88,4 +89,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    no_options(__doc__)
     sys.exit(main())

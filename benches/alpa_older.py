@@ -17,6 +17,7 @@ from benches.alpa_paper import Model
 from benches.alpa_replay import line, replay
 from benches.alpa_runs import Run
 from benches.alpa_step import Replayed
+from benches.no_options import no_options
 
 _ROWS = ((1, 224, 8.656), (2, 320, 8.218), (4, 448, 8.085), (8, 640, 8.136))
 """GPUs, base channels and TFLOP/s per GPU, strategies searched for; 4 times as wide, 32 images in
@@ -55,4 +56,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    no_options(__doc__)
     sys.exit(main())

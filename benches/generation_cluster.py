@@ -6,6 +6,7 @@ The profile is a roofline; its assumptions stand in its provenance and are print
 
 import numpy as np
 
+from benches.no_options import no_options
 from blocks.sched.cluster_sim.generation import EngineSettings, simulate_generation
 from blocks.sched.placement import Group, Placement
 from blocks.sched.profile import Configuration, Decoder, Device, roofline_profile
@@ -92,4 +93,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_options(__doc__)
     main()

@@ -9,6 +9,7 @@ roofline; its assumptions stand in its provenance and are printed.
 
 import numpy as np
 
+from benches.no_options import no_options
 from blocks.sched.cluster_sim.generation import EngineSettings
 from blocks.sched.place_search import GenerationSimulator, PlacementPlan, place
 from blocks.sched.profile import Configuration, Decoder, Device, roofline_profile
@@ -64,4 +65,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_options(__doc__)
     main()

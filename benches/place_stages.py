@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from benches.no_options import no_options
 from benches.stage_pieces import BLOCK, Stages
 from benches.stage_runner import StageRunner
 from blocks.sched import Batch
@@ -252,4 +253,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_options(__doc__)
     main()

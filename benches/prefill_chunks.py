@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from benches.no_options import no_options
 from blocks.pipeline import flop_cost, slice_tokens, uniform_slices
 from blocks.pipeline.slice_time import SliceTime
 from blocks.pipeline.slicing import makespan_s
@@ -125,4 +126,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    no_options(__doc__)
     sys.exit(main())

@@ -3,6 +3,7 @@
 import torch
 
 from benches.machine import default_device
+from benches.no_options import no_options
 from benches.peers import every_peer
 
 
@@ -13,4 +14,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_options(__doc__)
     main()

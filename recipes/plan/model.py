@@ -176,7 +176,11 @@ def _from_factory(name: str, rows: int) -> Call:
     except (ImportError, AttributeError) as error:
         raise fail("model", "package.module:factory", repr(name), str(error)) from error
     check(callable(found), "model", "package.module:factory", repr(name), "it cannot be called")
-    made = found(rows)
+    try:
+        made = found(rows)
+    except Exception as error:
+        error.add_note(f"while calling {name}({rows})")
+        raise
     ok = isinstance(made, tuple) and len(made) == 3
     got = f"{len(made)} values" if isinstance(made, tuple) else type(made).__name__
     check(ok, f"{name}({rows})", "(module, args, kwargs)", got)

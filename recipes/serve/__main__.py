@@ -12,6 +12,14 @@ from recipes.serve.server import Server, build_service, greeting, listen
 
 
 def main() -> int:
+    try:
+        return run()
+    except KeyboardInterrupt:  # before there is a server, which ends by itself
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def run() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     if in_torchrun() and not is_engine():

@@ -67,6 +67,10 @@ class EngineConfig:
             value = getattr(self, name)
             takes_effect = value is None or self.pp > 1
             check(takes_effect, name, "None with one stage", value, "set pp=2 or more")
+        known = ("float32", "bfloat16", "float16", None)
+        check(self.dtype in known, "dtype", "float32, bfloat16 or float16", self.dtype)
+        longer = self.max_model_len is None or self.max_model_len > 1
+        check(longer, "max_model_len", "2 or more, a prompt and a token", self.max_model_len)
         kinds = ("auto", "fp8", "int8")
         check(self.kv_dtype in kinds, "kv_dtype", "auto, fp8 or int8", repr(self.kv_dtype))
         check(self.policy in ("fcfs", "priority"), "policy", "'fcfs' or 'priority'", self.policy)

@@ -93,6 +93,8 @@ def train(
         ProcessLost: a process started here was killed, once more than ``max_restarts``.
     """
     out, started = Path(out), time.perf_counter()
+    if out.exists() and not out.is_dir():
+        raise fail("out", "a folder", f"the file {out}")
     resume = resume or elastic or restart_count() > 0
     if not resume and list_checkpoints(out / "checkpoints"):
         raise fail("out", "a folder without a run", str(out), "pass --resume or another folder")

@@ -13,6 +13,8 @@ from recipes.serve import EngineConfig, ServerConfig
         {"kv_bytes": float("nan")},
         {"max_num_seqs": 1.5},
         {"max_model_len": 0},
+        {"max_model_len": 1},
+        {"dtype": "int8"},
         {"max_num_seqs": 0},
         {"block_size": 0},
         {"policy": "random"},

@@ -13,6 +13,15 @@ TELL_EVERY_S = 5.0
 
 
 def main() -> int:
+    """Exit status: 0 all right; 1 something wrong; 2 options that do not fit; 130 interrupted."""
+    try:
+        return run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def run() -> int:
     parser = argparse.ArgumentParser(
         "python -m blocks.sched.simulate",
         description="Simulate the scheduler with seeded faults; status 1 where anything is wrong.",

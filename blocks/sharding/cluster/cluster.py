@@ -16,6 +16,8 @@ from blocks.sharding.cluster.link import Link
 from blocks.sharding.cluster.wiring import Lanes, check_lanes, rings
 
 VERSION = 1
+MAX_DEVICES = 1_000_000
+"""Of a cluster that is made larger."""
 
 
 class Node(NamedTuple):
@@ -161,16 +163,20 @@ class Cluster:
         Ranks on processor cores share the memory of their node: more of them have less each.
 
         Raises:
-            ValueError: several nodes where no link between nodes is known.
+            ValueError: several nodes where no link between nodes is known; more than
+            ``MAX_DEVICES``.
         """
         count = len(self.nodes) if num_nodes is None else num_nodes
         check_count("num_nodes", count)
+        each = self.nodes[0].num_devices if num_devices is None else num_devices
+        check_count("num_devices", each)
+        wanted = f"at most {MAX_DEVICES:,} devices in all"
+        check(count * each <= MAX_DEVICES, "num_nodes", wanted, f"{count} nodes of {each}")
         if count > 1 and not self.between:
             raise fail("num_nodes", "1: no link between nodes is known", count, "set between")
         node = self.nodes[0]
         kinds = self.kinds
         if num_devices is not None:
-            check_count("num_devices", num_devices)
             if node.cores is not None:
                 kind = self.kind(node.kind)
                 memory_bytes = kind.memory_bytes * node.num_devices // num_devices
@@ -240,7 +246,7 @@ class Cluster:
         """
         try:
             data = json.loads(Path(path).read_text())
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no text, or none of JSON
             raise fail(f"cluster file {path}", "JSON", error) from error
         return cls.from_json(data)
 
