@@ -54,17 +54,19 @@ def apply_rope(
     query: Tensor, key: Tensor, positions: Tensor, cos_sin: Tensor, *, interleaved: bool
 ) -> tuple[Tensor, Tensor]:
     """See ``rope.apply_rope``; never in place."""
-    cos, sin = rearrange(cos_sin[positions], "token (half pair) -> half token 1 pair", half=2)
+    cos, sin = cos_sin[positions].unsqueeze(1).chunk(2, dim=-1)  # [num_tokens, 1, rotary_dim / 2]
     return _rotate(query, cos, sin, interleaved), _rotate(key, cos, sin, interleaved)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     rotary_dim = 2 * cos.shape[-1]
     rotary, rest = wide(x[..., :rotary_dim]), x[..., rotary_dim:]
-    layout = "token head (pair half)" if interleaved else "token head (half pair)"
-    first, second = rearrange(rotary, f"{layout} -> half token head pair", half=2)
-    turned = [first * cos - second * sin, second * cos + first * sin]
-    rotary = rearrange(turned, f"half token head pair -> {layout}")
+    if interleaved:
+        first, second = rotary[..., 0::2], rotary[..., 1::2]
+    else:
+        first, second = rotary.chunk(2, dim=-1)
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    rotary = torch.stack(turned, dim=-1).flatten(-2) if interleaved else torch.cat(turned, dim=-1)
     return torch.cat((rotary.to(x.dtype), rest), dim=-1)
 
 

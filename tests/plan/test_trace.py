@@ -175,6 +175,14 @@ def test_tensors_that_are_not_registered_are_refused_by_name(inside: bool, named
         trace(nn.Sequential(Unregistered(inside)), (torch.ones(2, 4),))
 
 
+def test_buffers_need_not_be_persistent() -> None:
+    module = Unregistered(inside=False)
+    scale = module.__dict__.pop("scale")
+    module.register_buffer("scale", scale, persistent=False)
+    traced = trace(nn.Sequential(module), (torch.ones(2, 4),))
+    assert [node.name for node in traced.graph.nodes if node.op == "buffer"] == ["0.scale"]
+
+
 class Told(nn.Linear):
     def forward(self, x: Tensor, times: int, scale: float, mode: str, mask: Any = None) -> Tensor:
         for _ in range(times):

@@ -69,7 +69,7 @@ def capture(
         with contextlib.redirect_stderr(words):
             program = torch.export.export(module, args, dict(kwargs), strict=False)
         sys.stderr.write(words.getvalue())
-        _check_registered(program.constants)
+        _check_registered(program)
         check_fixed(program.graph)
         joint = aot_export_joint_with_descriptors(
             stack,
@@ -86,10 +86,11 @@ def capture(
     return graph_module
 
 
-def _check_registered(constants: Mapping[str, Any]) -> None:
+def _check_registered(program: torch.export.ExportedProgram) -> None:
     """No tensor of the module is read that is neither a parameter nor a buffer."""
-    for name, value in constants.items():
-        if isinstance(value, FakeTensor):
+    buffers = program.graph_signature.buffers  # constants, too, where they are not persistent
+    for name, value in program.constants.items():
+        if isinstance(value, FakeTensor) and name not in buffers:
             attribute = name.removeprefix("module.")
             listed = attribute.rpartition(".")[2].startswith("lifted_tensor")
             got = "one in a list or dict" if listed else f"the attribute {attribute}"
