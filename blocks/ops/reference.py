@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
