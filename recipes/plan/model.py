@@ -1,16 +1,20 @@
 """The model a request names: ``llama:8b``, or a factory of the user's."""
 
+import contextlib
 import difflib
 import importlib
 import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blocks._checks import check, fail
 from blocks.sharding import OpGraph
 from recipes.plan.config import PlanConfig
 from recipes.plan.layers.chain import LayerChain
 from recipes.plan.layers.scaled_graph import graphs_by_rows
+
+if TYPE_CHECKING:
+    from recipes.plan.trace import TracedModule
 
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
 """A module or what makes it, and what it is called with: positional and by name."""
@@ -77,6 +81,24 @@ def layers_by_rows(
         return call_of(config, rows)
 
     return chains_of(step_of, optimizer=config.optimizer, gradient_dtype=config.gradient_dtype)
+
+
+def traced_step(call: Callable[[int], Call], rows: int, **named: Any) -> "TracedModule":
+    """The step of a microbatch as ``chains_of`` has planned it, to be run.
+
+    Args:
+        call: for so many rows.
+        named: see ``trace``.
+    """
+    from recipes.plan.layers.scaled_trace import scaled_trace
+    from recipes.plan.trace import trace
+
+    if rows == 1:  # dims of size 1 would be traced as other operations
+        small, large = TRACED_ROWS
+        with contextlib.suppress(ValueError):  # what does not scale was planned as it is traced
+            few, more = (trace(*call(some), **named) for some in TRACED_ROWS)
+            return scaled_trace(few, small, more, large, rows)
+    return trace(*call(rows), **named)
 
 
 def chains_of(

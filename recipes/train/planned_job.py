@@ -10,9 +10,8 @@ from recipes.plan.config import PlanConfig
 from recipes.plan.execute import SGD, PlannedJob, job_of
 from recipes.plan.families.decoder import TrainedDecoder
 from recipes.plan.families.decoder_pieces import decoder_pieces
-from recipes.plan.model import torch_dtype
+from recipes.plan.model import Call, torch_dtype, traced_step
 from recipes.plan.parallel_plan import ParallelPlan
-from recipes.plan.trace import trace
 from recipes.train.config import TrainConfig
 from recipes.train.joined_matrices import check_joined
 from recipes.train.model import first_weights
@@ -53,12 +52,15 @@ def job_for(config: TrainConfig, model: ModelConfig, plan: ParallelPlan) -> Plan
     """
     rows = config.microbatch
     assert rows is not None, "the plan says"
-    tokens = torch.empty(rows, config.context_len, dtype=torch.int64, device="meta")
     asked, dtype = PlanConfig.from_json(plan.settings), getattr(torch, config.dtype)
-    traced = trace(
-        lambda: TrainedDecoder(model).to(dtype),
-        (),
-        {"inputs": tokens, "labels": tokens},
+
+    def call(some: int) -> Call:
+        tokens = torch.empty(some, config.context_len, dtype=torch.int64, device="meta")
+        return lambda: TrainedDecoder(model).to(dtype), (), {"inputs": tokens, "labels": tokens}
+
+    traced = traced_step(
+        call,
+        rows,
         optimizer=asked.optimizer,
         gradient_dtype=torch_dtype("gradient_dtype", asked.gradient_dtype),
     )

@@ -48,6 +48,13 @@ def test_forwards_that_come_early_run_on_processes(tmp_path: Path) -> None:
     check_plan(plan, "forks")
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_microbatches_of_one_row_run_as_planned(tmp_path: Path) -> None:
+    plan = planned("gpt2:tiny", tmp_path / "plan.json", "max_stages=2", "num_microbatches=8")
+    assert plan.num_microbatches == 8
+    check_plan(plan)
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("ignore")

@@ -22,10 +22,10 @@ from recipes.plan.execute import (
     state_of,
 )
 from recipes.plan.execute.told_steps import StepDone, told_steps
-from recipes.plan.model import call_of, torch_dtype
+from recipes.plan.model import Call, call_of, torch_dtype, traced_step
 from recipes.plan.parallel_plan import ParallelPlan
 from recipes.plan.this_machine import check_here
-from recipes.plan.trace import TracedModule, trace
+from recipes.plan.trace import TracedModule
 from recipes.plan.trace.loss_module import loss_of
 
 How = Literal["threads", "forks", "torchrun"]
@@ -70,7 +70,11 @@ def run_plan(
     module, args, kwargs = call_of(config, rows, seed=seed)
     module = module if isinstance(module, nn.Module) else module()
     wide = torch_dtype("gradient_dtype", config.gradient_dtype)
-    traced = trace(module, args, kwargs, optimizer=config.optimizer, gradient_dtype=wide)
+
+    def call(some: int) -> Call:
+        return (module, args, kwargs) if some == rows else call_of(config, some)
+
+    traced = traced_step(call, rows, optimizer=config.optimizer, gradient_dtype=wide)
     optimizer = _optimizer(config)
     job = job_of(plan, traced, state_of(module), optimizer=optimizer, seed=seed)
     steps = [
