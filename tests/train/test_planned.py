@@ -55,7 +55,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def one_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every run's model is the one traced already."""
-    monkeypatch.setattr("recipes.train.planned_job.trace", known_trace)
+    monkeypatch.setattr("recipes.train.planned_job.traced_step", known_trace)
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def one_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every run's model is the one traced already."""
-    monkeypatch.setattr("recipes.train.planned_job.trace", known_trace)
+    monkeypatch.setattr("recipes.train.planned_job.traced_step", known_trace)
 
 
 def alone(num_steps: int = STEPS, **changes: Any) -> dict[str, Any]:
