@@ -1,6 +1,5 @@
 """The model a request names: ``llama:8b``, or a factory of the user's."""
 
-import contextlib
 import difflib
 import importlib
 import importlib.util
@@ -11,7 +10,7 @@ from blocks._checks import check, fail
 from blocks.sharding import OpGraph
 from recipes.plan.config import PlanConfig
 from recipes.plan.layers.chain import LayerChain
-from recipes.plan.layers.scaled_graph import graphs_by_rows
+from recipes.plan.layers.scaled_graph import graphs_by_rows, scaled_graph
 
 if TYPE_CHECKING:
     from recipes.plan.trace import TracedModule
@@ -89,16 +88,22 @@ def traced_step(call: Callable[[int], Call], rows: int, **named: Any) -> "Traced
     Args:
         call: for so many rows.
         named: see ``trace``.
+
+    Raises:
+        ValueError: a model that cannot be traced, or whose numbers do not follow from its rows.
     """
     from recipes.plan.layers.scaled_trace import scaled_trace
     from recipes.plan.trace import trace
 
-    if rows == 1:  # dims of size 1 would be traced as other operations
-        small, large = TRACED_ROWS
-        with contextlib.suppress(ValueError):  # what does not scale was planned as it is traced
-            few, more = (trace(*call(some), **named) for some in TRACED_ROWS)
-            return scaled_trace(few, small, more, large, rows)
-    return trace(*call(rows), **named)
+    if rows > 1:
+        return trace(*call(rows), **named)
+    few, more = (trace(*call(some), **named) for some in TRACED_ROWS)
+    small, large = TRACED_ROWS
+    try:  # dims of size 1 would be traced as other operations
+        scaled_graph(few.graph, small, more.graph, large, rows)
+    except ValueError:  # planned as it is traced
+        return trace(*call(rows), **named)
+    return scaled_trace(few, small, more, large, rows)
 
 
 def chains_of(

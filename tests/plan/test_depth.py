@@ -15,7 +15,7 @@ from recipes.plan.families.wide_resnet import WideResNet, WideResNetConfig
 from recipes.plan.trace import interpret, trace
 from recipes.plan.trace.depth import Shortened, find_run
 from recipes.plan.trace.repeated_blocks import BlockList, find_block_lists
-from tests.plan.test_families import assert_reproduces
+from tests.plan.reproduced import assert_reproduces
 
 
 class Block(nn.Module):

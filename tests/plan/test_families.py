@@ -4,34 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from recipes.plan.config import PlanConfig
 from recipes.plan.families import families, family
 from recipes.plan.model import call_of, is_factory
-from recipes.plan.trace import TracedModule, interpret, trace
+from recipes.plan.trace import trace
+from tests.plan.reproduced import SLOW, check_trace
 
 TINY = [name for name in families() if name.endswith(":tiny")]
-SLOW = ("t5:tiny", "mamba2:tiny", "static-moe:tiny")
-CAST = ("llama:tiny", "gpt2:tiny", "mixtral:tiny", "mamba2:tiny")
-"""These work in float32 inside, whatever the dtype of their parameters."""
-
-
-def assert_reproduces(traced: TracedModule, module: nn.Module, loss: Tensor, got, rtol: float):
-    """Loss, the gradient of every parameter, and the new value of every changed buffer."""
-    total, gradients, buffers = got
-    torch.testing.assert_close(total, loss.detach(), rtol=rtol, atol=0.0)
-    loss.backward()
-    largest = max(p.grad.abs().max().item() for p in module.parameters() if p.grad is not None)
-    for name, parameter in module.named_parameters():
-        wanted = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        torch.testing.assert_close(
-            gradients.get(name, torch.zeros_like(parameter)), wanted, rtol=rtol, atol=rtol * largest
-        )
-    after = dict(module.named_buffers())
-    for name, value in buffers.items():
-        torch.testing.assert_close(value, after[name], rtol=rtol, atol=rtol)
-    assert set(traced.params) == {name for name, _ in module.named_parameters()}
 
 
 def check(name: str) -> None:
@@ -40,14 +20,7 @@ def check(name: str) -> None:
     module = model.make().double()
     generator = torch.Generator().manual_seed(0)
     inputs = model.inputs(generator=generator, dtype=torch.float64)
-    traced = trace(module, (), inputs)
-    traced.check_invariants()
-    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    state = {name: one.detach().clone() for name, one in state.items()}
-    got = interpret(traced, state, dict(zip(traced.inputs, inputs.values(), strict=True)))
-    output = module(**inputs)
-    loss = output if isinstance(output, Tensor) else output.loss
-    assert_reproduces(traced, module, loss, got, 1e-5 if name in CAST else 1e-9)
+    check_trace(name, trace(module, (), inputs), module, inputs)
 
 
 @pytest.mark.parametrize("name", [name for name in TINY if name not in SLOW])

@@ -10,8 +10,9 @@ from recipes.plan.families import family
 from recipes.plan.layers.chain import LayerChain
 from recipes.plan.layers.scaled_trace import scaled_trace
 from recipes.plan.model import Call, chains_of, traced_step
-from recipes.plan.trace import interpret, trace
-from tests.plan.test_families import CAST, SLOW, TINY, assert_reproduces
+from recipes.plan.trace import trace
+from tests.plan.family_cases import TINY
+from tests.plan.reproduced import SLOW, check_trace
 
 
 class Family:
@@ -34,15 +35,9 @@ def check(name: str) -> None:
     given = Family(name)
     module, inputs = given.module, given.inputs(1)
     traced = traced_step(given.call, 1)
-    traced.check_invariants()
     planned = chains_of(given.call, optimizer="adamw")(1)
     assert LayerChain.of(traced.graph).digest() == planned.digest()
-    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    state = {name: one.detach().clone() for name, one in state.items()}
-    got = interpret(traced, state, dict(zip(traced.inputs, inputs.values(), strict=True)))
-    output = module(**inputs)
-    loss = output if isinstance(output, Tensor) else output.loss
-    assert_reproduces(traced, module, loss, got, 1e-5 if name in CAST else 1e-9)
+    check_trace(name, traced, module, inputs)
 
 
 @pytest.mark.parametrize("name", [name for name in TINY if name not in SLOW])
@@ -81,11 +76,32 @@ class Rooted(nn.Module):
         return self.linear(x).sum() / (x.shape[0] + 1) ** 0.5
 
 
-def test_numbers_that_do_not_scale_are_refused_and_one_row_is_traced() -> None:
-    def call(rows: int) -> tuple[Any, ...]:
-        return Rooted(), (torch.ones(rows, 4),), {}
+def rooted(rows: int) -> tuple[Any, ...]:
+    return Rooted(), (torch.ones(rows, 4),), {}
 
-    small, large = trace(*call(2)), trace(*call(4))
+
+def test_numbers_that_do_not_scale_are_refused() -> None:
     with pytest.raises(ValueError, match="arguments: expected numbers affine in the rows"):
-        scaled_trace(small, 2, large, 4, 1)
-    assert traced_step(call, 1).fingerprint == trace(*call(1)).fingerprint
+        scaled_trace(trace(*rooted(2)), 2, trace(*rooted(4)), 4, 1)
+    with pytest.raises(ValueError, match="plan microbatches of two rows or more"):
+        traced_step(rooted, 1)
+
+
+class Squared(nn.Module):
+    """Every row with every other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        return y.repeat(x.shape[0], 1).square().sum()
+
+
+def test_one_row_is_traced_where_it_was_planned_so() -> None:
+    def call(rows: int) -> tuple[Any, ...]:
+        return Squared(), (torch.ones(rows, 4),), {}
+
+    planned = chains_of(call, optimizer="adamw")(1)
+    assert LayerChain.of(traced_step(call, 1).graph).digest() == planned.digest()

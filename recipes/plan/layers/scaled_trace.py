@@ -62,7 +62,6 @@ class _Scale:
 
     def __init__(self, small_rows: int, large_rows: int, rows: int) -> None:
         self._rows = (small_rows, large_rows, rows)
-        self._share = (rows - small_rows, large_rows - small_rows)
 
     def arguments(self, one: fx.Node, other: fx.Node) -> Any:
         """Those of a call, with the nodes of ``one``."""
@@ -104,7 +103,8 @@ class _Scale:
         lost = few * (1 - 1 / (a * slope)) if slope else 0.0  # one over the points of a row
         points = round(1 / lost) if 0 < lost < 2 else 0
         if not points or abs(points * lost - 1) > 1e-6 or points * rows == 1:
-            raise fail("arguments", "numbers affine in the rows, or one over such", (a, b))
+            wanted = "numbers affine in the rows, or one over such"
+            raise fail("arguments", wanted, (a, b), "plan microbatches of two rows or more")
         return points * rows / (points * rows - 1) / slope
 
     def _value(self, a: Any, b: Any) -> Any:
@@ -115,7 +115,8 @@ class _Scale:
             return torch.empty(shape, dtype=a.dtype, device=a.device)
 
     def _size(self, a: int, b: int) -> int:
-        grown, rest = divmod((b - a) * self._share[0], self._share[1])
+        few, more, rows = self._rows
+        grown, rest = divmod((b - a) * (rows - few), more - few)
         if rest:
             raise fail("sizes", "affine in the rows of the batch", (a, b))
         return a + grown
